@@ -1,0 +1,1 @@
+"""Where access tokens are kept between the processes of a host."""

@@ -1,0 +1,96 @@
+"""
+Everything this package raises: one class per cause.
+
+The class decides what Airflow does next. Causes that another attempt cannot mend also derive from
+:class:`~airflow.sdk.exceptions.AirflowFailException`, so that no retry is spent on them and ``soft_fail`` treats
+them alike in every sensor mode. All others may be retried; none of them has paid for anything.
+
+No message carries a secret, a token, a signature or transcript text.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSensorTimeout
+
+
+class PlaudError(AirflowException):
+    """
+    Root of this package's errors.
+
+    :param message: What happened, what state things are in, and what to do.
+    :param status_code: The HTTP status that Plaud answered with, where there was one.
+    """
+
+    def __init__(self, message: str = "", *, status_code: int | None = None) -> None:
+        super().__init__(message)
+        self.http_status = status_code
+        if status_code is not None:
+            self.status_code = status_code
+
+
+class PlaudConfigurationError(PlaudError, AirflowFailException):
+    """The connection or a region setting is wrong. Nothing was sent."""
+
+
+class PlaudInputError(PlaudError, AirflowFailException):
+    """An argument is wrong. Nothing was sent, nothing is paid for."""
+
+
+class PlaudAuthenticationError(PlaudError, AirflowFailException):
+    """Plaud refused the client id and secret key, or a token fresh from the exchange."""
+
+
+class PlaudRequestError(PlaudError, AirflowFailException):
+    """Plaud refused the request itself (a 4xx answer): sending it again would be refused again."""
+
+
+class PlaudNotFoundError(PlaudError, AirflowFailException):
+    """Plaud does not know this transcription id (any more): results are kept for a few days only."""
+
+
+class PlaudRedirectError(PlaudError, AirflowFailException):
+    """The host answered with a redirect. None is followed: it would carry credentials to another host."""
+
+
+class PlaudConnectionError(PlaudError):
+    """The host could not be reached, or the connection broke; may pass."""
+
+
+class PlaudRateLimitError(PlaudError):
+    """Plaud kept answering 429 for longer than one call waits; may pass."""
+
+
+class PlaudServerError(PlaudError):
+    """Plaud kept answering with 5xx; may pass."""
+
+
+class PlaudResponseError(PlaudError):
+    """The answer is not what the contract says: cut short, not JSON, too large, or of another transcription."""
+
+
+class PlaudSubmitOutcomeUnknownError(PlaudError, AirflowFailException):
+    """A recording was sent and the answer was lost: it may have been accepted and billed."""
+
+
+class PlaudTranscriptionFailedError(PlaudError, AirflowFailException):
+    """Plaud reports that a transcription failed."""
+
+
+class PlaudStillProcessingError(PlaudError):
+    """A transcription was to be landed before Plaud had finished it; waiting mends it."""
+
+
+class PlaudWaitTimeoutError(PlaudError, AirflowSensorTimeout):
+    """The wait reached its deadline. The transcriptions go on at Plaud; clearing the task waits again."""
+
+
+class PlaudTriggerEventError(PlaudError, AirflowFailException):
+    """A deferred task resumed with an event that this version does not understand."""
+
+
+class PlaudWarehouseError(PlaudError):
+    """The warehouse refused the rows or could not be reached. The transaction was rolled back."""
+
+
+class PlaudTableMismatchError(PlaudWarehouseError, AirflowFailException):
+    """An existing table does not fit; the message names the column. Nothing was written."""

@@ -1,0 +1,1 @@
+"""The hook, its async twin, and the transports that send for them."""

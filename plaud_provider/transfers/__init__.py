@@ -1,0 +1,1 @@
+"""Operators that land transcriptions in warehouse tables."""
