@@ -2,7 +2,8 @@
 Everything this package raises: one class per cause.
 
 The class decides what Airflow does next. Causes that another attempt cannot mend also derive from
-:class:`~airflow.sdk.exceptions.AirflowFailException`, so that no retry is spent on them and ``soft_fail`` treats
+:class:`~airflow.sdk.exceptions.AirflowFailException`, so that no retry is spent on them and ``soft_fail``
+    treats
 them alike in every sensor mode. All others may be retried; none of them has paid for anything.
 
 No message carries a secret, a token, a signature or transcript text.
@@ -21,9 +22,11 @@ class PlaudError(AirflowException):
     :param status_code: The HTTP status that Plaud answered with, where there was one.
     """
 
+    # Airflow's own exceptions say 500 or 404 here; ours say what Plaud said, where it said something.
+    status_code: int = 500  # type: ignore[assignment]
+
     def __init__(self, message: str = "", *, status_code: int | None = None) -> None:
         super().__init__(message)
-        self.http_status = status_code
         if status_code is not None:
             self.status_code = status_code
 
@@ -65,7 +68,7 @@ class PlaudServerError(PlaudError):
 
 
 class PlaudResponseError(PlaudError):
-    """The answer is not what the contract says: cut short, not JSON, too large, or of another transcription."""
+    """The answer breaks the contract: cut short, not JSON, too large, or of another transcription."""
 
 
 class PlaudSubmitOutcomeUnknownError(PlaudError, AirflowFailException):

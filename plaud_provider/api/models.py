@@ -1,8 +1,8 @@
 """
 What the API answers, parsed and validated.
 
-Source: https://docs.plaud.ai (transcription API). What the contract leaves open is decided here and said in the
-docstrings; nothing outside :mod:`plaud_provider.api` reads the wire format.
+Source: https://docs.plaud.ai (transcription API). What the contract leaves open is decided here and said in
+the docstrings; nothing outside :mod:`plaud_provider.api` reads the wire format.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from plaud_provider.api.arguments import validate_transcription_id
 from plaud_provider.exceptions import PlaudInputError, PlaudResponseError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_TRANSCRIPTION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.~-]{0,254}", re.ASCII)
 _URL_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*", re.IGNORECASE)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_ERROR_CHARACTERS = 500
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """Where a transcription stands."""
 
     PROCESSING = "processing"
@@ -41,7 +41,8 @@ class Segment:
     One stretch of speech.
 
     :param index: Position in the API's own order, from 0. Segments may overlap; they are not re-sorted.
-    :param start_seconds: Start in seconds from the beginning; ``None`` where the API gave no finite number >= 0.
+    :param start_seconds: Start in seconds from the beginning; ``None`` where the API gave no finite number >=
+        0.
     :param end_seconds: End in seconds, likewise.
     :param speaker: Speaker label; present when diarization was asked for.
     :param text: What was said.
@@ -88,6 +89,11 @@ class Transcription:
     def is_final(self) -> bool:
         """Whether Plaud will not change it any more."""
         return self.status is not Status.PROCESSING
+
+    @property
+    def has_unknown_status(self) -> bool:
+        """Whether Plaud used a status word that this version does not know."""
+        return self.reported_status not in tuple(Status)
 
     @property
     def speaker_count(self) -> int:
@@ -138,24 +144,6 @@ class Transcription:
         )
 
 
-def validate_transcription_id(value: object) -> str:
-    """
-    Return ``value`` if it can be a transcription id.
-
-    An id becomes part of a path: whatever could change that path (``/``, ``%``, ``?``, ``..``, control
-    characters) is refused.
-
-    :raises PlaudInputError: if it cannot; nothing was sent.
-    """
-    if isinstance(value, str) and _TRANSCRIPTION_ID.fullmatch(value) and ".." not in value:
-        return value
-    shown = repr(value if isinstance(value, str) else type(value).__name__)[:80]
-    raise PlaudInputError(
-        f"transcription_id: {shown} is not a transcription id (letters, digits and '_.~-', like 'txn_0123'). "
-        "Pass what SubmitTranscriptionOperator returned."
-    )
-
-
 def parse_json(body: bytes) -> dict[str, Any]:
     """
     Return a body's JSON object.
@@ -163,14 +151,17 @@ def parse_json(body: bytes) -> dict[str, Any]:
     :raises PlaudResponseError: if the body is not one. The body itself is never quoted.
     """
     try:
-        # NaN and Infinity are not JSON; as null they do no harm.
-        parsed = json.loads(body, parse_constant=lambda _: None)
+        # NaN, Infinity and what overflows to it are not numbers a warehouse takes; as null they do no harm.
+        parsed = json.loads(body, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError):
         raise PlaudResponseError(
-            f"Plaud's answer ({len(body)} bytes) is not valid JSON; it is not shown here as it may hold a transcript."
+            f"Plaud's answer ({len(body)} bytes) is not valid JSON; it is not shown here as it may hold a "
+            "transcript."
         ) from None
     if not isinstance(parsed, dict):
-        raise PlaudResponseError(f"Plaud's answer is a JSON {type(parsed).__name__} where an object is expected.")
+        raise PlaudResponseError(
+            f"Plaud's answer is a JSON {type(parsed).__name__} where an object is expected."
+        )
     return parsed
 
 
@@ -210,6 +201,11 @@ def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Tran
     )
 
 
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
 def _status(word: str) -> Status:
     try:
         return Status(word)
@@ -221,7 +217,9 @@ def _segments(value: object, transcription_id: str) -> tuple[Segment, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise PlaudResponseError(f"The segments of transcription {transcription_id} are not a list of objects.")
+        raise PlaudResponseError(
+            f"The segments of transcription {transcription_id} are not a list of objects."
+        )
     return tuple(
         Segment(
             index=index,

@@ -1,0 +1,102 @@
+"""What may be sent to the API, checked before anything is sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit
+
+from plaud_provider.api.regions import is_loopback
+from plaud_provider.exceptions import PlaudInputError
+
+_TRANSCRIPTION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.~-]{0,254}", re.ASCII)
+# RFC 5646 also knows registered languages of 5 to 8 letters; there are none, but "english" would pass as one.
+_LANGUAGE = re.compile(
+    r"[A-Za-z]{2,3}"  # language
+    r"(-[A-Za-z]{3}){0,3}"  # extended language
+    r"(-[A-Za-z]{4})?"  # script
+    r"(-([A-Za-z]{2}|\d{3}))?"  # region
+    r"(-([A-Za-z0-9]{5,8}|\d[A-Za-z0-9]{3}))*"  # variants
+    r"(-[A-WY-Za-wy-z0-9](-[A-Za-z0-9]{2,8})+)*"  # extensions
+    r"(-x(-[A-Za-z0-9]{1,8})+)?",  # private use
+    re.ASCII,
+)
+
+
+def validate_transcription_id(value: object) -> str:
+    """
+    Return ``value`` if it can be a transcription id.
+
+    An id becomes part of a path: whatever could change that path (``/``, ``%``, ``?``, ``..``, control
+    characters) is refused.
+
+    :raises PlaudInputError: if it cannot; nothing was sent.
+    """
+    if isinstance(value, str) and _TRANSCRIPTION_ID.fullmatch(value) and ".." not in value:
+        return value
+    shown = repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
+    raise PlaudInputError(
+        f"transcription_id: {shown} is not a transcription id (letters, digits and '_.~-', like 'txn_0123'). "
+        "Pass what SubmitTranscriptionOperator returned. Nothing was sent."
+    )
+
+
+def validate_transcription_ids(value: object) -> list[str]:
+    """
+    Return one id, or each of several once, in their order.
+
+    :param value: An id or an iterable of ids, such as the XCom of a mapped task.
+    :raises PlaudInputError: if one is not an id; nothing was sent.
+    """
+    if isinstance(value, str):
+        if value.lstrip().startswith(("[", "(")):
+            raise PlaudInputError(
+                "transcription_id: got a list that a template has turned into text. Pass the task's output "
+                "itself (transcription_id=submit.output), or set render_template_as_native_obj=True on the "
+                "DAG. Nothing was sent."
+            )
+        return [validate_transcription_id(value)]
+    if not isinstance(value, Iterable) or isinstance(value, (bytes, Mapping)):
+        raise PlaudInputError(
+            f"transcription_id: takes an id or a list of ids, not a {type(value).__name__}. Nothing was sent."
+        )
+    return list(dict.fromkeys(validate_transcription_id(item) for item in value))
+
+
+def validate_language(value: str | None) -> str | None:
+    """
+    Return ``value`` if it is a well-formed BCP-47 language tag or ``None`` (detected by Plaud).
+
+    :raises PlaudInputError: if it is not; nothing was sent.
+    """
+    if value is None or (isinstance(value, str) and _LANGUAGE.fullmatch(value)):
+        return value
+    raise PlaudInputError(
+        f"language: {value!r} is not a language tag. Use a BCP-47 code such as 'en', 'ja', 'zh' or 'pt-BR', "
+        "or leave it out to have the language detected. Nothing was sent."
+    )
+
+
+def validate_webhook_url(value: str | None) -> str | None:
+    """
+    Return ``value`` if Plaud may post results to it, or ``None``.
+
+    :raises PlaudInputError: if it is not an https URL (http on loopback); nothing was sent.
+    """
+    if value is None:
+        return None
+    try:
+        url = urlsplit(value)
+        host = url.hostname or ""
+    except ValueError:
+        url, host = urlsplit(""), ""
+    if (
+        host
+        and "@" not in url.netloc
+        and (url.scheme == "https" or (url.scheme == "http" and is_loopback(host)))
+    ):
+        return value
+    raise PlaudInputError(
+        f"webhook_url: a URL with scheme {url.scheme!r} and host {host!r} is not one that Plaud can post to. "
+        "Use an https:// URL without user information. Nothing was sent."
+    )

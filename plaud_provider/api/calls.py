@@ -1,0 +1,225 @@
+"""
+The course of one call, without I/O: what is sent, what its answer means, and whether it may be sent again.
+
+Each call is a generator that yields an :data:`~plaud_provider.api.effects.Effect` and is sent its answer. The
+synchronous hook and its async twin drive the same generators, so a decision is taken in one place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+from plaud_provider.api.arguments import validate_transcription_id
+from plaud_provider.api.effects import (
+    Effect,
+    Note,
+    Response,
+    Send,
+    Sleep,
+    SubmitPhase,
+    Token,
+    TransportFailure,
+)
+from plaud_provider.api.models import Transcription, parse_transcription
+from plaud_provider.api.requests import Account, get_request, submit_request
+from plaud_provider.api.retry import RetryPolicy
+from plaud_provider.api.tokens import current_token, exchanged_token, redirected, renewed_token, unreachable
+from plaud_provider.exceptions import (
+    PlaudAuthenticationError,
+    PlaudError,
+    PlaudNotFoundError,
+    PlaudRateLimitError,
+    PlaudRequestError,
+    PlaudResponseError,
+    PlaudServerError,
+    PlaudSubmitOutcomeUnknownError,
+)
+
+T = TypeVar("T")
+Call = Generator[Effect, Any, T]
+
+_ERROR_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
+
+
+def get_transcription(account: Account, transcription_id: str, policy: RetryPolicy) -> Call[Transcription]:
+    """
+    Ask for a transcription. Reading is free and safe to repeat, so whatever may pass is tried again.
+
+    :raises PlaudNotFoundError: if Plaud does not know the id.
+    :raises PlaudAuthenticationError: if the credentials are refused, or a renewed token is.
+    :raises PlaudConnectionError, PlaudServerError, PlaudRateLimitError, PlaudResponseError: if it did not
+        pass.
+    """
+    validate_transcription_id(transcription_id)
+    token = yield from current_token(account, policy)
+    token_replaced = False
+    attempt = 0
+    while True:
+        attempt += 1
+        attempts = policy.attempts
+        failure: PlaudError
+        try:
+            answer: Response = yield Send(get_request(account, token.access_token, transcription_id))
+        except TransportFailure as broken:
+            failure = unreachable(account, broken)
+            if not broken.passing:
+                raise failure from None
+            pause = policy.backoff(attempt)
+        else:
+            if answer.status == 200:
+                try:
+                    return parse_transcription(answer.body, requested_id=transcription_id)
+                except PlaudResponseError as malformed:
+                    failure, attempts = malformed, policy.malformed_attempts
+                pause = policy.backoff(attempt)
+            elif answer.status == 401 and not token_replaced:
+                token, token_replaced = (yield from renewed_token(account, policy, rejected=token)), True
+                attempt -= 1
+                continue
+            elif answer.status == 404:
+                raise _not_found(account, transcription_id)
+            else:
+                failure = _failure(account, answer, f"the request for transcription {transcription_id}")
+                if not isinstance(failure, (PlaudServerError, PlaudRateLimitError)):
+                    raise failure
+                pause = policy.retry_after(answer.headers, attempt)
+        if attempt >= attempts:
+            raise failure
+        yield Sleep(pause, type(failure).__name__)
+
+
+def submit_transcription(
+    account: Account,
+    policy: RetryPolicy,
+    *,
+    audio_url: str,
+    language: str | None = None,
+    webhook_url: str | None = None,
+    speaker_diarization: bool = False,
+) -> Call[Transcription]:
+    """
+    Submit a recording: at most one accepted POST.
+
+    A POST is repeated only where it certainly was not accepted: it never left this host, or Plaud answered
+    401 or 429. Every other doubt ends the call. The API has no idempotency key and no list, so nobody can
+    look it up.
+
+    :raises PlaudSubmitOutcomeUnknownError: if the recording may have been accepted.
+    :raises PlaudError: any other class: it certainly was not accepted.
+    """
+    token = yield from current_token(account, policy)
+    token_replaced = False
+    attempt = 0
+    while True:
+        attempt += 1
+        request = submit_request(
+            account,
+            token.access_token,
+            audio_url=audio_url,
+            language=language,
+            webhook_url=webhook_url,
+            speaker_diarization=speaker_diarization,
+        )
+        yield Note(SubmitPhase.SENDING)
+        failure: PlaudError
+        try:
+            answer: Response = yield Send(request)
+        except TransportFailure as broken:
+            if broken.sent:
+                raise _unknown(account, broken.reason) from None
+            failure, pause = unreachable(account, broken), policy.backoff(attempt)
+            yield Note(SubmitPhase.NOT_ACCEPTED)
+            if not broken.passing:
+                raise failure from None
+        else:
+            if 200 <= answer.status < 300:
+                return _accepted(account, answer)
+            if answer.status >= 500 or answer.status in (303, 408):
+                raise _unknown(account, f"Plaud answered {answer.status}", status_code=answer.status)
+            yield Note(SubmitPhase.NOT_ACCEPTED)
+            if answer.status == 401 and not token_replaced:
+                token, token_replaced = (yield from renewed_token(account, policy, rejected=token)), True
+                attempt -= 1
+                continue
+            failure = _failure(account, answer, "the submit")
+            if not isinstance(failure, PlaudRateLimitError):
+                raise failure
+            pause = policy.retry_after(answer.headers, attempt)
+        if attempt >= policy.attempts:
+            raise failure
+        yield Sleep(pause, type(failure).__name__)
+
+
+def verify_credentials(account: Account, policy: RetryPolicy) -> Call[Token]:
+    """Exchange the credentials for a token, past every cache."""
+    return (yield from exchanged_token(account, policy))
+
+
+def _accepted(account: Account, answer: Response) -> Transcription:
+    try:
+        return parse_transcription(answer.body)
+    except PlaudResponseError as malformed:
+        raise _unknown(
+            account, f"Plaud answered {answer.status}, but {malformed}", status_code=answer.status
+        ) from None
+
+
+def _unknown(
+    account: Account, reason: str, *, status_code: int | None = None
+) -> PlaudSubmitOutcomeUnknownError:
+    return PlaudSubmitOutcomeUnknownError(
+        f"The recording was sent to {account.base_url} and the answer was lost ({reason.rstrip('.')}). Plaud "
+        "may have accepted and billed it, and its API has no way to look it up.",
+        status_code=status_code,
+    )
+
+
+def _failure(account: Account, answer: Response, what: str) -> PlaudError:
+    """Return what an answer other than success means. Bodies are not quoted, save for a bare error code."""
+    status = answer.status
+    if status == 401:
+        return PlaudAuthenticationError(
+            f"{account.base_url} rejects a token that it has just issued to client {account.client_id} for "
+            f"{what}. Has the client lost its access? Nothing was accepted.",
+            status_code=status,
+        )
+    if status == 429:
+        return PlaudRateLimitError(
+            f"Plaud kept refusing {what} with 429: client {account.client_id} is over its requests per "
+            "minute. Nothing was accepted.",
+            status_code=status,
+        )
+    if 300 <= status < 400:
+        return redirected(account, status)
+    if status >= 500:
+        return PlaudServerError(
+            f"{account.base_url} kept answering {what} with {status}.", status_code=status
+        )
+    return PlaudRequestError(
+        f"{account.base_url} refused {what} with {status}{_error_code(answer.body)}. Nothing was accepted; "
+        "correct the arguments.",
+        status_code=status,
+    )
+
+
+def _not_found(account: Account, transcription_id: str) -> PlaudNotFoundError:
+    return PlaudNotFoundError(
+        f"{account.base_url} does not know transcription {transcription_id}. Plaud keeps results for a few "
+        f"days only, and ids belong to one client and region ('{account.region.value}').",
+        status_code=404,
+    )
+
+
+def _error_code(body: bytes) -> str:
+    """Return an error code from a refusal's body if it is a bare word: prose may quote what was sent."""
+    try:
+        payload = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    error = payload.get("error", payload.get("code")) if isinstance(payload, dict) else None
+    if isinstance(error, dict):
+        error = error.get("code")
+    return f" ({error})" if isinstance(error, str) and _ERROR_CODE.fullmatch(error) else ""

@@ -1,0 +1,159 @@
+"""
+What a call asks its shell to do, and what it is told in return.
+
+A call (:mod:`plaud_provider.api.calls`) is a generator: it yields one of these effects, the shell performs it
+and sends the answer back, or throws what went wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Operation(StrEnum):
+    """The API's four calls."""
+
+    EXCHANGE = "exchange"
+    REFRESH = "refresh"
+    SUBMIT = "submit"
+    GET = "get"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    One HTTP request, complete.
+
+    :param repeatable: Whether sending it twice does no harm. What is not repeatable goes out on a connection
+        of its own, so that a server closing an idle connection cannot make its outcome unknown.
+    """
+
+    operation: Operation
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    repeatable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """
+    One HTTP response.
+
+    :param headers: Header names in lower case.
+    :param body: The decoded body, whole.
+    """
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+class TransportFailure(Exception):
+    """
+    No usable response.
+
+    :param reason: What happened, in words that may be logged.
+    :param sent: Whether the server may have seen the request.
+    :param passing: Whether the same request may succeed a moment later.
+    """
+
+    def __init__(self, reason: str, *, sent: bool, passing: bool = True) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.sent = sent
+        self.passing = passing
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """
+    An access token.
+
+    :param expires_at: Epoch seconds.
+    :param lifetime: Seconds it was given for.
+    """
+
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    expires_at: float
+    lifetime: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenState:
+    """
+    What the processes of a host share about one client's tokens.
+
+    :param token: The newest token, if any.
+    :param not_before: Epoch seconds before which no token may be asked for (Plaud answered 429).
+    :param refused_until: Epoch seconds until which a refusal of the credentials is remembered, so that many
+        tasks with a wrong secret do not ask one after the other.
+    """
+
+    token: Token | None = None
+    not_before: float = 0.0
+    refused_until: float = 0.0
+
+
+class SubmitPhase(StrEnum):
+    """How far a submit has come."""
+
+    SENDING = "sending"
+    NOT_ACCEPTED = "not accepted"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a request; the answer is a :class:`Response`, the failure a :class:`TransportFailure`."""
+
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait for so many seconds."""
+
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadToken:
+    """
+    Return the host's :class:`TokenState`.
+
+    :param renewing: Look at what other processes have stored, not at a copy in memory.
+    """
+
+    renewing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreToken:
+    """Store a :class:`TokenState` for the processes of this host."""
+
+    state: TokenState
+
+
+@dataclass(frozen=True, slots=True)
+class LockToken:
+    """Wait until no one else on this host renews this client's token."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnlockToken:
+    """Let the next one renew. The shell also unlocks when a call ends early."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Tell the caller how far a submit has come, before the next step is taken."""
+
+    phase: SubmitPhase
+
+
+Effect = Send | Sleep | ReadToken | StoreToken | LockToken | UnlockToken | Note

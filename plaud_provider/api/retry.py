@@ -1,0 +1,78 @@
+"""
+When a call is tried again, and after how long.
+
+Pure: the clock and the randomness are handed in. Full jitter is AWS's well-known scheme: a random time
+between zero and an exponentially growing bound, so that many tasks do not come back at the same moment.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """
+    Bounds of one call. All times are seconds.
+
+    :param attempts: How often one request may be sent in all.
+    :param malformed_attempts: How often an answer that breaks the contract is asked for again.
+    :param base_delay: Bound of the first backoff; it doubles each time.
+    :param max_delay: Bound of every backoff.
+    :param max_retry_after: The longest ``Retry-After`` that is obeyed; a longer one is cut to this.
+    :param remember_refusal: How long a refusal of the credentials is remembered on this host.
+    :param now: Epoch seconds.
+    :param rng: Source of jitter.
+    """
+
+    attempts: int = 6
+    malformed_attempts: int = 3
+    base_delay: float = 1.0
+    max_delay: float = 30.0
+    max_retry_after: float = 120.0
+    remember_refusal: float = 60.0
+    now: Callable[[], float] = time.time
+    rng: random.Random = field(default_factory=random.Random)
+
+    def backoff(self, attempt: int) -> float:
+        """Return the wait after the ``attempt``-th try (from 1) failed."""
+        bound = min(self.max_delay, self.base_delay * 2 ** (attempt - 1))
+        return self.rng.uniform(0.0, bound)
+
+    def retry_after(self, headers: Mapping[str, str], attempt: int) -> float:
+        """
+        Return the wait that a 429 or 503 asks for, else the backoff.
+
+        A little jitter comes on top, never below what was asked for.
+        """
+        asked = parse_retry_after(headers.get("retry-after"), now=self.now())
+        if asked is None:
+            return self.backoff(attempt)
+        wait = min(asked, self.max_retry_after)
+        return wait + self.rng.uniform(0.0, max(0.25, wait * 0.1))
+
+
+def parse_retry_after(value: str | None, *, now: float) -> float | None:
+    """
+    Return the seconds that a ``Retry-After`` header asks for; ``None`` if it says nothing usable.
+
+    :param value: Seconds or an HTTP date (RFC 9110, section 10.2.3).
+    :param now: Epoch seconds.
+    """
+    if value is None:
+        return None
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, moment.timestamp() - now)

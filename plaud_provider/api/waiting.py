@@ -1,0 +1,209 @@
+"""
+What a wait has found out so far, and how it ends.
+
+The trigger and the sensor's own loops feed the same :class:`Wait`, so that every mode comes to the same
+result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from plaud_provider.api.models import Status, Transcription
+from plaud_provider.exceptions import PlaudError, PlaudNotFoundError, PlaudTriggerEventError
+
+EVENT_VERSION = 1
+#: A result may be unknown to Plaud for a moment after its submit was accepted.
+NOT_FOUND_GRACE_SECONDS = 60.0
+NOT_FOUND_REASON = "Plaud does not know this transcription (any more)"
+
+
+@dataclass(frozen=True)
+class WaitResult:
+    """
+    How a wait ended.
+
+    As an event it carries ids and counts only: events are kept in the metadata database and logged.
+
+    :param outcome: ``done``: all are final; ``timeout``: the deadline passed; ``error``: waiting on is
+        useless.
+    :param total: How many were waited for.
+    :param completed: How many are completed.
+    :param failed: Ids that Plaud reports as failed, with its reason where it is at hand.
+    :param pending: Ids that are not final.
+    :param error: Name of the class in :mod:`plaud_provider.exceptions` that an ``error`` stands for.
+    :param message: What happened, for ``error`` and ``timeout``.
+    """
+
+    outcome: Literal["done", "timeout", "error"]
+    total: int
+    completed: int
+    failed: Mapping[str, str | None] = field(default_factory=dict)
+    pending: tuple[str, ...] = ()
+    error: str | None = None
+    message: str = ""
+
+    def to_event(self) -> dict[str, Any]:
+        """Return the result as an event payload."""
+        return {
+            "version": EVENT_VERSION,
+            "outcome": self.outcome,
+            "total": self.total,
+            "completed": self.completed,
+            "failed_ids": list(self.failed),
+            "pending_ids": list(self.pending),
+            "error": self.error,
+            "message": self.message,
+        }
+
+    @classmethod
+    def from_event(cls, event: object) -> WaitResult:
+        """
+        Read an event payload.
+
+        :raises PlaudTriggerEventError: if it is of a kind that this version does not know.
+        """
+        try:
+            if not isinstance(event, dict) or event["version"] != EVENT_VERSION:
+                raise ValueError
+            if event["outcome"] not in ("done", "timeout", "error"):
+                raise ValueError
+            return cls(
+                outcome=event["outcome"],
+                total=int(event["total"]),
+                completed=int(event["completed"]),
+                failed=dict.fromkeys(event["failed_ids"]),
+                pending=tuple(event["pending_ids"]),
+                error=event["error"],
+                message=str(event["message"]),
+            )
+        except (KeyError, TypeError, ValueError):
+            raise PlaudTriggerEventError(
+                "The task resumed with an event that this version of airflow-provider-plaud does not "
+                "understand. Do workers and triggerer run the same version? Clear the task to wait again; "
+                "nothing is paid twice."
+            ) from None
+
+
+class Wait:
+    """
+    A wait for some transcriptions until a deadline.
+
+    :param transcription_ids: What is waited for; duplicates count once.
+    :param started_at: Epoch seconds of the first look of this run.
+    :param deadline: Epoch seconds at which the wait ends, come what may.
+    """
+
+    def __init__(self, transcription_ids: Iterable[str], *, started_at: float, deadline: float) -> None:
+        self._pending: dict[str, None] = dict.fromkeys(transcription_ids)
+        self.total = len(self._pending)
+        self.started_at = started_at
+        self.deadline = deadline
+        self.completed: list[str] = []
+        self.failed: dict[str, str | None] = {}
+        self._last_trouble: str | None = None
+        self._unknown_words: set[str] = set()
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Ids that are not final, in the order they were given."""
+        return tuple(self._pending)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all are final."""
+        return not self._pending
+
+    def resume(self, *, completed: Iterable[str], failed: Iterable[str]) -> None:
+        """Take over what an earlier look of this run found out."""
+        for transcription_id in completed:
+            self._finish(transcription_id)
+        for transcription_id in failed:
+            self._finish(transcription_id, None, failed=True)
+
+    def on_transcription(self, transcription: Transcription) -> bool:
+        """Take a look's result; return whether the transcription is final."""
+        self._last_trouble = None
+        if transcription.status is Status.COMPLETED:
+            self._finish(transcription.transcription_id)
+        elif transcription.status is Status.FAILED:
+            self._finish(transcription.transcription_id, transcription.error, failed=True)
+        return transcription.is_final
+
+    def is_new_word(self, transcription: Transcription) -> bool:
+        """Whether a transcription came with an unknown status word that was not seen in this wait before."""
+        if not transcription.has_unknown_status or transcription.reported_status in self._unknown_words:
+            return False
+        self._unknown_words.add(transcription.reported_status)
+        return True
+
+    def on_error(self, transcription_id: str, error: PlaudError, *, now: float) -> bool:
+        """
+        Take a look that failed; return whether the transcription is final.
+
+        What may pass never ends a wait: the transcription is paid for and goes on at Plaud meanwhile.
+        """
+        if isinstance(error, PlaudNotFoundError) and now >= self.started_at + NOT_FOUND_GRACE_SECONDS:
+            self._finish(transcription_id, NOT_FOUND_REASON, failed=True)
+            return True
+        self._last_trouble = str(error)
+        return False
+
+    def result(self, *, now: float) -> WaitResult | None:
+        """Return how the wait ended; ``None`` while it goes on."""
+        if self.is_done:
+            return self._result("done")
+        if now >= self.deadline:
+            until = datetime.fromtimestamp(self.deadline, tz=UTC).isoformat(sep=" ", timespec="seconds")
+            trouble = f" The last look failed: {self._last_trouble}" if self._last_trouble else ""
+            return self._result(
+                "timeout",
+                message=f"Not all transcriptions were final by the deadline {until} "
+                f"({self.progress(now=now)}).{trouble} They go on at Plaud: clear the task to wait again, "
+                "nothing is paid twice.",
+            )
+        return None
+
+    def broken(self, error: PlaudError) -> WaitResult:
+        """Return the end of a wait that cannot go on."""
+        return self._result("error", error=type(error).__name__, message=str(error))
+
+    def progress(self, *, now: float) -> str:
+        """Return one line: ``412/1000 completed, 3 failed, oldest 12 min``."""
+        parts = [f"{len(self.completed)}/{self.total} completed", f"{len(self.failed)} failed"]
+        if self._pending:
+            parts.append(f"oldest {_age(now - self.started_at)}")
+        return ", ".join(parts)
+
+    def _finish(self, transcription_id: str, reason: str | None = None, *, failed: bool = False) -> None:
+        if transcription_id not in self._pending:
+            return
+        del self._pending[transcription_id]
+        if failed:
+            self.failed[transcription_id] = reason
+        else:
+            self.completed.append(transcription_id)
+
+    def _result(
+        self, outcome: Literal["done", "timeout", "error"], *, error: str | None = None, message: str = ""
+    ) -> WaitResult:
+        return WaitResult(
+            outcome=outcome,
+            total=self.total,
+            completed=len(self.completed),
+            failed=dict(self.failed),
+            pending=self.pending,
+            error=error,
+            message=message,
+        )
+
+
+def _age(seconds: float) -> str:
+    if seconds < 60:
+        return f"{max(0.0, seconds):.0f} s"
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

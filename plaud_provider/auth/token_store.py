@@ -1,0 +1,197 @@
+"""
+The file in which the processes of a host share one client's tokens.
+
+Every Airflow task is a new process: a token that is kept in memory serves one task, and Plaud allows ten
+token requests a minute. So the newest token is kept in a file per base URL and client, readable by its owner
+only and encrypted with a key derived from the secret key: whoever can read it could have asked for a token
+anyway.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plaud_provider.api.effects import Token, TokenState
+from plaud_provider.api.requests import Account
+from plaud_provider.exceptions import PlaudConnectionError
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
+
+log = logging.getLogger(__name__)
+
+_MASKED: set[str] = set()
+
+#: Longer than any renewal takes, even one that obeys a Retry-After on the way.
+LOCK_SECONDS = 300.0
+
+_FORMAT_VERSION = 1
+_DIRECTORY_NAME = "plaud_tokens"
+
+
+class TokenStore:
+    """
+    One client's :class:`~plaud_provider.api.effects.TokenState` on this host.
+
+    A store that cannot be read or written costs token requests, never a task: it is then empty.
+
+    :param account: Whose tokens these are.
+    :param directory: Where the file lies; by default a folder of ``AIRFLOW_HOME``, or one of this user's in
+        the system's temporary folder where that is not writable.
+    """
+
+    def __init__(self, account: Account, *, directory: Path | None = None) -> None:
+        name = hashlib.sha256(f"{account.base_url}\0{account.client_id}".encode()).hexdigest()[:32]
+        folder = directory or default_directory()
+        self.path = folder / f"{name}.token"
+        self.lock_path = folder / f"{name}.lock"
+        self._secret_key = account.secret_key
+
+    def read(self) -> TokenState:
+        """Return what is stored; an empty state if nothing is, or nothing that this secret key can open."""
+        from cryptography.fernet import InvalidToken
+
+        try:
+            opened = self._cipher().decrypt(self.path.read_bytes())
+            stored = json.loads(opened)
+            if stored.pop("version") != _FORMAT_VERSION:
+                return TokenState()
+            token = stored.pop("token")
+            return _masked(TokenState(token=Token(**token) if token else None, **stored))
+        except FileNotFoundError:
+            return TokenState()
+        except (OSError, InvalidToken, ValueError, TypeError, KeyError, AttributeError) as unreadable:
+            log.debug(
+                "The stored Plaud token is not usable (%s); asking for a new one.", type(unreadable).__name__
+            )
+            return TokenState()
+
+    def write(self, state: TokenState) -> None:
+        """Store a state, atomically and for this user only."""
+        content = json.dumps({"version": _FORMAT_VERSION, **asdict(_masked(state))}).encode()
+        temporary: str | None = None
+        try:
+            # mkstemp creates with mode 0600.
+            descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.stem}-")
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(self._cipher().encrypt(content))
+            os.replace(temporary, self.path)
+        except OSError as unwritable:
+            log.warning(
+                "The Plaud token cannot be kept in %s (%s); every task asks for its own, and Plaud allows "
+                "ten token requests a minute.",
+                self.path.parent,
+                unwritable.strerror,
+            )
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """
+        Hold this client's token for a renewal, against all threads and processes of the host.
+
+        :raises PlaudConnectionError: if someone else holds it for longer than any renewal takes.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.lock_path, timeout=LOCK_SECONDS, mode=0o600)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise self._held() from None
+        except OSError as unusable:
+            self._not_locked(unusable)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @asynccontextmanager
+    async def async_lock(self) -> AsyncIterator[None]:
+        """Hold this client's token as :meth:`lock` does, without blocking the event loop."""
+        from filelock import AsyncFileLock, Timeout
+
+        lock = AsyncFileLock(self.lock_path, timeout=LOCK_SECONDS, mode=0o600)
+        try:
+            await lock.acquire()
+        except Timeout:
+            raise self._held() from None
+        except OSError as unusable:
+            self._not_locked(unusable)
+        try:
+            yield
+        finally:
+            await lock.release()
+
+    def _held(self) -> PlaudConnectionError:
+        return PlaudConnectionError(
+            f"Another process has been renewing this client's Plaud token for {LOCK_SECONDS:.0f} seconds "
+            f"(lock {self.lock_path}). Nothing was submitted; try again."
+        )
+
+    def _not_locked(self, unusable: OSError) -> None:
+        log.warning("Renewing the Plaud token without a lock: %s (%s)", self.lock_path, unusable.strerror)
+
+    def _cipher(self) -> Fernet:
+        from cryptography.fernet import Fernet
+
+        # The secret key is a random API key: a fast keyed hash suffices, a password hash would cost every
+        # task.
+        digest = hashlib.blake2b(
+            b"airflow-provider-plaud token store", key=_key(self._secret_key), digest_size=32
+        )
+        return Fernet(base64.urlsafe_b64encode(digest.digest()))
+
+
+def _masked(state: TokenState) -> TokenState:
+    """Have Airflow mask the tokens should anything ever log them; never called on an event loop."""
+    from airflow.sdk.log import mask_secret
+
+    if state.token is not None:
+        for secret in (state.token.access_token, state.token.refresh_token):
+            # Each mask recompiles a pattern: once per token and process is enough.
+            if secret is not None and secret not in _MASKED:
+                _MASKED.add(secret)
+                mask_secret(secret)
+    return state
+
+
+def default_directory() -> Path:
+    """Return this user's folder for tokens, created and checked."""
+    home = os.environ.get("AIRFLOW_HOME") or os.path.expanduser("~/airflow")
+    fallback = (
+        Path(tempfile.gettempdir()) / f"plaud-provider-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    )
+    for folder in (Path(home) / _DIRECTORY_NAME, fallback):
+        if _is_private(folder):
+            return folder
+    # Nothing suitable: a store here reads as empty and says so when it is written.
+    return fallback
+
+
+def _is_private(folder: Path) -> bool:
+    """Create a folder for this user alone; someone else's, or one that others may write to, is not used."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return False
+    if not stat.S_ISDIR(found.st_mode) or not os.access(folder, os.W_OK | os.X_OK):
+        return False
+    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
+
+
+def _key(secret_key: str) -> bytes:
+    return hashlib.sha256(secret_key.encode()).digest()

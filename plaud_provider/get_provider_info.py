@@ -1,0 +1,79 @@
+"""What Airflow discovers of this package: its classes and its connection form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_INTEGRATION = "Plaud"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata, in the shape of Airflow's ``provider_info.schema.json``."""
+    return {
+        "package-name": "airflow-provider-plaud",
+        "name": "Plaud",
+        "description": "Turn audio recordings into warehouse rows through the Plaud partner transcription "
+        "API.",
+        "integrations": [
+            {
+                "integration-name": _INTEGRATION,
+                "external-doc-url": "https://docs.plaud.ai/",
+                "tags": ["service"],
+            },
+            {
+                "integration-name": "SQL",
+                "external-doc-url": "https://www.sqlalchemy.org/",
+                "tags": ["software"],
+            },
+        ],
+        "hooks": [{"integration-name": _INTEGRATION, "python-modules": ["plaud_provider.hooks.plaud"]}],
+        "operators": [
+            {"integration-name": _INTEGRATION, "python-modules": ["plaud_provider.operators.transcription"]}
+        ],
+        "sensors": [
+            {"integration-name": _INTEGRATION, "python-modules": ["plaud_provider.sensors.transcription"]}
+        ],
+        "triggers": [
+            {"integration-name": _INTEGRATION, "python-modules": ["plaud_provider.triggers.transcription"]}
+        ],
+        "transfers": [
+            {
+                "source-integration-name": _INTEGRATION,
+                "target-integration-name": "SQL",
+                "python-module": "plaud_provider.transfers.transcription_to_sql",
+            }
+        ],
+        "connection-types": [_connection_type()],
+    }
+
+
+def _connection_type() -> dict[str, Any]:
+    return {
+        "connection-type": "plaud",
+        "hook-class-name": "plaud_provider.hooks.plaud.PlaudHook",
+        "hook-name": "Plaud",
+        "ui-field-behaviour": {
+            "hidden-fields": ["schema", "port", "extra"],
+            "relabeling": {"login": "Client ID", "password": "Secret key", "host": "Base URL"},
+            "placeholders": {"host": "leave empty for the region's own"},
+        },
+        "conn-fields": {
+            "region": {
+                "label": "Region",
+                "schema": {"type": "string", "enum": ["us", "eu", "jp"], "default": "us"},
+                "description": "The region that the credentials belong to. Requests never reach another "
+                "region.",
+            },
+            "requests_per_minute": {
+                "label": "Requests per minute",
+                "schema": {"type": ["integer", "null"], "minimum": 1, "default": 60},
+                "description": "Your client's limit of submit and result calls together.",
+            },
+            "allowed_hosts": {
+                "label": "Allowed hosts",
+                "schema": {"type": ["string", "null"]},
+                "description": "Exact names of private gateways that the base URL may point to, with commas "
+                "between.",
+            },
+        },
+    }

@@ -1,0 +1,381 @@
+"""
+The hook and its async twin: two thin shells around the calls of :mod:`plaud_provider.api`.
+
+They send, sleep, and keep tokens; what to send, what an answer means and whether to try again is decided in
+:mod:`plaud_provider.api.calls`, once for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+from airflow.providers.http.hooks.http import HttpHook
+from airflow.sdk import BaseHook
+from requests import Session
+
+from plaud_provider.api import calls
+from plaud_provider.api.arguments import validate_language, validate_transcription_id, validate_webhook_url
+from plaud_provider.api.effects import (
+    Effect,
+    LockToken,
+    Note,
+    ReadToken,
+    Request,
+    Response,
+    Send,
+    Sleep,
+    StoreToken,
+    SubmitPhase,
+    TokenState,
+    TransportFailure,
+    UnlockToken,
+)
+from plaud_provider.api.retry import RetryPolicy
+from plaud_provider.auth.token_store import TokenStore
+from plaud_provider.exceptions import PlaudError
+from plaud_provider.hooks.connection import PlaudSettings, read_connection
+from plaud_provider.hooks.transport import (
+    Limits,
+    open_aiohttp_session,
+    prepare_session,
+    send_with_aiohttp,
+    send_with_requests,
+)
+
+if TYPE_CHECKING:
+    from plaud_provider.api.models import Transcription
+
+T = TypeVar("T")
+
+
+class PlaudHook(HttpHook):
+    """
+    Talk to the Plaud partner transcription API.
+
+    Tokens are asked for once per host, kept encrypted in a file, renewed before they expire and when Plaud
+    rejects them. Reads are retried with full jitter; a submit is repeated only where it certainly was not
+    accepted.
+
+    Usable as a context manager, which closes its connections.
+
+    :param plaud_conn_id: Connection of type ``plaud``: login = client id, password = secret key, extra
+        ``region`` (``us``, ``eu``, ``jp``), ``requests_per_minute``, ``allowed_hosts``; host = base URL
+        override.
+    :param region: What you take the connection's region to be. An assertion: if the connection says
+        otherwise, an error is raised before any request.
+    :param limits: Timeouts and size cap of one exchange.
+    :param retry_policy: Bounds of retries.
+    """
+
+    conn_name_attr = "plaud_conn_id"
+    default_conn_name = "plaud_default"
+    conn_type = "plaud"
+    hook_name = "Plaud"
+
+    def __init__(
+        self,
+        plaud_conn_id: str = default_conn_name,
+        region: str | None = None,
+        *,
+        limits: Limits | None = None,
+        retry_policy: RetryPolicy | None = None,
+    ) -> None:
+        super().__init__(http_conn_id=plaud_conn_id)
+        self.plaud_conn_id = plaud_conn_id
+        self._asserted_region = region
+        self._limits = limits or Limits()
+        self._policy = retry_policy or RetryPolicy()
+        self._session: Session | None = None
+
+    @cached_property
+    def settings(self) -> PlaudSettings:
+        """The connection's settings, checked; raises before anything is sent."""
+        connection = self.get_connection(self.plaud_conn_id)
+        return read_connection(connection, connection.extra_dejson, region=self._asserted_region)
+
+    @property
+    def region(self) -> str:
+        """The connection's region: ``us``, ``eu`` or ``jp``."""
+        return self.settings.account.region.value
+
+    @property
+    def client_id(self) -> str:
+        """The Plaud client id that pays."""
+        return self.settings.account.client_id
+
+    def submit_transcription(
+        self,
+        audio_url: str,
+        *,
+        language: str | None = None,
+        webhook_url: str | None = None,
+        speaker_diarization: bool = False,
+        on_phase: Callable[[SubmitPhase], None] | None = None,
+    ) -> Transcription:
+        """
+        Submit a recording; an accepted submit is billed by audio length.
+
+        :param audio_url: Pre-signed URL of an M4A, MP3 or WAV file.
+        :param language: BCP-47 code; left out, the language is detected.
+        :param webhook_url: Where Plaud posts the result.
+        :param speaker_diarization: Whether to label speakers.
+        :param on_phase: Told right before each POST (``SENDING``) and when one certainly was not accepted
+            (``NOT_ACCEPTED``), so that a caller can note what a killed process leaves behind.
+        :return: The transcription, ``processing``.
+        :raises PlaudSubmitOutcomeUnknownError: if it may have been accepted and the answer was lost.
+        :raises PlaudError: any other of its classes: it was not accepted.
+        """
+        call = calls.submit_transcription(
+            self.settings.account,
+            self._policy,
+            audio_url=audio_url,
+            language=validate_language(language),
+            webhook_url=validate_webhook_url(webhook_url),
+            speaker_diarization=speaker_diarization,
+        )
+        return self._drive(call, on_phase=on_phase)
+
+    def get_transcription(self, transcription_id: str) -> Transcription:
+        """
+        Ask for a transcription; costs one API call of the quota, no money.
+
+        :param transcription_id: What :meth:`submit_transcription` returned.
+        :raises PlaudNotFoundError: if Plaud does not know it (results are kept for a few days).
+        :raises PlaudError: its other classes, after retries where they may pass.
+        """
+        validate_transcription_id(transcription_id)
+        return self._drive(calls.get_transcription(self.settings.account, transcription_id, self._policy))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Exchange the credentials for a token, past every cache: what the Test button does."""
+        try:
+            account = self.settings.account
+            token = self._drive(calls.verify_credentials(account, self._policy), share_token=False)
+        except PlaudError as refused:
+            return False, str(refused)
+        hours = token.lifetime / 3600
+        return True, (
+            f"Plaud accepted client {account.client_id} at {account.base_url} (region "
+            f"'{account.region.value}'); the token is valid for {hours:.1f} hours."
+        )
+
+    def get_conn(
+        self, headers: dict[Any, Any] | None = None, extra_options: dict[str, Any] | None = None
+    ) -> Session:
+        """
+        Return a requests session that cannot leak: no credentials, no redirects, no cookies.
+
+        Unlike :class:`~airflow.providers.http.hooks.http.HttpHook`, it takes neither headers nor options from
+        the connection's extra.
+        """
+        session = prepare_session(Session(), self.settings.account.base_url)
+        session.headers.update(headers or {})
+        return session
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse arbitrary requests: they would go out without the token, retry and residency rules."""
+        raise NotImplementedError("PlaudHook.run: use submit_transcription() and get_transcription().")
+
+    def close(self) -> None:
+        """Close the hook's connections; it opens new ones when used again."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def __enter__(self) -> PlaudHook:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _drive(
+        self,
+        call: calls.Call[T],
+        *,
+        on_phase: Callable[[SubmitPhase], None] | None = None,
+        share_token: bool = True,
+    ) -> T:
+        store = TokenStore(self.settings.account) if share_token else None
+        answer: object = None
+        with ExitStack() as locks:
+            try:
+                effect = next(call)
+                while True:
+                    try:
+                        answer = self._perform(effect, store, locks, on_phase)
+                    except TransportFailure as failure:
+                        effect = call.throw(failure)
+                    else:
+                        effect = call.send(answer)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            finally:
+                call.close()
+
+    def _perform(
+        self,
+        effect: Effect,
+        store: TokenStore | None,
+        locks: ExitStack,
+        on_phase: Callable[[SubmitPhase], None] | None,
+    ) -> object:
+        match effect:
+            case Send(request):
+                return self._send(request)
+            case Sleep(seconds, reason):
+                self.log.info("Waiting %.1f s: %s", seconds, reason)
+                time.sleep(seconds)
+            case ReadToken():
+                return store.read() if store else TokenState()
+            case StoreToken(state) if store:
+                store.write(state)
+            case LockToken() if store:
+                locks.enter_context(store.lock())
+            case UnlockToken():
+                locks.close()
+            case Note(phase) if on_phase:
+                on_phase(phase)
+        return None
+
+    def _send(self, request: Request) -> Response:
+        if not request.repeatable:
+            with self.get_conn() as session:
+                return send_with_requests(lambda: session, request, self._limits)
+        if self._session is None:
+            self._session = self.get_conn()
+        session = self._session
+        try:
+            return send_with_requests(lambda: session, request, self._limits)
+        except TransportFailure:
+            # Whatever is wrong with its connections, the next attempt gets new ones.
+            self._session = None
+            raise
+
+
+class PlaudAsyncHook(BaseHook):
+    """
+    The hook for triggers and async tasks: same calls, same decisions, native async.
+
+    Use it as an async context manager; it looks its connection up when it is entered.
+
+    :param plaud_conn_id: As for :class:`PlaudHook`.
+    :param region: As for :class:`PlaudHook`.
+    :param limits: As for :class:`PlaudHook`.
+    :param retry_policy: As for :class:`PlaudHook`.
+    """
+
+    def __init__(
+        self,
+        plaud_conn_id: str = PlaudHook.default_conn_name,
+        region: str | None = None,
+        *,
+        limits: Limits | None = None,
+        retry_policy: RetryPolicy | None = None,
+    ) -> None:
+        super().__init__()
+        self.plaud_conn_id = plaud_conn_id
+        self._asserted_region = region
+        self._limits = limits or Limits()
+        self._policy = retry_policy or RetryPolicy()
+
+    async def __aenter__(self) -> PlaudAsyncHook:
+        connection = await get_async_connection(self.plaud_conn_id)
+        extra = await get_async_extra_dejson(connection)
+        self.settings = read_connection(connection, extra, region=self._asserted_region)
+        self._store = await asyncio.to_thread(TokenStore, self.settings.account)
+        self._remembered = TokenState()
+        self._session = open_aiohttp_session(self._limits)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._session.close()
+
+    async def get_transcription(self, transcription_id: str) -> Transcription:
+        """Ask for a transcription; see :meth:`PlaudHook.get_transcription`."""
+        validate_transcription_id(transcription_id)
+        return await self._drive(
+            calls.get_transcription(self.settings.account, transcription_id, self._policy)
+        )
+
+    async def submit_transcription(
+        self,
+        audio_url: str,
+        *,
+        language: str | None = None,
+        webhook_url: str | None = None,
+        speaker_diarization: bool = False,
+        on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None,
+    ) -> Transcription:
+        """Submit a recording, **which is billed**; see :meth:`PlaudHook.submit_transcription`."""
+        call = calls.submit_transcription(
+            self.settings.account,
+            self._policy,
+            audio_url=audio_url,
+            language=validate_language(language),
+            webhook_url=validate_webhook_url(webhook_url),
+            speaker_diarization=speaker_diarization,
+        )
+        return await self._drive(call, on_phase=on_phase)
+
+    async def _drive(
+        self, call: calls.Call[T], *, on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None
+    ) -> T:
+        answer: object = None
+        async with AsyncExitStack() as locks:
+            try:
+                effect = next(call)
+                while True:
+                    try:
+                        answer = await self._perform(effect, locks, on_phase)
+                    except TransportFailure as failure:
+                        effect = call.throw(failure)
+                    else:
+                        effect = call.send(answer)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            finally:
+                call.close()
+
+    async def _perform(
+        self,
+        effect: Effect,
+        locks: AsyncExitStack,
+        on_phase: Callable[[SubmitPhase], Awaitable[None]] | None,
+    ) -> object:
+        match effect:
+            case Send(request):
+                return await self._send(request)
+            case Sleep(seconds, reason):
+                self.log.info("Waiting %.1f s: %s", seconds, reason)
+                await asyncio.sleep(seconds)
+            case ReadToken(renewing):
+                return await self._read_token(renewing=renewing)
+            case StoreToken(state):
+                self._remembered = state
+                await asyncio.to_thread(self._store.write, state)
+            case LockToken():
+                await locks.enter_async_context(self._store.async_lock())
+            case UnlockToken():
+                await locks.aclose()
+            case Note(phase) if on_phase:
+                await on_phase(phase)
+        return None
+
+    async def _read_token(self, *, renewing: bool) -> TokenState:
+        if renewing or self._remembered.token is None:
+            self._remembered = await asyncio.to_thread(self._store.read)
+        return self._remembered
+
+    async def _send(self, request: Request) -> Response:
+        if request.repeatable:
+            return await send_with_aiohttp(self._session, request, self._limits)
+        async with open_aiohttp_session(self._limits, reuse_connections=False) as session:
+            return await send_with_aiohttp(session, request, self._limits)

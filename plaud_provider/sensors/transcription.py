@@ -1,0 +1,275 @@
+"""Wait until Plaud has finished."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
+
+from plaud_provider import exceptions
+from plaud_provider.api.arguments import validate_transcription_ids
+from plaud_provider.api.polling import PollSchedule
+from plaud_provider.api.waiting import Wait, WaitResult
+from plaud_provider.exceptions import (
+    PlaudError,
+    PlaudTranscriptionFailedError,
+    PlaudWaitTimeoutError,
+)
+from plaud_provider.sensors.wait_record import WaitRecord
+from plaud_provider.triggers.transcription import PASSING_ERRORS, UNKNOWN_STATUS_WARNING, TranscriptionTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from plaud_provider.hooks.plaud import PlaudHook
+
+#: What to do when Plaud reports transcriptions as failed.
+OnFailed = Literal["fail", "skip", "continue"]
+
+#: The trigger ends the wait by itself; Airflow's own deferral timeout is only there should it not.
+BACKSTOP = timedelta(minutes=10)
+SHOWN_FAILURES = 5
+
+
+class TranscriptionSensor(BaseSensorOperator):
+    """
+    Wait until Plaud has finished one or many transcriptions.
+
+    By default the wait is handed to the triggerer and holds no worker; ``deferrable=False`` polls on a worker
+    (``mode="poke"``) or between reschedules (``mode="reschedule"``), with the same results. Nothing is
+    billed: each look costs one API call of the quota. For many transcriptions the triggerer is the better
+    place: it keeps in mind what is final.
+
+    A look that fails for a reason that may pass (network, 5xx, 429) never ends the wait. A retry goes on with
+    the same deadline; a clear begins a new one.
+
+    .. seealso:: https://docs.plaud.ai (transcription API)
+
+    :param transcription_id: An id or a list of ids (templated), such as ``submit.output`` of a mapped task.
+    :param plaud_conn_id: Connection of type ``plaud`` (templated).
+    :param region: What you take the connection's region to be (templated); checked before any request.
+    :param deferrable: Whether the wait is handed to the triggerer.
+    :param on_failed: When Plaud reports transcriptions as failed: ``fail`` the task without retries (the
+        message has Plaud's reasons), ``skip`` it, or ``continue``, which leaves it to the loader to store the
+        failures as rows.
+    :param timeout: Seconds or timedelta from the first look of this run until the wait ends with an
+        ``AirflowSensorTimeout``, which is never retried; default 24 hours. ``execution_timeout`` also ends a
+        deferred wait, and may be retried.
+    :param poke_interval: Seconds or timedelta between two looks at the same transcription; default 30
+        seconds.
+    :return: ``{"version": 1, "total": n, "completed": n, "failed": n, "failed_ids": [...]}``
+    :raises PlaudTranscriptionFailedError: for failed transcriptions, with ``on_failed="fail"``.
+    :raises PlaudWaitTimeoutError: at the deadline.
+    :raises PlaudError: its other classes, if waiting on is useless (credentials refused, connection wrong).
+    """
+
+    template_fields: Sequence[str] = ("transcription_id", "plaud_conn_id", "region")
+    ui_color = "#e6f4ea"
+
+    _wait: Wait
+    _record: WaitRecord
+
+    def __init__(
+        self,
+        *,
+        transcription_id: str | Sequence[str],
+        plaud_conn_id: str = "plaud_default",
+        region: str | None = None,
+        deferrable: bool = True,
+        on_failed: OnFailed = "fail",
+        timeout: timedelta | float = timedelta(hours=24),
+        poke_interval: timedelta | float = 30,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(timeout=timeout, poke_interval=poke_interval, **kwargs)
+        if on_failed not in ("fail", "skip", "continue"):
+            raise ValueError(f"on_failed: {on_failed!r} is not 'fail', 'skip' or 'continue'.")
+        self.transcription_id = transcription_id
+        self.plaud_conn_id = plaud_conn_id
+        self.region = region
+        self.deferrable = deferrable
+        self.on_failed = on_failed
+
+    def execute(self, context: Context) -> Any:
+        """Look, and wait for what is not final yet."""
+        ids = validate_transcription_ids(self.transcription_id)
+        if not ids:
+            self.log.info("There is nothing to wait for: transcription_id is an empty list.")
+            return _summary(WaitResult("done", total=0, completed=0))
+        self._record = WaitRecord(context, ids, timeout=self.timeout)
+        self._wait = self._record.open(now=time.time())
+        if not self.deferrable:
+            return super().execute(context)
+        with self._soft_failures():
+            if len(ids) == 1:
+                self._look_at_pending(self._wait)
+            result = self._wait.result(now=time.time())
+            if result is not None:
+                return self._conclude(result)
+        return self._defer(self._wait)
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Look at everything that is not final, once; Airflow calls this in the modes poke and reschedule."""
+        self._look_at_pending(self._wait)
+        self.log.info("%s.", self._wait.progress(now=time.time()))
+        if self.reschedule:
+            self._record.save(self._wait)
+        result = self._wait.result(now=time.time())
+        if result is None:
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._conclude(result))
+
+    def execute_complete(self, context: Context, event: Any = None, deadline: float = 0.0) -> dict[str, Any]:
+        """
+        Take the trigger's event.
+
+        :param event: What :class:`~plaud_provider.triggers.transcription.TranscriptionTrigger` yielded.
+        :param deadline: Epoch seconds at which the sensor's ``timeout`` ends the wait.
+        """
+        with self._soft_failures():
+            result = WaitResult.from_event(event)
+            if result.outcome == "timeout" and time.time() < deadline:
+                raise AirflowTaskTimeout(f"execution_timeout has passed. {result.message}")
+            return self._conclude(result)
+
+    def _defer(self, wait: Wait) -> NoReturn:
+        now = time.time()
+        end_time = wait.deadline
+        if self.execution_timeout is not None:
+            # Airflow does not apply it to deferred tasks.
+            end_time = min(end_time, now + self.execution_timeout.total_seconds())
+        self.log.info("Handing the wait for %d transcription(s) to the triggerer.", len(wait.pending))
+        self.defer(
+            trigger=TranscriptionTrigger(
+                transcription_ids=list(wait.pending),
+                plaud_conn_id=self.plaud_conn_id,
+                region=self.region or None,
+                poke_interval=self.poke_interval,
+                started_at=wait.started_at,
+                end_time=end_time,
+                # A single one has just been looked at.
+                first_look_after=self.poke_interval if wait.total == 1 else 0.0,
+            ),
+            method_name="execute_complete",
+            kwargs={"deadline": wait.deadline},
+            timeout=timedelta(seconds=max(0.0, end_time - now)) + BACKSTOP,
+        )
+
+    def _look_at_pending(self, wait: Wait) -> None:
+        with self._hook() as hook:
+            schedule = PollSchedule(
+                wait.pending,
+                interval=self.poke_interval,
+                requests_per_minute=hook.settings.requests_per_minute,
+                now=time.time(),
+                rng=random.Random(),
+            )
+            while (at := schedule.next_at()) is not None and wait.result(now=time.time()) is None:
+                time.sleep(max(0.0, min(at, wait.deadline) - time.time()))
+                transcription_id = schedule.take(now=time.time())
+                if transcription_id is not None:
+                    self._look(transcription_id, wait, hook)
+
+    def _look(self, transcription_id: str, wait: Wait, hook: PlaudHook) -> None:
+        try:
+            transcription = hook.get_transcription(transcription_id)
+        except PASSING_ERRORS as error:
+            self.log.warning("A look at transcription %s failed: %s", transcription_id, error)
+            wait.on_error(transcription_id, error, now=time.time())
+            return
+        wait.on_transcription(transcription)
+        if wait.is_new_word(transcription):
+            self.log.warning(UNKNOWN_STATUS_WARNING, transcription_id, transcription.reported_status)
+
+    def _conclude(self, result: WaitResult) -> dict[str, Any]:
+        """Return the task's result, or raise what the end of the wait means."""
+        if result.outcome == "timeout":
+            raise PlaudWaitTimeoutError(result.message)
+        if result.outcome == "error":
+            raise _error_class(result.error)(result.message)
+        self.log.info(
+            "Final: %d of %d completed, %d failed.", result.completed, result.total, len(result.failed)
+        )
+        if result.failed:
+            message = self._failure_message(result)
+            if self.on_failed == "fail":
+                raise PlaudTranscriptionFailedError(message)
+            if self.on_failed == "skip":
+                raise AirflowSkipException(message)
+            self.log.warning("%s", message)
+        return _summary(result)
+
+    def _failure_message(self, result: WaitResult) -> str:
+        """Say what failed and why; events do not carry Plaud's reasons, so the first few are asked for."""
+        shown = dict(list(result.failed.items())[:SHOWN_FAILURES])
+        with self._hook() as hook:
+            for transcription_id, reason in shown.items():
+                if reason is None:
+                    try:
+                        shown[transcription_id] = hook.get_transcription(transcription_id).error
+                    except PlaudError as error:
+                        shown[transcription_id] = f"reason not available: {error}"
+        reasons = "; ".join(f"{transcription_id}: {reason}" for transcription_id, reason in shown.items())
+        more = len(result.failed) - len(shown)
+        return (
+            f"Plaud reports {len(result.failed)} of {result.total} transcription(s) as failed: {reasons}"
+            f"{f'; and {more} more' if more else ''}. Submitting them again is billed again; with "
+            "on_failed='continue' the loader stores them as rows with their errors."
+        )
+
+    @contextmanager
+    def _soft_failures(self) -> Iterator[None]:
+        """Do for a deferred wait what Airflow's sensor does around a poke."""
+        try:
+            yield
+        except (AirflowSkipException, TaskDeferred):
+            raise
+        except (AirflowSensorTimeout, AirflowTaskTimeout, AirflowFailException) as failure:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(
+                    f"Skipped, as soft_fail or never_fail says. {failure}"
+                ) from failure
+            raise
+        except Exception as failure:
+            if self.never_fail:
+                raise AirflowSkipException(f"Skipped, as never_fail says. {failure}") from failure
+            raise
+
+    def _get_next_poke_interval(
+        self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
+    ) -> float:
+        """Wake up for the deadline, also where it comes before the next look."""
+        interval = super()._get_next_poke_interval(started_at, run_duration, poke_count)
+        return max(0.0, min(interval, self._wait.deadline - time.time()))
+
+    def _hook(self) -> PlaudHook:
+        from plaud_provider.hooks.plaud import PlaudHook
+
+        return PlaudHook(self.plaud_conn_id, self.region or None)
+
+
+def _summary(result: WaitResult) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "total": result.total,
+        "completed": result.completed,
+        "failed": len(result.failed),
+        "failed_ids": list(result.failed),
+    }
+
+
+def _error_class(name: str | None) -> type[PlaudError]:
+    found = getattr(exceptions, name or "", None)
+    return found if isinstance(found, type) and issubclass(found, PlaudError) else PlaudError

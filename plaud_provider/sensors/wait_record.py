@@ -1,0 +1,83 @@
+"""
+What a sensor notes about its wait, so that a later process of the same run goes on where it was.
+
+The deadline counts from the first look of this run, also after a restart or a retry. When a user clears the
+task, a new count begins: whoever clears a wait wants it to wait again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from plaud_provider.api.waiting import Wait
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_VERSION = 1
+_KEY = "plaud_wait"
+
+
+class WaitRecord:
+    """
+    The note of one task instance.
+
+    Without a task state store (Airflow before 3.3) only Airflow's own first reschedule date survives a
+    process.
+
+    :param context: The task's context.
+    :param transcription_ids: What is waited for.
+    :param timeout: Seconds from the first look to the deadline.
+    """
+
+    def __init__(self, context: Context, transcription_ids: Sequence[str], *, timeout: float) -> None:
+        self._context = context
+        self._store: Any = context.get("task_state_store")
+        self._ids = transcription_ids
+        self._timeout = timeout
+        ti = context["ti"]
+        # Airflow raises max_tries by the task's retries at each clear: a new value is a new cycle of tries.
+        material = "\x00".join([str(getattr(ti, "max_tries", 0)), *transcription_ids])
+        self._fingerprint = hashlib.sha256(material.encode()).hexdigest()
+
+    def open(self, *, now: float) -> Wait:
+        """Return the wait of this run, begun now if there is none yet."""
+        noted = self._store.get(_KEY) if self._store is not None else None
+        if (
+            isinstance(noted, dict)
+            and noted.get("version") == _VERSION
+            and noted.get("fingerprint") == self._fingerprint
+        ):
+            wait = self._wait(noted["started_at"])
+            wait.resume(completed=noted["completed"], failed=noted["failed"])
+            return wait
+        wait = self._wait(self._first_reschedule() or now)
+        self.save(wait)
+        return wait
+
+    def save(self, wait: Wait) -> None:
+        """Note how far the wait has come."""
+        if self._store is None:
+            return
+        note = {
+            "version": _VERSION,
+            "fingerprint": self._fingerprint,
+            "started_at": wait.started_at,
+            "completed": wait.completed,
+            "failed": list(wait.failed),
+        }
+        self._store.set(
+            _KEY, note, retention=timedelta(seconds=min(self._timeout, 365 * 86400)) + timedelta(days=7)
+        )
+
+    def _wait(self, started_at: float) -> Wait:
+        return Wait(self._ids, started_at=started_at, deadline=started_at + self._timeout)
+
+    def _first_reschedule(self) -> float | None:
+        if self._store is not None:
+            return None
+        first = self._context["ti"].get_first_reschedule_date(self._context)
+        return first.timestamp() if first else None
