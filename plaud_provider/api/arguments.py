@@ -63,6 +63,11 @@ def validate_transcription_ids(value: object) -> list[str]:
     return list(dict.fromkeys(validate_transcription_id(item) for item in value))
 
 
+def optional(value: str | None) -> str | None:
+    """Return a text, or ``None`` for what a template makes of an unset value: nothing, or the word ``None``."""
+    return None if value is None or value.strip() in ("", "None") else value
+
+
 def validate_language(value: str | None) -> str | None:
     """
     Return ``value`` if it is a well-formed BCP-47 language tag or ``None`` (detected by Plaud).

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
-from plaud_provider.api.arguments import validate_language, validate_webhook_url
+from plaud_provider.api.arguments import optional, validate_language, validate_webhook_url
 from plaud_provider.archive.checks import check_audio_url, check_validity
 from plaud_provider.archive.identity import recording_key
 from plaud_provider.archive.reference import AudioReference
@@ -98,10 +98,10 @@ class SubmitTranscriptionOperator(BaseOperator):
 
         audio = self._checked_audio()
         diarization = _boolean(self.speaker_diarization)
-        language = validate_language(self.language or None)
-        webhook_url = validate_webhook_url(self.webhook_url or None)
+        language = validate_language(optional(self.language))
+        webhook_url = validate_webhook_url(optional(self.webhook_url))
         policy = self._checked_policy()
-        with PlaudHook(self.plaud_conn_id, self.region or None) as hook:
+        with PlaudHook(self.plaud_conn_id, optional(self.region)) as hook:
             key = recording_key(
                 audio,
                 language=language,

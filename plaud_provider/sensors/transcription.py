@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import (
 )
 
 from plaud_provider import exceptions
-from plaud_provider.api.arguments import validate_transcription_ids
+from plaud_provider.api.arguments import optional, validate_transcription_ids
 from plaud_provider.api.polling import PollSchedule
 from plaud_provider.api.waiting import Wait, WaitResult
 from plaud_provider.exceptions import (
@@ -155,7 +155,7 @@ class TranscriptionSensor(BaseSensorOperator):
             trigger=TranscriptionTrigger(
                 transcription_ids=list(wait.pending),
                 plaud_conn_id=self.plaud_conn_id,
-                region=self.region or None,
+                region=optional(self.region),
                 poke_interval=self.poke_interval,
                 started_at=wait.started_at,
                 end_time=end_time,
@@ -257,7 +257,7 @@ class TranscriptionSensor(BaseSensorOperator):
     def _hook(self) -> PlaudHook:
         from plaud_provider.hooks.plaud import PlaudHook
 
-        return PlaudHook(self.plaud_conn_id, self.region or None)
+        return PlaudHook(self.plaud_conn_id, optional(self.region))
 
 
 def _summary(result: WaitResult) -> dict[str, Any]:

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from plaud_provider.emulator.server import EmulatorServer
+from plaud_provider.emulator.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def plaud_server() -> Iterator[EmulatorServer]:
+    settings = Settings(
+        clients={"client": "secret-key-canary"},
+        fetch_audio=False,
+        request_limit=0,
+        token_limit=0,
+        processing_seconds=600,
+        processing_ratio=0,
+    )
+    with EmulatorServer(settings) as server:
+        yield server
+
+
+@pytest.fixture
+def plaud(plaud_server: EmulatorServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EmulatorServer:
+    """A Plaud without limits where everything takes ten minutes, and an Airflow connection to it."""
+    plaud_server.reset()
+    connection = plaud_server.airflow_connection.replace(
+        '"extra": {', '"extra": {"requests_per_minute": 60000, '
+    )
+    monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", connection)
+    # Tokens are kept there: none of another test.
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    return plaud_server
