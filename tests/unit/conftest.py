@@ -28,10 +28,9 @@ def plaud_server() -> Iterator[EmulatorServer]:
 def plaud(plaud_server: EmulatorServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> EmulatorServer:
     """A Plaud without limits where everything takes ten minutes, and an Airflow connection to it."""
     plaud_server.reset()
-    connection = plaud_server.airflow_connection.replace(
-        '"extra": {', '"extra": {"requests_per_minute": 60000, '
-    )
-    monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", connection)
+    connection = json.loads(plaud_server.airflow_connection)
+    connection["extra"]["requests_per_minute"] = 60_000
+    monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
     # Tokens are kept there: none of another test.
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
     return plaud_server
