@@ -1,0 +1,113 @@
+"""Requests and answers as the emulator sees them, and how secrets in them are shown."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+_URL_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """
+    One request, read to its end.
+
+    :param kind: ``exchange``, ``refresh``, ``submit``, ``get``, ``store`` or ``other``.
+    :param path: The path as it was sent, still percent-encoded, without the query.
+    :param headers: By lower-case name.
+    """
+
+    kind: str
+    method: str
+    path: str
+    query: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    @property
+    def media_type(self) -> str:
+        """The content type without its parameters, in lower case."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """
+    One answer, not sent yet.
+
+    :param transcription_id: The transcription that it is about.
+    """
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    transcription_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """
+    How an answer is sent: whole, cut after ``keep`` bytes, dripping, or not at all.
+
+    :param dropped: Close the connection without a byte.
+    :param cut: Close it within the body, although the Content-Length is that of the whole.
+    :param reset: Close it with a reset (RST) where it otherwise ends in order (FIN).
+    """
+
+    dropped: bool = False
+    cut: bool = False
+    keep: int | None = None
+    reset: bool = False
+    bytes_per_second: float | None = None
+
+
+WHOLE = Delivery()
+
+
+def json_answer(
+    status: int,
+    payload: Any,
+    *,
+    headers: Mapping[str, str] | None = None,
+    transcription_id: str | None = None,
+) -> Answer:
+    """Return an answer in JSON."""
+    return Answer(
+        status,
+        # Lone surrogates, which a test may force on purpose, survive only as escapes.
+        json.dumps(payload, ensure_ascii=True, separators=(",", ":")).encode(),
+        {"content-type": "application/json", **(headers or {})},
+        transcription_id,
+    )
+
+
+def error_answer(status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None) -> Answer:
+    """Return an error; the contract leaves its shape open."""
+    return json_answer(status, {"error": {"code": code, "message": message}}, headers=headers)
+
+
+def fingerprint(secret: str) -> str:
+    """Return what stands for a secret wherever it is shown."""
+    return f"sha256:{hashlib.sha256(secret.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+def with_query_fingerprints(url: str) -> str:
+    """Return a URL with each value of its query as a fingerprint: still comparable, no longer usable."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return fingerprint(url)
+    query = [(name, fingerprint(value)) for name, value in parse_qsl(parts.query, keep_blank_values=True)]
+    netloc = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query, safe=":"), ""))
+
+
+def without_queries(text: str) -> str:
+    """Return a text with the query of every URL in it cut off."""
+    return _URL_QUERY.sub(r"\1", text)
