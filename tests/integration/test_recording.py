@@ -84,7 +84,8 @@ def test_a_run_costs_one_submit_and_the_host_one_token(
 def test_a_worker_killed_while_the_post_is_under_way_does_not_pay_twice(
     airflow_stack: AirflowStack, emulator: EmulatorServer
 ) -> None:
-    # No token of an earlier test, which would be rejected first. The submit is accepted; its answer takes minutes.
+    # No token of an earlier test, which would be rejected first. The submit is accepted, its answer takes
+    # minutes.
     for token in airflow_stack.home.rglob("*.token"):
         token.unlink()
     fault = emulator.inject(

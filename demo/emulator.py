@@ -1,0 +1,85 @@
+"""The Plaud emulator as a process, and what the demo asks of it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from demo.processes import Supervisor, child_environment, wait_until
+
+NAME = "emulator"
+CLIENT_ID = "demo-client"
+AUDIO_SUFFIXES = (".m4a", ".mp3", ".wav")
+
+
+class Emulator:
+    """
+    A Plaud server for these recordings and their transcripts, on a free port of 127.0.0.1.
+
+    :param supervisor: Starts the process, and ends it.
+    :param recordings: Folder of audio files with their transcripts beside them.
+    :param work: Folder for its log, which says how to connect to it: not a place for Airflow's logs.
+    """
+
+    def __init__(self, supervisor: Supervisor, recordings: Path, work: Path, *options: str) -> None:
+        self._secret_key = secrets.token_urlsafe(24)
+        port_file = work / "emulator.port"
+        port_file.unlink(missing_ok=True)
+        arguments = {
+            "--port": "0",
+            "--port-file": str(port_file),
+            "--client-id": CLIENT_ID,
+            "--secret-key": self._secret_key,
+            "--store": str(recordings),
+            "--transcripts": str(recordings),
+        }
+        process = supervisor.start(
+            NAME,
+            [
+                *(sys.executable, "-P", "-m", "plaud_provider.emulator"),
+                *(part for pair in arguments.items() for part in pair),
+                *options,
+            ],
+            env=child_environment({"PYTHONUNBUFFERED": "1"}),
+            log_path=work / "emulator.log",
+        )
+
+        def listening() -> bool:
+            process.check()
+            return port_file.exists()
+
+        wait_until(listening, timeout=30, what="the emulator listens")
+        self.url = f"http://127.0.0.1:{int(port_file.read_text())}"
+        # trust_env off: requests to our own server must not pass through a proxy.
+        self._client = httpx.Client(base_url=f"{self.url}/_emulator", timeout=10.0, trust_env=False)
+
+    def connection(self) -> str:
+        """Return the Airflow connection to it, as the value of an ``AIRFLOW_CONN_…`` variable."""
+        return json.dumps(
+            {"conn_type": "plaud", "login": CLIENT_ID, "password": self._secret_key, "host": self.url}
+        )
+
+    def signed_urls(self) -> list[str]:
+        """Return a signed URL for each recording."""
+        paths = [item["path"] for item in self._get("/objects")]
+        return [self._signed(path) for path in paths if path.lower().endswith(AUDIO_SUFFIXES)]
+
+    def summary(self) -> dict[str, Any]:
+        """Return counts of the requests it has seen."""
+        summary: dict[str, Any] = self._get("/summary")
+        return summary
+
+    def _signed(self, path: str) -> str:
+        response = self._client.post("/sign", json={"path": path, "expires": 3600})
+        response.raise_for_status()
+        return str(response.json()["url"])
+
+    def _get(self, path: str) -> Any:
+        response = self._client.get(path)
+        response.raise_for_status()
+        return response.json()
