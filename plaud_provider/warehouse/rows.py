@@ -1,0 +1,93 @@
+"""From a transcription to the rows it becomes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from plaud_provider.api.models import Status, Transcription
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """
+    A transcription with what the API's answer does not tell of it.
+
+    ``repr()`` shows no transcript text.
+
+    :param transcription: A completed or failed transcription.
+    :param region: Region that it was made in.
+    :param landed_at: The time, with time zone.
+    :param audio_uri: Reference to the recording, without a signature.
+    :param submitted_at: When it was submitted; ``None`` takes what the API told.
+    :param dag_id: Dag that lands it.
+    :param run_id: Run that lands it.
+    """
+
+    transcription: Transcription
+    region: str
+    landed_at: datetime
+    audio_uri: str | None = None
+    submitted_at: datetime | None = None
+    dag_id: str | None = None
+    run_id: str | None = None
+
+    @property
+    def transcription_id(self) -> str:
+        """Key of its rows."""
+        return self.transcription.transcription_id
+
+    def transcript_row(self) -> Row:
+        """Return its row of ``plaud_transcripts``; of a failed one that is its error, without text."""
+        transcription = self.transcription
+        is_failed = transcription.status is Status.FAILED
+        return {
+            "transcription_id": transcription.transcription_id,
+            "audio_uri": self.audio_uri,
+            "region": self.region,
+            "language": transcription.language,
+            "duration_seconds": _finite(transcription.duration_seconds),
+            "text": None if is_failed else transcription.text,
+            "segment_count": 0 if is_failed else len(transcription.segments),
+            "speaker_count": 0 if is_failed else transcription.speaker_count,
+            "status": transcription.status.value,
+            "error": transcription.error,
+            "submitted_at": _utc(self.submitted_at or transcription.created_at),
+            "completed_at": _utc(transcription.completed_at),
+            "landed_at": _utc(self.landed_at),
+            "dag_id": self.dag_id,
+            "run_id": self.run_id,
+            "raw": transcription.raw,
+        }
+
+    def segment_rows(self) -> list[Row]:
+        """Return its rows of ``plaud_segments``; a failed one has none."""
+        if self.transcription.status is Status.FAILED:
+            return []
+        return [
+            {
+                "transcription_id": self.transcription_id,
+                "segment_index": segment.index,
+                "start_seconds": _finite(segment.start_seconds),
+                "end_seconds": _finite(segment.end_seconds),
+                "speaker": segment.speaker,
+                "text": segment.text,
+            }
+            for segment in self.transcription.segments
+        ]
+
+
+def _finite(seconds: float | None) -> float | None:
+    """Return finite seconds or ``None``: of NaN SQLite would make a NULL, DuckDB a value that sorts last."""
+    return float(seconds) if seconds is not None and math.isfinite(seconds) else None
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """Return a time in UTC; one without time zone is taken as UTC."""
+    if moment is None:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from plaud_provider.api.models import Status
+from tests.unit.warehouse.warehouses import NOW, landing, segment
+
+
+def test_transcript_row_has_what_the_answer_and_the_landing_say() -> None:
+    row = landing(
+        "txn_9", segments=3, region="eu", audio_uri="s3://b/k.wav", dag_id="d", run_id="r"
+    ).transcript_row()
+
+    assert row == {
+        "transcription_id": "txn_9",
+        "audio_uri": "s3://b/k.wav",
+        "region": "eu",
+        "language": "en",
+        "duration_seconds": 12.5,
+        "text": "Hello. Goodbye.",
+        "segment_count": 3,
+        "speaker_count": 2,
+        "status": "completed",
+        "error": None,
+        "submitted_at": None,
+        "completed_at": NOW,
+        "landed_at": NOW,
+        "dag_id": "d",
+        "run_id": "r",
+        "raw": '{"status":"completed"}',
+    }
+
+
+def test_segment_rows_are_keyed_by_the_apis_own_order() -> None:
+    rows = landing("txn_9", segments=2).segment_rows()
+
+    assert rows[1] == {
+        "transcription_id": "txn_9",
+        "segment_index": 1,
+        "start_seconds": 1.5,
+        "end_seconds": 2.75,
+        "speaker": "speaker_1",
+        "text": "Sentence 1.",
+    }
+
+
+def test_failed_transcription_is_a_row_with_its_error_and_no_segments() -> None:
+    failed = landing(status=Status.FAILED, error="AUDIO_TOO_SHORT", segments=2)
+
+    row = failed.transcript_row()
+
+    assert (row["status"], row["error"], row["text"]) == ("failed", "AUDIO_TOO_SHORT", None)
+    assert (row["segment_count"], row["speaker_count"], failed.segment_rows()) == (0, 0, [])
+
+
+def test_submit_time_given_outranks_the_apis() -> None:
+    created = datetime(2026, 1, 1, tzinfo=UTC)
+
+    assert landing(created_at=created).transcript_row()["submitted_at"] == created
+    assert landing(created_at=created, submitted_at=NOW).transcript_row()["submitted_at"] == NOW
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        datetime(2026, 10, 25, 0, 30),
+        datetime(2026, 10, 25, 2, 30, tzinfo=timezone(timedelta(hours=2))),
+        datetime(2026, 10, 24, 15, 0, tzinfo=timezone(-timedelta(hours=9, minutes=30))),
+    ],
+)
+def test_times_become_utc_and_naive_ones_are_taken_as_utc(moment: datetime) -> None:
+    row = landing(completed_at=moment, landed_at=moment, submitted_at=moment).transcript_row()
+
+    assert (
+        row["completed_at"]
+        == row["landed_at"]
+        == row["submitted_at"]
+        == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    )
+    assert row["completed_at"].tzinfo is UTC
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, None])
+def test_seconds_that_are_no_number_are_unknown(seconds: float | None) -> None:
+    odd = landing(
+        duration_seconds=seconds, segments=(segment(0, start_seconds=seconds, end_seconds=seconds),)
+    )
+
+    assert odd.transcript_row()["duration_seconds"] is None
+    assert odd.segment_rows()[0]["start_seconds"] is None
+    assert odd.segment_rows()[0]["end_seconds"] is None
+
+
+def test_representation_shows_no_transcript_text() -> None:
+    assert "Hello" not in repr(landing())
+    assert "Sentence" not in repr(landing())

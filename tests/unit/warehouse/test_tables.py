@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.schema import CreateTable
+
+from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.warehouse.tables import plaud_tables
+
+
+def test_columns_are_those_of_the_design() -> None:
+    tables = plaud_tables()
+
+    assert tables.transcripts.columns.keys() == [
+        *("transcription_id", "audio_uri", "region", "language", "duration_seconds", "text", "segment_count"),
+        *(
+            "speaker_count",
+            "status",
+            "error",
+            "submitted_at",
+            "completed_at",
+            "landed_at",
+            "dag_id",
+            "run_id",
+        ),
+        "raw",
+    ]
+    assert tables.segments.columns.keys() == [
+        *("transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text")
+    ]
+    assert [c.name for c in tables.transcripts.primary_key] == ["transcription_id"]
+    assert [c.name for c in tables.segments.primary_key] == ["transcription_id", "segment_index"]
+
+
+def test_seconds_are_64_bit_and_times_have_a_zone_in_postgresql() -> None:
+    created = str(CreateTable(plaud_tables().transcripts).compile(dialect=postgresql.dialect()))
+
+    assert "duration_seconds DOUBLE PRECISION" in created
+    assert "landed_at TIMESTAMP WITH TIME ZONE NOT NULL" in created
+
+
+@pytest.mark.parametrize("parameter", ["schema", "transcripts_table", "segments_table"])
+@pytest.mark.parametrize("value", ["", "  ", "a\x00b", "a\nb", "\x7f", "\ud800", 7, ["a"]])
+def test_name_that_cannot_be_is_refused_by_parameter(parameter: str, value: Any) -> None:
+    with pytest.raises(PlaudInputError, match=rf"^{parameter}: .*Nothing was sent"):
+        plaud_tables(**{parameter: value})
+
+
+@pytest.mark.parametrize(("one", "other"), [("same", "same"), ("Same", "sAME")])
+def test_two_tables_of_one_name_are_refused(one: str, other: str) -> None:
+    with pytest.raises(PlaudInputError, match=r"^segments_table: 'same|sAME'"):
+        plaud_tables(None, one, other)
+
+
+def test_name_too_long_for_the_database_is_refused_with_its_bytes() -> None:
+    tables = plaud_tables(None, "é" * 40)
+
+    with pytest.raises(PlaudInputError, match=r"^transcripts_table: .* has 80 bytes; postgresql takes .* 63"):
+        tables.refuse_names_longer_than(63, "postgresql")
+    tables.refuse_names_longer_than(80, "postgresql")
+
+
+@given(name=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(str.strip))
+def test_any_other_name_is_one_quoted_identifier(name: str) -> None:
+    tables = plaud_tables(name, name, name + "2")
+
+    for dialect in (sqlite.dialect(), postgresql.dialect(paramstyle="qmark")):
+        quoted = '"' + name.replace('"', '""') + '"'
+        assert str(
+            sa.select(sa.literal_column("1")).select_from(tables.transcripts).compile(dialect=dialect)
+        ) == (f"SELECT 1 \nFROM {quoted}.{quoted}")
