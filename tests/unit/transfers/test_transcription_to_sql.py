@@ -216,7 +216,6 @@ def test_rows_land_slab_by_slab_with_no_duckdb_file_held_between(
         ({"sql_conn_id": "no_such"}, PlaudConfigurationError, "sql_conn_id: there is no .* 'no_such'"),
         ({"sql_conn_id": "plaud_default"}, PlaudConfigurationError, "sql_conn_id: .* not a SQL database"),
         ({"transcripts_table": ""}, PlaudInputError, "transcripts_table: '' is empty"),
-        ({"schema": ""}, PlaudInputError, "schema: '' is empty"),
         ({"segments_table": "plaud_transcripts"}, PlaudInputError, "segments_table: "),
         ({"transcription_id": "../etc"}, PlaudInputError, "transcription_id: "),
         ({"transcription_id": "['txn_1', 'txn_2']"}, PlaudInputError, "transcription_id: got a list .* text"),
