@@ -35,6 +35,8 @@ def task_context(
     first_reschedule: datetime | None = None,
 ) -> Any:
     ti = SimpleNamespace(
+        dag_id="dag",
+        run_id="run",
         try_number=try_number,
         max_tries=max_tries,
         get_first_reschedule_date=lambda context: first_reschedule,
