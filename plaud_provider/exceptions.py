@@ -3,8 +3,7 @@ Everything this package raises: one class per cause.
 
 The class decides what Airflow does next. Causes that another attempt cannot mend also derive from
 :class:`~airflow.sdk.exceptions.AirflowFailException`, so that no retry is spent on them and ``soft_fail``
-    treats
-them alike in every sensor mode. All others may be retried; none of them has paid for anything.
+treats them alike in every sensor mode. All others may be retried; none of them has paid for anything.
 
 No message carries a secret, a token, a signature or transcript text.
 """
@@ -69,6 +68,10 @@ class PlaudServerError(PlaudError):
 
 class PlaudResponseError(PlaudError):
     """The answer breaks the contract: cut short, not JSON, too large, or of another transcription."""
+
+
+class PlaudStorageError(PlaudError):
+    """The storage of a recording could not be asked; may pass. Nothing was sent."""
 
 
 class PlaudSubmitOutcomeUnknownError(PlaudError, AirflowFailException):
