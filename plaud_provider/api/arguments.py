@@ -64,7 +64,7 @@ def validate_transcription_ids(value: object) -> list[str]:
 
 
 def optional(value: str | None) -> str | None:
-    """Return a text, or ``None`` for what a template makes of an unset value: nothing, or the word ``None``."""
+    """Return a text; ``None`` for what a template makes of an unset value: nothing, or the word ``None``."""
     return None if value is None or value.strip() in ("", "None") else value
 
 

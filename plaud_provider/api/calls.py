@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from plaud_provider.api.arguments import validate_transcription_id
 from plaud_provider.api.effects import (
     Effect,
     Note,
+    Request,
     Response,
     Send,
     Sleep,
@@ -23,7 +24,7 @@ from plaud_provider.api.effects import (
     Token,
     TransportFailure,
 )
-from plaud_provider.api.models import Transcription, parse_transcription
+from plaud_provider.api.models import Transcription, parse_submission, parse_transcription
 from plaud_provider.api.requests import Account, get_request, submit_request
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.api.tokens import current_token, exchanged_token, redirected, renewed_token, unreachable
@@ -54,31 +55,29 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
         pass.
     """
     validate_transcription_id(transcription_id)
-    token = yield from current_token(account, policy)
-    token_replaced = False
+
+    def request(token: Token) -> Request:
+        return get_request(account, token.access_token, transcription_id)
+
     attempt = 0
     while True:
         attempt += 1
         attempts = policy.attempts
         failure: PlaudError
         try:
-            answer: Response = yield Send(get_request(account, token.access_token, transcription_id))
+            answer = yield from _authorized(account, policy, request)
         except TransportFailure as broken:
             failure = unreachable(account, broken)
             if not broken.passing:
                 raise failure from None
             pause = policy.backoff(attempt)
         else:
-            if answer.status == 200:
+            if answer.is_success:
                 try:
                     return parse_transcription(answer.body, requested_id=transcription_id)
                 except PlaudResponseError as malformed:
                     failure, attempts = malformed, policy.malformed_attempts
                 pause = policy.backoff(attempt)
-            elif answer.status == 401 and not token_replaced:
-                token, token_replaced = (yield from renewed_token(account, policy, rejected=token)), True
-                attempt -= 1
-                continue
             elif answer.status == 404:
                 raise _not_found(account, transcription_id)
             else:
@@ -110,12 +109,9 @@ def submit_transcription(
     :raises PlaudSubmitOutcomeUnknownError: if the recording may have been accepted.
     :raises PlaudError: any other class: it certainly was not accepted.
     """
-    token = yield from current_token(account, policy)
-    token_replaced = False
-    attempt = 0
-    while True:
-        attempt += 1
-        request = submit_request(
+
+    def request(token: Token) -> Request:
+        return submit_request(
             account,
             token.access_token,
             audio_url=audio_url,
@@ -123,10 +119,13 @@ def submit_transcription(
             webhook_url=webhook_url,
             speaker_diarization=speaker_diarization,
         )
-        yield Note(SubmitPhase.SENDING)
+
+    attempt = 0
+    while True:
+        attempt += 1
         failure: PlaudError
         try:
-            answer: Response = yield Send(request)
+            answer = yield from _authorized(account, policy, request)
         except TransportFailure as broken:
             if broken.sent:
                 raise _unknown(account, broken.reason) from None
@@ -135,15 +134,11 @@ def submit_transcription(
             if not broken.passing:
                 raise failure from None
         else:
-            if 200 <= answer.status < 300:
+            if answer.is_success:
                 return _accepted(account, answer)
             if answer.status >= 500 or answer.status in (303, 408):
                 raise _unknown(account, f"Plaud answered {answer.status}", status_code=answer.status)
             yield Note(SubmitPhase.NOT_ACCEPTED)
-            if answer.status == 401 and not token_replaced:
-                token, token_replaced = (yield from renewed_token(account, policy, rejected=token)), True
-                attempt -= 1
-                continue
             failure = _failure(account, answer, "the submit")
             if not isinstance(failure, PlaudRateLimitError):
                 raise failure
@@ -158,9 +153,30 @@ def verify_credentials(account: Account, policy: RetryPolicy) -> Call[Token]:
     return (yield from exchanged_token(account, policy))
 
 
+def _authorized(account: Account, policy: RetryPolicy, request: Callable[[Token], Request]) -> Call[Response]:
+    """
+    Send a request with the current token; where Plaud rejects the token, replace it and send again.
+
+    The answer is 401 only if Plaud rejects a token that was asked for just now, or two others in a row.
+    """
+    token = yield from current_token(account, policy)
+    replacements = 2
+    while True:
+        outgoing = request(token)
+        if not outgoing.repeatable:
+            yield Note(SubmitPhase.SENDING)
+        answer: Response = yield Send(outgoing)
+        if answer.status != 401 or not replacements:
+            return answer
+        if not outgoing.repeatable:
+            yield Note(SubmitPhase.NOT_ACCEPTED)
+        token, asked = yield from renewed_token(account, policy, rejected=token)
+        replacements = 0 if asked else replacements - 1
+
+
 def _accepted(account: Account, answer: Response) -> Transcription:
     try:
-        return parse_transcription(answer.body)
+        return parse_submission(answer.body)
     except PlaudResponseError as malformed:
         raise _unknown(
             account, f"Plaud answered {answer.status}, but {malformed}", status_code=answer.status

@@ -51,6 +51,11 @@ class Response:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the status is 2xx: which of them means what is not documented."""
+        return 200 <= self.status < 300
+
 
 class TransportFailure(Exception):
     """
@@ -59,13 +64,15 @@ class TransportFailure(Exception):
     :param reason: What happened, in words that may be logged.
     :param sent: Whether the server may have seen the request.
     :param passing: Whether the same request may succeed a moment later.
+    :param answered: Whether there was an answer, of a kind that cannot be taken.
     """
 
-    def __init__(self, reason: str, *, sent: bool, passing: bool = True) -> None:
+    def __init__(self, reason: str, *, sent: bool, passing: bool = True, answered: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.sent = sent
         self.passing = passing
+        self.answered = answered
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,18 +167,14 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Transcription:
     """
-    Parse the answer to a submit or a result call.
+    Parse the answer to a result call.
 
     :param body: The response body.
     :param requested_id: The id that was asked for; an answer that names another one is refused.
     :raises PlaudResponseError: if the answer is not a transcription, or that of another one.
     """
     payload = parse_json(body)
-    answered_id = payload.get("transcriptionId", requested_id)
-    try:
-        transcription_id = validate_transcription_id(answered_id)
-    except PlaudInputError:
-        raise PlaudResponseError("Plaud's answer has no usable transcriptionId.") from None
+    transcription_id = _transcription_id(payload.get("transcriptionId", requested_id))
     if requested_id is not None and transcription_id != requested_id:
         raise PlaudResponseError(
             f"Plaud answered with transcription {transcription_id} where {requested_id} was asked for."
@@ -199,6 +195,29 @@ def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Tran
         completed_at=_time(payload.get("completedAt")),
         raw=_dump(payload),
     )
+
+
+def parse_submission(body: bytes) -> Transcription:
+    """
+    Parse the answer to a submit.
+
+    Only its id matters: whatever else may be wrong with it, the recording is paid for, and an id that is
+    thrown away cannot be looked up.
+
+    :raises PlaudResponseError: if there is no usable id in it.
+    """
+    transcription_id = _transcription_id(parse_json(body).get("transcriptionId"))
+    try:
+        return parse_transcription(body)
+    except PlaudResponseError:
+        return Transcription(transcription_id, Status.PROCESSING, Status.PROCESSING.value)
+
+
+def _transcription_id(value: object) -> str:
+    try:
+        return validate_transcription_id(value)
+    except PlaudInputError:
+        raise PlaudResponseError("Plaud's answer has no usable transcriptionId.") from None
 
 
 def _finite(digits: str) -> float | None:

@@ -7,6 +7,7 @@ Credentials and data belong to one region: a request for one region never reache
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -38,7 +39,7 @@ class Region(StrEnum):
         except (ValueError, AttributeError):
             names = ", ".join(region.value for region in cls)
             raise PlaudConfigurationError(
-                f"region: {value!r} is not a Plaud region; use one of {names}."
+                f"region: {value!r} is not a Plaud region; use one of {names}. Nothing was sent."
             ) from None
 
 
@@ -47,6 +48,9 @@ _BASE_URLS = {
     Region.EU: "https://openapi.plaud.eu",
     Region.JP: "https://openapi.plaud.jp",
 }
+_LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+# A name that ends in a number is an address in disguise (2130706433, 0x7f.1).
+_HOST_NAME = re.compile(rf"({_LABEL}\.)*(?!\d+$|0x){_LABEL}", re.ASCII)
 _REGION_OF_HOST = {urlsplit(url).hostname: region for region, url in _BASE_URLS.items()}
 
 
@@ -62,15 +66,18 @@ def resolve_base_url(region: Region, host: str | None, *, allowed_hosts: Collect
     """
     if not host:
         return region.base_url
+    if "@" in host:
+        raise _refused("(not shown)", "carries user information; credentials belong in login and password")
+    shown = host.partition("?")[0]
+    if not host.isascii() or not host.isprintable() or any(character in " \\%" for character in host):
+        raise _refused(shown, "is not a plain ASCII host name")
     try:
         url = urlsplit(host if "://" in host else f"//{host}")
         name, port = url.hostname or "", url.port
     except ValueError:
-        raise _refused(host, "is not a URL or host name") from None
-    if "@" in url.netloc:
-        raise _refused("(not shown)", "carries user information; credentials belong in login and password")
-    if not host.isascii() or not name or any(ch.isspace() or ch in "\\%" for ch in host):
-        raise _refused(host, "is not a plain ASCII host name")
+        name, port = "", None
+    if not _is_host_name(name):
+        raise _refused(shown, "is not a URL or host name")
     if url.query or url.fragment or ".." in url.path:
         raise _refused(name, "has a query, a fragment or '..' in it")
 
@@ -89,7 +96,7 @@ def resolve_base_url(region: Region, host: str | None, *, allowed_hosts: Collect
         )
     if owner is None and not loopback and not _is_allowed(name, allowed_hosts):
         raise _refused(name, f"is neither the host of region '{region.value}' nor one of the allowed hosts")
-    netloc = (f"[{name}]" if ":" in name else name) + (f":{port}" if port else "")
+    netloc = (f"[{name}]" if ":" in name else name) + (f":{port}" if port is not None else "")
     return f"{scheme}://{netloc}{url.path.rstrip('/')}"
 
 
@@ -103,13 +110,24 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _is_host_name(name: str) -> bool:
+    """Whether it is a host name or an address that is written as one."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return len(name) <= 253 and _HOST_NAME.fullmatch(name) is not None
+    return True
+
+
 def _is_allowed(name: str, allowed_hosts: Collection[str]) -> bool:
     try:
-        # Cloud metadata services live on link-local addresses: never a gateway.
-        if ipaddress.ip_address(name).is_link_local:
-            return False
+        address = ipaddress.ip_address(name)
     except ValueError:
         pass
+    else:
+        # Cloud metadata services live on link-local addresses: never a gateway.
+        if (getattr(address, "ipv4_mapped", None) or address).is_link_local:
+            return False
     return name in {allowed.strip().lower() for allowed in allowed_hosts}
 
 

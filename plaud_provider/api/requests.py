@@ -70,7 +70,7 @@ def submit_request(
         method="POST",
         url=account.base_url + TRANSCRIPTIONS_PATH,
         headers={**_bearer(access_token), "Content-Type": "application/json"},
-        body=json.dumps(body, ensure_ascii=False).encode(),
+        body=json.dumps(body).encode(),
         repeatable=False,
     )
 

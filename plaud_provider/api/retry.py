@@ -41,17 +41,18 @@ class RetryPolicy:
 
     def backoff(self, attempt: int) -> float:
         """Return the wait after the ``attempt``-th try (from 1) failed."""
-        bound = min(self.max_delay, self.base_delay * 2 ** (attempt - 1))
+        bound = min(self.max_delay, self.base_delay * 2 ** min(attempt - 1, 60))
         return self.rng.uniform(0.0, bound)
 
     def retry_after(self, headers: Mapping[str, str], attempt: int) -> float:
         """
         Return the wait that a 429 or 503 asks for, else the backoff.
 
-        A little jitter comes on top, never below what was asked for.
+        A little jitter comes on top, never below what was asked for. "At once", which is also what a date
+        says that this host's clock has passed, is no reason to use up all attempts in a moment: backoff then.
         """
         asked = parse_retry_after(headers.get("retry-after"), now=self.now())
-        if asked is None:
+        if not asked:
             return self.backoff(attempt)
         wait = min(asked, self.max_retry_after)
         return wait + self.rng.uniform(0.0, max(0.25, wait * 0.1))

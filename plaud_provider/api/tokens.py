@@ -73,34 +73,39 @@ def current_token(account: Account, policy: RetryPolicy) -> Generator[Effect, An
     state: TokenState = yield ReadToken()
     if state.token is not None and is_fresh(state.token, now=policy.now()):
         return state.token
-    return (yield from renewed_token(account, policy))
+    return (yield from renewed_token(account, policy))[0]
 
 
 def renewed_token(
     account: Account, policy: RetryPolicy, *, rejected: Token | None = None
-) -> Generator[Effect, Any, Token]:
+) -> Generator[Effect, Any, tuple[Token, bool]]:
     """
     Return a token that is fresh and not the ``rejected`` one, asking Plaud only if no one else just did.
 
+    :return: The token, and whether it was asked for just now: what others have stored may be spent by now.
     :raises PlaudAuthenticationError: if Plaud refuses the credentials.
     """
     yield LockToken()
     state: TokenState = yield ReadToken(renewing=True)
     token = state.token
-    if token is None or not is_fresh(token, now=policy.now()) or _same(token, rejected):
+    asked = token is None or not is_fresh(token, now=policy.now()) or _same(token, rejected)
+    if token is None or asked:
         token = yield from _ask(account, policy, state)
         yield StoreToken(TokenState(token))
     yield UnlockToken()
-    return token
+    return token, asked
 
 
 def exchanged_token(account: Account, policy: RetryPolicy) -> Generator[Effect, Any, Token]:
     """Exchange the credentials for a token, whatever is stored: what the Test button asks for."""
-    return (yield from _ask(account, replace(policy, attempts=2), TokenState()))
+    # Someone waits in front of a form: two attempts, and no long pause between them.
+    hasty = replace(policy, attempts=2, max_retry_after=min(policy.max_retry_after, 5.0))
+    return (yield from _ask(account, hasty, TokenState()))
 
 
 def _ask(account: Account, policy: RetryPolicy, state: TokenState) -> Generator[Effect, Any, Token]:
-    if state.refused_until > policy.now():
+    # Longer than it can be means that the clock was put back: not a reason to refuse for hours.
+    if 0 < state.refused_until - policy.now() <= policy.remember_refusal:
         raise _refused(account, "a moment ago; not asked again yet")
     previous = state.token
     refreshing = previous if previous is not None and previous.refresh_token else None
@@ -113,7 +118,7 @@ def _ask(account: Account, policy: RetryPolicy, state: TokenState) -> Generator[
         answer: Response | None = None
         try:
             answer = yield Send(_request(account, refreshing))
-            if answer is not None and answer.status == 200:
+            if answer is not None and answer.is_success:
                 return parse_token(answer.body, now=policy.now(), previous=refreshing)
         except TransportFailure as broken:
             failure = unreachable(account, broken)
@@ -137,14 +142,16 @@ def _ask(account: Account, policy: RetryPolicy, state: TokenState) -> Generator[
             refreshing = None
             continue
         attempt += 1
+        pause = policy.backoff(attempt)
         if answer is not None:
             failure = _token_failure(account, answer)
             if isinstance(failure, PlaudAuthenticationError):
                 yield StoreToken(TokenState(refused_until=policy.now() + policy.remember_refusal))
             if not isinstance(failure, PlaudServerError):
                 raise failure
+            pause = policy.retry_after(answer.headers, attempt)
         if attempt < policy.attempts:
-            yield Sleep(policy.backoff(attempt), "the token request failed")
+            yield Sleep(pause, "the token request failed")
     raise failure
 
 
@@ -181,8 +188,10 @@ def _refused(account: Account, how: str) -> PlaudAuthenticationError:
     )
 
 
-def unreachable(account: Account, failure: TransportFailure) -> PlaudConnectionError:
-    """Say that a host could not be reached, and why."""
+def unreachable(account: Account, failure: TransportFailure) -> PlaudConnectionError | PlaudResponseError:
+    """Say that a host could not be reached or its answer not be taken, and why."""
+    if failure.answered:
+        return PlaudResponseError(f"The answer of {account.base_url} cannot be used: {failure.reason}.")
     return PlaudConnectionError(
         f"No usable answer from {account.base_url}: {failure.reason}. Check the network, proxy and host of "
         "the connection."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 
 from plaud_provider.archive.reference import AudioReference
+from plaud_provider.exceptions import PlaudInputError
 
 
 def recording_key(
@@ -33,6 +34,7 @@ def recording_key(
     :param speaker_diarization: Whether speakers are asked for.
     :param region: Plaud region.
     :param client_id: Plaud client id: another client pays on another account.
+    :raises PlaudInputError: if a part contains ``\x00``.
     """
     parts = (
         audio.identity,
@@ -42,4 +44,9 @@ def recording_key(
         region,
         client_id,
     )
+    if any("\x00" in part for part in parts):
+        raise PlaudInputError(
+            f"audio_url: {audio.uri!r}, or what it is identified by, contains a NUL character. Nothing was "
+            "sent."
+        )
     return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest()

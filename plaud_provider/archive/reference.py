@@ -8,61 +8,41 @@ a value that shows itself without its signature wherever Airflow or a log would 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import PurePosixPath
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+_WEB = ("http", "https")
 _SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
-# Signature parameters without a prefix of their own count only beside the one that gives their kind away.
-_SIGNATURE_PARAMETERS = {
-    # S3 version 2, Google Cloud Storage version 2, CloudFront
-    "signature": frozenset(
-        [
-            "signature",
-            "expires",
-            "awsaccesskeyid",
-            "googleaccessid",
-            "key-pair-id",
-            "policy",
-            "hash-algorithm",
-        ]
+_AZURE_PARAMETERS = (
+    "sig sv ss srt sr sp st se spr sip si skoid sktid skt ske sks skv sdd ses saoid suoid scid "
+    "rscc rscd rsce rscl rsct"
+)
+#: Signature parameters without a prefix of their own, and those beside which they are no others.
+_SIGNATURES = (
+    # S3 version 2, Google Cloud Storage version 2
+    (
+        frozenset(["signature", "expires"]),
+        frozenset(["signature", "expires", "awsaccesskeyid", "googleaccessid"]),
+    ),
+    # CloudFront
+    (
+        frozenset(["signature", "key-pair-id"]),
+        frozenset(["signature", "expires", "key-pair-id", "policy", "hash-algorithm"]),
     ),
     # Azure shared access signature
-    "sig": frozenset(
-        [
-            "sig",
-            "sv",
-            "ss",
-            "srt",
-            "sr",
-            "sp",
-            "st",
-            "se",
-            "spr",
-            "sip",
-            "si",
-            "skoid",
-            "sktid",
-            "skt",
-            "ske",
-            "sks",
-            "skv",
-            "sdd",
-            "ses",
-            "saoid",
-            "suoid",
-            "scid",
-            "rscc",
-            "rscd",
-            "rsce",
-            "rscl",
-            "rsct",
-        ]
+    (
+        frozenset(["sig", "sv"]),
+        frozenset(_AZURE_PARAMETERS.split()),
     ),
-}
-_SECRET_NAME = re.compile(r"token|sig|secret|passw|auth|credential|api.?key|access.?key", re.IGNORECASE)
+)
+_SECRET_NAME = re.compile(
+    r"token|sig|secret|passw|auth|credential|api.?key|access.?key|hmac|hdnts|hdnea|jwt|"
+    r"^(key|code|hash|sas|verify|s|q-ak)$",
+    re.IGNORECASE,
+)
+_PASSWORD = re.compile(r"(^|//)([^/?#@:]*):[^/?#@]*@")
 
 
 class AudioReference:
@@ -87,8 +67,19 @@ class AudioReference:
 
     @cached_property
     def uri(self) -> str:
-        """The reference without its signature, user information or anything that looks like a secret."""
-        return self._without(lambda name, signing: name in signing or bool(_SECRET_NAME.search(name)))
+        """The reference without its signature, password or anything that looks like a secret."""
+        kept = [
+            part for name, part in self._parts if not self._is_signing(name) and not _SECRET_NAME.search(name)
+        ]
+        if self.scheme in _WEB:
+            netloc = self._split.netloc.rpartition("@")[2]
+            return self._split._replace(netloc=netloc, query="&".join(kept), fragment="").geturl()
+        # In a storage key '?' and '#' are ordinary characters, and a user there names a connection. But it
+        # may also be a URL with a slip in its scheme.
+        shown = _PASSWORD.sub(r"\1\2@", self._value)
+        if len(kept) == len(self._parts):
+            return shown
+        return shown.partition("?")[0] + ("?" + "&".join(kept) if kept else "")
 
     @cached_property
     def identity(self) -> str:
@@ -98,7 +89,11 @@ class AudioReference:
         Two URLs that differ only in when they were signed are the same recording; two that differ in any
         other parameter may not be.
         """
-        return self._without(lambda name, signing: name in signing, keep_user=True)
+        if self.scheme not in _WEB:
+            return self._value
+        # The raw text is kept: decoding and encoding again could change what a recording is called.
+        kept = [part for name, part in self._parts if not self._is_signing(name)]
+        return self._split._replace(query="&".join(kept), fragment="").geturl()
 
     @cached_property
     def scheme(self) -> str:
@@ -156,26 +151,27 @@ class AudioReference:
             return urlsplit("")
 
     @cached_property
-    def _parameters(self) -> list[tuple[str, str]]:
-        return parse_qsl(self._split.query, keep_blank_values=True)
+    def _query(self) -> str:
+        return self._value.partition("#")[0].partition("?")[2]
 
-    def _without(self, is_dropped: Callable[[str, set[str]], bool], *, keep_user: bool = False) -> str:
-        if self.scheme not in ("http", "https"):
-            # In a storage key '?' and '#' are ordinary characters.
-            return self._value
-        names = {name.lower() for name, _ in self._parameters}
-        signing = {name for name in names if name.startswith(_SIGNATURE_PREFIXES)}
-        for sign, parameters in _SIGNATURE_PARAMETERS.items():
-            if sign in names:
-                signing |= parameters
-        # The raw text is kept: decoding and encoding again could change what a recording is called.
-        kept = [
-            part
-            for part in self._split.query.split("&")
-            if part and not is_dropped(unquote(part.partition("=")[0]).lower(), signing)
+    @cached_property
+    def _parameters(self) -> list[tuple[str, str]]:
+        return parse_qsl(self._query, keep_blank_values=True)
+
+    @cached_property
+    def _parts(self) -> list[tuple[str, str]]:
+        """The query's parts: name in lower case, and raw text."""
+        return [
+            (unquote(part.partition("=")[0]).strip().lower(), part) for part in self._query.split("&") if part
         ]
-        netloc = self._split.netloc if keep_user else self._split.netloc.rpartition("@")[2]
-        return self._split._replace(netloc=netloc, query="&".join(kept), fragment="").geturl()
+
+    @cached_property
+    def _signature_names(self) -> frozenset[str]:
+        names = frozenset(name for name, _ in self._parts)
+        return frozenset().union(*(signing for marks, signing in _SIGNATURES if marks <= names))
+
+    def _is_signing(self, name: str) -> bool:
+        return name.startswith(_SIGNATURE_PREFIXES) or name in self._signature_names
 
     def __str__(self) -> str:
         return self.uri

@@ -10,6 +10,7 @@ anyway.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import logging
@@ -35,6 +36,8 @@ _MASKED: set[str] = set()
 
 #: Longer than any renewal takes, even one that obeys a Retry-After on the way.
 LOCK_SECONDS = 300.0
+#: Those who wait look again in step; at 50 of them the default of 50 ms is a queue of seconds.
+POLL_SECONDS = 0.01
 
 _FORMAT_VERSION = 1
 _DIRECTORY_NAME = "plaud_tokens"
@@ -54,15 +57,23 @@ class TokenStore:
     def __init__(self, account: Account, *, directory: Path | None = None) -> None:
         name = hashlib.sha256(f"{account.base_url}\0{account.client_id}".encode()).hexdigest()[:32]
         folder = directory or default_directory()
-        self.path = folder / f"{name}.token"
+        self._key = _key(account.secret_key)
+        # A connection with another secret key for the same client (an old one, a wrong one) has a file of its
+        # own: sharing one, each would overwrite what the other cannot read. The quota is the client's, so
+        # that they share the lock.
+        self.path = folder / f"{name}-{hashlib.sha256(self._key).hexdigest()[:16]}.token"
         self.lock_path = folder / f"{name}.lock"
-        self._secret_key = account.secret_key
+        self._is_private = _is_private(folder)
+        self._unwritten: TokenState | None = None
 
     def read(self) -> TokenState:
         """Return what is stored; an empty state if nothing is, or nothing that this secret key can open."""
         from cryptography.fernet import InvalidToken
 
+        if self._unwritten is not None:
+            return self._unwritten
         try:
+            self._check_folder()
             opened = self._cipher().decrypt(self.path.read_bytes())
             stored = json.loads(opened)
             if stored.pop("version") != _FORMAT_VERSION:
@@ -82,15 +93,18 @@ class TokenStore:
         content = json.dumps({"version": _FORMAT_VERSION, **asdict(_masked(state))}).encode()
         temporary: str | None = None
         try:
+            self._check_folder()
             # mkstemp creates with mode 0600.
             descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.stem}-")
             with os.fdopen(descriptor, "wb") as file:
                 file.write(self._cipher().encrypt(content))
             os.replace(temporary, self.path)
+            self._unwritten = None
         except OSError as unwritable:
+            self._unwritten = state
             log.warning(
-                "The Plaud token cannot be kept in %s (%s); every task asks for its own, and Plaud allows "
-                "ten token requests a minute.",
+                "The Plaud token cannot be kept in %s (%s): every task asks for its own, and Plaud allows "
+                "ten token requests a minute. Make it a folder of this user's own (mode 0700).",
                 self.path.parent,
                 unwritable.strerror,
             )
@@ -108,7 +122,8 @@ class TokenStore:
 
         lock = FileLock(self.lock_path, timeout=LOCK_SECONDS, mode=0o600)
         try:
-            lock.acquire()
+            self._check_folder()
+            lock.acquire(poll_interval=POLL_SECONDS)
         except Timeout:
             raise self._held() from None
         except OSError as unusable:
@@ -125,7 +140,8 @@ class TokenStore:
 
         lock = AsyncFileLock(self.lock_path, timeout=LOCK_SECONDS, mode=0o600)
         try:
-            await lock.acquire()
+            self._check_folder()
+            await lock.acquire(poll_interval=POLL_SECONDS)
         except Timeout:
             raise self._held() from None
         except OSError as unusable:
@@ -134,6 +150,10 @@ class TokenStore:
             yield
         finally:
             await lock.release()
+
+    def _check_folder(self) -> None:
+        if not self._is_private:
+            raise PermissionError(errno.EPERM, "not a folder that only this user may write to")
 
     def _held(self) -> PlaudConnectionError:
         return PlaudConnectionError(
@@ -147,11 +167,7 @@ class TokenStore:
     def _cipher(self) -> Fernet:
         from cryptography.fernet import Fernet
 
-        # The secret key is a random API key: a fast keyed hash suffices, a password hash would cost every
-        # task.
-        digest = hashlib.blake2b(
-            b"airflow-provider-plaud token store", key=_key(self._secret_key), digest_size=32
-        )
+        digest = hashlib.blake2b(b"airflow-provider-plaud token store", key=self._key, digest_size=32)
         return Fernet(base64.urlsafe_b64encode(digest.digest()))
 
 
@@ -177,8 +193,8 @@ def default_directory() -> Path:
     for folder in (Path(home) / _DIRECTORY_NAME, fallback):
         if _is_private(folder):
             return folder
-    # Nothing suitable: a store here reads as empty and says so when it is written.
-    return fallback
+    # Nothing suitable: the store is empty, and says so when it is written.
+    return Path(home) / _DIRECTORY_NAME
 
 
 def _is_private(folder: Path) -> bool:
@@ -194,4 +210,5 @@ def _is_private(folder: Path) -> bool:
 
 
 def _key(secret_key: str) -> bytes:
+    # The secret key is a random API key: a fast hash suffices, a password hash would cost every task.
     return hashlib.sha256(secret_key.encode()).digest()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,21 +31,26 @@ class PlaudSettings:
     requests_per_minute: float
 
 
-def read_connection(connection: Connection, extra: Mapping[str, Any], *, region: str | None) -> PlaudSettings:
+def read_connection(connection: Connection, *, region: str | None) -> PlaudSettings:
     """
     Read a connection: login = client id, password = secret key, host = base URL override, extras as in the
     docs.
 
     :param connection: The Airflow connection.
-    :param extra: Its extra, parsed.
     :param region: What the caller asserts the region to be.
     :raises PlaudConfigurationError: if the connection is incomplete or contradicts ``region``; nothing was
         sent.
     """
     conn_id = connection.conn_id
-    if not connection.login or not connection.password:
-        missing = "login (Plaud client id)" if not connection.login else "password (Plaud secret key)"
-        raise PlaudConfigurationError(f"Connection {conn_id!r}: the {missing} is empty. Nothing was sent.")
+    extra = _extra(connection)
+    client_id = _credential(connection.login, "login (Plaud client id)", conn_id)
+    secret_key = _credential(connection.password, "password (Plaud secret key)", conn_id)
+    if ":" in client_id:
+        # HTTP Basic takes what follows a colon for the secret.
+        raise PlaudConfigurationError(
+            f"Connection {conn_id!r}: the login (Plaud client id) has a colon in it. Is more than the client "
+            "id in there? Nothing was sent."
+        )
     connected = Region.parse(str(extra.get("region") or Region.US.value))
     if region is not None and Region.parse(region) is not connected:
         raise PlaudConfigurationError(
@@ -56,19 +61,52 @@ def read_connection(connection: Connection, extra: Mapping[str, Any], *, region:
     base_url = resolve_base_url(
         connected, _host(connection), allowed_hosts=_names(extra.get("allowed_hosts"))
     )
-    account = Account(connected, base_url, connection.login.strip(), connection.password.strip())
+    account = Account(connected, base_url, client_id, secret_key)
     return PlaudSettings(account, _requests_per_minute(extra.get("requests_per_minute"), conn_id))
 
 
+def _extra(connection: Connection) -> dict[str, Any]:
+    """
+    Return the extra, which holds no secret.
+
+    Not by ``extra_dejson``: that takes one that it cannot read for empty, so that the region would be
+    another one; and it masks every value in all logs, names of hosts included.
+    """
+    try:
+        extra = json.loads(connection.extra or "{}")
+    except ValueError:
+        extra = None
+    if not isinstance(extra, dict):
+        raise PlaudConfigurationError(
+            f"Connection {connection.conn_id!r}: the extra is not a JSON object, so that its region is not "
+            "known. Correct it. Nothing was sent."
+        )
+    return extra
+
+
+def _credential(value: str | None, name: str, conn_id: str) -> str:
+    credential = (value or "").strip()
+    if not credential:
+        raise PlaudConfigurationError(
+            f"Connection {conn_id!r}: the {name} is empty. Fill it in. Nothing was sent."
+        )
+    return credential
+
+
 def _host(connection: Connection) -> str:
-    host = (connection.host or "").strip()
-    if not host:
+    """Return the host with the port and scheme that a connection may have in fields of their own."""
+    scheme, mark, rest = (connection.host or "").strip().rpartition("://")
+    authority, slash, path = rest.partition("/")
+    if not authority:
         return ""
-    if connection.port and ":" not in host.rpartition("]")[2].removeprefix("http:").removeprefix("https:"):
-        host = f"{host.rstrip('/')}:{connection.port}"
-    if connection.schema and "://" not in host:
-        host = f"{connection.schema}://{host}"
-    return host
+    if authority.count(":") > 1 and "[" not in authority:
+        # An IPv6 address, as Airflow reads it from a URI.
+        authority = f"[{authority}]"
+    if connection.port and ":" not in authority.rpartition("]")[2]:
+        authority = f"{authority}:{connection.port}"
+    if not mark and connection.schema:
+        scheme, mark = connection.schema, "://"
+    return f"{scheme}{mark}{authority}{slash}{path}"
 
 
 def _names(value: object) -> list[str]:

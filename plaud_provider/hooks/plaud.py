@@ -14,7 +14,7 @@ from contextlib import AsyncExitStack, ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.http.hooks.http import HttpHook
 from airflow.sdk import BaseHook
 from requests import Session
@@ -43,9 +43,10 @@ from plaud_provider.hooks.connection import PlaudSettings, read_connection
 from plaud_provider.hooks.transport import (
     Limits,
     open_aiohttp_session,
-    prepare_session,
+    open_requests_session,
     send_with_aiohttp,
     send_with_requests,
+    tls_context,
 )
 
 if TYPE_CHECKING:
@@ -97,7 +98,11 @@ class PlaudHook(HttpHook):
     def settings(self) -> PlaudSettings:
         """The connection's settings, checked; raises before anything is sent."""
         connection = self.get_connection(self.plaud_conn_id)
-        return read_connection(connection, connection.extra_dejson, region=self._asserted_region)
+        return read_connection(connection, region=self._asserted_region)
+
+    @cached_property
+    def _token_store(self) -> TokenStore:
+        return TokenStore(self.settings.account)
 
     @property
     def region(self) -> str:
@@ -159,6 +164,8 @@ class PlaudHook(HttpHook):
             token = self._drive(calls.verify_credentials(account, self._policy), share_token=False)
         except PlaudError as refused:
             return False, str(refused)
+        finally:
+            self.close()
         hours = token.lifetime / 3600
         return True, (
             f"Plaud accepted client {account.client_id} at {account.base_url} (region "
@@ -174,7 +181,7 @@ class PlaudHook(HttpHook):
         Unlike :class:`~airflow.providers.http.hooks.http.HttpHook`, it takes neither headers nor options from
         the connection's extra.
         """
-        session = prepare_session(Session(), self.settings.account.base_url)
+        session = open_requests_session(self.settings.account.base_url)
         session.headers.update(headers or {})
         return session
 
@@ -201,7 +208,7 @@ class PlaudHook(HttpHook):
         on_phase: Callable[[SubmitPhase], None] | None = None,
         share_token: bool = True,
     ) -> T:
-        store = TokenStore(self.settings.account) if share_token else None
+        store = self._token_store if share_token else None
         answer: object = None
         with ExitStack() as locks:
             try:
@@ -247,12 +254,12 @@ class PlaudHook(HttpHook):
     def _send(self, request: Request) -> Response:
         if not request.repeatable:
             with self.get_conn() as session:
-                return send_with_requests(lambda: session, request, self._limits)
+                return send_with_requests(session, request, self._limits)
         if self._session is None:
             self._session = self.get_conn()
         session = self._session
         try:
-            return send_with_requests(lambda: session, request, self._limits)
+            return send_with_requests(session, request, self._limits)
         except TransportFailure:
             # Whatever is wrong with its connections, the next attempt gets new ones.
             self._session = None
@@ -287,11 +294,13 @@ class PlaudAsyncHook(BaseHook):
 
     async def __aenter__(self) -> PlaudAsyncHook:
         connection = await get_async_connection(self.plaud_conn_id)
-        extra = await get_async_extra_dejson(connection)
-        self.settings = read_connection(connection, extra, region=self._asserted_region)
+        self.settings = read_connection(connection, region=self._asserted_region)
         self._store = await asyncio.to_thread(TokenStore, self.settings.account)
         self._remembered = TokenState()
-        self._session = open_aiohttp_session(self._limits)
+        # The lock file is polled; the calls of one hook need not all do that.
+        self._renewing = asyncio.Lock()
+        self._tls = await asyncio.to_thread(tls_context)
+        self._session = open_aiohttp_session(self._limits, self._tls)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -362,6 +371,7 @@ class PlaudAsyncHook(BaseHook):
                 self._remembered = state
                 await asyncio.to_thread(self._store.write, state)
             case LockToken():
+                await locks.enter_async_context(self._renewing)
                 await locks.enter_async_context(self._store.async_lock())
             case UnlockToken():
                 await locks.aclose()
@@ -377,5 +387,5 @@ class PlaudAsyncHook(BaseHook):
     async def _send(self, request: Request) -> Response:
         if request.repeatable:
             return await send_with_aiohttp(self._session, request, self._limits)
-        async with open_aiohttp_session(self._limits, reuse_connections=False) as session:
+        async with open_aiohttp_session(self._limits, self._tls, reuse_connections=False) as session:
             return await send_with_aiohttp(session, request, self._limits)

@@ -9,21 +9,24 @@ does not hold a task.
 
 from __future__ import annotations
 
+import io
 import os
 import ssl
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from requests import Session
+
 from plaud_provider.api.effects import Request, Response, TransportFailure
 from plaud_provider.api.regions import is_loopback
+from plaud_provider.exceptions import PlaudConfigurationError
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
-    from requests import Session
 
 CHUNK_BYTES = 64 * 1024
 
@@ -55,90 +58,136 @@ def proxies_for(url: str) -> dict[str, str]:
 
 
 def ca_bundle() -> str:
-    """Return the file of certificate authorities to verify against."""
+    """
+    Return the file or folder of certificate authorities to verify against.
+
+    :raises PlaudConfigurationError: if the environment names one that does not exist.
+    """
     import certifi
 
-    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or certifi.where()
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        path = os.environ.get(variable)
+        if path and not os.path.exists(path):
+            raise PlaudConfigurationError(
+                f"{variable}: there is no file or folder {path!r} of certificate authorities. Correct the "
+                "variable or unset it. Nothing was sent."
+            )
+        if path:
+            return path
+    return certifi.where()
 
 
-def prepare_session(session: Session, base_url: str) -> Session:
-    """Give a requests session this module's policy."""
+class _Session(Session):
+    """A session for which a redirect is an answer like any other, not even read for where it leads."""
+
+    def get_redirect_target(self, resp: object) -> None:
+        return None
+
+
+def open_requests_session(base_url: str) -> Session:
+    """Return a requests session with this module's policy."""
+    session = _Session()
     session.trust_env = False
     session.proxies = proxies_for(base_url)
     session.verify = ca_bundle()
-    session.max_redirects = 0
     session.stream = True
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return session
 
 
-def send_with_requests(open_session: Callable[[], Session], request: Request, limits: Limits) -> Response:
+class _Body(io.BytesIO):
+    """
+    A request body that knows whether it has begun to leave, and can be kept back.
+
+    It is read once the connection stands, after the headers: until then no server can have accepted the
+    request, whatever went wrong and in whichever of the layers below.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._lock = threading.Lock()
+        self._kept_back = False
+        self.has_left = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        with self._lock:
+            if self._kept_back:
+                raise OSError("given up")
+            self.has_left = True
+        return super().read(size)
+
+    def keep_back(self) -> None:
+        with self._lock:
+            self._kept_back = True
+
+
+def send_with_requests(session: Session, request: Request, limits: Limits) -> Response:
     """
     Send a request with ``requests``.
 
     ``requests`` bounds the time between two bytes, not the whole; so the exchange runs in a thread of its own
     and is given up at the deadline. The thread ends when its connection does.
 
-    :param open_session: Gives the session to send with.
     :raises TransportFailure: if there is no usable answer.
     """
     outcome: list[Response | BaseException] = []
+    body = _Body(request.body) if request.body else None
 
     def exchange() -> None:
         try:
-            outcome.append(_exchange(open_session(), request, limits))
+            outcome.append(_exchange(session, request, body, limits))
         except BaseException as failure:
             outcome.append(failure)
 
     thread = threading.Thread(target=exchange, name=f"plaud-{request.operation.value}", daemon=True)
     thread.start()
     thread.join(limits.total_seconds)
+    if body is not None:
+        body.keep_back()
     if not outcome:
-        raise _too_slow(limits)
+        raise _too_slow(limits, sent=body is None or body.has_left)
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     return outcome[0]
 
 
-def _exchange(session: Session, request: Request, limits: Limits) -> Response:
+def _exchange(session: Session, request: Request, body: _Body | None, limits: Limits) -> Response:
     import requests
+    import urllib3
 
     try:
         with session.request(
             request.method,
             request.url,
-            data=request.body,
+            data=body,
             headers=dict(request.headers),
             timeout=(limits.connect_seconds, limits.read_seconds),
             allow_redirects=False,
         ) as answer:
-            body = bytearray()
+            received = bytearray()
             for chunk in answer.iter_content(CHUNK_BYTES):
-                body += chunk
-                if len(body) > limits.response_bytes:
+                received += chunk
+                if len(received) > limits.response_bytes:
                     raise _too_large(limits)
-            return Response(
-                answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, bytes(body)
-            )
-    except requests.exceptions.SSLError as failure:
-        raise _bad_certificate(str(failure)) from None
-    except (requests.exceptions.ConnectTimeout, requests.exceptions.ProxyError) as failure:
-        raise TransportFailure(_kind(failure), sent=False) from None
-    except requests.exceptions.ConnectionError as failure:
-        raise _connection_failure(failure) from None
-    except (requests.exceptions.RequestException, OSError) as failure:
-        raise TransportFailure(_kind(failure), sent=True) from None
+            headers = {name.lower(): value for name, value in answer.headers.items()}
+            return Response(answer.status_code, headers, bytes(received))
+    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as failure:
+        raise _failure(failure, sent=body is None or body.has_left) from None
 
 
-def _connection_failure(failure: Exception) -> TransportFailure:
+def _failure(failure: Exception, *, sent: bool) -> TransportFailure:
     from urllib3.exceptions import NameResolutionError, NewConnectionError
 
+    # What requests raises wraps what urllib3 raises, which says why.
     reason = getattr(failure.args[0], "reason", None) if failure.args else None
+    certificate = getattr(reason, "args", (None,))[0]
+    if isinstance(certificate, ssl.SSLCertVerificationError):
+        return _bad_certificate(certificate)
     if isinstance(reason, NameResolutionError):
-        return TransportFailure("the host name cannot be resolved", sent=False)
+        return TransportFailure("the host name cannot be resolved", sent=sent)
     if isinstance(reason, NewConnectionError):
-        return TransportFailure("the connection was refused", sent=False)
-    return TransportFailure("the connection broke", sent=True)
+        return TransportFailure("the connection was refused", sent=sent)
+    return TransportFailure(_kind(failure), sent=sent)
 
 
 async def send_with_aiohttp(session: ClientSession, request: Request, limits: Limits) -> Response:
@@ -164,26 +213,45 @@ async def send_with_aiohttp(session: ClientSession, request: Request, limits: Li
                 if len(body) > limits.response_bytes:
                     raise _too_large(limits)
             return Response(answer.status, {k.lower(): v for k, v in answer.headers.items()}, bytes(body))
-    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as failure:
-        raise _bad_certificate(str(failure)) from None
+    except aiohttp.ClientConnectorCertificateError as failure:
+        raise _bad_certificate(failure.certificate_error) from None
     except aiohttp.ClientConnectorDNSError:
         raise TransportFailure("the host name cannot be resolved", sent=False) from None
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failure:
+    except (
+        aiohttp.ClientConnectorError,
+        aiohttp.ConnectionTimeoutError,
+        # A proxy that refuses to connect.
+        aiohttp.ClientHttpProxyError,
+    ) as failure:
         raise TransportFailure(_kind(failure), sent=False) from None
     except TimeoutError:
-        raise _too_slow(limits) from None
+        raise _too_slow(limits, sent=True) from None
     except (aiohttp.ClientError, OSError) as failure:
         raise TransportFailure(_kind(failure), sent=True) from None
 
 
-def open_aiohttp_session(limits: Limits, *, reuse_connections: bool = True) -> ClientSession:
+def tls_context() -> ssl.SSLContext:
+    """Return what certificates are verified with; reads files, so not to be called inside the event loop."""
+    path = ca_bundle()
+    return _tls_context(path, os.stat(path).st_mtime_ns)
+
+
+# Each takes 20 ms of CPU, and a triggerer runs a thousand triggers.
+@lru_cache(maxsize=4)
+def _tls_context(path: str, _changed_at: int) -> ssl.SSLContext:
+    if os.path.isdir(path):
+        return ssl.create_default_context(capath=path)
+    return ssl.create_default_context(cafile=path)
+
+
+def open_aiohttp_session(
+    limits: Limits, tls: ssl.SSLContext, *, reuse_connections: bool = True
+) -> ClientSession:
     """Return an aiohttp session with this module's policy; to be called inside the event loop."""
     import aiohttp
 
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            ssl=ssl.create_default_context(cafile=ca_bundle()), force_close=not reuse_connections
-        ),
+        connector=aiohttp.TCPConnector(ssl=tls, force_close=not reuse_connections),
         timeout=aiohttp.ClientTimeout(
             total=limits.total_seconds, sock_connect=limits.connect_seconds, sock_read=limits.read_seconds
         ),
@@ -196,6 +264,16 @@ def _proxy(url: str) -> str | None:
     from requests.utils import select_proxy
 
     proxy: str | None = select_proxy(url, proxies_for(url))
+    if proxy is None:
+        return None
+    # As requests reads it: "proxy:3128" is the name of a proxy, not of a scheme.
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
+    scheme = urlsplit(proxy).scheme
+    if scheme not in ("http", "https"):
+        raise PlaudConfigurationError(
+            f"HTTPS_PROXY or ALL_PROXY: the triggerer takes http:// and https:// proxies, not {scheme}://. "
+            "Name one, or exempt the host with NO_PROXY. Nothing was sent."
+        )
     return proxy
 
 
@@ -204,21 +282,22 @@ def _kind(failure: Exception) -> str:
     return f"the connection failed ({type(failure).__name__})"
 
 
-def _bad_certificate(text: str) -> TransportFailure:
-    detail = "certificate has expired" if "expired" in text else "certificate cannot be verified"
+def _bad_certificate(failure: Exception) -> TransportFailure:
+    # OpenSSL's own words, such as "certificate has expired" or "Hostname mismatch, ...".
+    why = getattr(failure, "verify_message", "") or "no reason given"
     return TransportFailure(
-        f"its {detail}. Verification cannot be switched off; set REQUESTS_CA_BUNDLE for a private authority, "
-        "and check this host's clock",
+        f"its certificate cannot be verified ({why.rstrip('.')}). Verification cannot be switched off; set "
+        "REQUESTS_CA_BUNDLE for a private authority, and check this host's clock",
         sent=False,
         passing=False,
     )
 
 
-def _too_slow(limits: Limits) -> TransportFailure:
-    return TransportFailure(f"no complete answer within {limits.total_seconds:g} seconds", sent=True)
+def _too_slow(limits: Limits, *, sent: bool) -> TransportFailure:
+    return TransportFailure(f"no complete answer within {limits.total_seconds:g} seconds", sent=sent)
 
 
 def _too_large(limits: Limits) -> TransportFailure:
     return TransportFailure(
-        f"the answer is larger than {limits.response_bytes // (1024 * 1024)} MiB", sent=True, passing=False
+        f"it is larger than {limits.response_bytes / 1024**2:g} MiB", sent=True, passing=False, answered=True
     )

@@ -68,7 +68,7 @@ class TranscriptionTrigger(BaseTrigger):
         end_time: float,
         first_look_after: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.transcription_ids = transcription_ids
         self.plaud_conn_id = plaud_conn_id
         self.region = region

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from airflow.sdk.execution_time import context as execution_context
 
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.emulator.settings import Settings
@@ -33,4 +35,8 @@ def plaud(plaud_server: EmulatorServer, monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
     # Tokens are kept there: none of another test.
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    if not hasattr(execution_context, "NEVER_EXPIRE"):
+        # Airflow 3.2 has neither a task state store nor this constant of it: our stand-in brings both. What
+        # follows from there being none is tested in tests/dags/test_attempts.py.
+        monkeypatch.setattr(execution_context, "NEVER_EXPIRE", timedelta.max, raising=False)
     return plaud_server

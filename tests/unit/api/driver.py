@@ -1,0 +1,148 @@
+"""Drives a call's generator with scripted answers, a clock of its own and no I/O."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, TypeVar
+
+from plaud_provider.api.effects import (
+    Effect,
+    LockToken,
+    Note,
+    Operation,
+    ReadToken,
+    Request,
+    Response,
+    Send,
+    Sleep,
+    StoreToken,
+    SubmitPhase,
+    Token,
+    TokenState,
+    TransportFailure,
+    UnlockToken,
+)
+from plaud_provider.api.regions import Region
+from plaud_provider.api.requests import Account
+from plaud_provider.api.retry import RetryPolicy
+
+T = TypeVar("T")
+Answer = Response | TransportFailure
+
+NOW = 1_800_000_000.0
+ACCOUNT = Account(Region.US, "https://openapi.plaud.ai", "client", "secret-key-canary")
+NOT_SENT = TransportFailure("the connection was refused", sent=False)
+LOST = TransportFailure("the connection broke", sent=True)
+
+
+def answer(status: int = 200, payload: object = None, **headers: str) -> Response:
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    return Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+
+
+def token_answer(name: str, *, expires_in: object = 86400, refresh: str | None = "") -> Response:
+    """A token whose refresh token is named after it, unless another or none is asked for."""
+    payload = {"access_token": name, "token_type": "bearer", "expires_in": expires_in}
+    if refresh is not None:
+        payload["refresh_token"] = refresh or f"refresh-of-{name}"
+    return answer(200, payload)
+
+
+def token(
+    name: str, *, left: float = 80_000.0, lifetime: float = 86_400.0, refresh: str | None = ""
+) -> Token:
+    refresh_token = None if refresh is None else refresh or f"refresh-of-{name}"
+    return Token(name, refresh_token, expires_at=NOW + left, lifetime=lifetime)
+
+
+class World:
+    """
+    One host: its clock, what it stores, and what Plaud will answer.
+
+    :param answers: What each request gets, in order.
+    :param then: What all further requests get; without it there may be none.
+    :param while_waiting: What others do while the call waits for the lock.
+    """
+
+    def __init__(
+        self,
+        answers: Iterable[Answer] = (),
+        *,
+        then: Answer | None = None,
+        stored: Token | TokenState | None = None,
+        while_waiting: Callable[[World], None] = lambda world: None,
+        **policy: Any,
+    ) -> None:
+        self.answers = deque(answers)
+        self.then = then
+        self.state = stored if isinstance(stored, TokenState) else TokenState(stored)
+        self.while_waiting = while_waiting
+        self.clock = NOW
+        self.policy = RetryPolicy(now=lambda: self.clock, rng=random.Random(7), **policy)
+        self.sent: list[Request] = []
+        self.slept: list[float] = []
+        self.stored_while_asleep: list[TokenState] = []
+        self.notes: list[SubmitPhase | Operation] = []
+        self.locked = False
+
+    @property
+    def operations(self) -> list[str]:
+        return [request.operation.value for request in self.sent]
+
+    def bearers(self, operation: Operation) -> list[str]:
+        """The tokens with which an operation was tried, in order."""
+        return [
+            request.headers["Authorization"].removeprefix("Bearer ")
+            for request in self.sent
+            if request.operation is operation
+        ]
+
+    def run(self, call: Generator[Effect, Any, T]) -> T:
+        try:
+            effect = next(call)
+            while True:
+                try:
+                    result = self._perform(effect)
+                except TransportFailure as failure:
+                    effect = call.throw(failure)
+                else:
+                    effect = call.send(result)
+        except StopIteration as done:
+            assert not self.locked, "the call ended and left the lock held"
+            value: T = done.value
+            return value
+        finally:
+            self.locked = False
+            call.close()
+
+    def _perform(self, effect: Effect) -> object:
+        match effect:
+            case Send(request):
+                self.sent.append(request)
+                self.notes.append(request.operation)
+                given = self.then if self.then is not None and not self.answers else self.answers.popleft()
+                if isinstance(given, TransportFailure):
+                    raise TransportFailure(given.reason, sent=given.sent, passing=given.passing)
+                return given
+            case Sleep(seconds):
+                assert seconds >= 0
+                self.slept.append(seconds)
+                self.stored_while_asleep.append(self.state)
+                self.clock += seconds
+            case ReadToken():
+                return self.state
+            case StoreToken(state):
+                self.state = state
+            case LockToken():
+                assert not self.locked, "the lock is taken twice"
+                self.locked = True
+                self.while_waiting(self)
+            case UnlockToken():
+                assert self.locked
+                self.locked = False
+            case Note(phase):
+                self.notes.append(phase)
+        return None

@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plaud_provider.api.effects import TokenState
+from plaud_provider.api.tokens import (
+    DEFAULT_LIFETIME,
+    MAX_LIFETIME,
+    current_token,
+    exchanged_token,
+    is_fresh,
+    parse_token,
+    renewed_token,
+)
+from plaud_provider.exceptions import (
+    PlaudAuthenticationError,
+    PlaudConnectionError,
+    PlaudRateLimitError,
+    PlaudRedirectError,
+    PlaudRequestError,
+    PlaudResponseError,
+    PlaudServerError,
+)
+from tests.unit.api.driver import ACCOUNT, LOST, NOT_SENT, NOW, World, answer, token, token_answer
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+
+
+def current(world: World) -> str:
+    return world.run(current_token(ACCOUNT, world.policy)).access_token
+
+
+def test_a_missing_token_is_exchanged_for_the_credentials_and_stored() -> None:
+    world = World([token_answer("first")])
+
+    assert current(world) == "first"
+    [request] = world.sent
+    assert (request.method, request.url) == ("POST", "https://openapi.plaud.ai/oauth/partner/access-token")
+    basic = b64encode(b"client:secret-key-canary").decode()
+    assert request.headers["Authorization"] == f"Basic {basic}"
+    assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
+    assert world.state == TokenState(token("first", left=86400))
+
+
+def test_a_fresh_token_costs_no_request_and_no_lock() -> None:
+    world = World(stored=token("stored"), while_waiting=lambda _: pytest.fail("it waited for the lock"))
+
+    assert current(world) == "stored"
+    assert world.sent == []
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "left", "fresh"),
+    [
+        (86_400, 301, True),
+        (86_400, 300, False),
+        (600, 61, True),
+        (600, 60, False),
+        (2, 0.3, True),
+        (2, 0.2, False),
+        (2, -5, False),
+    ],
+)
+def test_a_token_is_renewed_a_margin_before_it_expires(lifetime: float, left: float, fresh: bool) -> None:
+    assert is_fresh(token("any", left=left, lifetime=lifetime), now=NOW) is fresh
+
+
+def test_a_token_about_to_expire_is_refreshed_with_its_refresh_token() -> None:
+    world = World([token_answer("second")], stored=token("first", left=10, refresh="r 1+&="))
+
+    assert current(world) == "second"
+    [request] = world.sent
+    assert request.url == "https://openapi.plaud.ai/oauth/partner/access-token/refresh"
+    assert request.headers["Authorization"].startswith("Basic ")
+    assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
+    assert request.body == b"refresh_token=r+1%2B%26%3D"
+
+
+def test_rotation_keeps_the_newest_refresh_token() -> None:
+    world = World([token_answer("second", refresh="newer")], stored=token("first", left=10))
+
+    current(world)
+
+    assert world.state.token is not None
+    assert world.state.token.refresh_token == "newer"
+
+
+def test_a_refresh_without_a_new_refresh_token_keeps_the_old_one() -> None:
+    world = World([token_answer("second", refresh=None)], stored=token("first", left=10, refresh="kept"))
+
+    current(world)
+
+    assert world.state.token is not None
+    assert world.state.token.refresh_token == "kept"
+
+
+def test_a_token_without_a_refresh_token_is_replaced_by_an_exchange() -> None:
+    world = World([token_answer("second")], stored=token("first", left=10, refresh=None))
+
+    assert current(world) == "second"
+    assert world.operations == ["exchange"]
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        answer(400),
+        answer(401),
+        answer(403),
+        answer(404),
+        answer(500),
+        answer(200, b"<html>"),
+        answer(200, {}),
+        LOST,
+    ],
+    ids=["400", "401", "403", "404", "500", "html", "no token", "answer lost"],
+)
+def test_a_refresh_that_goes_wrong_is_followed_by_one_exchange(refused: object) -> None:
+    world = World([refused, token_answer("fresh")], stored=token("old", left=10))  # type: ignore[list-item]
+
+    assert current(world) == "fresh"
+    assert world.operations == ["refresh", "exchange"]
+    assert world.slept == []
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_wrong_secret_costs_one_token_call(status: int) -> None:
+    world = World([answer(status, {"error": "invalid_client"})])
+
+    with pytest.raises(PlaudAuthenticationError, match=r"login, password and region") as caught:
+        current(world)
+
+    assert world.operations == ["exchange"]
+    assert caught.value.status_code == 401
+    assert "secret-key-canary" not in str(caught.value)
+
+
+def test_a_refusal_is_remembered_for_whoever_comes_next_and_forgotten_after_a_minute() -> None:
+    world = World([answer(401), token_answer("late")])
+    with pytest.raises(PlaudAuthenticationError):
+        current(world)
+
+    world.clock += 59
+    with pytest.raises(PlaudAuthenticationError, match="not asked again yet"):
+        current(world)
+    assert len(world.sent) == 1
+
+    world.clock += 2
+    assert current(world) == "late"
+
+
+def test_a_clock_that_was_put_back_does_not_prolong_a_refusal() -> None:
+    world = World([token_answer("asked")], stored=TokenState(refused_until=NOW + 86_400))
+
+    assert current(world) == "asked"
+
+
+def test_a_429_is_obeyed_and_stored_before_the_wait() -> None:
+    world = World([answer(429, retry_after="30"), token_answer("second")], stored=token("first", left=10))
+
+    assert current(world) == "second"
+    assert world.operations == ["refresh", "refresh"]
+    [pause] = world.slept
+    [stored] = world.stored_while_asleep
+    assert 30 <= pause <= 33
+    assert stored.not_before == NOW + pause
+
+
+def test_others_see_a_429_and_wait_before_they_ask() -> None:
+    stored = TokenState(token("first", left=10), not_before=NOW + 42)
+    world = World([token_answer("second")], stored=stored)
+
+    assert current(world) == "second"
+    assert world.slept == [42]
+
+
+def test_the_state_that_is_stored_on_429_keeps_the_token() -> None:
+    world = World([answer(429, retry_after="5")] * 6, stored=token("first", left=10))
+
+    with pytest.raises(PlaudRateLimitError, match="10 a minute") as caught:
+        current(world)
+
+    assert caught.value.status_code == 429
+    assert world.operations == ["refresh"] * 6
+    assert world.state.token == token("first", left=10)
+    assert world.state.not_before > world.clock
+
+
+def test_a_moment_far_ahead_is_waited_for_only_as_long_as_a_retry_after_may_be() -> None:
+    world = World([token_answer("t")], stored=TokenState(not_before=NOW + 1e9), max_retry_after=10)
+
+    current(world)
+
+    assert world.slept == [12]
+
+
+def test_whoever_waited_for_the_lock_takes_what_another_has_stored() -> None:
+    def another_renews(world: World) -> None:
+        world.state = TokenState(token("of another"))
+
+    world = World(while_waiting=another_renews, stored=token("old", left=10))
+
+    assert current(world) == "of another"
+    assert world.sent == []
+
+
+def test_a_rejected_token_is_replaced_although_its_time_is_not_up() -> None:
+    world = World([token_answer("second")], stored=token("first"))
+
+    renewed, asked = world.run(renewed_token(ACCOUNT, world.policy, rejected=token("first")))
+
+    assert (renewed.access_token, asked) == ("second", True)
+
+
+def test_a_rejected_token_that_another_has_replaced_costs_no_request() -> None:
+    world = World(stored=token("second"))
+
+    renewed, asked = world.run(renewed_token(ACCOUNT, world.policy, rejected=token("first")))
+
+    assert (renewed.access_token, asked) == ("second", False)
+
+
+@pytest.mark.parametrize(
+    ("answers", "error"),
+    [
+        ([answer(500)] * 6, PlaudServerError),
+        ([answer(503)] * 6, PlaudServerError),
+        ([NOT_SENT] * 6, PlaudConnectionError),
+        ([LOST] * 6, PlaudConnectionError),
+        ([answer(200, b"<html>")] * 6, PlaudResponseError),
+        ([answer(200, {"access_token": "two words"})] * 6, PlaudResponseError),
+    ],
+)
+def test_what_may_pass_is_asked_for_six_times(answers: list[object], error: type[Exception]) -> None:
+    world = World(answers)  # type: ignore[arg-type]
+
+    with pytest.raises(error):
+        current(world)
+
+    assert len(world.sent) == 6
+    assert len(world.slept) == 5
+
+
+@pytest.mark.parametrize(("status", "error"), [(302, PlaudRedirectError), (404, PlaudRequestError)])
+def test_what_does_not_pass_is_asked_for_once(status: int, error: type[Exception]) -> None:
+    world = World([answer(status)])
+
+    with pytest.raises(error):
+        current(world)
+
+    assert len(world.sent) == 1
+
+
+def test_a_503_says_when_to_ask_again() -> None:
+    world = World([answer(503, retry_after="20"), token_answer("t")])
+
+    current(world)
+
+    assert 20 <= world.slept[0] <= 22
+
+
+def test_the_test_button_asks_whatever_is_stored() -> None:
+    world = World([token_answer("new")], stored=token("stored"))
+
+    assert world.run(exchanged_token(ACCOUNT, world.policy)).access_token == "new"
+    assert world.operations == ["exchange"]
+
+
+def test_the_test_button_does_not_wait_for_minutes() -> None:
+    world = World([answer(429, retry_after="600")] * 2)
+
+    with pytest.raises(PlaudRateLimitError):
+        world.run(exchanged_token(ACCOUNT, world.policy))
+
+    assert sum(world.slept) < 10
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "lifetime"),
+    [
+        (86400, 86400),
+        (2, 2),
+        ("7200", 7200),
+        (1.5, 1.5),
+        (0, DEFAULT_LIFETIME),
+        (-1, DEFAULT_LIFETIME),
+        (None, DEFAULT_LIFETIME),
+        (True, DEFAULT_LIFETIME),
+        ("soon", DEFAULT_LIFETIME),
+        ("nan", DEFAULT_LIFETIME),
+        ("inf", DEFAULT_LIFETIME),
+        ([60], DEFAULT_LIFETIME),
+        (10**400, DEFAULT_LIFETIME),
+        (1e300, MAX_LIFETIME),
+    ],
+)
+def test_a_lifetime_that_makes_no_sense_becomes_an_hour(expires_in: object, lifetime: float) -> None:
+    assert parse_token(token_answer("t", expires_in=expires_in).body, now=NOW).lifetime == lifetime
+
+
+def test_a_missing_lifetime_becomes_an_hour() -> None:
+    assert parse_token(b'{"access_token": "t"}', now=NOW).expires_at == NOW + DEFAULT_LIFETIME
+
+
+@given(json_values)
+def test_whatever_expires_in_says_the_token_ends_within_a_month(expires_in: object) -> None:
+    parsed = parse_token(token_answer("t", expires_in=expires_in).body, now=NOW)
+
+    assert 0 < parsed.lifetime <= MAX_LIFETIME
+    assert math.isclose(parsed.expires_at, NOW + parsed.lifetime)
+
+
+@given(json_values)
+def test_a_token_that_cannot_go_into_a_header_is_refused(value: object) -> None:
+    try:
+        parsed = parse_token(answer(200, {"access_token": value}).body, now=NOW)
+    except PlaudResponseError:
+        pass
+    else:
+        assert parsed.access_token == value
+        assert all("!" <= character <= "~" for character in parsed.access_token)
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a b", "", "töken", "a" * 9000, "a\x00", None, 5, ["a"]])
+def test_these_are_no_tokens(value: object) -> None:
+    with pytest.raises(PlaudResponseError, match="no usable access_token"):
+        parse_token(answer(200, {"access_token": value}).body, now=NOW)
+
+
+def test_neither_tokens_nor_secret_are_shown_by_repr() -> None:
+    world = World([token_answer("access-canary")], stored=token("old", left=1, refresh="refresh-canary"))
+    current(world)
+
+    shown = repr((world.state, world.sent, ACCOUNT, token_answer("access-canary")))
+
+    assert "canary" not in shown.replace("client", "")

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plaud_provider.api.models import Status, Transcription
+from plaud_provider.api.waiting import NOT_FOUND_REASON, Wait, WaitResult
+from plaud_provider.exceptions import (
+    PlaudAuthenticationError,
+    PlaudConnectionError,
+    PlaudNotFoundError,
+    PlaudTriggerEventError,
+)
+
+START = 1_800_000_000.0
+DAY = 86_400.0
+
+
+def wait_for(*ids: str) -> Wait:
+    return Wait(ids, started_at=START, deadline=START + DAY)
+
+
+def seen(transcription_id: str, status: Status = Status.COMPLETED, **fields: Any) -> Transcription:
+    return Transcription(transcription_id, status, fields.pop("word", status.value), **fields)
+
+
+def test_a_wait_goes_on_until_all_are_final() -> None:
+    wait = wait_for("a", "b")
+
+    assert wait.on_transcription(seen("a"))
+    assert not wait.on_transcription(seen("b", Status.PROCESSING))
+    assert wait.result(now=START + 5) is None
+    assert wait.on_transcription(seen("b", Status.FAILED, error="no sound"))
+    assert wait.result(now=START + 6) == WaitResult("done", total=2, completed=1, failed={"b": "no sound"})
+
+
+def test_ids_that_are_given_twice_count_once() -> None:
+    wait = wait_for("a", "b", "a")
+
+    assert (wait.total, wait.pending) == (2, ("a", "b"))
+
+
+def test_at_the_deadline_it_ends_and_says_what_is_left() -> None:
+    wait = wait_for("a", "b", "c")
+    wait.on_transcription(seen("a"))
+    wait.on_transcription(seen("b", Status.FAILED, error="no sound"))
+
+    assert wait.result(now=START + DAY - 0.001) is None
+    result = wait.result(now=START + DAY)
+
+    assert result is not None
+    assert (result.outcome, result.pending) == ("timeout", ("c",))
+    assert "1/3 completed, 1 failed, oldest 24.0 h" in result.message
+    assert "2027-01-16 08:00:00+00:00" in result.message
+    assert "nothing is paid twice" in result.message
+
+
+def test_what_is_final_at_the_deadline_is_done_and_not_too_late() -> None:
+    wait = wait_for("a")
+    wait.on_transcription(seen("a"))
+
+    result = wait.result(now=START + 2 * DAY)
+
+    assert result is not None
+    assert result.outcome == "done"
+
+
+def test_a_timeout_tells_of_the_last_look_that_failed() -> None:
+    wait = wait_for("a")
+    wait.on_error("a", PlaudConnectionError("the host is down"), now=START + 5)
+
+    result = wait.result(now=START + DAY)
+
+    assert result is not None
+    assert "The last look failed: the host is down" in result.message
+
+
+def test_a_timeout_does_not_tell_of_trouble_that_has_passed() -> None:
+    wait = wait_for("a")
+    wait.on_error("a", PlaudConnectionError("the host is down"), now=START + 5)
+    wait.on_transcription(seen("a", Status.PROCESSING))
+
+    result = wait.result(now=START + DAY)
+
+    assert result is not None
+    assert "the host is down" not in result.message
+
+
+def test_what_may_pass_never_ends_a_wait() -> None:
+    wait = wait_for("a")
+
+    assert not wait.on_error("a", PlaudConnectionError("down"), now=START + DAY - 1)
+    assert wait.pending == ("a",)
+
+
+@pytest.mark.parametrize(("after", "is_final"), [(0.0, False), (59.9, False), (60.0, True), (5000.0, True)])
+def test_an_id_that_plaud_does_not_know_has_a_minute_of_grace(after: float, is_final: bool) -> None:
+    wait = wait_for("a")
+
+    assert wait.on_error("a", PlaudNotFoundError("gone"), now=START + after) is is_final
+    assert wait.failed == ({"a": NOT_FOUND_REASON} if is_final else {})
+
+
+def test_what_an_earlier_look_of_the_run_found_out_is_taken_over() -> None:
+    wait = wait_for("a", "b", "c")
+
+    wait.resume(completed=["a", "x"], failed=["b"])
+
+    assert (wait.completed, wait.failed, wait.pending) == (["a"], {"b": None}, ("c",))
+
+
+def test_a_transcription_that_was_not_asked_for_changes_nothing() -> None:
+    wait = wait_for("a")
+
+    wait.on_transcription(seen("x"))
+
+    assert (wait.completed, wait.pending) == ([], ("a",))
+
+
+def test_an_unknown_word_is_new_once() -> None:
+    wait = wait_for("a", "b")
+    queued = seen("a", Status.PROCESSING, word="queued")
+
+    assert wait.is_new_word(queued)
+    assert not wait.is_new_word(queued)
+    assert wait.is_new_word(seen("b", Status.PROCESSING, word="paused"))
+    assert not wait.is_new_word(seen("b", Status.PROCESSING))
+
+
+@pytest.mark.parametrize(
+    ("after", "age"),
+    [
+        (0, "0 s"),
+        (-5, "0 s"),
+        (59, "59 s"),
+        (60, "1 min"),
+        (720, "12 min"),
+        (7199, "120 min"),
+        (7200, "2.0 h"),
+    ],
+)
+def test_progress_is_one_line(after: float, age: str) -> None:
+    wait = wait_for(*(f"txn_{number}" for number in range(1000)))
+    for number in range(412):
+        wait.on_transcription(seen(f"txn_{number}"))
+    for number in range(412, 415):
+        wait.on_transcription(seen(f"txn_{number}", Status.FAILED))
+
+    assert wait.progress(now=START + after) == f"412/1000 completed, 3 failed, oldest {age}"
+
+
+def test_progress_at_the_end_has_no_oldest() -> None:
+    wait = wait_for("a")
+    wait.on_transcription(seen("a"))
+
+    assert wait.progress(now=START + 100) == "1/1 completed, 0 failed"
+
+
+def test_a_wait_that_cannot_go_on_names_the_class_of_its_error() -> None:
+    result = wait_for("a").broken(PlaudAuthenticationError("refused"))
+
+    assert (result.outcome, result.error, result.message) == ("error", "PlaudAuthenticationError", "refused")
+    assert result.pending == ("a",)
+
+
+ids = st.lists(st.text("abc123_", min_size=1), unique=True)
+
+
+@given(
+    st.sampled_from(["done", "timeout", "error"]),
+    st.integers(0, 10_000),
+    ids,
+    ids,
+    st.none() | st.just("PlaudError"),
+    st.text(),
+)
+def test_an_event_survives_the_way_through_the_database(
+    outcome: Any, completed: int, failed: list[str], pending: list[str], error: str | None, message: str
+) -> None:
+    total = completed + len(failed) + len(pending)
+    result = WaitResult(outcome, total, completed, dict.fromkeys(failed), tuple(pending), error, message)
+
+    assert WaitResult.from_event(json.loads(json.dumps(result.to_event()))) == result
+
+
+def test_an_event_carries_ids_and_counts_but_no_reasons() -> None:
+    wait = wait_for("a", "b")
+    wait.on_transcription(seen("a", Status.COMPLETED, text="transcript-canary"))
+    wait.on_transcription(seen("b", Status.FAILED, error="reason-canary"))
+    result = wait.result(now=START)
+
+    assert result is not None
+    assert "canary" not in json.dumps(result.to_event())
+    assert result.to_event() == {
+        "version": 1,
+        "outcome": "done",
+        "total": 2,
+        "completed": 1,
+        "failed_ids": ["b"],
+        "pending_ids": [],
+        "error": None,
+        "message": "",
+    }
+
+
+GOOD = WaitResult("done", total=1, completed=1).to_event()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        None,
+        "done",
+        [],
+        {},
+        {**GOOD, "version": 2},
+        {**GOOD, "version": None},
+        {**GOOD, "outcome": "partial"},
+        {**GOOD, "outcome": ["done"]},
+        {**GOOD, "total": "many"},
+        {**GOOD, "failed_ids": None},
+        {key: value for key, value in GOOD.items() if key != "pending_ids"},
+    ],
+)
+def test_an_event_that_is_not_understood_fails_the_task(event: object) -> None:
+    with pytest.raises(PlaudTriggerEventError, match="nothing is paid twice"):
+        WaitResult.from_event(event)

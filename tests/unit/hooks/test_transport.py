@@ -1,0 +1,196 @@
+"""Slow, silent, broken and oversized answers."""
+
+from __future__ import annotations
+
+import gc
+import json
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from plaud_provider.emulator.server import EmulatorServer
+from plaud_provider.exceptions import (
+    PlaudConnectionError,
+    PlaudResponseError,
+    PlaudSubmitOutcomeUnknownError,
+)
+from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
+from plaud_provider.hooks.transport import Limits
+from tests.unit.hooks.conftest import FAST, ONCE, Client, Connect, Inject
+from tests.unit.hooks.servers import (
+    TcpServer,
+    forward,
+    read_message,
+    respond,
+)
+
+OpenClient = Callable[..., Client]
+HASTY = Limits(connect_seconds=1.0, read_seconds=5.0, total_seconds=0.5, response_bytes=1024 * 1024)
+
+
+def drip_headers(connection: socket.socket) -> None:
+    """Answer at ten bytes a second: each byte in time, the whole never."""
+    read_message(connection)
+    for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 100:
+        connection.sendall(bytes([byte]))
+        # The client hangs up at its deadline; until then there is nothing to read.
+        connection.settimeout(0.1)
+        try:
+            if not connection.recv(1):
+                return
+        except TimeoutError:
+            pass
+
+
+def say_nothing(connection: socket.socket) -> None:
+    read_message(connection)
+    connection.recv(1)
+
+
+@pytest.mark.parametrize("serve", [drip_headers, say_nothing])
+def test_a_server_that_takes_for_ever_over_its_headers_is_given_up_at_the_deadline(
+    connect: Connect, open_client: OpenClient, serve: Callable[[socket.socket], None]
+) -> None:
+    with TcpServer(serve) as server:
+        connect(f"http://127.0.0.1:{server.port}")
+
+        with pytest.raises(PlaudConnectionError, match=r"no complete answer within 0\.5 seconds"):
+            open_client(limits=HASTY, policy=ONCE).get("txn_1")
+
+
+def test_a_server_that_sends_a_byte_at_a_time_is_given_up_at_the_deadline(
+    inject: Inject, open_client: OpenClient, txn: str
+) -> None:
+    inject("get", "drip", bytes_per_second=10)
+
+    with pytest.raises(PlaudConnectionError, match=r"no complete answer within 0\.5 seconds"):
+        open_client(limits=HASTY, policy=ONCE).get(txn)
+
+
+def test_a_server_that_falls_silent_is_given_up(inject: Inject, open_client: OpenClient, txn: str) -> None:
+    inject("get", "delay", seconds=60)
+    limits = Limits(connect_seconds=5, read_seconds=0.3, total_seconds=20)
+
+    with pytest.raises(PlaudConnectionError):
+        open_client(limits=limits, policy=ONCE).get(txn)
+
+
+def test_a_submit_that_is_given_up_at_the_deadline_is_unknown(
+    inject: Inject, open_client: OpenClient, txn: str
+) -> None:
+    inject("submit", "drip", bytes_per_second=10)
+
+    with pytest.raises(PlaudSubmitOutcomeUnknownError, match=r"within 0\.5 seconds"):
+        open_client(limits=HASTY, policy=FAST).submit()
+
+
+@pytest.mark.parametrize("gzip", [False, True], ids=["plain", "bomb"])
+def test_an_answer_that_is_too_large_is_given_up(
+    plaud: EmulatorServer, inject: Inject, client: Client, txn: str, gzip: bool
+) -> None:
+    inject("get", "inflate", text_bytes=64 * 1024 * 1024, gzip=gzip)
+
+    with pytest.raises(PlaudResponseError, match="larger than 1 MiB"):
+        client.get(txn)
+
+    assert len(plaud.ledger(kind="get")) == 1
+
+
+def test_an_answer_of_just_the_size_that_is_allowed_is_taken(
+    plaud: EmulatorServer, open_client: OpenClient, txn: str
+) -> None:
+    plaud.force(txn, status="completed", text="x" * 500_000, segments=[])
+
+    assert len(open_client(limits=Limits(response_bytes=600_000)).get(txn).text or "") == 500_000
+
+
+def test_a_submit_whose_answer_is_too_large_is_unknown(inject: Inject, client: Client, txn: str) -> None:
+    inject("submit", "body", body="x" * 2 * 1024 * 1024)
+
+    with pytest.raises(PlaudSubmitOutcomeUnknownError):
+        client.submit()
+
+
+@pytest.mark.parametrize("status", ["200 OK", "307 Temporary Redirect", "500 Internal Server Error"])
+def test_an_answer_without_end_is_given_up(connect: Connect, open_client: OpenClient, status: str) -> None:
+    def pour(connection: socket.socket) -> None:
+        read_message(connection)
+        connection.sendall(f"HTTP/1.1 {status}\r\nLocation: /x\r\nConnection: close\r\n\r\n".encode())
+        while True:
+            connection.sendall(b"x" * 65536)
+
+    with TcpServer(pour) as server:
+        connect(f"http://127.0.0.1:{server.port}")
+
+        with pytest.raises(PlaudResponseError, match="larger than 1 MiB"):
+            open_client(policy=ONCE).get("txn_1")
+
+
+def test_a_host_that_cannot_be_resolved_is_tried_again_and_then_named(
+    connect: Connect, client: Client
+) -> None:
+    connect("gateway.invalid", extra={"allowed_hosts": "gateway.invalid"})
+
+    with pytest.raises(PlaudConnectionError, match=r"https://gateway\.invalid: .*cannot be resolved.*Check"):
+        client.get("txn_1")
+
+
+def test_what_is_no_http_is_an_error(connect: Connect, open_client: OpenClient) -> None:
+    def babble(connection: socket.socket) -> None:
+        read_message(connection)
+        connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+
+    with TcpServer(babble) as server:
+        connect(f"http://127.0.0.1:{server.port}")
+
+        with pytest.raises(PlaudConnectionError):
+            open_client(policy=ONCE).get("txn_1")
+
+
+def test_an_encoding_that_is_a_lie_is_an_error(connect: Connect, open_client: OpenClient) -> None:
+    def lie(connection: socket.socket) -> None:
+        read_message(connection)
+        respond(connection, b"not gzip at all", headers="Content-Encoding: gzip\r\n")
+
+    with TcpServer(lie) as server:
+        connect(f"http://127.0.0.1:{server.port}")
+
+        with pytest.raises(PlaudConnectionError):
+            open_client(policy=ONCE).get("txn_1")
+
+
+def test_a_submit_never_goes_out_on_a_connection_that_was_idle(
+    plaud: EmulatorServer, connect: Connect, txn: str
+) -> None:
+    """A server that closes an idle connection at that moment would leave the outcome unknown."""
+    heard: list[list[bytes]] = []
+
+    def serve(connection: socket.socket) -> None:
+        heard.append([])
+        forward(connection, plaud.port, heard[-1])
+
+    with TcpServer(serve) as server:
+        connection = json.loads(plaud.airflow_connection)
+        connect(f"http://127.0.0.1:{server.port}", login=connection["login"], password=connection["password"])
+        with PlaudHook(retry_policy=FAST) as hook:
+            hook.get_transcription(txn)
+            hook.submit_transcription("https://bucket.example/a.wav")
+            hook.get_transcription(txn)
+
+    methods = [
+        [line.split()[0] for line in b"".join(parts).split(b"\r\n") if b" HTTP/1.1" in line]
+        for parts in heard
+    ]
+    assert methods == [[b"POST", b"GET", b"GET"], [b"POST"]]
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+async def test_the_asynchronous_hook_leaves_no_session_open(
+    plaud: EmulatorServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with PlaudAsyncHook(retry_policy=FAST) as hook:
+        await hook.submit_transcription("https://bucket.example/a.wav")
+    gc.collect()
+
+    assert "Unclosed" not in caplog.text
