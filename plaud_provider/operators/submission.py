@@ -2,8 +2,9 @@
 What a task notes about a submit, so that its next attempt knows.
 
 The note lies in Airflow's task state store, which survives retries and clears (XCom does not), under the
-recording's identity: a mapped task whose list has changed finds nothing under its new recording, and submits
-the right file.
+recording's reference: a mapped task whose list has changed finds nothing under its new recording, and submits
+the right file. It has an entry for each content that the reference has had: an object that was replaced is
+another recording.
 """
 
 from __future__ import annotations
@@ -77,37 +78,63 @@ class Submission:
     The submit of one recording by one task instance.
 
     :param context: The task's context.
-    :param key: The recording's identity.
+    :param reference_key: Identity of the recording's reference, whatever its content.
+    :param key: Identity of the recording; ``None`` if its storage cannot be asked now. Then it is the one
+        that was submitted last, so that a task re-attaches although the object is gone.
     """
 
-    def __init__(self, context: Context, key: str) -> None:
+    def __init__(self, context: Context, *, reference_key: str, key: str | None) -> None:
         self._store: StateStore | None = context.get("task_state_store")
         self._is_first_try = context["ti"].try_number <= 1
-        self._key = _PREFIX + key
+        self._note_key = _PREFIX + reference_key
+        self._key = key
+        self._entries: list[dict[str, Any]] = []
 
     def read(self) -> SubmissionRecord:
         """
         Return what earlier attempts noted.
 
-        A store that cannot be read raises: taking that for "nothing noted" could pay twice.
+        A store that cannot be read raises: taking that for "nothing noted" could pay twice. A submit with an
+        unknown outcome counts whatever the content was then: its URL led to the reference, not to a version.
 
         :raises PlaudError: if the note is of a version that is not known.
         """
         if self._store is None:
             return SubmissionRecord("none" if self._is_first_try else "not_recorded")
-        noted = self._store.get(self._key)
+        noted = self._store.get(self._note_key)
         if noted is None:
             return SubmissionRecord("none")
         try:
             if noted["version"] != _VERSION:
                 raise ValueError
-            return SubmissionRecord(noted["state"], noted.get("transcription_id"), noted.get("at"))
-        except (KeyError, TypeError, ValueError):
+            self._entries = [noted, *noted.get("earlier", [])]
+            return self._find()
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise PlaudError(
-                f"The task state {self._key!r} was written by another version of airflow-provider-plaud. "
-                "Nothing was sent. Install that version, or delete the key if you are sure that nothing was "
-                "submitted."
+                f"The task state {self._note_key!r} was written by another version of "
+                "airflow-provider-plaud. Nothing was sent. Install that version, or delete the key if you "
+                "are sure that nothing was submitted."
             ) from None
+
+    def _find(self) -> SubmissionRecord:
+        self._key = self._key or self._entries[0]["recording"]
+        records = {
+            entry["recording"]: SubmissionRecord(entry["state"], entry["transcription_id"], entry["at"])
+            for entry in self._entries
+        }
+        found = records.get(self._key)
+        if found is not None and found.state == "accepted":
+            return found
+        for record in records.values():
+            if record.is_unknown:
+                return record
+            if record.transcription_id:
+                log.info(
+                    "The recording has been replaced since it was submitted as transcription %s at %s.",
+                    record.transcription_id,
+                    record.at,
+                )
+        return found or SubmissionRecord("none")
 
     def on_phase(self, phase: SubmitPhase) -> None:
         """Note how far the POST has come; where that fails, nothing is sent."""
@@ -135,6 +162,12 @@ class Submission:
             # Only Airflow 3.3 has the store, and with it this constant.
             from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-            note = {"version": _VERSION, "state": state, "transcription_id": transcription_id, "at": at}
-            self._store.set(self._key, note, retention=NEVER_EXPIRE)
+            entry = {"recording": self._key, "state": state, "transcription_id": transcription_id, "at": at}
+            earlier = [
+                {name: other[name] for name in entry}
+                for other in self._entries
+                if other["recording"] != self._key
+            ]
+            note = {"version": _VERSION, **entry, **({"earlier": earlier} if earlier else {})}
+            self._store.set(self._note_key, note, retention=NEVER_EXPIRE)
         return SubmissionRecord(state, transcription_id, at)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 
 from plaud_provider.api.arguments import optional, validate_language, validate_webhook_url
-from plaud_provider.archive.checks import check_audio_url, check_validity
 from plaud_provider.archive.identity import recording_key
+from plaud_provider.archive.local_files import validate_public_urls
 from plaud_provider.archive.reference import AudioReference
+from plaud_provider.archive.signing import AudioSource, audio_source, look_at, validate_url_validity
 from plaud_provider.exceptions import PlaudInputError, PlaudSubmitOutcomeUnknownError
 from plaud_provider.operators.submission import Submission, SubmissionRecord
 
@@ -22,6 +24,26 @@ if TYPE_CHECKING:
 
 #: What to do about a submit whose outcome nobody knows.
 OnUnknownSubmit = Literal["fail", "resubmit"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be transcribed, and how: the arguments, checked."""
+
+    source: AudioSource
+    language: str | None
+    speaker_diarization: bool
+    webhook_url: str | None
+
+    def key(self, hook: PlaudHook, version: str | None = None) -> str:
+        return recording_key(
+            self.source.audio,
+            version=version,
+            language=self.language,
+            speaker_diarization=self.speaker_diarization,
+            region=hook.region,
+            client_id=hook.client_id,
+        )
 
 
 class SubmitTranscriptionOperator(BaseOperator):
@@ -40,18 +62,26 @@ class SubmitTranscriptionOperator(BaseOperator):
 
     .. seealso:: https://docs.plaud.ai (transcription API)
 
-    :param audio_url: Pre-signed ``https://`` URL of an M4A, MP3 or WAV file (templated). Shown and stored
-        without its signature.
+    :param audio_url: An M4A, MP3 or WAV file (templated): a pre-signed ``https://`` URL, shown and stored
+        without its signature; or a storage reference, ``s3://bucket/key``, ``gs://bucket/key`` or
+        ``abfs://container/path``, optionally with an Airflow connection (``s3://aws_default@bucket/key``),
+        which is looked up, and signed right before it is submitted; or a local file (see ``public_urls``).
     :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers (templated).
     :param webhook_url: https URL to which Plaud posts the result (templated).
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
     :param region: What you take the connection's region to be: ``us``, ``eu`` or ``jp`` (templated). If it
         differs, the task fails before any request.
+    :param url_validity: How long Plaud has to fetch what is signed here, as a timedelta or seconds: two
+        minutes to seven days, by default six hours (templated). Temporary credentials end a URL earlier.
+    :param public_urls: From where Plaud can fetch local files: base URL by folder, such as
+        ``{"/data/calls/": "https://files.example/calls/"}``, or that as JSON text (templated).
     :param on_unknown_submit: ``fail``: fail, without retries, and say what to do. ``resubmit``: send the
         recording again and accept that it may be paid twice (templated).
     :return: The transcription id.
     :raises PlaudInputError: for an argument that Plaud could not use; nothing is paid for.
+    :raises PlaudConfigurationError: if a connection, its rights or an extra is missing; nothing is paid for.
+    :raises PlaudStorageError: if the storage could not be asked; nothing is paid for.
     :raises PlaudSubmitOutcomeUnknownError: if the recording may have been accepted.
     """
 
@@ -62,6 +92,8 @@ class SubmitTranscriptionOperator(BaseOperator):
         "webhook_url",
         "plaud_conn_id",
         "region",
+        "url_validity",
+        "public_urls",
         "on_unknown_submit",
     )
     ui_color = "#e8f0fe"
@@ -75,6 +107,8 @@ class SubmitTranscriptionOperator(BaseOperator):
         webhook_url: str | None = None,
         plaud_conn_id: str = "plaud_default",
         region: str | None = None,
+        url_validity: timedelta | float = timedelta(hours=6),
+        public_urls: Mapping[str, str] | None = None,
         on_unknown_submit: OnUnknownSubmit = "fail",
         **kwargs: Any,
     ) -> None:
@@ -85,6 +119,8 @@ class SubmitTranscriptionOperator(BaseOperator):
         self.webhook_url = webhook_url
         self.plaud_conn_id = plaud_conn_id
         self.region = region
+        self.url_validity = url_validity
+        self.public_urls = public_urls
         self.on_unknown_submit = on_unknown_submit
 
     def _convert_audio_url(self, value: Any) -> Any:
@@ -96,20 +132,13 @@ class SubmitTranscriptionOperator(BaseOperator):
         """Re-attach to an earlier submit of this recording in this run, else submit it."""
         from plaud_provider.hooks.plaud import PlaudHook
 
-        audio = self._checked_audio()
-        diarization = _boolean(self.speaker_diarization)
-        language = validate_language(optional(self.language))
-        webhook_url = validate_webhook_url(optional(self.webhook_url))
+        order = self._checked_order()
         policy = self._checked_policy()
+        audio = order.source.audio
         with PlaudHook(self.plaud_conn_id, optional(self.region)) as hook:
-            key = recording_key(
-                audio,
-                language=language,
-                speaker_diarization=diarization,
-                region=hook.region,
-                client_id=hook.client_id,
-            )
-            submission = Submission(context, key)
+            sighting = look_at(order.source)
+            key = None if sighting.problem else order.key(hook, sighting.version)
+            submission = Submission(context, reference_key=order.key(hook), key=key)
             earlier = submission.read()
             if earlier.transcription_id is not None:
                 self.log.info(
@@ -118,41 +147,38 @@ class SubmitTranscriptionOperator(BaseOperator):
                     audio.uri,
                     earlier.at,
                 )
+                if sighting.problem:
+                    self.log.info("The recording itself could not be looked up: %s", sighting.problem)
                 return earlier.transcription_id
             if earlier.is_unknown:
                 self._may_resubmit(policy, audio, earlier)
+            if sighting.problem:
+                raise sighting.problem
             try:
-                return self._submit(hook, submission, audio, language, webhook_url, diarization)
+                return self._submit(hook, submission, order)
             except PlaudSubmitOutcomeUnknownError as lost:
                 self._may_resubmit(policy, audio, submission.unknown(), cause=lost)
-                return self._submit(hook, submission, audio, language, webhook_url, diarization)
+                return self._submit(hook, submission, order)
 
-    def _submit(
-        self,
-        hook: PlaudHook,
-        submission: Submission,
-        audio: AudioReference,
-        language: str | None,
-        webhook_url: str | None,
-        diarization: bool,
-    ) -> str:
-        check_validity(audio, now=datetime.now(tz=UTC))
+    def _submit(self, hook: PlaudHook, submission: Submission, order: _Order) -> str:
+        uri = order.source.audio.uri
+        url = order.source.url()
         self.log.info(
             "Submitting %s (language %s, %s speakers) to Plaud region '%s'.",
-            audio.uri,
-            language or "to be detected",
-            "with" if diarization else "without",
+            uri,
+            order.language or "to be detected",
+            "with" if order.speaker_diarization else "without",
             hook.region,
         )
         transcription = hook.submit_transcription(
-            audio.reveal(),
-            language=language,
-            webhook_url=webhook_url,
-            speaker_diarization=diarization,
+            url.reveal(),
+            language=order.language,
+            webhook_url=order.webhook_url,
+            speaker_diarization=order.speaker_diarization,
             on_phase=submission.on_phase,
         )
         # Logged first: should the note fail, a person can still find the id.
-        self.log.info("Plaud accepted %s as transcription %s.", audio.uri, transcription.transcription_id)
+        self.log.info("Plaud accepted %s as transcription %s.", uri, transcription.transcription_id)
         submission.accepted(transcription.transcription_id)
         return transcription.transcription_id
 
@@ -180,17 +206,28 @@ class SubmitTranscriptionOperator(BaseOperator):
             status_code=cause.status_code if cause else None,
         ) from None
 
+    def _checked_order(self) -> _Order:
+        return _Order(
+            source=audio_source(
+                self._checked_audio(),
+                url_validity=validate_url_validity(self.url_validity),
+                public_urls=validate_public_urls(self.public_urls),
+            ),
+            language=validate_language(optional(self.language)),
+            speaker_diarization=_boolean(self.speaker_diarization),
+            webhook_url=validate_webhook_url(optional(self.webhook_url)),
+        )
+
     def _checked_audio(self) -> AudioReference:
         audio: object = self.audio_url
-        if not isinstance(audio, (str, AudioReference)):
-            raise PlaudInputError(
-                f"audio_url: takes the URL of one recording, not a {type(audio).__name__}. For several, use "
-                ".partial(...).expand(audio_url=[...]). Nothing was sent."
-            )
+        if isinstance(audio, AudioReference):
+            return audio
         if isinstance(audio, str):
-            audio = AudioReference(audio)
-        check_audio_url(audio)
-        return audio
+            return AudioReference(audio)
+        raise PlaudInputError(
+            f"audio_url: takes one recording, not a {type(audio).__name__}. For several, use "
+            ".partial(...).expand(audio_url=[...]). Nothing was sent."
+        )
 
     def _checked_policy(self) -> OnUnknownSubmit:
         policy = self.on_unknown_submit
