@@ -2,60 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
-import io
 import json
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import filelock
-import httpx
-
 from demo.airflow_api import TaskInstance
+from demo.command import EXIT_FAILED, REPOSITORY, run_command
 from demo.emulator import Emulator
 from demo.processes import Supervisor
 from demo.progress import Progress, read_events
 from demo.report import format_table, query_command, read_lines
 from demo.stack import USERNAME, AirflowStack
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 DAG_ID = "plaud_transcribe_list"
 RUN_SECONDS = 240.0
 LOG_TAIL_LINES = 25
-EXIT_FAILED = 1
-# What a shell reports for a process that Ctrl-C, or SIGTERM, has ended.
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path(".demo"), help="folder for everything it writes")
-    parser.add_argument("--recordings", type=Path, default=REPOSITORY / "demo" / "recordings")
-    options = parser.parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Transcripts are in any script; a terminal may not be.
-        sys.stdout.reconfigure(errors="replace")
-    # Without this, a polite kill would skip the end of the processes and leave it to the watcher.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_TERMINATED))
-    options.work.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        with filelock.FileLock(options.work / "lock", timeout=0):
-            return run(options.work, options.recordings)
-    except filelock.Timeout:
-        print(f"Another demo is running in {options.work}. Give this one another folder with --work.")
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("\nStopped. Everything that was started has ended.")
-        return EXIT_INTERRUPTED
-    except (RuntimeError, TimeoutError, httpx.HTTPError) as error:
-        print(f"\nThe demo failed: {error}\nLogs: {options.work / 'airflow' / 'logs'}")
-        return EXIT_FAILED
+    return run_command(run, arguments, prog="python -m demo", description=__doc__, work=Path(".demo"))
 
 
 def run(work: Path, recordings: Path) -> int:
@@ -73,7 +42,7 @@ def run(work: Path, recordings: Path) -> int:
         progress(f"Plaud emulator on {emulator.url} with {len(urls)} recordings")
         progress(f"Airflow {version('apache-airflow-core')} starts: about 20 seconds, more at the first time")
         env = {
-            "AIRFLOW_CONN_PLAUD_DEFAULT": emulator.connection(),
+            "AIRFLOW_CONN_PLAUD_DEFAULT": json.dumps(emulator.connection()),
             "AIRFLOW_CONN_WAREHOUSE_DEFAULT": json.dumps(
                 {"conn_type": "duckdb", "host": str(warehouse.resolve())}
             ),

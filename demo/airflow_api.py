@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +92,15 @@ class AirflowApi:
         if errors:
             raise RuntimeError("\n".join(f"{e['filename']}: {e['stack_trace']}" for e in errors))
         return False
+
+    def create_connection(self, conn_id: str, connection: Mapping[str, Any]) -> None:
+        """Store a connection in the metadata database; its fields as in the JSON of ``AIRFLOW_CONN_…``."""
+        extra = connection.get("extra")
+        self.request(
+            "POST",
+            "/connections",
+            json={**connection, "connection_id": conn_id, "extra": json.dumps(extra) if extra else None},
+        )
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, *, run_id: str | None = None) -> str:
         """Start a run of a DAG, paused or not, and return its id."""

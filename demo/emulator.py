@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -58,24 +59,33 @@ class Emulator:
         # trust_env off: requests to our own server must not pass through a proxy.
         self._client = httpx.Client(base_url=f"{self.url}/_emulator", timeout=10.0, trust_env=False)
 
-    def connection(self) -> str:
-        """Return the Airflow connection to it, as the value of an ``AIRFLOW_CONN_…`` variable."""
-        return json.dumps(
-            {"conn_type": "plaud", "login": CLIENT_ID, "password": self._secret_key, "host": self.url}
-        )
+    def connection(self) -> dict[str, Any]:
+        """Return the Airflow connection to it: as JSON, it is the value of an ``AIRFLOW_CONN_…`` variable."""
+        url = urlsplit(self.url)
+        return {
+            "conn_type": "plaud",
+            "login": CLIENT_ID,
+            "password": self._secret_key,
+            "host": f"{url.scheme}://{url.hostname}",
+            # In its own field: the Test button of Airflow 3.3.2 refuses a connection without a port.
+            "port": url.port,
+            # What the form would store: when editing, it shows no field that is not there.
+            "extra": {"region": "us", "requests_per_minute": 60, "allowed_hosts": None},
+        }
 
-    def signed_urls(self) -> list[str]:
+    def signed_urls(self, validity: timedelta = timedelta(hours=1)) -> list[str]:
         """Return a signed URL for each recording."""
         paths = [item["path"] for item in self._get("/objects")]
-        return [self._signed(path) for path in paths if path.lower().endswith(AUDIO_SUFFIXES)]
+        return [self._signed(path, validity) for path in paths if path.lower().endswith(AUDIO_SUFFIXES)]
 
     def summary(self) -> dict[str, Any]:
         """Return counts of the requests it has seen."""
         summary: dict[str, Any] = self._get("/summary")
         return summary
 
-    def _signed(self, path: str) -> str:
-        response = self._client.post("/sign", json={"path": path, "expires": 3600})
+    def _signed(self, path: str, validity: timedelta) -> str:
+        order = {"path": path, "expires": int(validity.total_seconds())}
+        response = self._client.post("/sign", json=order)
         response.raise_for_status()
         return str(response.json()["url"])
 
