@@ -5,32 +5,60 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# The oldest Airflow that is supported, for the tests that do not need processes of their own.
+VENV32 := .venv-airflow32
+STAMP32 := $(VENV32)/.installed
+# What drives a browser, for those who run these tests.
+STAMP_UI := $(VENV)/.installed-ui
 # uv from the PATH, else one of our own in .uv.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
 # Airflow starts a process per task: without byte code each of them would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint lock clean
+.PHONY: help demo ui test test-ui screenshots test-airflow32 lint lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .uv/bin/uv:
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed as python3; this is " + sys.version)'
 	@python3 -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv
 
-$(STAMP): pyproject.toml setup.cfg constraints.txt | $(filter .uv/bin/uv,$(UV))
-	@echo "Installing Airflow and this package into $(VENV) ..."
-	@test -x $(PY) || $(UV) venv --quiet --python python3 $(VENV)
-	@VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --constraints constraints.txt --group dev --editable '.[duckdb]'
+# $(call install,ENVIRONMENT,CONSTRAINTS,DEPENDENCY GROUP)
+define install
+	@echo "Installing Airflow and this package into $(1) ..."
+	@test -x $(1)/bin/python || $(UV) venv --quiet --python python3 $(1)
+	@VIRTUAL_ENV=$(1) $(UV) pip install --quiet --constraints $(2) --group $(3) --editable '.[duckdb]'
 	@touch $@
+endef
+
+$(STAMP): pyproject.toml setup.cfg constraints.txt | $(filter .uv/bin/uv,$(UV))
+	$(call install,$(VENV),constraints.txt,dev)
+
+$(STAMP32): pyproject.toml setup.cfg constraints-airflow-3.2.txt | $(filter .uv/bin/uv,$(UV))
+	$(call install,$(VENV32),constraints-airflow-3.2.txt,airflow32)
+
+$(STAMP_UI): $(STAMP)
+	$(call install,$(VENV),constraints.txt,ui)
 
 demo: $(STAMP) ## Run real Airflow on embedded parts: recordings in, transcripts out
 	@$(PY) -m demo
 
+ui: $(STAMP) ## Leave real Airflow and the emulator running, to click through
+	@$(PY) -m demo.ui
+
 test: $(STAMP) ## Run all tests
 	@$(PY) -m pytest
+
+test-ui: $(STAMP_UI) ## Run the tests in a browser (Chromium)
+	@$(PY) -m pytest tests/ui
+
+screenshots: $(STAMP_UI) ## Run them, and take the screenshots of docs/images anew
+	@$(PY) -m pytest tests/ui --screenshots
+
+test-airflow32: $(STAMP32) ## Run the unit and DAG tests on Airflow 3.2
+	@$(VENV32)/bin/python -m pytest tests/unit tests/dags
 
 lint: $(STAMP) ## Check style, types and import rules
 	@$(VENV)/bin/ruff check .
@@ -38,9 +66,12 @@ lint: $(STAMP) ## Check style, types and import rules
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-cache
 
-lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything in constraints.txt
-	@$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --group dev \
-		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml -o constraints.txt
+COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
+
+lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for each Airflow
+	@$(COMPILE) --group dev --group ui -o constraints.txt
+	@$(COMPILE) --group airflow32 -o constraints-airflow-3.2.txt
 
 clean: ## Remove what the targets created
-	@rm -rf $(VENV) .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) $(VENV32) .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

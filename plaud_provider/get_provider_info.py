@@ -53,9 +53,13 @@ def _connection_type() -> dict[str, Any]:
         "hook-class-name": "plaud_provider.hooks.plaud.PlaudHook",
         "hook-name": "Plaud",
         "ui-field-behaviour": {
-            "hidden-fields": ["schema", "port", "extra"],
+            "hidden-fields": ["schema", "extra"],
             "relabeling": {"login": "Client ID", "password": "Secret key", "host": "Base URL"},
-            "placeholders": {"host": "leave empty for the region's own"},
+            "placeholders": {
+                "host": "leave empty for the region's own",
+                # The Test button of these versions refuses a connection without one (apache/airflow#73298).
+                "port": "443 (Airflow 3.3.1 and 3.3.2 cannot test a connection without a port)",
+            },
         },
         "conn-fields": {
             "region": {

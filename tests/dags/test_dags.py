@@ -1,0 +1,254 @@
+"""The DAGs that users deploy: how they parse, what their forms ask for, and a run of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import jsonschema
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.definitions._internal.types import NOTSET
+from airflow.serialization.serialized_objects import DagSerialization
+
+from plaud_provider.api.arguments import optional, validate_language
+from plaud_provider.emulator.server import EmulatorServer
+from tests.dags.conftest import FOLDERS, RunDag, load_dag, states
+
+# By a thread: Airflow uses the alarm itself while it parses, and takes a signal's away.
+pytestmark = pytest.mark.timeout(120, method="thread")
+
+FILES = sorted(FOLDERS["deployable"].glob("*.py"))
+DAG_IDS = [file.stem for file in FILES]
+SIGNATURE = "canary-signature-6f1d"
+SPOKEN = "canary transcript"
+URLS = [f"https://calls.s3.amazonaws.com/2024/{n}.mp3?X-Amz-Signature={SIGNATURE}" for n in range(2)]
+#: What each DAG is started with, and how many recordings that is.
+CONFS: dict[str, tuple[dict[str, Any], int]] = {
+    "plaud_transcribe_list": ({"recordings": URLS, "language": "en"}, 2),
+    "plaud_transcribe_recording": ({"recording": URLS[0], "language": "en"}, 1),
+}
+#: The modules that parsing a DAG file may add to those of any DAG: it happens again in every task process.
+MOST_MODULES = 45
+#: What is imported where it is used.
+FOR_TASKS = (
+    "airflow.providers.common",
+    "airflow.providers.duckdb",
+    "airflow.providers.http",
+    "plaud_provider.auth",
+    "plaud_provider.emulator",
+    "plaud_provider.hooks",
+    "plaud_provider.warehouse",
+    "sqlalchemy",
+)
+
+
+@pytest.fixture(scope="module", params=FILES, ids=DAG_IDS)
+def parsed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What parsing a DAG file took, in a process without network, database and connections."""
+    environment = {
+        **os.environ,
+        "AIRFLOW_HOME": str(tmp_path_factory.mktemp("home")),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    }
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.dags.parse", str(request.param)],
+        cwd=FOLDERS["deployable"].parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return {"file": request.param, **json.loads(finished.stdout.splitlines()[-1])}
+
+
+def test_a_file_parses_into_the_dag_of_its_name(parsed: dict[str, Any]) -> None:
+    assert parsed["errors"] == {}
+    assert parsed["dag_ids"] == [parsed["file"].stem]
+
+
+def test_parsing_reaches_for_nothing(parsed: dict[str, Any]) -> None:
+    assert parsed["forbidden"] == []
+
+
+def test_parsing_imports_little(parsed: dict[str, Any]) -> None:
+    imported = parsed["imported"]
+
+    assert [name for name in imported if "." not in name] == [], "no package of its own"
+    assert [name for name in imported if name.startswith(FOR_TASKS)] == []
+    assert len(imported) <= MOST_MODULES, imported
+
+
+def test_parsing_raises_no_deprecation(parsed: dict[str, Any]) -> None:
+    assert parsed["warned"] == []
+
+
+def test_every_dag_is_run_here() -> None:
+    assert set(CONFS) == set(DAG_IDS)
+
+
+@pytest.fixture(params=DAG_IDS)
+def dag(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> DAG:
+    monkeypatch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+    return load_dag(request.param)
+
+
+def test_a_dag_explains_itself(dag: DAG) -> None:
+    assert dag.description
+    assert dag.doc_md
+    assert "plaud" in dag.tags
+    ours = [task.task_id for task in dag.tasks if not task.task_type.startswith("_")]
+    assert sorted(ours) == ["load", "submit", "wait"]
+    assert [task_id for task_id in ours if f"**{task_id}**" not in dag.doc_md] == []
+
+
+def test_a_dag_runs_only_when_it_is_asked_to(dag: DAG) -> None:
+    assert dag.schedule is None
+    assert not dag.catchup
+
+
+def test_a_dag_serializes(dag: DAG) -> None:
+    serialized = json.loads(json.dumps(DagSerialization.serialize_dag(dag)))
+    read = DagSerialization.deserialize_dag(serialized)
+
+    assert sorted(read.task_dict) == sorted(dag.task_dict)
+    assert sorted(read.params) == sorted(dag.params)
+
+
+def test_a_form_is_valid_and_explains_itself(dag: DAG) -> None:
+    for name in dag.params:
+        schema = dag.params.get_param(name).schema
+        jsonschema.Draft202012Validator.check_schema(schema)
+        assert schema.get("title"), name
+        assert "type" in schema, name
+
+
+def test_a_form_asks_for_recordings_and_has_valid_defaults_for_the_rest(dag: DAG) -> None:
+    params = [dag.params.get_param(name) for name in dag.params]
+    [required] = [name for name, param in zip(dag.params, params, strict=True) if param.value is NOTSET]
+
+    assert required in ("recording", "recordings")
+    for param in params:
+        if param.value is not NOTSET:
+            # Raises if its own schema refuses it.
+            param.resolve()
+
+
+def test_the_languages_of_a_form_are_those_that_the_operator_takes(dag: DAG) -> None:
+    for code in dag.params.get_param("language").schema.get("enum", []):
+        validate_language(optional(code))
+
+
+class Warehouse:
+    """A warehouse file, and what has landed in it."""
+
+    def __init__(self, kind: str, file: Path) -> None:
+        self.kind = kind
+        self.file = file
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with closing(
+            duckdb.connect(str(self.file), read_only=True)
+            if self.kind == "duckdb"
+            else sqlite3.connect(self.file)
+        ) as connection:
+            return connection.execute(sql).fetchall()
+
+
+@pytest.fixture(params=["sqlite", "duckdb"])
+def warehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
+    file = tmp_path / f"warehouse.{request.param}"
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": request.param, "host": str(file)})
+    )
+    return Warehouse(request.param, file)
+
+
+@pytest.fixture
+def quick_plaud(plaud: EmulatorServer) -> Iterator[EmulatorServer]:
+    """A Plaud that takes a second, long enough that a wait is deferred."""
+    plaud.state.clock.set_speed(600)
+    yield plaud
+    plaud.state.clock.set_speed(1)
+
+
+def metadata() -> dict[str, str]:
+    """Return all that Airflow has stored, by table."""
+    from airflow import settings
+
+    file = settings.engine.url.database
+    with closing(sqlite3.connect(file)) as connection:
+        tables = [name for (name,) in connection.execute("select name from sqlite_master where type='table'")]
+        return {name: repr(connection.execute(f'select * from "{name}"').fetchall()) for name in tables}
+
+
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_recordings_become_rows_and_leave_no_trace_elsewhere(
+    run_dag: RunDag,
+    quick_plaud: EmulatorServer,
+    warehouse: Warehouse,
+    capfd: pytest.CaptureFixture[str],
+    dag_id: str,
+) -> None:
+    conf, count = CONFS[dag_id]
+    run = run_dag(dag_id, conf)
+    log = "".join(capfd.readouterr())
+
+    assert run.state == "success", states(run)
+    assert quick_plaud.summary()["submits_accepted"] == count
+    transcripts = warehouse.query(
+        "select audio_uri, status, region, dag_id, segment_count from plaud_transcripts order by audio_uri"
+    )
+    assert [row[:4] for row in transcripts] == [
+        (url.partition("?")[0], "completed", "us", dag_id) for url in URLS[:count]
+    ]
+    [(segments,)] = warehouse.query("select count(*) from plaud_segments")
+    assert segments == sum(row[4] for row in transcripts) > 0
+    assert "Handing the wait for" in log, "it was deferred"
+
+    stored = metadata()
+    [(text,)] = warehouse.query("select text from plaud_transcripts order by audio_uri limit 1")
+    # What users enter stays in the run's configuration, as the docs say.
+    assert [table for table, rows in stored.items() if SIGNATURE in rows] == ["dag_run"]
+    for secret in (text[:40], "secret-key-canary"):
+        assert [table for table, rows in stored.items() if secret in rows] == []
+        assert secret not in log
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "mistake", "words"),
+    [
+        ("plaud_transcribe_list", {"language": "english"}, "language: 'english' is not a language tag"),
+        ("plaud_transcribe_recording", {"recording": "ftp://files.example/a.mp3"}, "has the scheme 'ftp'"),
+        ("plaud_transcribe_recording", {"recording": "https://files.example/a.txt"}, "is a .txt file"),
+        ("plaud_transcribe_recording", {"sql_conn_id": "no_such"}, "no Airflow connection 'no_such'"),
+    ],
+)
+def test_a_mistake_is_told_and_costs_nothing(
+    run_dag: RunDag,
+    plaud: EmulatorServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    dag_id: str,
+    mistake: dict[str, Any],
+    words: str,
+) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "w")})
+    )
+    run = run_dag(dag_id, {**CONFS[dag_id][0], **mistake})
+
+    assert run.state == "failed"
+    assert words in capfd.readouterr().out
+    assert plaud.summary()["submits_accepted"] == 0
