@@ -10,13 +10,14 @@ VENV32 := .venv-airflow32
 STAMP32 := $(VENV32)/.installed
 # What drives a browser, for those who run these tests.
 STAMP_UI := $(VENV)/.installed-ui
+STAMP_DOCS := $(VENV)/.installed-docs
 # uv from the PATH, else one of our own in .uv.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
 # Airflow starts a process per task: without byte code each of them would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo ui test test-ui screenshots test-airflow32 lint lock clean
+.PHONY: help demo ui test test-ui screenshots test-airflow32 lint docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,9 @@ $(STAMP32): pyproject.toml setup.cfg constraints-airflow-3.2.txt | $(filter .uv/
 $(STAMP_UI): $(STAMP)
 	$(call install,$(VENV),constraints.txt,ui)
 
+$(STAMP_DOCS): $(STAMP)
+	$(call install,$(VENV),constraints.txt,docs)
+
 demo: $(STAMP) ## Run real Airflow on embedded parts: recordings in, transcripts out
 	@$(PY) -m demo
 
@@ -66,12 +70,15 @@ lint: $(STAMP) ## Check style, types and import rules
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-cache
 
-COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
+docs: $(STAMP_DOCS) ## Build the documentation into docs/_build
+	@$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
+
+COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --extra duckdb \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
 
 lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for each Airflow
-	@$(COMPILE) --group dev --group ui -o constraints.txt
+	@$(COMPILE) --group dev --group docs --group ui -o constraints.txt
 	@$(COMPILE) --group airflow32 -o constraints-airflow-3.2.txt
 
 clean: ## Remove what the targets created
-	@rm -rf $(VENV) $(VENV32) .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf docs/_build $(VENV) $(VENV32) .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -5,9 +5,9 @@ Give a recording (M4A, MP3 or WAV): a pre-signed `https://` URL, or a storage re
 `s3://calls/2024/0001.mp3`, which is signed right before Plaud is asked. Its transcript becomes a row of
 `plaud_transcripts`, and its segments rows of `plaud_segments`, in the warehouse of your choice.
 
-- **check** looks at everything that could be wrong: the recording, the language, both connections and the
-  tables. Nothing is paid for before it succeeds.
-- **submit** sends the recording to Plaud, once. This is what Plaud bills, by audio length.
+- **check** opens the warehouse and looks at its tables, before anything is paid for.
+- **submit** checks the recording, the language and the Plaud connection, then sends the recording to Plaud,
+  once. This is what Plaud bills, by audio length.
 - **wait** waits in the triggerer, without holding a worker.
 - **load** replaces this transcription's rows: running it again changes nothing.
 

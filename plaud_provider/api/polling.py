@@ -10,6 +10,10 @@ import heapq
 import random
 from collections.abc import Iterable
 
+#: What the network may add to one request and not to the next, so that the minutes that Plaud counts are kept
+#: too, and not only those of this host.
+SLACK_SECONDS = 1.0
+
 
 class PollSchedule:
     """
@@ -38,7 +42,7 @@ class PollSchedule:
         rng: random.Random,
     ) -> None:
         self._interval = interval
-        self._spacing = 60.0 / requests_per_minute
+        self._spacing = (60.0 + SLACK_SECONDS) / requests_per_minute
         self._rng = rng
         self._sequence = 0
         self._queue: list[tuple[float, int, str]] = []

@@ -182,8 +182,8 @@ def _token_failure(account: Account, answer: Response) -> PlaudError:
 def _refused(account: Account, how: str) -> PlaudAuthenticationError:
     return PlaudAuthenticationError(
         f"Plaud refused client id {account.client_id!r} and its secret key {how}, region "
-        f"'{account.region.value}' at {account.base_url}. Check login, password and region of the "
-        "connection: credentials belong to one region. Nothing was submitted.",
+        f"'{account.region.value}' at {account.base_url}. Check client id (login), secret key (password) and "
+        "region of the connection: credentials belong to one region. Nothing was submitted.",
         status_code=401,
     )
 

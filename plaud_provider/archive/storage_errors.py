@@ -35,12 +35,16 @@ def refused(audio: AudioReference, why: str, kind: type[E] = PlaudInputError) ->
     return kind(f"audio_url: {audio.uri!r} {why}. Nothing was sent, nothing is paid for.")
 
 
-def not_opened(audio: AudioReference, connection: str, error: Exception) -> PlaudError:
-    """Explain why no file system could be had for a recording."""
+def not_opened(audio: AudioReference, connection: str, error: Exception, *, needs: str) -> PlaudError:
+    """
+    Explain why no file system could be had for a recording.
+
+    :param needs: What signing in this storage needs.
+    """
     what = f"cannot be reached: {connection} did not lead to its storage ({type(error).__name__})"
     if _is_misconfigured(error):
-        return refused(audio, f"{what}; check the connection's fields", PlaudConfigurationError)
-    return refused(audio, f"{what}; check the connection and the network", PlaudStorageError)
+        return refused(audio, f"{what}. Signing needs {needs}", PlaudConfigurationError)
+    return refused(audio, f"{what}. Check the connection and the network, and try again", PlaudStorageError)
 
 
 def not_found(audio: AudioReference, connection: str, error: Exception) -> PlaudError:

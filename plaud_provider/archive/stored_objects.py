@@ -81,8 +81,8 @@ _GCS = _Storage(
 )
 _AZURE = _Storage(
     extra="azure",
-    needs="the account's key (or a connection string that has it) and its name; a service principal or a SAS "
-    "token cannot sign",
+    needs="the account's name (extra account_name) and key (password), or a connection string that has both; "
+    "a service principal or a SAS token cannot sign",
     version=_azure_version,
     sign_options={},
     file_system_options={},
@@ -176,7 +176,7 @@ class StoredObject:
     @cached_property
     def _file_system(self) -> Any:
         self._check_connection()
-        file_system = self._guard(self._open, storage_errors.not_opened)
+        file_system = self._guard(self._open, partial(storage_errors.not_opened, needs=self._storage.needs))
         if self._storage is _S3:
             # A URL has to be signed for the bucket's region, which need not be the connection's.
             file_system.cache_regions = True
@@ -249,7 +249,7 @@ class StoredObject:
     def _connection(self) -> str:
         if self._conn_id:
             return f"connection {self._conn_id!r}"
-        return "the default credentials (the reference names no connection)"
+        return "this worker's default credentials"
 
 
 def _ask(file_system: Any, coroutine: str, *args: Any, **options: Any) -> Any:

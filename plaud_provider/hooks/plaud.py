@@ -42,6 +42,8 @@ from plaud_provider.exceptions import PlaudError
 from plaud_provider.hooks.connection import PlaudSettings, read_connection
 from plaud_provider.hooks.transport import (
     Limits,
+    aiohttp_proxy,
+    ca_bundle,
     open_aiohttp_session,
     open_requests_session,
     send_with_aiohttp,
@@ -98,7 +100,10 @@ class PlaudHook(HttpHook):
     def settings(self) -> PlaudSettings:
         """The connection's settings, checked; raises before anything is sent."""
         connection = self.get_connection(self.plaud_conn_id)
-        return read_connection(connection, region=self._asserted_region)
+        settings = read_connection(connection, region=self._asserted_region)
+        # Before any submit is noted as being sent.
+        ca_bundle(settings.account.base_url)
+        return settings
 
     @cached_property
     def _token_store(self) -> TokenStore:
@@ -163,7 +168,8 @@ class PlaudHook(HttpHook):
             account = self.settings.account
             token = self._drive(calls.verify_credentials(account, self._policy), share_token=False)
         except PlaudError as refused:
-            return False, str(refused)
+            # Airflow tests a copy of the connection, under an id that nobody knows.
+            return False, str(refused).removeprefix(f"Connection {self.plaud_conn_id!r}: ")
         finally:
             self.close()
         hours = token.lifetime / 3600
@@ -299,7 +305,9 @@ class PlaudAsyncHook(BaseHook):
         self._remembered = TokenState()
         # The lock file is polled; the calls of one hook need not all do that.
         self._renewing = asyncio.Lock()
-        self._tls = await asyncio.to_thread(tls_context)
+        base_url = self.settings.account.base_url
+        self._proxy = aiohttp_proxy(base_url)
+        self._tls = await asyncio.to_thread(tls_context, base_url)
         self._session = open_aiohttp_session(self._limits, self._tls)
         return self
 
@@ -386,6 +394,6 @@ class PlaudAsyncHook(BaseHook):
 
     async def _send(self, request: Request) -> Response:
         if request.repeatable:
-            return await send_with_aiohttp(self._session, request, self._limits)
+            return await send_with_aiohttp(self._session, request, self._limits, proxy=self._proxy)
         async with open_aiohttp_session(self._limits, self._tls, reuse_connections=False) as session:
-            return await send_with_aiohttp(session, request, self._limits)
+            return await send_with_aiohttp(session, request, self._limits, proxy=self._proxy)

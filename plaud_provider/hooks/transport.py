@@ -57,13 +57,16 @@ def proxies_for(url: str) -> dict[str, str]:
     return dict(get_environ_proxies(url))
 
 
-def ca_bundle() -> str:
+def ca_bundle(base_url: str) -> str | None:
     """
-    Return the file or folder of certificate authorities to verify against.
+    Return the file or folder of certificate authorities to verify against; ``None`` where there is no TLS.
 
     :raises PlaudConfigurationError: if the environment names one that does not exist.
     """
     import certifi
+
+    if urlsplit(base_url).scheme != "https":
+        return None
 
     for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         path = os.environ.get(variable)
@@ -89,7 +92,7 @@ def open_requests_session(base_url: str) -> Session:
     session = _Session()
     session.trust_env = False
     session.proxies = proxies_for(base_url)
-    session.verify = ca_bundle()
+    session.verify = ca_bundle(base_url) or True
     session.stream = True
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return session
@@ -190,7 +193,9 @@ def _failure(failure: Exception, *, sent: bool) -> TransportFailure:
     return TransportFailure(_kind(failure), sent=sent)
 
 
-async def send_with_aiohttp(session: ClientSession, request: Request, limits: Limits) -> Response:
+async def send_with_aiohttp(
+    session: ClientSession, request: Request, limits: Limits, *, proxy: str | None
+) -> Response:
     """
     Send a request with aiohttp.
 
@@ -205,7 +210,7 @@ async def send_with_aiohttp(session: ClientSession, request: Request, limits: Li
             data=request.body,
             headers=request.headers,
             allow_redirects=False,
-            proxy=_proxy(request.url),
+            proxy=proxy,
         ) as answer:
             body = bytearray()
             async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
@@ -230,10 +235,16 @@ async def send_with_aiohttp(session: ClientSession, request: Request, limits: Li
         raise TransportFailure(_kind(failure), sent=True) from None
 
 
-def tls_context() -> ssl.SSLContext:
-    """Return what certificates are verified with; reads files, so not to be called inside the event loop."""
-    path = ca_bundle()
-    return _tls_context(path, os.stat(path).st_mtime_ns)
+def tls_context(base_url: str) -> ssl.SSLContext | None:
+    """
+    Return what certificates are verified with; ``None`` where there is no TLS.
+
+    Reads files, so it is not to be called inside the event loop.
+
+    :raises PlaudConfigurationError: as :func:`ca_bundle`.
+    """
+    path = ca_bundle(base_url)
+    return _tls_context(path, os.stat(path).st_mtime_ns) if path else None
 
 
 # Each takes 20 ms of CPU, and a triggerer runs a thousand triggers.
@@ -245,13 +256,13 @@ def _tls_context(path: str, _changed_at: int) -> ssl.SSLContext:
 
 
 def open_aiohttp_session(
-    limits: Limits, tls: ssl.SSLContext, *, reuse_connections: bool = True
+    limits: Limits, tls: ssl.SSLContext | None, *, reuse_connections: bool = True
 ) -> ClientSession:
     """Return an aiohttp session with this module's policy; to be called inside the event loop."""
     import aiohttp
 
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=tls, force_close=not reuse_connections),
+        connector=aiohttp.TCPConnector(ssl=tls or True, force_close=not reuse_connections),
         timeout=aiohttp.ClientTimeout(
             total=limits.total_seconds, sock_connect=limits.connect_seconds, sock_read=limits.read_seconds
         ),
@@ -260,7 +271,12 @@ def open_aiohttp_session(
     )
 
 
-def _proxy(url: str) -> str | None:
+def aiohttp_proxy(url: str) -> str | None:
+    """
+    Return the environment's proxy for a URL.
+
+    :raises PlaudConfigurationError: if it is of a kind that aiohttp does not know.
+    """
     from requests.utils import select_proxy
 
     proxy: str | None = select_proxy(url, proxies_for(url))

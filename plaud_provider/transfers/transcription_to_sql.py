@@ -164,7 +164,7 @@ class TranscriptionToSqlOperator(BaseOperator):
         ti = context["ti"]
         with PlaudHook(self.plaud_conn_id, optional(self.region)) as hook:
             self.log.info(
-                "Landing %d transcriptions of Plaud region '%s' in %r and %r of warehouse %r.",
+                "Landing %d transcription(s) of Plaud region '%s' in %r and %r of warehouse %r.",
                 len(ids),
                 hook.region,
                 self.transcripts_table,
@@ -190,7 +190,7 @@ class TranscriptionToSqlOperator(BaseOperator):
                 tally.segments += landed.segments
                 tally.failed += sum(t.status is Status.FAILED for t in transcriptions)
                 self.log.info(
-                    "Landed %d of %d transcriptions so far, %d of them failed, with %d segments.",
+                    "Landed %d of %d transcription(s) so far, %d of them failed, with %d segments.",
                     tally.transcripts,
                     len(ids),
                     tally.failed,

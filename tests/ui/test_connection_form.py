@@ -86,7 +86,7 @@ def test_the_test_button_says_what_to_do_about_a_wrong_secret(page: Page, playgr
 
     expect(message).to_contain_text("Failed")
     expect(message).to_contain_text("Plaud refused client id 'demo-client' and its secret key")
-    expect(message).to_contain_text("Check login, password and region")
+    expect(message).to_contain_text("Check client id (login), secret key (password) and region")
     expect(message).not_to_contain_text("wrong-secret-key")
 
 

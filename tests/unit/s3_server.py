@@ -22,8 +22,8 @@ import pytest
 from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from moto.server import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-from werkzeug.serving import make_server
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 ACCESS_KEY = "AKIACANARY"
 SECRET_KEY = "storage-secret-canary"
@@ -56,7 +56,7 @@ class Gate:
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
         headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
         start_response(status, headers)
-        return [body]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _refusal(self, environ: WSGIEnvironment, path: str, query: dict[str, str]) -> tuple[str, str] | None:
         if "X-Amz-Signature" in query:
@@ -91,7 +91,7 @@ class Gate:
         return None
 
 
-class _QuietHandler(MotoRequestHandler):
+class _QuietHandler(WSGIRequestHandler):
     def log(self, *args: object) -> None:
         """Say nothing: it would be the signed URLs."""
 

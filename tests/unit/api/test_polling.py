@@ -45,19 +45,18 @@ def most_in_a_minute(moments: list[float]) -> int:
 def test_a_thousand_ids_share_the_budget_and_none_starves() -> None:
     ids = [f"txn_{number}" for number in range(1000)]
 
-    looks = play(schedule(ids), until=3 * 1000 + 10)
+    looks = play(schedule(ids), until=3 * 1000 * 61 / 60 + 10)
 
     counts = Counter(name for _, name in looks)
     assert most_in_a_minute([at for at, _ in looks]) <= 60
-    assert len(looks) == 3010
-    assert set(counts.values()) <= {3, 4}
+    assert set(counts.values()) == {3, 4}
     assert counts.keys() == set(ids)
 
 
 def test_the_first_looks_are_in_the_order_of_submission() -> None:
     ids = [f"txn_{number}" for number in range(50)]
 
-    assert [name for _, name in play(schedule(ids), until=49.5)] == ids
+    assert [name for _, name in play(schedule(ids), until=50)] == ids
 
 
 def test_the_one_that_has_waited_longest_is_next() -> None:
@@ -102,8 +101,8 @@ def test_a_look_that_comes_late_does_not_let_the_next_ones_catch_up() -> None:
     polls = schedule([f"txn_{number}" for number in range(10)], budget=60)
 
     assert polls.take(now=START + 500) is not None
-    assert polls.take(now=START + 500.9) is None
-    assert polls.take(now=START + 501) is not None
+    assert polls.take(now=START + 501) is None
+    assert polls.take(now=START + 501.1) is not None
 
 
 @given(
@@ -129,8 +128,17 @@ def test_no_minute_ever_holds_more_looks_than_the_budget(
     assert most_in_a_minute(moments) <= math.ceil(budget)
 
 
+@given(st.lists(st.floats(0, 0.99), min_size=200, max_size=200))
+def test_no_minute_of_plaud_s_does_either_where_the_network_takes_its_time(latencies: list[float]) -> None:
+    looks = play(schedule([f"txn_{number}" for number in range(200)]), until=200)
+
+    arrivals = sorted(at + latency for (at, _), latency in zip(looks, latencies, strict=False))
+
+    assert most_in_a_minute(arrivals) <= 60
+
+
 @pytest.mark.parametrize("budget", [1.0, 0.5])
 def test_a_small_budget_makes_looks_rare(budget: float) -> None:
-    looks = play(schedule(["a"], interval=1.0, budget=budget), until=600)
+    looks = play(schedule(["a"], interval=1.0, budget=budget), until=610)
 
-    assert len(looks) == 600 * budget / 60
+    assert len(looks) == 610 * budget / 61

@@ -136,7 +136,7 @@ def test_a_refresh_that_goes_wrong_is_followed_by_one_exchange(refused: object) 
 def test_a_wrong_secret_costs_one_token_call(status: int) -> None:
     world = World([answer(status, {"error": "invalid_client"})])
 
-    with pytest.raises(PlaudAuthenticationError, match=r"login, password and region") as caught:
+    with pytest.raises(PlaudAuthenticationError, match=r"credentials belong to one region") as caught:
         current(world)
 
     assert world.operations == ["exchange"]

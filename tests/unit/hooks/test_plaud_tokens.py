@@ -90,7 +90,7 @@ def test_a_wrong_secret_costs_one_token_call_and_says_what_to_check(
     monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
 
     for _ in range(3):
-        with pytest.raises(PlaudAuthenticationError, match="login, password and region") as caught:
+        with pytest.raises(PlaudAuthenticationError, match="credentials belong to one region") as caught:
             open_client().submit()
         assert "wrong-secret-canary" not in str(caught.value)
 

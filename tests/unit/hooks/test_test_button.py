@@ -47,7 +47,7 @@ def test_the_test_button_asks_again_after_a_refusal(
     for _ in range(2):
         ok, message = PlaudHook(retry_policy=FAST).test_connection()
         assert not ok
-        assert "Check login, password and region" in message
+        assert "Check client id (login), secret key (password) and region" in message
         assert "canary" not in message
 
     assert outcomes(plaud) == [("exchange", 401)] * 2

@@ -87,11 +87,22 @@ def _openssl_hash(bundle: Path) -> str:
 def test_a_bundle_that_does_not_exist_is_named_before_anything_is_sent(
     secured: EmulatorServer, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    client.submit()
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file.pem")
+    phases: list[SubmitPhase] = []
 
     with pytest.raises(PlaudConfigurationError, match=r"REQUESTS_CA_BUNDLE: .*/no/such/file\.pem"):
-        client.submit()
-    assert secured.ledger() == []
+        client.submit(on_phase=phases.append)
+    assert phases == []
+    assert secured.summary()["submits_accepted"] == 1
+
+
+def test_without_tls_a_bundle_does_not_matter(
+    client: Client, txn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file.pem")
+
+    assert client.get(txn).transcription_id == txn
 
 
 @pytest.mark.parametrize(

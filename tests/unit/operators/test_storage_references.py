@@ -53,14 +53,13 @@ def fetching_server() -> Iterator[EmulatorServer]:
 
 @pytest.fixture
 def plaud(
-    fetching_server: EmulatorServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    plaud: EmulatorServer, fetching_server: EmulatorServer, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[EmulatorServer]:
     """A Plaud that downloads what it is given, and an Airflow connection to it."""
     fetching_server.reset()
     connection = json.loads(fetching_server.airflow_connection)
     connection["extra"]["requests_per_minute"] = 60_000
     monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
-    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
     yield fetching_server
     # Its downloads are not the next test's.
     fetching_server.settle()

@@ -297,7 +297,7 @@ def test_log_can_be_followed_and_shows_no_text_and_no_signature(
     logged = caplog.text + "".join(capfd.readouterr())
     assert f"Transcription {ids[1]} is still 'processing'" in logged
     assert f"'plaud_transcripts' and 'plaud_segments' of warehouse '{CONN_ID}'" in logged
-    assert "Landed 1 of 2 transcriptions so far" in logged
+    assert "Landed 1 of 2 transcription(s) so far" in logged
     assert SENTINEL not in logged
     assert SIGNATURE not in logged
 
