@@ -58,6 +58,10 @@ class PlaudConnectionError(PlaudError):
     """The host could not be reached, or the connection broke; may pass."""
 
 
+class PlaudCertificateError(PlaudError, AirflowFailException):
+    """The host's certificate cannot be verified. There is no switch to go on without."""
+
+
 class PlaudRateLimitError(PlaudError):
     """Plaud kept answering 429 for longer than one call waits; may pass."""
 

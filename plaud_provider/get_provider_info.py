@@ -18,6 +18,14 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": _INTEGRATION,
                 "external-doc-url": "https://docs.plaud.ai/",
+                "logo": "/docs/images/logo.svg",
+                "how-to-guide": [
+                    "/docs/connection.md",
+                    "/docs/submit.md",
+                    "/docs/wait.md",
+                    "/docs/hook.md",
+                    "/docs/emulator.md",
+                ],
                 "tags": ["service"],
             },
             {
@@ -40,6 +48,7 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "source-integration-name": _INTEGRATION,
                 "target-integration-name": "SQL",
+                "how-to-guide": "/docs/load.md",
                 "python-module": "plaud_provider.transfers.transcription_to_sql",
             }
         ],

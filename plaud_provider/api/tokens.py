@@ -31,6 +31,7 @@ from plaud_provider.api.requests import Account, exchange_request, refresh_reque
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
+    PlaudCertificateError,
     PlaudConnectionError,
     PlaudError,
     PlaudRateLimitError,
@@ -188,10 +189,14 @@ def _refused(account: Account, how: str) -> PlaudAuthenticationError:
     )
 
 
-def unreachable(account: Account, failure: TransportFailure) -> PlaudConnectionError | PlaudResponseError:
+def unreachable(account: Account, failure: TransportFailure) -> PlaudError:
     """Say that a host could not be reached or its answer not be taken, and why."""
     if failure.answered:
         return PlaudResponseError(f"The answer of {account.base_url} cannot be used: {failure.reason}.")
+    if not failure.passing:
+        return PlaudCertificateError(
+            f"{account.base_url} is not trusted: {failure.reason}. Nothing was sent."
+        )
     return PlaudConnectionError(
         f"No usable answer from {account.base_url}: {failure.reason}. Check the network, proxy and host of "
         "the connection."

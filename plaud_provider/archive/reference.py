@@ -115,8 +115,11 @@ class AudioReference:
 
     @cached_property
     def file_name(self) -> str:
-        """Last part of the path, decoded."""
-        return PurePosixPath(unquote(self._split.path)).name
+        """Last part of the path; decoded, where it is a URL's."""
+        if self.scheme in _WEB:
+            return PurePosixPath(unquote(self._split.path)).name
+        # In a storage key '?', '#' and '%' are ordinary characters.
+        return self._value.rpartition("/")[2]
 
     @cached_property
     def extension(self) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
@@ -109,11 +110,11 @@ class TranscriptionTrigger(BaseTrigger):
         yield TriggerEvent(result.to_event())
 
     async def _wait(self, wait: Wait) -> WaitResult:
-        from plaud_provider.hooks.plaud import PlaudAsyncHook
-
+        # In a thread: its imports take a second or more, in which no other trigger would run.
+        hooks = await asyncio.to_thread(import_module, "plaud_provider.hooks.plaud")
         for attempt in range(1, CONNECTION_ATTEMPTS + 1):
             try:
-                async with PlaudAsyncHook(self.plaud_conn_id, self.region) as hook:
+                async with hooks.PlaudAsyncHook(self.plaud_conn_id, self.region) as hook:
                     return await self._look_until_final(wait, hook)
             except AirflowNotFoundException as missing:
                 if attempt == CONNECTION_ATTEMPTS:

@@ -12,6 +12,7 @@ from plaud_provider.api.effects import Operation, Response, TokenState, Transpor
 from plaud_provider.api.models import Transcription
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
+    PlaudCertificateError,
     PlaudConnectionError,
     PlaudError,
     PlaudInputError,
@@ -228,7 +229,7 @@ def test_a_broken_connection_to_the_end_says_why() -> None:
 def test_what_cannot_pass_is_not_tried_again() -> None:
     world = world_with_token(TransportFailure("its certificate has expired", sent=False, passing=False))
 
-    with pytest.raises(PlaudConnectionError, match="certificate has expired"):
+    with pytest.raises(PlaudCertificateError, match="certificate has expired"):
         get(world)
 
 

@@ -13,6 +13,7 @@ from plaud_provider.api.effects import Operation, Response, SubmitPhase, Transpo
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
+    PlaudCertificateError,
     PlaudConnectionError,
     PlaudError,
     PlaudRateLimitError,
@@ -121,7 +122,7 @@ def test_after_a_doubtful_answer_nothing_is_sent_again(doubtful: Answer) -> None
     [
         *[(answer(status), PlaudRequestError) for status in (400, 402, 403, 404, 409, 413, 415, 422)],
         *[(answer(status), PlaudRedirectError) for status in (301, 302, 307, 308)],
-        (TransportFailure("bad certificate", sent=False, passing=False), PlaudConnectionError),
+        (TransportFailure("bad certificate", sent=False, passing=False), PlaudCertificateError),
     ],
     ids=str,
 )

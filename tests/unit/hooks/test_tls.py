@@ -14,8 +14,8 @@ import pytest
 from plaud_provider.api.effects import SubmitPhase
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
+    PlaudCertificateError,
     PlaudConfigurationError,
-    PlaudConnectionError,
     PlaudError,
     PlaudSubmitOutcomeUnknownError,
 )
@@ -130,7 +130,7 @@ def test_a_bad_certificate_fails_at_once_and_says_what_to_do(
     with tls_front(plaud.port, authority.server_context(*names, days=days)) as front:
         connect(f"https://localhost:{front.port}")
 
-        with pytest.raises(PlaudConnectionError, match=rf"certificate cannot be verified \({why}") as caught:
+        with pytest.raises(PlaudCertificateError, match=rf"certificate cannot be verified \({why}") as caught:
             client.submit()
 
         assert "cannot be switched off; set REQUESTS_CA_BUNDLE" in str(caught.value)
@@ -147,7 +147,7 @@ def test_a_switch_in_the_extra_does_not_turn_verification_off(
             extra={"verify": False, "verify_ssl": "false", "check_hostname": 0},
         )
 
-        with pytest.raises(PlaudConnectionError, match="certificate cannot be verified"):
+        with pytest.raises(PlaudCertificateError, match="certificate cannot be verified"):
             client.submit()
 
 
