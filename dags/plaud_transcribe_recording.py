@@ -12,7 +12,7 @@ Give a recording (M4A, MP3 or WAV): a pre-signed `https://` URL, or a storage re
 - **load** replaces this transcription's rows: running it again changes nothing.
 
 Two Airflow variables are read if they are there: `plaud_url_validity`, for how many seconds storage
-references are signed (default 21600), and `plaud_public_urls`, from where Plaud can fetch local files, such as
+references are signed (default 21600), and `plaud_public_urls`, from where Plaud can fetch local files, as in
 `{"/data/calls/": "https://files.example/calls/"}`.
 
 What you enter stays in the run's configuration as long as Airflow keeps the run: prefer a storage reference
