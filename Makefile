@@ -11,6 +11,8 @@ STAMP32 := $(VENV32)/.installed
 # What drives a browser, for those who run these tests.
 STAMP_UI := $(VENV)/.installed-ui
 STAMP_DOCS := $(VENV)/.installed-docs
+# The tests of one file share what is costly to start. Those of real processes need the machine for themselves.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 # uv from the PATH, else one of our own in .uv.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
@@ -53,7 +55,8 @@ ui: $(STAMP) ## Leave real Airflow and the emulator running, to click through
 	@$(PY) -m demo.ui
 
 test: $(STAMP) ## Run all tests
-	@$(PY) -m pytest
+	@$(PY) -m pytest $(PARALLEL) --ignore tests/integration
+	@$(PY) -m pytest tests/integration
 
 test-ui: $(STAMP_UI) ## Run the tests in a browser (Chromium)
 	@$(PY) -m pytest tests/ui
@@ -62,7 +65,7 @@ screenshots: $(STAMP_UI) ## Run them, and take the screenshots of docs/images an
 	@$(PY) -m pytest tests/ui --screenshots
 
 test-airflow32: $(STAMP32) ## Run the unit and DAG tests on Airflow 3.2
-	@$(VENV32)/bin/python -m pytest tests/unit tests/dags
+	@$(VENV32)/bin/python -m pytest $(PARALLEL) tests/unit tests/dags
 
 lint: $(STAMP) ## Check style, types and import rules
 	@$(VENV)/bin/ruff check .

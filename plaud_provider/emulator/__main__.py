@@ -14,11 +14,11 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from threading import Event
 
 from plaud_provider.emulator.settings import ERROR_STYLES, REGIONS, Settings
 
 DEFAULT_PORT = 8765
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _DEFAULTS = Settings()
 
 
@@ -123,9 +123,9 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
 
     logging.basicConfig(stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("plaud_provider.emulator").setLevel("WARNING" if options.quiet else "INFO")
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    # Held back in every thread, and taken when waited for. A handler could be missed: a signal that comes
+    # right before the main thread blocks does not wake it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         server = EmulatorServer(settings, host=options.host, port=options.port).start()
     except (ValueError, OSError) as error:
@@ -135,7 +135,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
         _greet(server.url, server.airflow_connection, options.host)
         if options.port_file is not None:
             _write_port(options.port_file, server.port)
-        stop.wait()
+        signal.sigwait(_STOP_SIGNALS)
     finally:
         server.stop()
     return 0

@@ -21,7 +21,7 @@ from plaud_provider.emulator.settings import Settings
 from plaud_provider.emulator.state import EmulatorState
 
 _START_SECONDS = 20.0
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 5.0
 
 
 def create_app(state: EmulatorState) -> ASGIApp:
