@@ -5,9 +5,9 @@ Give a recording (M4A, MP3 or WAV): a pre-signed `https://` URL, or a storage re
 `s3://calls/2024/0001.mp3`, which is signed right before Plaud is asked. Its transcript becomes a row of
 `plaud_transcripts`, and its segments rows of `plaud_segments`, in the warehouse of your choice.
 
-- **check** opens the warehouse and looks at its tables, before anything is paid for.
-- **submit** checks the recording, the language and the Plaud connection, then sends the recording to Plaud,
-  once. This is what Plaud bills, by audio length.
+- **check** opens the warehouse, looks at its tables and reads the Plaud connection, before anything is paid.
+- **submit** checks the recording and the language, then sends the recording to Plaud, once. This is what
+  Plaud bills, by audio length.
 - **wait** waits in the triggerer, without holding a worker.
 - **load** replaces this transcription's rows: running it again changes nothing.
 
@@ -91,10 +91,13 @@ with DAG(
 
     @task(retries=0)
     def check(params: dict[str, Any]) -> None:
-        """Open the warehouse and look at its tables before anything is paid for."""
+        """Open the warehouse and read the Plaud connection before anything is paid for."""
+        from plaud_provider.hooks.plaud import PlaudHook
         from plaud_provider.warehouse.connection import open_warehouse
 
         open_warehouse(params["sql_conn_id"])
+        region = PlaudHook(params["plaud_conn_id"]).region
+        print(f"The recording goes to Plaud region {region!r}.")
 
     submit = SubmitTranscriptionOperator(
         task_id="submit",

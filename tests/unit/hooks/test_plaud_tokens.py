@@ -268,8 +268,8 @@ def test_sixteen_processes_that_are_told_to_wait_do_not_stampede(
 def test_processes_that_share_a_rotating_refresh_token_are_never_locked_out(
     emulator: Callable[..., EmulatorServer],
 ) -> None:
-    """Tokens live for a tenth of a second of real time, and a refresh token works once."""
-    plaud = emulator(token_seconds=2, speed=20.0, token_limit=0, request_limit=0, processing_seconds=10_000)
+    """Tokens live for half a second of real time, and a refresh token works once."""
+    plaud = emulator(token_seconds=2, speed=4.0, token_limit=0, request_limit=0, processing_seconds=10_000)
     with PlaudHook() as hook:
         transcription_id = hook.submit_transcription("https://bucket.example/a.wav").transcription_id
 
