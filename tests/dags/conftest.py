@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from plaud_provider.emulator.server import EmulatorServer
-from plaud_provider.emulator.settings import Settings
 from plaud_provider.sensors.transcription import TranscriptionSensor
+from tests.unit.conftest import plaud_server as plaud_server
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -113,20 +113,6 @@ def clear(run: DagRun, task_id: str) -> str:
 def states(run: DagRun) -> dict[tuple[str, int], str]:
     """Return the states of a run's task instances, by task id and map index."""
     return {(ti.task_id, ti.map_index): str(ti.state) for ti in run.get_task_instances()}
-
-
-@pytest.fixture(scope="session")
-def plaud_server() -> Iterator[EmulatorServer]:
-    settings = Settings(
-        clients={"client": "secret-key-canary"},
-        fetch_audio=False,
-        request_limit=0,
-        token_limit=0,
-        processing_seconds=600,
-        processing_ratio=0,
-    )
-    with EmulatorServer(settings) as server:
-        yield server
 
 
 @pytest.fixture
