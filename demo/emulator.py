@@ -70,7 +70,12 @@ class Emulator:
             # In its own field: the Test button of Airflow 3.3.2 refuses a connection without a port.
             "port": url.port,
             # What the form would store: when editing, it shows no field that is not there.
-            "extra": {"region": "us", "requests_per_minute": 60, "allowed_hosts": None},
+            "extra": {
+                "region": "us",
+                "requests_per_minute": 60,
+                "budget_conn_id": None,
+                "allowed_hosts": None,
+            },
         }
 
     def signed_urls(self, validity: timedelta = timedelta(hours=1)) -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from urllib.parse import urlsplit
 
 from plaud_provider.api.regions import is_loopback
@@ -66,6 +67,70 @@ def validate_transcription_ids(value: object) -> list[str]:
 def optional(value: str | None) -> str | None:
     """Return a text; ``None`` for what a template makes of an unset value: nothing, or the word ``None``."""
     return None if value is None or value.strip() in ("", "None") else value
+
+
+def validate_boolean(name: str, value: object) -> bool:
+    """
+    Read a boolean that may have been rendered to text by a template.
+
+    :param name: Name of the argument, for the message.
+    :raises PlaudInputError: if it is none; nothing was sent.
+    """
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in ("true", "1", "yes", "on"):
+        return True
+    if word in ("false", "0", "no", "off", "none", ""):
+        return False
+    raise PlaudInputError(f"{name}: {value!r} is neither true nor false. Nothing was sent.")
+
+
+def validate_number(name: str, value: object, *, minimum: float) -> float:
+    """
+    Read a number that may have been rendered to text by a template.
+
+    :param name: Name of the argument, for the message.
+    :param minimum: The least that it may be.
+    :raises PlaudInputError: if it is none, or less; nothing was sent.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(str(value))
+    except ValueError:
+        number = math.nan
+    if math.isfinite(number) and number >= minimum:
+        return number
+    raise PlaudInputError(f"{name}: {value!r} is not a number of at least {minimum:g}. Nothing was sent.")
+
+
+def optional_number(name: str, value: object, *, minimum: float) -> float | None:
+    """Return ``None`` for what a template makes of an unset value, else as :func:`validate_number`."""
+    is_unset = value is None or (isinstance(value, str) and optional(value) is None)
+    return None if is_unset else validate_number(name, value, minimum=minimum)
+
+
+def split_words(value: object) -> list[str]:
+    """Return a list of words, also one that a template has rendered to text."""
+    if value is None or isinstance(value, str):
+        return re.findall(r"[^\s,\[\]()'\"]+", optional(value) or "")
+    return [str(word) for word in value] if isinstance(value, Iterable) else [str(value)]
+
+
+def validate_words(name: str, value: object, allowed: Collection[str]) -> tuple[str, ...]:
+    """
+    Read a list of words, also one that a template has rendered to text.
+
+    :param name: Name of the argument, for the message.
+    :param allowed: The words that it may have.
+    :raises PlaudInputError: if it has another one; nothing was sent.
+    """
+    words = split_words(value)
+    for word in words:
+        if word not in allowed:
+            raise PlaudInputError(
+                f"{name}: {word!r} is none of {', '.join(sorted(allowed))}. Nothing was sent."
+            )
+    return tuple(dict.fromkeys(words))
 
 
 def validate_language(value: str | None) -> str | None:

@@ -18,9 +18,11 @@ from plaud_provider.api.effects import (
     Note,
     Request,
     Response,
+    ReturnSlot,
     Send,
     Sleep,
     SubmitPhase,
+    TakeSlot,
     Token,
     TransportFailure,
 )
@@ -65,7 +67,7 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
         attempts = policy.attempts
         failure: PlaudError
         try:
-            answer = yield from _authorized(account, policy, request)
+            answer = yield from _authorized(account, policy, request, attempt)
         except TransportFailure as broken:
             failure = unreachable(account, broken)
             if not broken.passing:
@@ -125,7 +127,7 @@ def submit_transcription(
         attempt += 1
         failure: PlaudError
         try:
-            answer = yield from _authorized(account, policy, request)
+            answer = yield from _authorized(account, policy, request, attempt)
         except TransportFailure as broken:
             if broken.sent:
                 raise _unknown(account, broken.reason) from None
@@ -153,7 +155,9 @@ def verify_credentials(account: Account, policy: RetryPolicy) -> Call[Token]:
     return (yield from exchanged_token(account, policy))
 
 
-def _authorized(account: Account, policy: RetryPolicy, request: Callable[[Token], Request]) -> Call[Response]:
+def _authorized(
+    account: Account, policy: RetryPolicy, request: Callable[[Token], Request], attempt: int
+) -> Call[Response]:
     """
     Send a request with the current token; where Plaud rejects the token, replace it and send again.
 
@@ -163,9 +167,17 @@ def _authorized(account: Account, policy: RetryPolicy, request: Callable[[Token]
     replacements = 2
     while True:
         outgoing = request(token)
+        # Before the note: a process that is killed while it waits has sent nothing.
+        yield TakeSlot(outgoing.operation)
         if not outgoing.repeatable:
             yield Note(SubmitPhase.SENDING)
-        answer: Response = yield Send(outgoing)
+        try:
+            answer: Response = yield Send(outgoing)
+        except TransportFailure as broken:
+            yield ReturnSlot(sent=broken.sent)
+            raise
+        refused = answer.status == 429
+        yield ReturnSlot(refused_for=policy.retry_after(answer.headers, attempt) if refused else None)
         if answer.status != 401 or not replacements:
             return answer
         if not outgoing.repeatable:

@@ -163,4 +163,29 @@ class Note:
     phase: SubmitPhase
 
 
-Effect = Send | Sleep | ReadToken | StoreToken | LockToken | UnlockToken | Note
+@dataclass(frozen=True, slots=True)
+class TakeSlot:
+    """
+    Wait until the client's budget of requests has room for one more.
+
+    :param operation: What is to be sent: ``SUBMIT`` or ``GET``.
+    """
+
+    operation: Operation
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnSlot:
+    """
+    Say that the request has been answered or has failed. The shell also does so when a call ends early.
+
+    :param sent: Whether Plaud may have seen the request.
+    :param refused_for: Seconds for which nobody is to send, because Plaud answered 429; ``None`` if it did
+        not.
+    """
+
+    sent: bool = True
+    refused_for: float | None = None
+
+
+Effect = Send | Sleep | ReadToken | StoreToken | LockToken | UnlockToken | Note | TakeSlot | ReturnSlot

@@ -1,75 +1,361 @@
 """
 Who is looked at next, and when.
 
-Pure: the caller says what time it is, and hands in the source of jitter.
+Pure: the caller says what time it is, and hands in the source of randomness.
+
+A look that comes too early is a request for nothing; one that comes too late leaves a finished result lying.
+How long Plaud takes is learned from those that are final: their answers say when they were completed, however
+late the look. ``benchmarks/polling.py`` shows how this compares with looking at a fixed interval.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-#: What the network may add to one request and not to the next, so that the minutes that Plaud counts are kept
-#: too, and not only those of this host.
-SLACK_SECONDS = 1.0
+from plaud_provider.api.processing_times import Observation, ProcessingTimes
+
+#: What a look counts for: so many typical processing times of a finished result that waits to be seen. The
+#: first price holds while the budget has plenty to spare, the last one while it has nothing.
+PRICES = (0.01, 0.06, 0.5, 10.0)
+#: The part of what the budget has to spare that looks in vain of one schedule may take; others do the same.
+CLAIM = 0.05
+#: Requests a minute that the budget is taken to have to spare until the caller says: Plaud's limit.
+UNTOLD_SPARE = 60.0
+#: Seconds. The shortest pause between two looks at one transcription is the poke interval; while the budget
+#: has plenty to spare, it may be as short as this.
+SHORTEST_PAUSE = 5.0
+LONGEST_PAUSE = 1800.0
+#: Seconds, or one poke interval if that is shorter, after which the budget may have got room.
+RECHECK = 10.0
+
+#: So few in all are looked at as if the budget had plenty, and again when it took a tenth longer: somebody is
+#: probably waiting for them.
+FEW = 4
+GROWTH_OF_FEW = 0.1
+
+#: Until so many processing times are known, scouts look ahead: one at a time, at first such a part of a poke
+#: interval apart, and with each that finds nothing more by a factor, up to a tenth of the time so far.
+ENOUGH = 8
+SCOUT_PAUSE = 0.05
+SCOUT_GROWTH = 1.2
+LONGEST_SCOUT_PAUSE = 0.1
+
+#: Seconds by which epoch seconds as floats may be off.
+ROUNDING = 1e-5
+#: Seconds that processing takes at least.
+SHORTEST_TIME = 0.01
+#: Seconds by which Plaud's clock may differ from this host's.
+SKEW = 5.0
+#: Seconds. A clock that steps forward by more was set.
+LONGEST_STEP = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """
+    A transcription that is waited for.
+
+    :param transcription_id: Plaud's id.
+    :param submitted_at: Epoch seconds by this host's clock; ``None``: unknown.
+    :param audio_seconds: Length of the recording; ``None``: unknown.
+    :param looked_at: Epoch seconds of the last look so far, which found it processing; ``None``: there was
+        none.
+    """
+
+    transcription_id: str
+    submitted_at: float | None = None
+    audio_seconds: float | None = None
+    looked_at: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """
+    A job and how it stands.
+
+    :param order: Its place in the order of submission.
+    :param began_at: When it was submitted; when the schedule began, where that is not known.
+    :param is_dated: Whether it is known.
+    :param version: An entry of a queue that was made for another version is void.
+    """
+
+    job: Job
+    order: int
+    began_at: float
+    is_dated: bool
+    looked_at: float | None
+    version: int = 0
+    is_under_way: bool = False
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds that it is known to have taken."""
+        return 0.0 if self.looked_at is None else max(0.0, self.looked_at - self.began_at)
+
+
+_Entry = tuple[float, int, int, _Waiting]
 
 
 class PollSchedule:
     """
-    The order in which transcriptions are looked at.
+    The order in which transcriptions are looked at, and the moments.
 
-    Every transcription is due one poll interval (give or take 10 %) after it was last looked at, the one that
-    has waited longest first; and looks are spaced so that ``requests_per_minute`` is never exceeded. With
-    more transcriptions than fit into an interval, the spacing alone decides and they take turns.
+    While nothing is known, a single one is looked at now and then, the one that is probably done first. From
+    then on each is looked at when that pays: the less the budget has to spare, the surer a look has to be to
+    find a result, and those that are probably done come first. What is not done is looked at again at the
+    latest when it has taken twice as long, or half an hour later. Where it is not known when something was
+    submitted, the pauses between its looks just grow.
 
-    :param transcription_ids: What is waited for, in the order of submission.
-    :param interval: Seconds between two looks at the same transcription.
-    :param requests_per_minute: Budget of all looks together.
+    The budget below may delay a look by any time. A clock that is set back, or far forward, is taken to have
+    stood still.
+
+    :param jobs: What is waited for, in the order of submission; duplicates count once.
+    :param interval: Seconds between two looks at the same transcription: a pause may always be as long, and
+        it is shorter only while the budget has plenty to spare.
     :param now: Epoch seconds at which the schedule begins.
     :param first_look_after: Seconds until the first look.
-    :param rng: Source of jitter.
+    :param rng: Source of randomness.
+    :param times: What is known of earlier ones, to share it; default: nothing.
     """
 
     def __init__(
         self,
-        transcription_ids: Iterable[str],
+        jobs: Iterable[Job],
         *,
         interval: float,
-        requests_per_minute: float,
         now: float,
         first_look_after: float = 0.0,
         rng: random.Random,
+        times: ProcessingTimes | None = None,
     ) -> None:
         self._interval = interval
-        self._spacing = (60.0 + SLACK_SECONDS) / requests_per_minute
         self._rng = rng
-        self._sequence = 0
-        self._queue: list[tuple[float, int, str]] = []
-        self._next_slot = now
-        for transcription_id in transcription_ids:
-            self._push(transcription_id, now + first_look_after)
+        self._times = ProcessingTimes() if times is None else times
+        self._forecast = self._times.forecast
+        self._outcomes = 0
+        self._now = now
+        self._clock_offset = 0.0
+        self._next_at = now
+        self._not_before = now + first_look_after
+        self._spare = UNTOLD_SPARE
+        self._scout_at = now
+        self._scout_pause = SCOUT_PAUSE * interval
+        self._waiting: dict[str, _Waiting] = {}
+        for job in jobs:
+            self._waiting.setdefault(job.transcription_id, _begin(job, len(self._waiting), now))
+        audio = [one.job.audio_seconds for one in self._waiting.values() if one.job.audio_seconds is not None]
+        self._typical_audio = sum(audio) / len(audio) if audio else None
+        self._is_few = len(self._waiting) <= FEW
+        self._dated = sum(one.is_dated for one in self._waiting.values())
+        #: One for each price, made when it is first asked for.
+        self._queues: list[list[_Entry] | None] = [None] * len(PRICES)
 
     def __len__(self) -> int:
-        """How many wait for a look."""
-        return len(self._queue)
+        """How many are not final."""
+        return len(self._waiting)
+
+    def waiting(self) -> list[Job]:
+        """Return what is not final, for a schedule that goes on from here."""
+        return [replace(one.job, looked_at=one.looked_at) for one in self._waiting.values()]
 
     def next_at(self) -> float | None:
-        """Return the epoch seconds of the next look; ``None`` if nothing waits for one."""
-        return max(self._queue[0][0], self._next_slot) if self._queue else None
-
-    def take(self, *, now: float) -> str | None:
-        """Return the transcription to look at now, and count the look; ``None`` if it is too early."""
-        at = self.next_at()
-        if at is None or now < at:
+        """Return the epoch seconds at which to call :meth:`take` again; ``None`` while all are looked at."""
+        level = self._level()
+        first = self._first(level)
+        if first is None:
             return None
-        self._next_slot = max(self._next_slot, now) + self._spacing
-        return heapq.heappop(self._queue)[2]
+        at = min(first[0], self._now + min(RECHECK, self._interval)) if level else first[0]
+        if self._has_scouts():
+            at = min(at, self._scout_due())
+        self._next_at = at
+        return at - self._clock_offset
 
-    def again(self, transcription_id: str, *, now: float) -> None:
-        """Put a transcription that is not final back into the queue."""
-        self._push(transcription_id, now + self._interval * self._rng.uniform(0.9, 1.1))
+    def take(self, *, now: float, spare: float | None = None) -> str | None:
+        """
+        Return the transcription to look at now; ``None`` if it is too early for any.
 
-    def _push(self, transcription_id: str, due: float) -> None:
-        self._sequence += 1
-        heapq.heappush(self._queue, (due, self._sequence, transcription_id))
+        :param now: Epoch seconds.
+        :param spare: How many requests more the budget would let pass within 60 seconds; 0 if some wait for
+            it already, infinite if there is no limit; ``None``: as last time.
+        """
+        now = self._pass_to(now)
+        self._spare = self._spare if spare is None else spare
+        self._learn()
+        first = self._first(self._level())
+        if first is not None and first[0] > now + ROUNDING:
+            first = self._scout(now)
+        if first is None:
+            return None
+        first[1].is_under_way = True
+        first[1].version += 1
+        return first[1].job.transcription_id
+
+    def again(self, transcription_id: str, *, now: float, answered: bool = True) -> None:
+        """
+        Put a transcription back that is not final.
+
+        :param transcription_id: What was looked at.
+        :param now: Epoch seconds.
+        :param answered: Whether Plaud said that it is processing. A look that failed tells nothing.
+        """
+        now = self._pass_to(now)
+        one = self._waiting[transcription_id]
+        one.is_under_way = False
+        one.version += 1
+        not_before = now + self._interval * self._rng.uniform(0.9, 1.1)
+        if answered:
+            not_before = now
+            is_first, one.looked_at = one.looked_at is None, now
+            self._note(one, now - one.began_at, is_done=False, is_first=is_first)
+        for level, queue in enumerate(self._queues):
+            if queue is not None:
+                heapq.heappush(queue, self._entry(one, level, not_before=not_before))
+
+    def seen(self, transcription_id: str, *, now: float, completed_at: float | None = None) -> None:
+        """
+        Take a transcription out that is final, and learn from it.
+
+        :param transcription_id: What was looked at.
+        :param now: Epoch seconds.
+        :param completed_at: Epoch seconds at which Plaud finished it, by Plaud's clock. What cannot be true,
+            given the looks, is ignored.
+        """
+        now = self._pass_to(now)
+        one = self._waiting.pop(transcription_id)
+        one.version += 1
+        self._dated -= one.is_dated
+        self._scout_at, self._scout_pause = now, SCOUT_PAUSE * self._interval
+        longest = max(one.elapsed, now - one.began_at)
+        seconds = -1.0 if completed_at is None else completed_at + self._clock_offset - one.began_at
+        if not (seconds > 0 and one.elapsed - SKEW <= seconds <= longest + SKEW):
+            seconds = self._forecast.draw(one.job.audio_seconds, one.elapsed, longest, self._rng)
+        seconds = min(longest, max(one.elapsed, seconds))
+        self._note(one, seconds, is_done=True, is_first=one.looked_at is None)
+
+    def _pass_to(self, now: float) -> float:
+        """Return the time by a clock that nobody sets."""
+        step = now + self._clock_offset - self._now
+        expected = max(0.0, self._next_at - self._now)
+        passed = max(0.0, step) if step <= expected + LONGEST_STEP else expected
+        self._clock_offset += passed - step
+        self._now += passed
+        return self._now
+
+    def _note(self, one: _Waiting, seconds: float, *, is_done: bool, is_first: bool) -> None:
+        self._outcomes += 1
+        if one.is_dated:
+            observation = Observation(one.job.audio_seconds, max(SHORTEST_TIME, seconds), is_done)
+            self._times.note(one.job.transcription_id, observation, is_first=is_first)
+
+    def _learn(self) -> None:
+        """Go by the newest forecast, if that is worth making the queues anew."""
+        newest = self._times.forecast
+        if newest is self._forecast:
+            return
+        if newest.known >= 2 * self._forecast.known or self._outcomes >= len(self._waiting) / 20:
+            self._forecast = newest
+            self._outcomes = 0
+            self._queues = [None] * len(PRICES)
+
+    def _level(self) -> int:
+        """Return the lowest price at which the looks in vain fit into what the budget has to spare."""
+        if self._is_few:
+            return 0
+        if self._forecast.known or not self._dated:
+            typical = self._forecast.typical_seconds(self._typical_audio)
+            for level, price in enumerate(PRICES[:-1]):
+                pause = max(self._shortest_pause(level), _pace(price) * typical / self._forecast.spread)
+                if len(self._waiting) * 60.0 / pause <= self._spare * CLAIM:
+                    return level
+        return len(PRICES) - 1
+
+    def _shortest_pause(self, level: int) -> float:
+        return self._interval if level else min(self._interval, SHORTEST_PAUSE)
+
+    def _has_scouts(self) -> bool:
+        return self._forecast.known < ENOUGH and self._dated > 0 and not self._is_few
+
+    def _scout_due(self) -> float:
+        first = self._first(0)
+        if first is None:
+            return math.inf
+        due, one = first
+        is_unknown = one.looked_at is None and not self._forecast.known
+        return max(self._scout_at, self._not_before if is_unknown else due)
+
+    def _scout(self, now: float) -> tuple[float, _Waiting] | None:
+        if not self._has_scouts() or self._scout_due() > now + ROUNDING:
+            return None
+        first = self._first(0)
+        if first is not None:
+            longest = max(self._shortest_pause(0), LONGEST_SCOUT_PAUSE * (now - first[1].began_at))
+            self._scout_at = now + min(self._scout_pause, longest)
+            self._scout_pause *= SCOUT_GROWTH
+        return first
+
+    def _first(self, level: int) -> tuple[float, _Waiting] | None:
+        """Return who is looked at first at a price, and when."""
+        queue = self._queues[level]
+        if queue is None or len(queue) > 2 * len(self._waiting) + 64:
+            queue = [self._entry(one, level) for one in self._waiting.values() if not one.is_under_way]
+            heapq.heapify(queue)
+            self._queues[level] = queue
+        while queue and queue[0][2] != queue[0][3].version:
+            heapq.heappop(queue)
+        return (queue[0][0], queue[0][3]) if queue else None
+
+    def _entry(self, one: _Waiting, level: int, *, not_before: float = 0.0) -> _Entry:
+        return max(self._due(one, level), self._not_before, not_before), one.order, one.version, one
+
+    def _due(self, one: _Waiting, level: int) -> float:
+        if one.looked_at is None:
+            return one.began_at + self._first_look(one, level)
+        growth = GROWTH_OF_FEW if self._is_few else min(1.0, 2 * _pace(PRICES[level]))
+        pause = max(self._interval, growth * one.elapsed)
+        if self._has_scouts() and not self._forecast.known:
+            pause = max(pause, growth * self._forecast.typical_seconds(one.job.audio_seconds))
+        if one.is_dated and self._forecast.known:
+            shortest = self._shortest_pause(level)
+            pays_at = self._forecast.next_look(
+                one.job.audio_seconds, price=PRICES[level], after=one.elapsed, pause=shortest
+            )
+            pause = max(shortest, min(pause, pays_at - one.elapsed))
+        pause = min(pause, max(self._interval, LONGEST_PAUSE))
+        return one.looked_at + pause * self._rng.uniform(0.95, 1.05)
+
+    def _first_look(self, one: _Waiting, level: int) -> float:
+        """Return after how many seconds a transcription is looked at for the first time."""
+        if not one.is_dated:
+            return 0.0
+        if self._forecast.known:
+            return self._forecast.first_look(one.job.audio_seconds, price=PRICES[level])
+        assumed = self._forecast.typical_seconds(one.job.audio_seconds)
+        if level:
+            return level * assumed
+        return 0.25 * (min(self._interval, assumed) if self._is_few else assumed)
+
+
+def _pace(price: float) -> float:
+    """Return the pause, as a part of the time so far, that suits a price where little is known."""
+    return math.sqrt(2 * price)
+
+
+def _begin(job: Job, order: int, now: float) -> _Waiting:
+    """Return a job without what cannot be true of it."""
+    submitted_at, audio_seconds, looked_at = job.submitted_at, job.audio_seconds, job.looked_at
+    is_dated = submitted_at is not None and 0 < submitted_at <= now + SKEW
+    if audio_seconds is not None and not 0 < audio_seconds < math.inf:
+        audio_seconds = None
+    if looked_at is not None and not 0 < looked_at <= now:
+        looked_at = None
+    return _Waiting(
+        job=replace(job, audio_seconds=audio_seconds),
+        order=order,
+        began_at=min(now, submitted_at) if is_dated and submitted_at is not None else now,
+        is_dated=is_dated,
+        looked_at=looked_at,
+    )

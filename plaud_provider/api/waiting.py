@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.exceptions import PlaudError, PlaudNotFoundError, PlaudTriggerEventError
+
+Outcome = Literal["done", "partial", "timeout", "error"]
 
 EVENT_VERSION = 1
 #: A result may be unknown to Plaud for a moment after its submit was accepted.
@@ -21,27 +23,40 @@ NOT_FOUND_GRACE_SECONDS = 60.0
 NOT_FOUND_REASON = "Plaud does not know this transcription (any more)"
 
 
+def is_fresh(submitted_at: float | None, *, now: float) -> bool:
+    """
+    Whether Plaud may not know a transcription yet.
+
+    :param submitted_at: Epoch seconds, by a clock that may differ from this host's; ``None``: unknown.
+    :param now: Epoch seconds.
+    """
+    return submitted_at is not None and abs(now - submitted_at) < NOT_FOUND_GRACE_SECONDS
+
+
 @dataclass(frozen=True)
 class WaitResult:
     """
-    How a wait ended.
+    How a wait ended, or how far it has come.
 
     As an event it carries ids and counts only: events are kept in the metadata database and logged.
 
-    :param outcome: ``done``: all are final; ``timeout``: the deadline passed; ``error``: waiting on is
-        useless.
+    :param outcome: ``done``: all are final; ``partial``: some are, and are to be landed before the wait goes
+        on; ``timeout``: the deadline passed; ``error``: waiting on is useless.
     :param total: How many were waited for.
     :param completed: How many are completed.
-    :param failed: Ids that Plaud reports as failed, with its reason where it is at hand.
+    :param failed: Ids that Plaud reports as failed, with its reason where it is at hand; the missing ones
+        too.
+    :param missing: Ids that Plaud does not know (any more).
     :param pending: Ids that are not final.
     :param error: Name of the class in :mod:`plaud_provider.exceptions` that an ``error`` stands for.
     :param message: What happened, for ``error`` and ``timeout``.
     """
 
-    outcome: Literal["done", "timeout", "error"]
+    outcome: Outcome
     total: int
     completed: int
     failed: Mapping[str, str | None] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     error: str | None = None
     message: str = ""
@@ -54,6 +69,7 @@ class WaitResult:
             "total": self.total,
             "completed": self.completed,
             "failed_ids": list(self.failed),
+            "missing_ids": list(self.missing),
             "pending_ids": list(self.pending),
             "error": self.error,
             "message": self.message,
@@ -69,13 +85,14 @@ class WaitResult:
         try:
             if not isinstance(event, dict) or event["version"] != EVENT_VERSION:
                 raise ValueError
-            if event["outcome"] not in ("done", "timeout", "error"):
+            if event["outcome"] not in get_args(Outcome):
                 raise ValueError
             return cls(
                 outcome=event["outcome"],
                 total=int(event["total"]),
                 completed=int(event["completed"]),
                 failed=dict.fromkeys(event["failed_ids"]),
+                missing=tuple(event["missing_ids"]),
                 pending=tuple(event["pending_ids"]),
                 error=event["error"],
                 message=str(event["message"]),
@@ -104,6 +121,7 @@ class Wait:
         self.deadline = deadline
         self.completed: list[str] = []
         self.failed: dict[str, str | None] = {}
+        self.missing: list[str] = []
         self._last_trouble: str | None = None
         self._unknown_words: set[str] = set()
 
@@ -140,14 +158,23 @@ class Wait:
         self._unknown_words.add(transcription.reported_status)
         return True
 
-    def on_error(self, transcription_id: str, error: PlaudError, *, now: float) -> bool:
+    def on_error(
+        self, transcription_id: str, error: PlaudError, *, now: float, submitted_at: float | None = None
+    ) -> bool:
         """
         Take a look that failed; return whether the transcription is final.
 
         What may pass never ends a wait: the transcription is paid for and goes on at Plaud meanwhile.
+
+        :param transcription_id: What was looked at.
+        :param error: What happened.
+        :param now: Epoch seconds.
+        :param submitted_at: When it was submitted, where that is known.
         """
-        if isinstance(error, PlaudNotFoundError) and now >= self.started_at + NOT_FOUND_GRACE_SECONDS:
+        is_new = now < self.started_at + NOT_FOUND_GRACE_SECONDS or is_fresh(submitted_at, now=now)
+        if isinstance(error, PlaudNotFoundError) and not is_new:
             self._finish(transcription_id, NOT_FOUND_REASON, failed=True)
+            self.missing.append(transcription_id)
             return True
         self._last_trouble = str(error)
         return False
@@ -166,6 +193,15 @@ class Wait:
                 "nothing is paid twice.",
             )
         return None
+
+    @property
+    def final_count(self) -> int:
+        """How many have become final in this wait."""
+        return len(self.completed) + len(self.failed)
+
+    def partial(self) -> WaitResult:
+        """Return how far the wait has come."""
+        return self._result("partial")
 
     def broken(self, error: PlaudError) -> WaitResult:
         """Return the end of a wait that cannot go on."""
@@ -187,14 +223,13 @@ class Wait:
         else:
             self.completed.append(transcription_id)
 
-    def _result(
-        self, outcome: Literal["done", "timeout", "error"], *, error: str | None = None, message: str = ""
-    ) -> WaitResult:
+    def _result(self, outcome: Outcome, *, error: str | None = None, message: str = "") -> WaitResult:
         return WaitResult(
             outcome=outcome,
             total=self.total,
             completed=len(self.completed),
             failed=dict(self.failed),
+            missing=tuple(self.missing),
             pending=self.pending,
             error=error,
             message=message,

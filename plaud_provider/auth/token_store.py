@@ -10,13 +10,9 @@ anyway.
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
 import json
 import logging
-import os
-import stat
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
@@ -26,6 +22,7 @@ from typing import TYPE_CHECKING
 from plaud_provider.api.effects import Token, TokenState
 from plaud_provider.api.requests import Account
 from plaud_provider.exceptions import PlaudConnectionError
+from plaud_provider.private_folder import PrivateFolder
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
@@ -40,7 +37,6 @@ LOCK_SECONDS = 300.0
 POLL_SECONDS = 0.01
 
 _FORMAT_VERSION = 1
-_DIRECTORY_NAME = "plaud_tokens"
 
 
 class TokenStore:
@@ -56,14 +52,14 @@ class TokenStore:
 
     def __init__(self, account: Account, *, directory: Path | None = None) -> None:
         name = hashlib.sha256(f"{account.base_url}\0{account.client_id}".encode()).hexdigest()[:32]
-        folder = directory or default_directory()
+        self._folder = PrivateFolder(directory)
+        folder = self._folder.path
         self._key = _key(account.secret_key)
         # A connection with another secret key for the same client (an old one, a wrong one) has a file of its
         # own: sharing one, each would overwrite what the other cannot read. The quota is the client's, so
         # that they share the lock.
         self.path = folder / f"{name}-{hashlib.sha256(self._key).hexdigest()[:16]}.token"
         self.lock_path = folder / f"{name}.lock"
-        self._is_private = _is_private(folder)
         self._unwritten: TokenState | None = None
 
     def read(self) -> TokenState:
@@ -73,7 +69,7 @@ class TokenStore:
         if self._unwritten is not None:
             return self._unwritten
         try:
-            self._check_folder()
+            self._folder.check()
             opened = self._cipher().decrypt(self.path.read_bytes())
             stored = json.loads(opened)
             if stored.pop("version") != _FORMAT_VERSION:
@@ -91,14 +87,8 @@ class TokenStore:
     def write(self, state: TokenState) -> None:
         """Store a state, atomically and for this user only."""
         content = json.dumps({"version": _FORMAT_VERSION, **asdict(_masked(state))}).encode()
-        temporary: str | None = None
         try:
-            self._check_folder()
-            # mkstemp creates with mode 0600.
-            descriptor, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.stem}-")
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self._cipher().encrypt(content))
-            os.replace(temporary, self.path)
+            self._folder.replace(self.path, self._cipher().encrypt(content))
             self._unwritten = None
         except OSError as unwritable:
             self._unwritten = state
@@ -108,8 +98,6 @@ class TokenStore:
                 self.path.parent,
                 unwritable.strerror,
             )
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -122,7 +110,7 @@ class TokenStore:
 
         lock = FileLock(self.lock_path, timeout=LOCK_SECONDS, mode=0o600)
         try:
-            self._check_folder()
+            self._folder.check()
             lock.acquire(poll_interval=POLL_SECONDS)
         except Timeout:
             raise self._held() from None
@@ -140,7 +128,7 @@ class TokenStore:
 
         lock = AsyncFileLock(self.lock_path, timeout=LOCK_SECONDS, mode=0o600)
         try:
-            self._check_folder()
+            self._folder.check()
             await lock.acquire(poll_interval=POLL_SECONDS)
         except Timeout:
             raise self._held() from None
@@ -150,10 +138,6 @@ class TokenStore:
             yield
         finally:
             await lock.release()
-
-    def _check_folder(self) -> None:
-        if not self._is_private:
-            raise PermissionError(errno.EPERM, "not a folder that only this user may write to")
 
     def _held(self) -> PlaudConnectionError:
         return PlaudConnectionError(
@@ -182,31 +166,6 @@ def _masked(state: TokenState) -> TokenState:
                 _MASKED.add(secret)
                 mask_secret(secret)
     return state
-
-
-def default_directory() -> Path:
-    """Return this user's folder for tokens, created and checked."""
-    home = os.environ.get("AIRFLOW_HOME") or os.path.expanduser("~/airflow")
-    fallback = (
-        Path(tempfile.gettempdir()) / f"plaud-provider-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    )
-    for folder in (Path(home) / _DIRECTORY_NAME, fallback):
-        if _is_private(folder):
-            return folder
-    # Nothing suitable: the store is empty, and says so when it is written.
-    return Path(home) / _DIRECTORY_NAME
-
-
-def _is_private(folder: Path) -> bool:
-    """Create a folder for this user alone; someone else's, or one that others may write to, is not used."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
-    except OSError:
-        return False
-    if not stat.S_ISDIR(found.st_mode) or not os.access(folder, os.W_OK | os.X_OK):
-        return False
-    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
 
 
 def _key(secret_key: str) -> bytes:

@@ -14,6 +14,7 @@ from plaud_provider.exceptions import PlaudConfigurationError
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
+DEFAULT_CONN_ID = "plaud_default"
 #: Plaud's documented figure is second-hand; the connection may say another.
 DEFAULT_REQUESTS_PER_MINUTE = 60.0
 
@@ -25,10 +26,13 @@ class PlaudSettings:
 
     :param account: Who asks, and where.
     :param requests_per_minute: Budget of submit and result calls together.
+    :param budget_conn_id: Airflow connection of the SQL database that several hosts share the budget through;
+        ``None`` if only this host uses the client.
     """
 
     account: Account
     requests_per_minute: float
+    budget_conn_id: str | None = None
 
 
 def read_connection(connection: Connection, *, region: str | None) -> PlaudSettings:
@@ -52,17 +56,32 @@ def read_connection(connection: Connection, *, region: str | None) -> PlaudSetti
             "id in there? Nothing was sent."
         )
     connected = Region.parse(str(extra.get("region") or Region.US.value))
+    refuse_other_region(connected, region, conn_id)
+    base_url = resolve_base_url(
+        connected, _host(connection), allowed_hosts=_names(extra.get("allowed_hosts"))
+    )
+    account = Account(connected, base_url, client_id, secret_key)
+    return PlaudSettings(
+        account,
+        _requests_per_minute(extra.get("requests_per_minute"), conn_id),
+        str(extra.get("budget_conn_id") or "").strip() or None,
+    )
+
+
+def refuse_other_region(connected: Region, region: str | None, conn_id: str) -> None:
+    """
+    Check what a caller asserts.
+
+    :param connected: The connection's region.
+    :param region: What the caller takes it to be; ``None`` asserts nothing.
+    :raises PlaudConfigurationError: if it is another one; nothing was sent.
+    """
     if region is not None and Region.parse(region) is not connected:
         raise PlaudConfigurationError(
             f"region: {region!r} was asked for, but connection {conn_id!r} belongs to region "
             f"'{connected.value}'. Credentials belong to one region: use a connection of the region you "
             "mean. Nothing was sent."
         )
-    base_url = resolve_base_url(
-        connected, _host(connection), allowed_hosts=_names(extra.get("allowed_hosts"))
-    )
-    account = Account(connected, base_url, client_id, secret_key)
-    return PlaudSettings(account, _requests_per_minute(extra.get("requests_per_minute"), conn_id))
 
 
 def _extra(connection: Connection) -> dict[str, Any]:

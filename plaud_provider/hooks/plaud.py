@@ -1,22 +1,21 @@
 """
 The hook and its async twin: two thin shells around the calls of :mod:`plaud_provider.api`.
 
-They send, sleep, and keep tokens; what to send, what an answer means and whether to try again is decided in
-:mod:`plaud_provider.api.calls`, once for both.
+They send, sleep, keep tokens and wait for their turn; what to send, what an answer means and whether to try
+again is decided in :mod:`plaud_provider.api.calls`, once for both.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.http.hooks.http import HttpHook
-from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 from requests import Session
 
 from plaud_provider.api import calls
@@ -28,10 +27,12 @@ from plaud_provider.api.effects import (
     ReadToken,
     Request,
     Response,
+    ReturnSlot,
     Send,
     Sleep,
     StoreToken,
     SubmitPhase,
+    TakeSlot,
     TokenState,
     TransportFailure,
     UnlockToken,
@@ -39,22 +40,28 @@ from plaud_provider.api.effects import (
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.exceptions import PlaudError
-from plaud_provider.hooks.connection import PlaudSettings, read_connection
-from plaud_provider.hooks.transport import (
-    Limits,
-    aiohttp_proxy,
-    ca_bundle,
-    open_aiohttp_session,
-    open_requests_session,
-    send_with_aiohttp,
-    send_with_requests,
-    tls_context,
-)
+from plaud_provider.hooks.budget import missing_connection, open_budget
+from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, read_connection
+from plaud_provider.hooks.plaud_async import PlaudAsyncHook
+from plaud_provider.hooks.transport import Limits, ca_bundle, open_requests_session, send_with_requests
+from plaud_provider.quota.turns import ClientBudget, Turn
 
 if TYPE_CHECKING:
     from plaud_provider.api.models import Transcription
 
+__all__ = ["PlaudAsyncHook", "PlaudHook"]
+
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Shell:
+    """What one call works with; the Test button shares neither tokens nor turns."""
+
+    store: TokenStore | None
+    turn: Turn | None
+    locks: ExitStack
+    on_phase: Callable[[SubmitPhase], None] | None
 
 
 class PlaudHook(HttpHook):
@@ -62,22 +69,25 @@ class PlaudHook(HttpHook):
     Talk to the Plaud partner transcription API.
 
     Tokens are asked for once per host, kept encrypted in a file, renewed before they expire and when Plaud
-    rejects them. Reads are retried with full jitter; a submit is repeated only where it certainly was not
-    accepted.
+    rejects them. Every request waits for its turn in the budget of ``requests_per_minute``, which all
+    processes of the host share, results before submits. Reads are retried with full jitter; a submit is
+    repeated only where it certainly was not accepted.
 
     Usable as a context manager, which closes its connections.
 
     :param plaud_conn_id: Connection of type ``plaud``: login = client id, password = secret key, extra
-        ``region`` (``us``, ``eu``, ``jp``), ``requests_per_minute``, ``allowed_hosts``; host = base URL
-        override.
+        ``region`` (``us``, ``eu``, ``jp``), ``requests_per_minute``, ``budget_conn_id``, ``allowed_hosts``;
+        host = base URL override.
     :param region: What you take the connection's region to be. An assertion: if the connection says
         otherwise, an error is raised before any request.
     :param limits: Timeouts and size cap of one exchange.
     :param retry_policy: Bounds of retries.
+    :param minute: Seconds of a minute of ``requests_per_minute``; less only for an emulator whose clock runs
+        faster.
     """
 
     conn_name_attr = "plaud_conn_id"
-    default_conn_name = "plaud_default"
+    default_conn_name = DEFAULT_CONN_ID
     conn_type = "plaud"
     hook_name = "Plaud"
 
@@ -88,12 +98,14 @@ class PlaudHook(HttpHook):
         *,
         limits: Limits | None = None,
         retry_policy: RetryPolicy | None = None,
+        minute: float = 60.0,
     ) -> None:
         super().__init__(http_conn_id=plaud_conn_id)
         self.plaud_conn_id = plaud_conn_id
         self._asserted_region = region
         self._limits = limits or Limits()
         self._policy = retry_policy or RetryPolicy()
+        self._minute = minute
         self._session: Session | None = None
 
     @cached_property
@@ -108,6 +120,17 @@ class PlaudHook(HttpHook):
     @cached_property
     def _token_store(self) -> TokenStore:
         return TokenStore(self.settings.account)
+
+    @cached_property
+    def _budget(self) -> ClientBudget:
+        settings = self.settings
+        shared = None
+        if settings.budget_conn_id is not None:
+            try:
+                shared = self.get_connection(settings.budget_conn_id)
+            except AirflowNotFoundException:
+                raise missing_connection(settings.budget_conn_id) from None
+        return open_budget(settings, shared, limits=self._limits, minute=self._minute, log=self.log)
 
     @property
     def region(self) -> str:
@@ -166,7 +189,7 @@ class PlaudHook(HttpHook):
         """Exchange the credentials for a token, past every cache: what the Test button does."""
         try:
             account = self.settings.account
-            token = self._drive(calls.verify_credentials(account, self._policy), share_token=False)
+            token = self._drive(calls.verify_credentials(account, self._policy), shared=False)
         except PlaudError as refused:
             # Airflow tests a copy of the connection, under an id that nobody knows.
             return False, str(refused).removeprefix(f"Connection {self.plaud_conn_id!r}: ")
@@ -212,16 +235,21 @@ class PlaudHook(HttpHook):
         call: calls.Call[T],
         *,
         on_phase: Callable[[SubmitPhase], None] | None = None,
-        share_token: bool = True,
+        shared: bool = True,
     ) -> T:
-        store = self._token_store if share_token else None
+        store = self._token_store if shared else None
+        turn = Turn(self._budget) if shared else None
         answer: object = None
-        with ExitStack() as locks:
+        with ExitStack() as ends, ExitStack() as locks:
+            ends.callback(call.close)
+            if turn is not None:
+                ends.callback(turn.close)
+            shell = _Shell(store, turn, locks, on_phase)
             try:
                 effect = next(call)
                 while True:
                     try:
-                        answer = self._perform(effect, store, locks, on_phase)
+                        answer = self._perform(effect, shell)
                     except TransportFailure as failure:
                         effect = call.throw(failure)
                     else:
@@ -229,32 +257,31 @@ class PlaudHook(HttpHook):
             except StopIteration as done:
                 result: T = done.value
                 return result
-            finally:
-                call.close()
+        raise AssertionError("unreachable")
 
-    def _perform(
-        self,
-        effect: Effect,
-        store: TokenStore | None,
-        locks: ExitStack,
-        on_phase: Callable[[SubmitPhase], None] | None,
-    ) -> object:
+    def _perform(self, effect: Effect, shell: _Shell) -> object:
         match effect:
             case Send(request):
+                if shell.turn:
+                    shell.turn.sending()
                 return self._send(request)
+            case TakeSlot(operation) if shell.turn:
+                shell.turn.take(operation)
+            case ReturnSlot() if shell.turn:
+                shell.turn.give_back(effect)
             case Sleep(seconds, reason):
                 self.log.info("Waiting %.1f s: %s", seconds, reason)
                 time.sleep(seconds)
             case ReadToken():
-                return store.read() if store else TokenState()
-            case StoreToken(state) if store:
-                store.write(state)
-            case LockToken() if store:
-                locks.enter_context(store.lock())
+                return shell.store.read() if shell.store else TokenState()
+            case StoreToken(state) if shell.store:
+                shell.store.write(state)
+            case LockToken() if shell.store:
+                shell.locks.enter_context(shell.store.lock())
             case UnlockToken():
-                locks.close()
-            case Note(phase) if on_phase:
-                on_phase(phase)
+                shell.locks.close()
+            case Note(phase) if shell.on_phase:
+                shell.on_phase(phase)
         return None
 
     def _send(self, request: Request) -> Response:
@@ -270,130 +297,3 @@ class PlaudHook(HttpHook):
             # Whatever is wrong with its connections, the next attempt gets new ones.
             self._session = None
             raise
-
-
-class PlaudAsyncHook(BaseHook):
-    """
-    The hook for triggers and async tasks: same calls, same decisions, native async.
-
-    Use it as an async context manager; it looks its connection up when it is entered.
-
-    :param plaud_conn_id: As for :class:`PlaudHook`.
-    :param region: As for :class:`PlaudHook`.
-    :param limits: As for :class:`PlaudHook`.
-    :param retry_policy: As for :class:`PlaudHook`.
-    """
-
-    def __init__(
-        self,
-        plaud_conn_id: str = PlaudHook.default_conn_name,
-        region: str | None = None,
-        *,
-        limits: Limits | None = None,
-        retry_policy: RetryPolicy | None = None,
-    ) -> None:
-        super().__init__()
-        self.plaud_conn_id = plaud_conn_id
-        self._asserted_region = region
-        self._limits = limits or Limits()
-        self._policy = retry_policy or RetryPolicy()
-
-    async def __aenter__(self) -> PlaudAsyncHook:
-        connection = await get_async_connection(self.plaud_conn_id)
-        self.settings = read_connection(connection, region=self._asserted_region)
-        self._store = await asyncio.to_thread(TokenStore, self.settings.account)
-        self._remembered = TokenState()
-        # The lock file is polled; the calls of one hook need not all do that.
-        self._renewing = asyncio.Lock()
-        base_url = self.settings.account.base_url
-        self._proxy = aiohttp_proxy(base_url)
-        self._tls = await asyncio.to_thread(tls_context, base_url)
-        self._session = open_aiohttp_session(self._limits, self._tls)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self._session.close()
-
-    async def get_transcription(self, transcription_id: str) -> Transcription:
-        """Ask for a transcription; see :meth:`PlaudHook.get_transcription`."""
-        validate_transcription_id(transcription_id)
-        return await self._drive(
-            calls.get_transcription(self.settings.account, transcription_id, self._policy)
-        )
-
-    async def submit_transcription(
-        self,
-        audio_url: str,
-        *,
-        language: str | None = None,
-        webhook_url: str | None = None,
-        speaker_diarization: bool = False,
-        on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None,
-    ) -> Transcription:
-        """Submit a recording, **which is billed**; see :meth:`PlaudHook.submit_transcription`."""
-        call = calls.submit_transcription(
-            self.settings.account,
-            self._policy,
-            audio_url=audio_url,
-            language=validate_language(language),
-            webhook_url=validate_webhook_url(webhook_url),
-            speaker_diarization=speaker_diarization,
-        )
-        return await self._drive(call, on_phase=on_phase)
-
-    async def _drive(
-        self, call: calls.Call[T], *, on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None
-    ) -> T:
-        answer: object = None
-        async with AsyncExitStack() as locks:
-            try:
-                effect = next(call)
-                while True:
-                    try:
-                        answer = await self._perform(effect, locks, on_phase)
-                    except TransportFailure as failure:
-                        effect = call.throw(failure)
-                    else:
-                        effect = call.send(answer)
-            except StopIteration as done:
-                result: T = done.value
-                return result
-            finally:
-                call.close()
-
-    async def _perform(
-        self,
-        effect: Effect,
-        locks: AsyncExitStack,
-        on_phase: Callable[[SubmitPhase], Awaitable[None]] | None,
-    ) -> object:
-        match effect:
-            case Send(request):
-                return await self._send(request)
-            case Sleep(seconds, reason):
-                self.log.info("Waiting %.1f s: %s", seconds, reason)
-                await asyncio.sleep(seconds)
-            case ReadToken(renewing):
-                return await self._read_token(renewing=renewing)
-            case StoreToken(state):
-                self._remembered = state
-                await asyncio.to_thread(self._store.write, state)
-            case LockToken():
-                await locks.enter_async_context(self._renewing)
-                await locks.enter_async_context(self._store.async_lock())
-            case UnlockToken():
-                await locks.aclose()
-            case Note(phase) if on_phase:
-                await on_phase(phase)
-        return None
-
-    async def _read_token(self, *, renewing: bool) -> TokenState:
-        if renewing or self._remembered.token is None:
-            self._remembered = await asyncio.to_thread(self._store.read)
-        return self._remembered
-
-    async def _send(self, request: Request) -> Response:
-        if request.repeatable:
-            return await send_with_aiohttp(self._session, request, self._limits, proxy=self._proxy)
-        async with open_aiohttp_session(self._limits, self._tls, reuse_connections=False) as session:
-            return await send_with_aiohttp(session, request, self._limits, proxy=self._proxy)

@@ -16,10 +16,12 @@ from plaud_provider.api.effects import (
     ReadToken,
     Request,
     Response,
+    ReturnSlot,
     Send,
     Sleep,
     StoreToken,
     SubmitPhase,
+    TakeSlot,
     Token,
     TokenState,
     TransportFailure,
@@ -65,6 +67,7 @@ class World:
     :param answers: What each request gets, in order.
     :param then: What all further requests get; without it there may be none.
     :param while_waiting: What others do while the call waits for the lock.
+    :param while_queuing: What others do while the call waits for its turn.
     """
 
     def __init__(
@@ -74,12 +77,14 @@ class World:
         then: Answer | None = None,
         stored: Token | TokenState | None = None,
         while_waiting: Callable[[World], None] = lambda world: None,
+        while_queuing: Callable[[World], None] = lambda world: None,
         **policy: Any,
     ) -> None:
         self.answers = deque(answers)
         self.then = then
         self.state = stored if isinstance(stored, TokenState) else TokenState(stored)
         self.while_waiting = while_waiting
+        self.while_queuing = while_queuing
         self.clock = NOW
         self.policy = RetryPolicy(now=lambda: self.clock, rng=random.Random(7), **policy)
         self.sent: list[Request] = []
@@ -87,6 +92,8 @@ class World:
         self.stored_while_asleep: list[TokenState] = []
         self.notes: list[SubmitPhase | Operation] = []
         self.locked = False
+        self.holds_slot = False
+        self.returned: list[ReturnSlot] = []
 
     @property
     def operations(self) -> list[str]:
@@ -112,15 +119,18 @@ class World:
                     effect = call.send(result)
         except StopIteration as done:
             assert not self.locked, "the call ended and left the lock held"
+            assert not self.holds_slot, "the call ended and kept its slot"
             value: T = done.value
             return value
         finally:
-            self.locked = False
+            self.locked = self.holds_slot = False
             call.close()
 
     def _perform(self, effect: Effect) -> object:
         match effect:
             case Send(request):
+                needs_slot = request.operation in (Operation.SUBMIT, Operation.GET)
+                assert self.holds_slot == needs_slot, "a request and its slot do not belong together"
                 self.sent.append(request)
                 self.notes.append(request.operation)
                 given = self.then if self.then is not None and not self.answers else self.answers.popleft()
@@ -129,6 +139,7 @@ class World:
                 return given
             case Sleep(seconds):
                 assert seconds >= 0
+                assert not self.holds_slot, "a slot is held while nothing is sent"
                 self.slept.append(seconds)
                 self.stored_while_asleep.append(self.state)
                 self.clock += seconds
@@ -138,6 +149,7 @@ class World:
                 self.state = state
             case LockToken():
                 assert not self.locked, "the lock is taken twice"
+                assert not self.holds_slot, "a slot is held while a token is renewed"
                 self.locked = True
                 self.while_waiting(self)
             case UnlockToken():
@@ -145,4 +157,12 @@ class World:
                 self.locked = False
             case Note(phase):
                 self.notes.append(phase)
+            case TakeSlot():
+                assert not self.holds_slot, "a slot is taken twice"
+                self.holds_slot = True
+                self.while_queuing(self)
+            case ReturnSlot():
+                assert self.holds_slot, "a slot is returned twice"
+                self.holds_slot = False
+                self.returned.append(effect)
         return None

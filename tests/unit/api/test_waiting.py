@@ -171,18 +171,33 @@ ids = st.lists(st.text("abc123_", min_size=1), unique=True)
 
 
 @given(
-    st.sampled_from(["done", "timeout", "error"]),
+    st.sampled_from(["done", "partial", "timeout", "error"]),
     st.integers(0, 10_000),
+    ids,
     ids,
     ids,
     st.none() | st.just("PlaudError"),
     st.text(),
 )
 def test_an_event_survives_the_way_through_the_database(
-    outcome: Any, completed: int, failed: list[str], pending: list[str], error: str | None, message: str
+    outcome: Any,
+    completed: int,
+    failed: list[str],
+    missing: list[str],
+    pending: list[str],
+    error: str | None,
+    message: str,
 ) -> None:
-    total = completed + len(failed) + len(pending)
-    result = WaitResult(outcome, total, completed, dict.fromkeys(failed), tuple(pending), error, message)
+    result = WaitResult(
+        outcome,
+        total=completed + len(failed) + len(pending),
+        completed=completed,
+        failed=dict.fromkeys(failed),
+        missing=tuple(missing),
+        pending=tuple(pending),
+        error=error,
+        message=message,
+    )
 
     assert WaitResult.from_event(json.loads(json.dumps(result.to_event()))) == result
 
@@ -201,6 +216,7 @@ def test_an_event_carries_ids_and_counts_but_no_reasons() -> None:
         "total": 2,
         "completed": 1,
         "failed_ids": ["b"],
+        "missing_ids": [],
         "pending_ids": [],
         "error": None,
         "message": "",
@@ -219,7 +235,7 @@ GOOD = WaitResult("done", total=1, completed=1).to_event()
         {},
         {**GOOD, "version": 2},
         {**GOOD, "version": None},
-        {**GOOD, "outcome": "partial"},
+        {**GOOD, "outcome": "half"},
         {**GOOD, "outcome": ["done"]},
         {**GOOD, "total": "many"},
         {**GOOD, "failed_ids": None},

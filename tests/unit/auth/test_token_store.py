@@ -15,7 +15,8 @@ import pytest
 from plaud_provider.api.effects import Token, TokenState
 from plaud_provider.api.regions import Region
 from plaud_provider.api.requests import Account
-from plaud_provider.auth.token_store import TokenStore, default_directory
+from plaud_provider.auth.token_store import TokenStore
+from plaud_provider.private_folder import default_directory
 
 TOKEN = Token("access-token-canary", "refresh-token-canary", expires_at=1_800_000_000.5, lifetime=86_400.0)
 STATE = TokenState(TOKEN, not_before=5.0, refused_until=6.0)

@@ -117,14 +117,20 @@ def inject(plaud: EmulatorServer) -> Iterator[Inject]:
 
 @pytest.fixture
 def emulator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., EmulatorServer]]:
-    """Start an emulator with settings of its own, behind the connection ``plaud_default``."""
+    """
+    Start an emulator with settings of its own, behind the connection ``plaud_default``.
+
+    Its extra is ``extra``; without one, the connection knows of no limit.
+    """
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
     with ExitStack() as servers:
 
-        def start(**settings: Any) -> EmulatorServer:
+        def start(extra: dict[str, Any] | None = None, **settings: Any) -> EmulatorServer:
             settings = {"clients": {"client": "secret-key-canary"}, "fetch_audio": False, **settings}
             server = servers.enter_context(EmulatorServer(Settings(**settings)))
-            monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", server.airflow_connection)
+            connection = json.loads(server.airflow_connection)
+            connection["extra"].update(extra or {"requests_per_minute": 60_000})
+            monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
             return server
 
         yield start

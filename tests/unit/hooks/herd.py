@@ -14,31 +14,37 @@ import sys
 from pathlib import Path
 
 
-def stampede(count: int, *, call: str, again: int = 1) -> list[str]:
+def stampede(
+    count: int, *, call: str, again: int = 1, minute: float = 60.0, home: Path | None = None
+) -> list[str]:
     """
     Let processes of their own call Plaud through the connection of this environment.
 
     :param count: How many processes.
     :param call: A transcription id to get, or ``submit``.
     :param again: How often each calls.
+    :param minute: Seconds of a minute of their budget.
+    :param home: What makes them another host: their own AIRFLOW_HOME.
     :return: For each call, the transcription's id or the name of the error's class.
     """
-    command = [sys.executable, str(Path(__file__)), str(count), call, str(again)]
-    repository = str(Path(__file__).resolve().parents[3])
+    command = [sys.executable, str(Path(__file__)), str(count), call, str(again), str(minute)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    if home is not None:
+        environment["AIRFLOW_HOME"] = str(home)
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
-        env={**os.environ, "PYTHONPATH": repository},
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     outcomes: list[str] = json.loads(done.stdout.splitlines()[-1])
     return outcomes
 
 
-def _main(count: int, call: str, again: int) -> None:
+def _main(count: int, call: str, again: int, minute: float) -> None:
     from plaud_provider.api.retry import RetryPolicy
     from plaud_provider.exceptions import PlaudError
     from plaud_provider.hooks.plaud import PlaudHook
@@ -53,7 +59,7 @@ def _main(count: int, call: str, again: int) -> None:
         policy = RetryPolicy(base_delay=0.02, max_delay=0.05)
         for _ in range(again):
             try:
-                with PlaudHook(retry_policy=policy) as hook:
+                with PlaudHook(retry_policy=policy, minute=minute) as hook:
                     if call == "submit":
                         outcome = hook.submit_transcription("https://bucket.example/a.wav").transcription_id
                     else:
@@ -72,4 +78,4 @@ def _main(count: int, call: str, again: int) -> None:
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    _main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))

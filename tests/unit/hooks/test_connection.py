@@ -47,7 +47,12 @@ def test_a_uri_and_a_json_connection_read_alike(
 ) -> None:
     secret = "p@ss:wörd/?#%&+= 👋"
     port = urlsplit(base_url).port
-    extra = {"region": "eu", "requests_per_minute": "30", "allowed_hosts": "other.example, gateway.example"}
+    extra = {
+        "region": "eu",
+        "requests_per_minute": "30",
+        "budget_conn_id": "shared",
+        "allowed_hosts": "other.example, gateway.example",
+    }
     if form == "json":
         fields = {
             "conn_type": "plaud",
@@ -72,6 +77,7 @@ def test_a_uri_and_a_json_connection_read_alike(
     assert settings.account.region is Region.EU
     assert settings.account.base_url == base_url
     assert settings.requests_per_minute == 30.0
+    assert settings.budget_conn_id == "shared"
 
 
 def test_a_uri_connection_to_the_emulator_works(
@@ -198,7 +204,11 @@ def test_allowed_hosts_are_a_list_or_a_line(connect: Connect, hosts: object) -> 
 
 
 @pytest.mark.parametrize(
-    "extra", [None, {}, "", {"region": None}, {"region": ""}, {"requests_per_minute": None}]
+    "extra",
+    [
+        *(None, {}, "", {"region": None}, {"region": ""}, {"requests_per_minute": None}),
+        *({"budget_conn_id": None}, {"budget_conn_id": " "}),
+    ],
 )
 def test_what_is_left_out_has_its_default(connect: Connect, extra: object) -> None:
     connect(extra=extra)
@@ -207,6 +217,7 @@ def test_what_is_left_out_has_its_default(connect: Connect, extra: object) -> No
     assert hook.region == "us"
     assert hook.client_id == "client"
     assert hook.settings.requests_per_minute == 60.0
+    assert hook.settings.budget_conn_id is None
 
 
 def test_a_connection_s_values_are_not_masked_in_every_log(connect: Connect) -> None:

@@ -236,11 +236,11 @@ async def test_a_hook_that_outlived_two_renewals_of_others_goes_on(plaud: Emulat
         assert (await hook.get_transcription(txn)).transcription_id == txn
 
 
-def test_sixteen_processes_with_an_empty_cache_make_one_exchange(plaud: EmulatorServer) -> None:
-    got = stampede(16, call="submit")
+def test_thirty_two_processes_with_an_empty_cache_make_one_exchange(plaud: EmulatorServer) -> None:
+    got = stampede(32, call="submit")
 
     assert all(outcome.startswith("txn_") for outcome in got)
-    assert len(got) == 16
+    assert len(got) == 32
     assert token_calls(plaud) == [("exchange", 200)]
 
 

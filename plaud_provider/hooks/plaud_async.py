@@ -1,0 +1,228 @@
+"""The hook's async twin: native async, the same calls and decisions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from typing import TYPE_CHECKING, TypeVar
+
+from airflow.providers.common.compat.connection import get_async_connection
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
+from asgiref.sync import sync_to_async
+
+from plaud_provider.api import calls
+from plaud_provider.api.arguments import validate_language, validate_transcription_id, validate_webhook_url
+from plaud_provider.api.effects import (
+    Effect,
+    LockToken,
+    Note,
+    ReadToken,
+    Request,
+    Response,
+    ReturnSlot,
+    Send,
+    Sleep,
+    StoreToken,
+    SubmitPhase,
+    TakeSlot,
+    TokenState,
+    TransportFailure,
+    UnlockToken,
+)
+from plaud_provider.api.retry import RetryPolicy
+from plaud_provider.auth.token_store import TokenStore
+from plaud_provider.hooks.budget import missing_connection, open_budget
+from plaud_provider.hooks.connection import (
+    DEFAULT_CONN_ID,
+    PlaudSettings,
+    read_connection,
+    refuse_other_region,
+)
+from plaud_provider.hooks.transport import (
+    Limits,
+    aiohttp_proxy,
+    open_aiohttp_session,
+    send_with_aiohttp,
+    tls_context,
+)
+from plaud_provider.quota.turns import AsyncTurn, AsyncTurns, ClientBudget
+
+if TYPE_CHECKING:
+    from plaud_provider.api.models import Transcription
+
+T = TypeVar("T")
+
+
+class PlaudAsyncHook(BaseHook):
+    """
+    The hook for triggers and async tasks: same calls, same decisions, native async.
+
+    Use it as an async context manager; it looks its connection up when it is entered. A task may use it under
+    :func:`asyncio.run`.
+
+    :param plaud_conn_id: As for :class:`~plaud_provider.hooks.plaud.PlaudHook`.
+    :param region: As for :class:`~plaud_provider.hooks.plaud.PlaudHook`.
+    :param limits: As for :class:`~plaud_provider.hooks.plaud.PlaudHook`.
+    :param retry_policy: As for :class:`~plaud_provider.hooks.plaud.PlaudHook`.
+    :param minute: As for :class:`~plaud_provider.hooks.plaud.PlaudHook`.
+    :param settings: What the connection says, if it has been read already (``PlaudHook.settings``); it is not
+        looked up then.
+    """
+
+    def __init__(
+        self,
+        plaud_conn_id: str = DEFAULT_CONN_ID,
+        region: str | None = None,
+        *,
+        limits: Limits | None = None,
+        retry_policy: RetryPolicy | None = None,
+        minute: float = 60.0,
+        settings: PlaudSettings | None = None,
+    ) -> None:
+        super().__init__()
+        self.plaud_conn_id = plaud_conn_id
+        self._asserted_region = region
+        self._limits = limits or Limits()
+        self._policy = retry_policy or RetryPolicy()
+        self._minute = minute
+        self._given_settings = settings
+
+    async def __aenter__(self) -> PlaudAsyncHook:
+        self.settings = await self._read_settings()
+        self._turns = AsyncTurns(await self._open_budget())
+        self._store = await asyncio.to_thread(TokenStore, self.settings.account)
+        self._remembered = TokenState()
+        # The lock file is polled; the calls of one hook need not all do that.
+        self._renewing = asyncio.Lock()
+        base_url = self.settings.account.base_url
+        self._proxy = aiohttp_proxy(base_url)
+        self._tls = await asyncio.to_thread(tls_context, base_url)
+        self._session = open_aiohttp_session(self._limits, self._tls)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._session.close()
+        await self._turns.aclose()
+
+    async def get_transcription(self, transcription_id: str) -> Transcription:
+        """Ask for a transcription; see :meth:`~plaud_provider.hooks.plaud.PlaudHook.get_transcription`."""
+        validate_transcription_id(transcription_id)
+        return await self._drive(
+            calls.get_transcription(self.settings.account, transcription_id, self._policy)
+        )
+
+    async def spare_requests(self) -> float:
+        """Return how many requests a minute the client's budget has to spare."""
+        return await self._turns.spare()
+
+    async def submit_transcription(
+        self,
+        audio_url: str,
+        *,
+        language: str | None = None,
+        webhook_url: str | None = None,
+        speaker_diarization: bool = False,
+        on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None,
+    ) -> Transcription:
+        """
+        Submit a recording, **which is billed**.
+
+        See :meth:`~plaud_provider.hooks.plaud.PlaudHook.submit_transcription`.
+        """
+        call = calls.submit_transcription(
+            self.settings.account,
+            self._policy,
+            audio_url=audio_url,
+            language=validate_language(language),
+            webhook_url=validate_webhook_url(webhook_url),
+            speaker_diarization=speaker_diarization,
+        )
+        return await self._drive(call, on_phase=on_phase)
+
+    async def _drive(
+        self, call: calls.Call[T], *, on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None
+    ) -> T:
+        answer: object = None
+        turn = self._turns.open()
+        with ExitStack() as ends:
+            ends.callback(call.close)
+            ends.callback(turn.close)
+            async with AsyncExitStack() as locks:
+                try:
+                    effect = next(call)
+                    while True:
+                        try:
+                            answer = await self._perform(effect, turn, locks, on_phase)
+                        except TransportFailure as failure:
+                            effect = call.throw(failure)
+                        else:
+                            effect = call.send(answer)
+                except StopIteration as done:
+                    result: T = done.value
+                    return result
+        raise AssertionError("unreachable")
+
+    async def _perform(
+        self,
+        effect: Effect,
+        turn: AsyncTurn,
+        locks: AsyncExitStack,
+        on_phase: Callable[[SubmitPhase], Awaitable[None]] | None,
+    ) -> object:
+        match effect:
+            case Send(request):
+                turn.sending()
+                return await self._send(request)
+            case TakeSlot(operation):
+                await turn.take(operation)
+            case ReturnSlot():
+                await turn.give_back(effect)
+            case Sleep(seconds, reason):
+                self.log.info("Waiting %.1f s: %s", seconds, reason)
+                await asyncio.sleep(seconds)
+            case ReadToken(renewing):
+                return await self._read_token(renewing=renewing)
+            case StoreToken(state):
+                self._remembered = state
+                await asyncio.to_thread(self._store.write, state)
+            case LockToken():
+                await locks.enter_async_context(self._renewing)
+                await locks.enter_async_context(self._store.async_lock())
+            case UnlockToken():
+                await locks.aclose()
+            case Note(phase) if on_phase:
+                await on_phase(phase)
+        return None
+
+    async def _read_settings(self) -> PlaudSettings:
+        if self._given_settings is None:
+            connection = await get_async_connection(self.plaud_conn_id)
+            return read_connection(connection, region=self._asserted_region)
+        region = self._given_settings.account.region
+        refuse_other_region(region, self._asserted_region, self.plaud_conn_id)
+        return self._given_settings
+
+    async def _open_budget(self) -> ClientBudget:
+        shared = None
+        if (budget_conn_id := self.settings.budget_conn_id) is not None:
+            try:
+                shared = await get_async_connection(budget_conn_id)
+            except AirflowNotFoundException:
+                raise missing_connection(budget_conn_id) from None
+        # On Airflow 3.2, what a thread asks of the supervisor only arrives if asgiref started the thread.
+        return await sync_to_async(open_budget, thread_sensitive=False)(
+            self.settings, shared, limits=self._limits, minute=self._minute, log=self.log
+        )
+
+    async def _read_token(self, *, renewing: bool) -> TokenState:
+        if renewing or self._remembered.token is None:
+            self._remembered = await asyncio.to_thread(self._store.read)
+        return self._remembered
+
+    async def _send(self, request: Request) -> Response:
+        if request.repeatable:
+            return await send_with_aiohttp(self._session, request, self._limits, proxy=self._proxy)
+        async with open_aiohttp_session(self._limits, self._tls, reuse_connections=False) as session:
+            return await send_with_aiohttp(session, request, self._limits, proxy=self._proxy)

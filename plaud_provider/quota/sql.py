@@ -1,0 +1,165 @@
+"""
+The budget of several hosts: one row of a table in a SQL database.
+
+The database's clock decides, so that it does not matter whether those of the hosts agree.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from plaud_provider.api.budget import Budget
+from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.quota.stores import LOCK_SECONDS, Change, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+T = TypeVar("T")
+
+TABLE = sa.Table(
+    "plaud_budget",
+    sa.MetaData(),
+    sa.Column("base_url", sa.Text, primary_key=True),
+    sa.Column("client_id", sa.Text, primary_key=True),
+    sa.Column("budget", sa.Text),
+)
+_CONNECT_SECONDS = 10
+
+
+class SqlStore:
+    """
+    A budget in the row of one client; the row is locked while it is changed.
+
+    One connection is kept: connecting takes longer than all the rest.
+
+    :param connection: Airflow connection of a PostgreSQL database, or of a SQLite file. Making a store opens
+        nothing, but may ask Airflow for its providers: it does not belong on an event loop.
+    :param base_url: Where the client's requests go.
+    :param client_id: Plaud client id.
+    :raises PlaudConfigurationError: if it is a connection of something else.
+    """
+
+    def __init__(self, connection: Connection, *, base_url: str, client_id: str) -> None:
+        self._conn_id = connection.conn_id
+        self._engine = _engine(connection)
+        self._key = {"base_url": base_url, "client_id": client_id}
+        self._row = sa.and_(TABLE.c.base_url == base_url, TABLE.c.client_id == client_id)
+        self._is_ready = False
+
+    def update(self, change: Change[T]) -> T:
+        """Change the budget."""
+        try:
+            if not self._is_ready:
+                self._prepare()
+                self._is_ready = True
+            try:
+                return self._in_transaction(lambda connection: self._update(connection, change))
+            except DBAPIError as broken:
+                if not broken.connection_invalidated:
+                    raise
+                # The kept connection did not outlive the pause.
+                return self._in_transaction(lambda connection: self._update(connection, change))
+        except SQLAlchemyError as unusable:
+            self._is_ready = False
+            raise StoreUnavailableError(
+                f"the database of connection {self._conn_id!r} cannot be used ({_words(unusable)})"
+            ) from None
+
+    def _update(self, connection: sa.Connection, change: Change[T]) -> T:
+        self._begin(connection)
+        document = connection.scalar(sa.select(TABLE.c.budget).where(self._row).with_for_update())
+        budget = Budget.from_json(document)
+        # Only now: what was waited for the row has passed.
+        result = change(budget, self._now(connection))
+        connection.execute(sa.update(TABLE).where(self._row).values(budget=budget.to_json()))
+        return result
+
+    def _begin(self, connection: sa.Connection) -> None:
+        if self._engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            # A host that has been stopped with the row in its hands must not stop all others.
+            settings = ("lock_timeout", "idle_in_transaction_session_timeout")
+            bound = f"{LOCK_SECONDS * 1000:.0f}ms"
+            connection.execute(sa.select(*(sa.func.set_config(name, bound, True) for name in settings)))
+
+    def _now(self, connection: sa.Connection) -> float:
+        if self._engine.dialect.name == "sqlite":
+            return time.time()
+        now: Any = connection.scalar(sa.select(sa.extract("epoch", sa.func.clock_timestamp())))
+        return float(now)
+
+    def _prepare(self) -> None:
+        """Create the table and the row if they are not there."""
+        if not self._in_transaction(_has_table):
+            self._unless_another_did(TABLE.create, _has_table)
+        if not self._in_transaction(self._has_row):
+            self._unless_another_did(
+                lambda connection: connection.execute(sa.insert(TABLE).values(self._key)), self._has_row
+            )
+
+    def _has_row(self, connection: sa.Connection) -> bool:
+        return connection.scalar(sa.select(sa.func.count()).select_from(TABLE).where(self._row)) == 1
+
+    def _unless_another_did(
+        self, make: Callable[[sa.Connection], object], is_made: Callable[[sa.Connection], bool]
+    ) -> None:
+        try:
+            self._in_transaction(make)
+        except DBAPIError:
+            if not self._in_transaction(is_made):
+                raise
+
+    def _in_transaction(self, work: Callable[[sa.Connection], T]) -> T:
+        with self._engine.connect() as connection, connection.begin():
+            return work(connection)
+
+
+def _engine(connection: Connection) -> sa.Engine:
+    from airflow.sdk.exceptions import AirflowException
+
+    options: dict[str, Any] = {
+        "hide_parameters": True,
+        "poolclass": QueuePool,
+        "pool_size": 1,
+        "max_overflow": 0,
+        "pool_timeout": LOCK_SECONDS,
+    }
+    if connection.conn_type == "sqlite":
+        options["connect_args"] = {"timeout": LOCK_SECONDS}
+        return sa.create_engine(sa.URL.create("sqlite", database=connection.host), **options)
+    if connection.conn_type == "postgres":
+        options["isolation_level"] = "READ COMMITTED"
+        options["connect_args"] = {
+            "connect_timeout": _CONNECT_SECONDS,
+            "keepalives_idle": 30,
+            "tcp_user_timeout": _CONNECT_SECONDS * 1000,
+        }
+        with suppress(AirflowException, ImportError):
+            hook = connection.get_hook(hook_params={"connection": connection})
+            engine: sa.Engine = hook.get_sqlalchemy_engine(engine_kwargs=options)
+            return engine
+    raise PlaudConfigurationError(
+        f"budget_conn_id: connection {connection.conn_id!r} is of type {connection.conn_type!r}. The budget "
+        "of several hosts is kept in PostgreSQL, with its provider and driver installed (pip install "
+        "'airflow-provider-plaud[postgres]'). Correct that connection's type, or the extra budget_conn_id of "
+        "the Plaud connection. Nothing was sent."
+    )
+
+
+def _has_table(connection: sa.Connection) -> bool:
+    return sa.inspect(connection).has_table(TABLE.name)
+
+
+def _words(failure: SQLAlchemyError) -> str:
+    """Return the driver's first line: statements and parameters come after it, if at all."""
+    said = str(getattr(failure, "orig", None) or type(failure).__name__).strip().splitlines()
+    return (said[0] if said else type(failure).__name__).rstrip(".")

@@ -1,0 +1,230 @@
+"""How one call takes its turn in the budget: by sleeping, or without blocking an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+from plaud_provider.api.budget import Pace
+from plaud_provider.api.effects import Operation, ReturnSlot
+from plaud_provider.quota.stores import BudgetStore
+
+#: A wait that is longer is told, at most once in so many seconds.
+NOTICE_AFTER = 5.0
+NOTICE_EVERY = 60.0
+
+
+class _Line:
+    """The calls of one event loop that wait for the same; only the first of them looks at the store."""
+
+    def __init__(self) -> None:
+        # First come, first served.
+        self.lock = asyncio.Lock()
+        self.place = uuid4().hex
+        self.calls = 0
+
+
+_Lines = defaultdict[tuple[BudgetStore, Operation], _Line]
+_LINES: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lines] = WeakKeyDictionary()
+
+
+class ClientBudget:
+    """
+    A client's budget as one hook uses it.
+
+    :param store: Where it is kept.
+    :param pace: What the hook's connection says.
+    :param client_id: Plaud client id, for the log.
+    :param log: The hook's log.
+    """
+
+    def __init__(self, store: BudgetStore, pace: Pace, *, client_id: str, log: Any) -> None:
+        self.store = store
+        self._pace = pace
+        self._client_id = client_id
+        self._log = log
+        self._next_notice = 0.0
+
+    def take(self, ticket: str, operation: Operation, *, place: str | None = None, calls: int = 1) -> float:
+        """Take a slot, or return the seconds until it is worth another try."""
+        pace = self._pace
+        return self.store.update(
+            lambda budget, now: budget.take(ticket, operation, now=now, pace=pace, place=place, calls=calls)
+        )
+
+    def give_back(self, ticket: str, returned: ReturnSlot, *, place: str | None = None) -> None:
+        """Return a slot or leave the queue; where Plaud has refused a request, all pause."""
+        pace, sent, refused_for = self._pace, returned.sent, returned.refused_for
+        limit = self.store.update(
+            lambda budget, now: budget.give_back(
+                ticket, now=now, pace=pace, sent=sent, refused_for=refused_for, place=place
+            )
+        )
+        if limit is not None:
+            self._log.warning(
+                "Plaud refused a request of client %s with 429, within its budget of %g a minute. From now "
+                "on there are %g a minute for everything that shares the budget, and a quarter more after "
+                "each ten minutes without a refusal. Correct requests_per_minute in the connection; if other "
+                "hosts use the client, let them share the budget (budget_conn_id).",
+                self._client_id,
+                pace.requests_per_minute,
+                round(limit, 1),
+            )
+
+    def spare(self) -> float:
+        """Return how many requests a minute the budget has to spare."""
+        pace = self._pace
+        return self.store.update(lambda budget, now: budget.spare(now=now, pace=pace))
+
+    def note_wait(self, seconds: float) -> None:
+        """Say that a call waits, if it does so for long and nothing was said a moment ago."""
+        now = time.monotonic()
+        if seconds >= NOTICE_AFTER and now >= self._next_notice:
+            self._next_notice = now + NOTICE_EVERY
+            self._log.info(
+                "Waiting for a turn: client %s may send %g requests a minute, which everything that uses it "
+                "shares. Results come before submits.",
+                self._client_id,
+                self._pace.requests_per_minute,
+            )
+
+
+class Turn:
+    """The turns of one call, one after the other; close it, so that none is left behind."""
+
+    def __init__(self, budget: ClientBudget) -> None:
+        self._budget = budget
+        self._ticket: str | None = None
+        self._sent = False
+
+    def take(self, operation: Operation) -> None:
+        """Wait for a slot, however long it takes."""
+        self._ticket, self._sent = uuid4().hex, False
+        began = time.monotonic()
+        while (pause := self._budget.take(self._ticket, operation)) > 0:
+            self._budget.note_wait(time.monotonic() - began + pause)
+            time.sleep(pause)
+
+    def sending(self) -> None:
+        """Say that the request leaves now."""
+        self._sent = True
+
+    def give_back(self, returned: ReturnSlot) -> None:
+        """Return the slot."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._budget.give_back(ticket, returned)
+
+    def close(self) -> None:
+        """Return what the call still has: it was cut short."""
+        self.give_back(ReturnSlot(sent=self._sent))
+
+
+class AsyncTurns:
+    """
+    The turns of one asynchronous hook's calls.
+
+    In an event loop only the first result and the first submit of a client look at the store; the others
+    queue behind them, in order.
+    """
+
+    def __init__(self, budget: ClientBudget) -> None:
+        self._budget = budget
+        self._returning: set[asyncio.Task[None]] = set()
+
+    def open(self) -> AsyncTurn:
+        """Return the turns of one more call."""
+        return AsyncTurn(self._budget, self)
+
+    async def spare(self) -> float:
+        """Return how many requests a minute the budget has to spare."""
+        return await asyncio.to_thread(self._budget.spare)
+
+    def in_background(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Return slots without holding a call up, or letting its end be cut short."""
+        task = asyncio.create_task(work)
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+        return task
+
+    async def aclose(self) -> None:
+        """Wait until all slots are returned."""
+        await asyncio.gather(*self._returning)
+
+
+class AsyncTurn:
+    """The turns of one asynchronous call, one after the other; close it, so that none is left behind."""
+
+    def __init__(self, budget: ClientBudget, turns: AsyncTurns) -> None:
+        self._budget = budget
+        self._turns = turns
+        self._ticket: str | None = None
+        self._sent = False
+        self._line: _Line | None = None
+        self._look: asyncio.Future[float] | None = None
+
+    async def take(self, operation: Operation) -> None:
+        """Wait for a slot, however long it takes."""
+        began = time.monotonic()
+        line = _line(self._budget.store, operation)
+        line.calls += 1
+        try:
+            async with line.lock:
+                self._ticket, self._sent, self._line = uuid4().hex, False, line
+                while (pause := await self._try(self._ticket, operation, line)) > 0:
+                    self._budget.note_wait(time.monotonic() - began + pause)
+                    await asyncio.sleep(pause)
+                self._line = None
+        finally:
+            line.calls -= 1
+
+    async def _try(self, ticket: str, operation: Operation, line: _Line) -> float:
+        # A thread goes on when its call is cancelled; whoever cleans up has to know when it has ended.
+        self._look = asyncio.ensure_future(
+            asyncio.to_thread(self._budget.take, ticket, operation, place=line.place, calls=line.calls)
+        )
+        return await asyncio.shield(self._look)
+
+    def sending(self) -> None:
+        """Say that the request leaves now."""
+        self._sent = True
+
+    async def give_back(self, returned: ReturnSlot) -> None:
+        """
+        Return the slot.
+
+        Does not wait for it unless Plaud has refused the request: the answer in hand may be paid for, and a
+        cancellation here would lose it.
+        """
+        ticket, self._ticket = self._ticket, None
+        if ticket is None:
+            return
+        task = self._turns.in_background(asyncio.to_thread(self._budget.give_back, ticket, returned))
+        if returned.refused_for is not None:
+            await asyncio.shield(task)
+
+    def close(self) -> None:
+        """Return what the call still has: it was cut short."""
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self._turns.in_background(self._undo(ticket))
+
+    async def _undo(self, ticket: str) -> None:
+        if self._look is not None:
+            with suppress(Exception):
+                await self._look
+        # The place is left to those behind it.
+        place = self._line.place if self._line is not None and not self._line.calls else None
+        await asyncio.to_thread(self._budget.give_back, ticket, ReturnSlot(sent=self._sent), place=place)
+
+
+def _line(store: BudgetStore, operation: Operation) -> _Line:
+    """Return where the calls of this event loop queue."""
+    lines = _LINES.setdefault(asyncio.get_running_loop(), defaultdict(_Line))
+    return lines[store, operation]

@@ -1,0 +1,119 @@
+"""A host's processes, the network and Plaud's limit, in simulated time."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+from plaud_provider.api.budget import Budget, Pace
+from plaud_provider.api.effects import Operation
+from plaud_provider.emulator.limits import SlidingLimit
+
+START = 1_800_000_000.0
+GET, SUBMIT = Operation.GET, Operation.SUBMIT
+
+
+@dataclass(frozen=True, slots=True)
+class Trip:
+    """
+    One request.
+
+    :param starts_at: Seconds after the start.
+    :param there: Seconds from the grant until Plaud has received it; ``None``: it never leaves its host.
+    :param back: Seconds until the answer is here; ``None``: its process is killed before.
+    """
+
+    starts_at: float = 0.0
+    operation: Operation = GET
+    there: float | None = 0.0
+    back: float | None = 0.0
+
+
+class World:
+    """
+    Runs processes that keep their budget in one document, as text.
+
+    :param pace: What their connection says.
+    :param plaud_allows: Requests a minute; 0 for any number.
+    """
+
+    def __init__(self, pace: Pace, *, plaud_allows: int = 0, seed: int = 7) -> None:
+        self.pace = pace
+        self.now = START
+        self.document: str | None = None
+        self.received: list[float] = []
+        self.refused: list[float] = []
+        self.granted: list[tuple[float, str]] = []
+        self.longest_document = 0
+        self._limit = SlidingLimit(plaud_allows)
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._rng = random.Random(seed)
+
+    def run(self, seconds: float | None = None) -> None:
+        """Let everything happen, or what happens within so many seconds."""
+        end = None if seconds is None else self.now + seconds
+        while self._events and (end is None or self._events[0][0] <= end):
+            self.now, _, event = heapq.heappop(self._events)
+            event()
+        if end is not None:
+            self.now = end
+
+    def at(self, seconds: float, event: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (self.now + seconds, next(self._order), event))
+
+    def send(self, name: str, trip: Trip, then: Callable[[], None] = lambda: None) -> None:
+        self.at(trip.starts_at, lambda: self._take(name, trip, then))
+
+    def keep_sending(self, name: str, operation: Operation = GET, *, network: float = 0.2) -> None:
+        """Send one request after the other, for ever; each takes about ``network`` seconds in all."""
+
+        def again() -> None:
+            there, back = (self._rng.uniform(0.2, 0.8) * network for _ in range(2))
+            trip = Trip(0.001, operation, there, back)
+            self.send(f"{name}-{next(self._order)}", trip, again)
+
+        again()
+
+    @property
+    def budget(self) -> Budget:
+        return Budget.from_json(self.document)
+
+    def _take(self, name: str, trip: Trip, then: Callable[[], None]) -> None:
+        budget = self.budget
+        wait = budget.take(name, trip.operation, now=self.now, pace=self.pace)
+        self._write(budget)
+        if wait > 0:
+            # No process wakes up in time.
+            self.at(wait + self._rng.uniform(0, 0.02), lambda: self._take(name, trip, then))
+            return
+        self.granted.append((self.now, name))
+        if trip.there is None:
+            self._give_back(name, sent=False, refused_for=None)
+            then()
+        else:
+            self.at(trip.there, lambda: self._receive(name, trip, then))
+
+    def _receive(self, name: str, trip: Trip, then: Callable[[], None]) -> None:
+        retry_after = self._limit.admit("client", self.now)
+        (self.received if retry_after is None else self.refused).append(self.now)
+        if trip.back is None:
+            return
+
+        def answered() -> None:
+            self._give_back(name, sent=True, refused_for=retry_after)
+            then()
+
+        self.at(trip.back, answered)
+
+    def _give_back(self, name: str, *, sent: bool, refused_for: float | None) -> None:
+        budget = self.budget
+        budget.give_back(name, now=self.now, pace=self.pace, sent=sent, refused_for=refused_for)
+        self._write(budget)
+
+    def _write(self, budget: Budget) -> None:
+        self.document = budget.to_json()
+        self.longest_document = max(self.longest_document, len(self.document))

@@ -1,0 +1,507 @@
+"""The budget of requests, in simulated time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plaud_provider.api.budget import Budget, Pace
+from plaud_provider.emulator.limits import busiest_minute
+from tests.unit.api.budget_world import GET, START, SUBMIT, Trip, World
+
+EXCHANGE = 120.0
+MINUTE = 60.0
+TEN_MINUTES = 600.0
+
+
+class Desk:
+    """A budget with a clock that is set by hand."""
+
+    def __init__(self, requests_per_minute: float) -> None:
+        self.budget = Budget()
+        self.pace = Pace(requests_per_minute, exchange_seconds=EXCHANGE)
+        self.now = START
+
+    def take(self, ticket: str, operation: object = GET) -> float:
+        return self.budget.take(ticket, operation, now=self.now, pace=self.pace)  # type: ignore[arg-type]
+
+    def give_back(self, ticket: str, *, sent: bool = True, refused_for: float | None = None) -> float | None:
+        return self.budget.give_back(ticket, now=self.now, pace=self.pace, sent=sent, refused_for=refused_for)
+
+    def send(self, *tickets: str) -> None:
+        for ticket in tickets:
+            assert self.take(ticket) == 0.0
+            self.give_back(ticket)
+
+    @property
+    def limit(self) -> float:
+        return self.budget.limit(now=self.now, pace=self.pace)
+
+
+def test_while_there_is_room_nobody_waits() -> None:
+    desk = Desk(3)
+
+    assert [desk.take(ticket) for ticket in "abc"] == [0.0, 0.0, 0.0]
+    assert desk.take("d") > 0
+
+
+def test_a_slot_is_busy_until_a_minute_after_the_answer() -> None:
+    desk = Desk(1)
+    desk.take("a")
+    desk.now += 7
+    desk.give_back("a")
+
+    desk.now += 59.9
+    assert desk.take("b") == pytest.approx(0.1, abs=1e-5)
+    desk.now += 0.1
+    assert desk.take("b") == 0.0
+
+
+def test_a_request_that_never_left_costs_nothing() -> None:
+    desk = Desk(1)
+    desk.take("a")
+    desk.give_back("a", sent=False)
+
+    assert desk.take("b") == 0.0
+
+
+def test_the_slot_of_a_killed_process_lapses_once_its_request_must_have_ended() -> None:
+    desk = Desk(1)
+    desk.take("killed")
+
+    desk.now += EXCHANGE + MINUTE - 0.1
+    assert desk.take("b") > 0
+    desk.now += 0.1
+    assert desk.take("b") == 0.0
+
+
+def test_an_answer_that_comes_after_its_slot_has_lapsed_still_counts() -> None:
+    desk = Desk(1)
+    desk.take("slow")
+    desk.now += EXCHANGE + MINUTE
+    desk.give_back("slow")
+
+    assert desk.take("b") > 0
+
+
+def test_whoever_waits_is_not_told_to_come_back_in_vain_nor_rarely() -> None:
+    desk = Desk(2)
+    desk.send("a", "b")
+
+    assert desk.take("c") == pytest.approx(desk.pace.poll_seconds)
+    desk.now += 57
+    assert desk.take("c") == pytest.approx(3.0)
+
+
+def test_the_first_to_wait_is_the_first_to_go_whoever_asks_in_between() -> None:
+    desk = Desk(1)
+    desk.send("a")
+    desk.now += 58
+    desk.take("first")
+    desk.now += 1
+    desk.take("second")
+    desk.now += 1
+
+    assert desk.take("third") > 0
+    assert desk.take("second") > 0
+    assert desk.take("first") == 0.0
+
+
+def test_a_result_that_waits_keeps_submits_back() -> None:
+    desk = Desk(1)
+    desk.send("a")
+    desk.now += 58
+    desk.take("submit", SUBMIT)
+    desk.now += 1
+    desk.take("result", GET)
+    desk.now += 1
+
+    assert desk.take("submit", SUBMIT) > 0
+    assert desk.take("result", GET) == 0.0
+
+
+def test_a_submit_goes_where_there_is_room_for_all_results_too() -> None:
+    desk = Desk(2)
+    desk.send("a", "b")
+    desk.now += 59
+    desk.take("result", GET)
+    desk.now += 1
+
+    assert desk.take("submit", SUBMIT) == 0.0
+    assert desk.take("result", GET) == 0.0
+
+
+def test_a_place_keeps_submits_back_for_all_who_wait_there() -> None:
+    """Of a triggerer's calls only the first one looks at the budget."""
+    desk = Desk(3)
+    desk.send("a", "b", "c")
+    desk.now += 59
+
+    def take(ticket: str, calls: int) -> float:
+        return desk.budget.take(ticket, GET, now=desk.now, pace=desk.pace, place="triggerer", calls=calls)
+
+    take("r1", 3)
+    desk.now += 1
+
+    assert take("r1", 3) == 0.0
+    assert desk.take("submit", SUBMIT) > 0
+    assert take("r2", 2) == 0.0
+    assert take("r3", 1) == 0.0
+
+
+def test_a_place_with_many_takes_turns_with_others() -> None:
+    desk = Desk(2)
+    desk.send("a", "b")
+    desk.now += 59
+    pace = desk.pace
+    desk.budget.take("r1", GET, now=desk.now, pace=pace, place="triggerer", calls=9)
+    desk.take("other")
+    desk.now += 1
+
+    assert desk.budget.take("r1", GET, now=desk.now, pace=pace, place="triggerer", calls=9) == 0.0
+    assert desk.budget.take("r2", GET, now=desk.now, pace=pace, place="triggerer", calls=8) > 0
+    assert desk.take("other") == 0.0
+
+
+def test_submits_are_not_overtaken_for_ever() -> None:
+    """Six requests a minute, and more results than that for as long as they like."""
+    world = World(Pace(6.0))
+    for index in range(10):
+        world.keep_sending(f"result{index}", GET)
+    world.run(300)
+    world.send("submit", Trip(operation=SUBMIT))
+    world.run(600)
+
+    [sent] = [moment for moment, name in world.granted if name == "submit"]
+    assert sent - START - 300 <= 200
+
+
+@pytest.mark.parametrize(("results", "submits"), [(8, 8), (8, 16), (16, 4)])
+def test_where_both_wait_nine_of_ten_requests_are_results(results: int, submits: int) -> None:
+    world = World(Pace(6.0))
+    for index in range(results):
+        world.keep_sending(f"result{index}", GET)
+    for index in range(submits):
+        world.keep_sending(f"submit{index}", SUBMIT)
+    world.run(1200)
+
+    sent = [name.startswith("submit") for _, name in world.granted[20:]]
+    assert 0.08 <= sum(sent) / len(sent) <= 0.12
+
+
+def test_a_process_that_is_killed_while_it_waits_keeps_nobody_back_for_long() -> None:
+    desk = Desk(1)
+    desk.send("a")
+    desk.now += 59
+    desk.take("killed", GET)
+    desk.now += 1
+    assert desk.take("submit", SUBMIT) > 0
+
+    desk.now += 2 * desk.pace.poll_seconds
+    assert desk.take("submit", SUBMIT) == 0.0
+
+
+def test_whoever_leaves_the_queue_keeps_nobody_back() -> None:
+    desk = Desk(1)
+    desk.send("a")
+    desk.now += 59
+    desk.take("cancelled")
+    desk.give_back("cancelled", sent=False)
+    desk.now += 1
+
+    assert desk.take("b") == 0.0
+
+
+def test_after_a_refusal_everyone_pauses_as_long_as_plaud_asks() -> None:
+    desk = Desk(60)
+    desk.take("a")
+    desk.take("b")
+    desk.give_back("a", refused_for=20.0)
+    desk.give_back("b", refused_for=10.0)
+
+    desk.now += 19.9
+    assert desk.take("c") > 0
+    desk.now += 0.1
+    assert desk.take("c") == 0.0
+
+
+@pytest.mark.parametrize(("passed", "limit"), [(50, 50.0), (40, 40.0), (30, 30.0), (10, 30.0), (0, 30.0)])
+def test_a_refusal_corrects_the_limit_to_what_went_through_but_not_by_more_than_half(
+    passed: int, limit: float
+) -> None:
+    desk = Desk(60)
+    desk.send(*(f"passed{index}" for index in range(passed)))
+    desk.now += 1
+    desk.take("refused")
+
+    assert desk.give_back("refused", refused_for=1.0) == limit
+    assert desk.limit == limit
+
+
+def test_refusals_of_what_was_sent_before_a_correction_correct_nothing_again() -> None:
+    desk = Desk(60)
+    for ticket in "abc":
+        desk.take(ticket)
+    desk.now += 1
+
+    assert [desk.give_back(ticket, refused_for=1.0) for ticket in "abc"] == [30.0, None, None]
+    assert desk.limit == 30.0
+
+
+def test_a_limit_is_corrected_to_one_a_minute_at_the_least() -> None:
+    desk = Desk(60)
+    for index in range(20):
+        desk.now += TEN_MINUTES
+        desk.take(f"refused{index}")
+        desk.give_back(f"refused{index}", refused_for=1.0)
+        # The next one has to be sent after the correction.
+        desk.now += 61
+        desk.take(f"again{index}")
+        desk.give_back(f"again{index}", refused_for=1.0)
+
+    assert desk.limit >= 1.0
+    desk.now += TEN_MINUTES / 2
+    assert desk.take("b") == 0.0
+
+
+def test_after_each_ten_minutes_without_a_refusal_it_grows_by_a_quarter_up_to_the_connection_s() -> None:
+    desk = Desk(60)
+    desk.take("a")
+    desk.give_back("a", refused_for=1.0)
+
+    limits = []
+    for _ in range(6):
+        desk.now += TEN_MINUTES
+        limits.append((desk.limit, desk.budget.limit(now=desk.now + 60, pace=desk.pace)))
+
+    assert limits == [
+        (30.0, 37.5),
+        (37.5, pytest.approx(46.875)),
+        (pytest.approx(46.875), pytest.approx(58.59375)),
+        (pytest.approx(58.59375), 60.0),
+        (60.0, 60.0),
+        (60.0, 60.0),
+    ]
+
+
+def test_a_refusal_begins_the_ten_minutes_anew() -> None:
+    desk = Desk(60)
+    desk.take("a")
+    desk.take("b")
+    desk.give_back("a", refused_for=1.0)
+    desk.now += 100
+    desk.give_back("b", refused_for=1.0)
+
+    desk.now += 599
+    assert desk.limit == 30.0
+
+
+def test_a_figure_that_is_right_is_never_refused_and_used_up() -> None:
+    world = World(Pace(60.0), plaud_allows=60)
+    for index in range(8):
+        world.keep_sending(f"process{index}")
+    world.run(900)
+
+    assert world.refused == []
+    assert len(world.received) > 0.99 * 60 * 15
+
+
+@pytest.mark.parametrize("processes", [1, 3, 10])
+def test_a_figure_that_is_wrong_costs_one_refusal_in_ten_minutes(processes: int) -> None:
+    world = World(Pace(60.0), plaud_allows=30)
+    for index in range(processes):
+        world.keep_sending(f"process{index}")
+    world.run(60)
+    beginning = len(world.refused)
+    world.run(3600)
+
+    assert beginning <= 30 + processes
+    assert 4 <= len(world.refused) - beginning <= 7
+    assert len(world.received) > 0.9 * 30 * 60
+
+
+def test_a_limit_that_plaud_raises_again_is_found_within_the_hour() -> None:
+    world = World(Pace(60.0), plaud_allows=30)
+    for index in range(3):
+        world.keep_sending(f"process{index}")
+    world.run(300)
+    world._limit.limit = 60
+    world.run(3600)
+
+    assert world.budget.limit(now=world.now, pace=world.pace) == 60.0
+
+
+@pytest.mark.parametrize(
+    ("requests_per_minute", "seconds", "at_most"),
+    [(1200, 3.0, 60), (600, 6.0, 60), (60, 60.0, 60), (100, 30.0, 50), (7, 60.0, 7), (0.5, 120.0, 1)],
+)
+def test_a_high_figure_is_kept_in_parts_of_a_minute(
+    requests_per_minute: float, seconds: float, at_most: int
+) -> None:
+    """Nobody is hit by a thousand requests at once, and an emulator's fast minute is kept as well."""
+    world = World(Pace(requests_per_minute))
+    for index in range(70):
+        world.keep_sending(f"process{index}", network=0.02)
+    world.run(2.5 * seconds)
+
+    stretched = [moment * MINUTE / seconds for moment in world.received]
+    assert busiest_minute(stretched) <= at_most
+
+
+@pytest.mark.parametrize("requests_per_minute", [61, 100, 119, 301])
+def test_a_figure_that_cannot_be_divided_is_kept_too(requests_per_minute: int) -> None:
+    world = World(Pace(float(requests_per_minute)))
+    for index in range(70):
+        world.keep_sending(f"process{index}", network=0.02)
+    world.run(75)
+
+    assert 0.9 * requests_per_minute < busiest_minute(world.received) <= requests_per_minute
+
+
+def test_a_high_figure_is_used_up() -> None:
+    world = World(Pace(6000.0), plaud_allows=6000)
+    for index in range(60):
+        world.keep_sending(f"process{index}", network=0.05)
+    world.run(12)
+
+    assert world.refused == []
+    assert len(world.received) > 0.85 * 1200
+
+
+def test_the_document_stays_small_whatever_the_figure() -> None:
+    world = World(Pace(100_000.0))
+    for index in range(70):
+        world.keep_sending(f"process{index}", network=0.02)
+    world.run(1)
+
+    assert len(world.received) > 800
+    assert world.longest_document < 10_000
+
+
+trips = st.lists(
+    st.builds(
+        Trip,
+        starts_at=st.floats(0, 300),
+        operation=st.sampled_from([GET, SUBMIT]),
+        there=st.none() | st.floats(0, EXCHANGE),
+        back=st.none() | st.floats(0, EXCHANGE),
+    ),
+    max_size=60,
+)
+
+
+@given(trips=trips, limit=st.integers(1, 8) | st.sampled_from([61, 119, 1000]))
+def test_no_minute_of_plaud_s_ever_holds_more_than_the_limit(trips: list[Trip], limit: int) -> None:
+    """However long requests and answers travel, and whoever is killed."""
+    world = World(Pace(float(limit), exchange_seconds=EXCHANGE))
+    for index, trip in enumerate(trips):
+        world.send(str(index), trip)
+    world.run()
+
+    assert busiest_minute(sorted(world.received)) <= limit
+    # And nobody waits for ever.
+    assert len(world.granted) == len(trips)
+
+
+@given(trips=trips, limit=st.sampled_from([61, 90, 119, 121, 1000]))
+def test_a_correction_never_lets_more_through(trips: list[Trip], limit: int) -> None:
+    """Bursts at a figure that is kept in parts, of which Plaud refuses some."""
+    world = World(Pace(float(limit), exchange_seconds=EXCHANGE), plaud_allows=limit // 3)
+    for index, trip in enumerate(trips):
+        for copy in range(5):
+            world.send(f"{index}-{copy}", trip)
+    world.run()
+
+    assert busiest_minute(sorted(world.received + world.refused)) <= limit
+
+
+def returned(desk: Desk) -> None:
+    desk.send("a")
+
+
+def out(desk: Desk) -> None:
+    desk.take("a")
+
+
+def refused(desk: Desk) -> None:
+    desk.take("a")
+    desk.give_back("a", sent=False, refused_for=100.0)
+
+
+def waiting(desk: Desk) -> None:
+    desk.send("a")
+    desk.take("b")
+
+
+@pytest.mark.parametrize(
+    ("state", "longest"),
+    [
+        (returned, MINUTE),
+        (out, EXCHANGE + MINUTE),
+        (refused, TEN_MINUTES),
+        (waiting, MINUTE + 10),
+    ],
+)
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_clock_that_is_put_back_or_forward_keeps_nobody_waiting(
+    state: Callable[[Desk], None], longest: float, jump: float
+) -> None:
+    desk = Desk(1)
+    state(desk)
+    desk.now += jump
+
+    put_at = desk.now
+    while (wait := desk.take("late")) > 0:
+        desk.now += wait
+        assert desk.now - put_at <= longest + 1
+
+
+def test_what_is_written_is_read() -> None:
+    desk = Desk(2)
+    desk.take("a")
+    desk.send("b")
+    desk.take("c", SUBMIT)
+    desk.give_back("a", refused_for=5.0)
+
+    assert Budget.from_json(desk.budget.to_json()) == desk.budget
+    assert Budget.from_json(desk.budget.to_json().encode()) == desk.budget
+
+
+GOOD = json.loads(Budget().to_json())
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        None,
+        "",
+        b"",
+        "{",
+        b"\xff\x00",
+        "[]",
+        "null",
+        "7",
+        "[" * 100_000,
+        json.dumps({**GOOD, "version": 2}),
+        json.dumps({key: value for key, value in GOOD.items() if key != "out"}),
+        json.dumps({**GOOD, "another": 1}),
+        json.dumps({**GOOD, "out": []}),
+        json.dumps({**GOOD, "out": {"a": [1]}}),
+        json.dumps({**GOOD, "out": {"a": [1, "x"]}}),
+        json.dumps({**GOOD, "returned": [[None, True]]}),
+        json.dumps({**GOOD, "waiting": {"a": 5}}),
+        json.dumps({**GOOD, "overtaken": None}),
+        json.dumps({**GOOD, "paused_until": math.inf}),
+        json.dumps({**GOOD, "paused_until": math.nan}),
+        json.dumps({**GOOD, "corrected_limit": 0}),
+        json.dumps({**GOOD, "corrected_limit": True}),
+    ],
+    ids=lambda document: str(document)[:20],
+)
+def test_a_document_that_cannot_be_used_is_a_fresh_start(document: str | bytes | None) -> None:
+    assert Budget.from_json(document) == Budget()

@@ -1,0 +1,110 @@
+"""Which slots of the budget a call takes, and what it says when it returns them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from plaud_provider.api.calls import Call, get_transcription, submit_transcription, verify_credentials
+from plaud_provider.api.effects import Operation, ReturnSlot, SubmitPhase, TransportFailure
+from plaud_provider.api.models import Transcription
+from plaud_provider.exceptions import PlaudError
+from tests.unit.api.driver import ACCOUNT, LOST, NOT_SENT, Answer, World, answer, token, token_answer
+
+PROCESSING = answer(200, {"transcriptionId": "txn_1", "status": "processing"})
+
+Make = Callable[[World], Call[Transcription]]
+
+
+def submit(world: World) -> Call[Transcription]:
+    return submit_transcription(ACCOUNT, world.policy, audio_url="https://bucket.example/a.wav")
+
+
+def get(world: World) -> Call[Transcription]:
+    return get_transcription(ACCOUNT, "txn_1", world.policy)
+
+
+@pytest.mark.parametrize("make", [submit, get])
+def test_each_request_takes_a_slot_and_returns_it(make: Make) -> None:
+    world = World([PROCESSING], stored=token("stored"))
+
+    world.run(make(world))
+
+    assert world.returned == [ReturnSlot(sent=True, refused_for=None)]
+
+
+def test_token_requests_take_none() -> None:
+    world = World([token_answer("t")])
+
+    world.run(verify_credentials(ACCOUNT, world.policy))
+
+    assert world.returned == []
+
+
+def test_a_submit_is_not_noted_as_being_sent_while_it_waits_for_its_turn() -> None:
+    """A process that is killed then leaves nothing behind that could be unknown."""
+    noted: list[list[SubmitPhase | Operation]] = []
+    world = World(
+        [PROCESSING], stored=token("stored"), while_queuing=lambda world: noted.append([*world.notes])
+    )
+
+    world.run(submit(world))
+
+    assert noted == [[]]
+    assert world.notes == [SubmitPhase.SENDING, Operation.SUBMIT]
+
+
+@pytest.mark.parametrize("make", [submit, get])
+def test_a_slot_whose_request_never_left_is_returned_unused(make: Make) -> None:
+    world = World([NOT_SENT, PROCESSING], stored=token("stored"))
+
+    world.run(make(world))
+
+    assert world.returned == [ReturnSlot(sent=False), ReturnSlot(sent=True)]
+
+
+@pytest.mark.parametrize("make", [submit, get])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        LOST,
+        TransportFailure("too large", sent=True, passing=False),
+        answer(500),
+        answer(404),
+        answer(200, b"{"),
+    ],
+    ids=str,
+)
+def test_a_slot_is_returned_whatever_becomes_of_the_request(make: Make, failure: Answer) -> None:
+    world = World([failure], then=failure, stored=token("stored"))
+
+    with suppress(PlaudError):
+        world.run(make(world))
+
+    assert world.returned == [ReturnSlot(sent=True)] * len(world.sent)
+
+
+@pytest.mark.parametrize("make", [submit, get])
+def test_a_refusal_says_for_how_long_nobody_is_to_send(make: Make) -> None:
+    world = World([answer(429, retry_after="20"), answer(429), PROCESSING], stored=token("stored"))
+
+    world.run(make(world))
+
+    first, second, last = (returned.refused_for for returned in world.returned)
+    assert first is not None
+    assert second is not None
+    assert 20 <= first <= 22
+    # Backoff, as for the call itself.
+    assert 0 <= second <= 2
+    assert last is None
+
+
+def test_a_request_that_is_sent_again_with_another_token_takes_another_slot() -> None:
+    world = World([answer(401), token_answer("second"), PROCESSING], stored=token("first"))
+
+    world.run(get(world))
+
+    assert world.operations == ["get", "refresh", "get"]
+    assert world.returned == [ReturnSlot(sent=True)] * 2
