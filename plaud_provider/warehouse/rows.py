@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from plaud_provider.api.models import Status, Transcription
 
 Row = dict[str, Any]
+
+#: Kinds of database whose text cannot hold a NUL character, by SQLAlchemy's name of the dialect.
+_REFUSE_NUL = frozenset({"postgresql", "redshift", "cockroachdb"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +60,9 @@ class Landing:
             "speaker_count": 0 if is_failed else transcription.speaker_count,
             "status": transcription.status.value,
             "error": transcription.error,
-            "submitted_at": _utc(self.submitted_at or transcription.created_at),
-            "completed_at": _utc(transcription.completed_at),
-            "landed_at": _utc(self.landed_at),
+            "submitted_at": utc(self.submitted_at or transcription.created_at),
+            "completed_at": utc(transcription.completed_at),
+            "landed_at": utc(self.landed_at),
             "dag_id": self.dag_id,
             "run_id": self.run_id,
             "raw": transcription.raw,
@@ -86,8 +90,28 @@ def _finite(seconds: float | None) -> float | None:
     return float(seconds) if seconds is not None and math.isfinite(seconds) else None
 
 
-def _utc(moment: datetime | None) -> datetime | None:
+def utc(moment: datetime | None) -> datetime | None:
     """Return a time in UTC; one without time zone is taken as UTC."""
     if moment is None:
         return None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def clean_text(rows: Iterable[Row], kind: str) -> int:
+    """
+    Replace, in place, what this kind of database refuses in text: NUL in PostgreSQL and its kin becomes
+    U+FFFD.
+
+    :param rows: Rows to clean.
+    :param kind: Kind of database, by SQLAlchemy's name of the dialect.
+    :return: How many characters were replaced.
+    """
+    if kind not in _REFUSE_NUL:
+        return 0
+    replaced = 0
+    for row in rows:
+        for name, value in row.items():
+            if isinstance(value, str) and "\x00" in value:
+                row[name] = value.replace("\x00", "\ufffd")
+                replaced += value.count("\x00")
+    return replaced

@@ -1,5 +1,5 @@
 """
-The two tables that transcriptions land in, declared once.
+The tables that transcriptions land in, declared once.
 
 Names come from users. They reach SQL only as quoted identifiers that a dialect compiler writes; what no
 database could take as a name is refused here, before anything is opened.
@@ -8,6 +8,7 @@ database could take as a name is refused here, before anything is opened.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -29,28 +30,18 @@ _SQLITE_TIME = sqlite.DATETIME(  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
-class PlaudTables:
+class DeclaredTables:
     """
-    The tables of one warehouse.
+    Tables that are created on first use, and have to fit if they are there.
 
-    :param schema: Schema that both are in; ``None`` for the connection's own.
-    :param metadata: What both belong to.
-    :param transcripts: One row per transcription, key ``transcription_id``.
-    :param segments: One row per stretch of speech, key ``transcription_id, segment_index``.
+    :param schema: Schema that they are in; ``None`` for the connection's own.
+    :param parameters: The tables, each with the argument that names it.
+    :param keyed: Those whose primary key the database itself has to enforce.
     """
 
     schema: str | None
-    metadata: sa.MetaData
-    transcripts: sa.Table
-    segments: sa.Table
-
-    def parameter_of(self, table: sa.Table) -> str:
-        """Return the name of the argument that names ``table``, for messages."""
-        return "segments_table" if table is self.segments else "transcripts_table"
-
-    def without_schema(self) -> PlaudTables:
-        """Return the same tables unqualified, for a connection that is already in their schema."""
-        return plaud_tables(None, self.transcripts.name, self.segments.name)
+    parameters: Mapping[sa.Table, str]
+    keyed: frozenset[sa.Table]
 
     def refuse_names_longer_than(self, limit: int, database: str) -> None:
         """
@@ -60,7 +51,7 @@ class PlaudTables:
         :param database: Kind of database, for the message.
         :raises PlaudInputError: if a name is longer.
         """
-        names = {"transcripts_table": self.transcripts.name, "segments_table": self.segments.name}
+        names = {parameter: table.name for table, parameter in self.parameters.items()}
         if self.schema is not None:
             names["schema"] = self.schema
         for parameter, name in names.items():
@@ -69,6 +60,19 @@ class PlaudTables:
                     f"{parameter}: {_shown(name)} has {length} bytes; {database} takes names of at most "
                     f"{limit}. Choose a shorter one. Nothing was sent."
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class PlaudTables(DeclaredTables):
+    """
+    The tables that transcriptions land in.
+
+    :param transcripts: One row per transcription, key ``transcription_id``.
+    :param segments: One row per stretch of speech, key ``transcription_id, segment_index``.
+    """
+
+    transcripts: sa.Table
+    segments: sa.Table
 
 
 def plaud_tables(
@@ -85,12 +89,11 @@ def plaud_tables(
     :param segments_table: Table for segments, likewise.
     :raises PlaudInputError: if a name is empty, has control characters, or both tables are one.
     """
-    if schema is not None:
-        schema = _name("schema", schema, "leave it out for the connection's own schema")
-    transcripts_name = _name(
+    schema = schema_name(schema)
+    transcripts_name = table_name(
         "transcripts_table", transcripts_table, f"the default is {DEFAULT_TRANSCRIPTS_TABLE!r}"
     )
-    segments_name = _name("segments_table", segments_table, f"the default is {DEFAULT_SEGMENTS_TABLE!r}")
+    segments_name = table_name("segments_table", segments_table, f"the default is {DEFAULT_SEGMENTS_TABLE!r}")
     # SQLite and DuckDB do not tell upper from lower case, quoted or not.
     if transcripts_name.casefold() == segments_name.casefold():
         raise PlaudInputError(
@@ -111,9 +114,9 @@ def plaud_tables(
         sa.Column("speaker_count", sa.Integer, nullable=False),
         sa.Column("status", sa.Text, nullable=False),
         sa.Column("error", sa.Text),
-        sa.Column("submitted_at", _utc_time()),
-        sa.Column("completed_at", _utc_time()),
-        sa.Column("landed_at", _utc_time(), nullable=False),
+        sa.Column("submitted_at", utc_time()),
+        sa.Column("completed_at", utc_time()),
+        sa.Column("landed_at", utc_time(), nullable=False),
         sa.Column("dag_id", sa.Text),
         sa.Column("run_id", sa.Text),
         sa.Column("raw", sa.Text, nullable=False),
@@ -128,14 +131,42 @@ def plaud_tables(
         sa.Column("speaker", sa.Text),
         sa.Column("text", sa.Text, nullable=False),
     )
-    return PlaudTables(schema=schema, metadata=metadata, transcripts=transcripts, segments=segments)
+    return PlaudTables(
+        schema=schema,
+        parameters={transcripts: "transcripts_table", segments: "segments_table"},
+        # Delete and insert replaces rows without a key too, and not every warehouse enforces one.
+        keyed=frozenset(),
+        transcripts=transcripts,
+        segments=segments,
+    )
 
 
-def _utc_time() -> sa.DateTime:
+def utc_time() -> sa.DateTime:
+    """Return the type of a time in UTC with its zone."""
     return sa.DateTime(timezone=True).with_variant(_SQLITE_TIME, "sqlite")
 
 
-def _name(parameter: str, value: object, remedy: str) -> quoted_name:
+def schema_name(value: str | None) -> quoted_name | None:
+    """
+    Return a schema's name as an identifier that is always quoted; ``None`` for the connection's own.
+
+    :param value: What a user gave.
+    :raises PlaudInputError: if it cannot be a name.
+    """
+    if value is None:
+        return None
+    return table_name("schema", value, "leave it out for the connection's own schema")
+
+
+def table_name(parameter: str, value: object, remedy: str) -> quoted_name:
+    """
+    Return a name as an identifier that is always quoted.
+
+    :param parameter: Argument that it was given as, for the message.
+    :param value: What a user gave.
+    :param remedy: What else to do, for the message.
+    :raises PlaudInputError: if it cannot be a name.
+    """
     if not isinstance(value, str):
         problem = f"is a {type(value).__name__}, not a name"
     elif not value.strip():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from plaud_provider.exceptions import PlaudWarehouseError
-from plaud_provider.warehouse.writers.duckdb import DuckDbWriter
-from plaud_provider.warehouse.writers.sqlalchemy import SqlAlchemyWriter
-from tests.unit.warehouse.warehouses import CONN_ID, Warehouse, landing, segment
+from plaud_provider.warehouse.databases.base import Database
+from plaud_provider.warehouse.databases.duckdb import DuckDbTransaction
+from plaud_provider.warehouse.databases.sqlalchemy import SqlAlchemyDatabase
+from plaud_provider.warehouse.ledger import Owner
+from plaud_provider.warehouse.tables import plaud_tables
+from plaud_provider.warehouse.writer import WarehouseWriter
+from tests.unit.warehouse.ledgers import OWNER, ledger_in, recording
+from tests.unit.warehouse.warehouses import Warehouse, landing, segment
 
 WAIT_SECONDS = 60
 
@@ -47,7 +54,7 @@ def exit_code(process: ForkServerProcess) -> int | None:
 
 def land_repeatedly(warehouse: Warehouse, barrier: Barrier, name: str, times: int, segments: int) -> None:
     """Create the tables and land the same ids over and over, with a text of one's own."""
-    _connect(warehouse)
+    warehouse.connect()
     writer = warehouse.writer()
     barrier.wait(WAIT_SECONDS)
     writer.ensure_tables()
@@ -58,26 +65,41 @@ def land_repeatedly(warehouse: Warehouse, barrier: Barrier, name: str, times: in
 
 def die_between_delete_and_insert(warehouse: Warehouse) -> None:
     """Land ``txn_1`` anew, and be killed once its old rows are deleted."""
-    _connect(warehouse)
+    warehouse.connect()
 
-    def die(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    database = warehouse.database
+    before_statement(database, "INSERT INTO", die)
+    WarehouseWriter(database, plaud_tables()).replace([landing("txn_1", segments=1, text="new")])
 
-    writer = warehouse.writer()
-    if isinstance(writer, DuckDbWriter):
-        DuckDbWriter._insert = die  # type: ignore[method-assign]
-    elif isinstance(writer, SqlAlchemyWriter):
-        sa.event.listen(
-            writer._engine,
-            "before_cursor_execute",
-            lambda *args: die() if args[2].startswith("INSERT INTO") else None,
-        )
-    writer.replace([landing("txn_1", segments=1, text="new")])
+
+def before_statement(database: Database, start: str, action: Callable[[], None]) -> None:
+    """Do something before each statement that starts like this."""
+    if isinstance(database, SqlAlchemyDatabase):
+
+        def listen(*args: Any) -> None:
+            if args[2].startswith(start):
+                action()
+
+        sa.event.listen(database.engine, "before_cursor_execute", listen)
+        return
+    run = DuckDbTransaction.run
+
+    def listening(self: DuckDbTransaction, statement: sa.ClauseElement, *args: Any) -> Any:
+        if str(statement.compile(dialect=self.dialect)).startswith(start):
+            action()
+        return run(self, statement, *args)
+
+    DuckDbTransaction.run = listening  # type: ignore[method-assign]
+
+
+def die() -> None:
+    """End like a process that the kernel has killed."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def land_on_full_disk(warehouse: Warehouse, room: int) -> None:
     """Land ``txn_1`` anew, more than there is room for; exit with 3 if that is told as it should be."""
-    _connect(warehouse)
+    warehouse.connect()
     full = warehouse.path.stat().st_size + room
     resource.setrlimit(resource.RLIMIT_FSIZE, (full, full))
     try:
@@ -107,5 +129,30 @@ def let_go(holder: subprocess.Popen[bytes]) -> None:
     holder.stdin = None
 
 
-def _connect(warehouse: Warehouse) -> None:
-    os.environ[f"AIRFLOW_CONN_{CONN_ID.upper()}"] = warehouse.connection
+def claim_all(warehouse: Warehouse, barrier: Barrier, number: int, count: int, won: Queue[Any]) -> None:
+    """Claim all recordings at the same time as others, in an order of one's own; say which one has got."""
+    warehouse.connect()
+    ledger = ledger_in(warehouse)
+    recordings = [recording(f"key_{index:04}") for index in range(count)]
+    random.Random(number).shuffle(recordings)
+    owner = Owner("archive", f"run_{number}", "submit", number, 1)
+    barrier.wait(WAIT_SECONDS)
+    entries = ledger.claim(recordings, owner)
+    won.put((number, [key for key, entry in entries.items() if entry.is_claimed_by(owner)]))
+
+
+def die_in_claim(warehouse: Warehouse, count: int) -> None:
+    """Claim recordings, and be killed when the rows are written and not committed."""
+    warehouse.connect()
+    ledger = ledger_in(warehouse)
+    before_statement(ledger._database, "SELECT", die)
+    ledger.claim([recording(f"key_{index:04}") for index in range(count)], OWNER)
+
+
+def die_before_the_ledger_is_written(warehouse: Warehouse) -> None:
+    """Land what the ledger has as processing, and be killed when only its own rows are left to write."""
+    warehouse.connect()
+    ledger = ledger_in(warehouse)
+    database = warehouse.database
+    before_statement(database, "UPDATE", die)
+    WarehouseWriter(database, plaud_tables()).replace([landing("txn_key_1")], ledger)

@@ -4,33 +4,35 @@ import json
 
 import pytest
 from airflow.providers.duckdb.hooks.duckdb import DuckDBHook
+from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 
 from plaud_provider.exceptions import PlaudConfigurationError
-from plaud_provider.warehouse.connection import warehouse_hook
-from plaud_provider.warehouse.tables import plaud_tables
-from plaud_provider.warehouse.writers import writer_for
-from plaud_provider.warehouse.writers.duckdb import DuckDbWriter
-from plaud_provider.warehouse.writers.sqlalchemy import SqlAlchemyWriter
+from plaud_provider.warehouse.connection import database_hook
+from plaud_provider.warehouse.databases import database_for
+from plaud_provider.warehouse.databases.duckdb import DuckDbDatabase
+from plaud_provider.warehouse.databases.sqlalchemy import SqlAlchemyDatabase
 from tests.unit.warehouse.warehouses import Warehouse
 
 
-def test_connection_leads_to_its_hook_and_writer(warehouse: Warehouse) -> None:
-    hook, writer = {
-        "duckdb": (DuckDBHook, DuckDbWriter),
-        "sqlite": (SqliteHook, SqlAlchemyWriter),
+def test_connection_leads_to_its_hook_and_database(warehouse: Warehouse) -> None:
+    hook, database = {
+        "duckdb": (DuckDBHook, DuckDbDatabase),
+        "sqlite": (SqliteHook, SqlAlchemyDatabase),
+        "postgres": (PostgresHook, SqlAlchemyDatabase),
     }[warehouse.kind]
 
     assert type(warehouse.hook) is hook
-    assert type(writer_for(warehouse.hook, plaud_tables())) is writer
-    assert not warehouse.path.exists()
+    assert type(database_for(warehouse.hook)) is database
+    assert warehouse.is_untouched
 
 
-def test_unknown_connection_is_named() -> None:
+@pytest.mark.parametrize("parameter", ["sql_conn_id", "ledger_conn_id"])
+def test_unknown_connection_is_named(parameter: str) -> None:
     with pytest.raises(
-        PlaudConfigurationError, match=r"^sql_conn_id: there is no Airflow connection 'no_such'.*Nothing"
+        PlaudConfigurationError, match=rf"^{parameter}: there is no Airflow connection 'no_such'.*Nothing"
     ):
-        warehouse_hook("no_such")
+        database_hook("no_such", parameter=parameter)
 
 
 @pytest.mark.parametrize(
@@ -43,4 +45,4 @@ def test_connection_that_is_no_database_is_named(
     monkeypatch.setenv("AIRFLOW_CONN_ODD", json.dumps({"conn_type": conn_type, "host": "example.com"}))
 
     with pytest.raises(PlaudConfigurationError, match=f"^sql_conn_id: .*{problem}"):
-        warehouse_hook("odd")
+        database_hook("odd")

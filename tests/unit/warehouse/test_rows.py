@@ -71,7 +71,7 @@ def test_submit_time_given_outranks_the_apis() -> None:
         datetime(2026, 10, 24, 15, 0, tzinfo=timezone(-timedelta(hours=9, minutes=30))),
     ],
 )
-def test_times_become_utc_and_naive_ones_are_taken_as_utc(moment: datetime) -> None:
+def test_fault_77_times_become_utc_and_naive_ones_are_taken_as_utc(moment: datetime) -> None:
     row = landing(completed_at=moment, landed_at=moment, submitted_at=moment).transcript_row()
 
     assert (

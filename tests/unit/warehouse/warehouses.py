@@ -1,8 +1,9 @@
-"""Real warehouses in files, and transcriptions to land in them."""
+"""Real warehouses in files and on a server, and transcriptions to land in them."""
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -11,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import psycopg
 import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
 from plaud_provider.api.models import Segment, Status, Transcription
-from plaud_provider.warehouse.connection import warehouse_hook
+from plaud_provider.warehouse.connection import database_hook
+from plaud_provider.warehouse.databases import database_for
+from plaud_provider.warehouse.databases.base import Database
+from plaud_provider.warehouse.databases.duckdb import DuckDbDatabase
+from plaud_provider.warehouse.databases.sqlalchemy import SqlAlchemyDatabase
 from plaud_provider.warehouse.rows import Landing
 from plaud_provider.warehouse.tables import plaud_tables
-from plaud_provider.warehouse.writers import writer_for
-from plaud_provider.warehouse.writers.base import WarehouseWriter
-from plaud_provider.warehouse.writers.duckdb import DuckDbWriter
-from plaud_provider.warehouse.writers.sqlalchemy import SqlAlchemyWriter
+from plaud_provider.warehouse.writer import WarehouseWriter
 
+#: Kinds of database in a file.
 KINDS = ("sqlite", "duckdb")
 CONN_ID = "warehouse_default"
 NOW = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
@@ -30,11 +34,12 @@ NOW = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Warehouse:
-    """A database file that tests read and prepare past the package."""
+    """A database that tests read and prepare past the package."""
 
     kind: str
     path: Path
     extra: dict[str, Any] = field(default_factory=dict)
+    conn_id: str = CONN_ID
 
     @property
     def connection(self) -> str:
@@ -42,31 +47,44 @@ class Warehouse:
 
     @property
     def hook(self) -> DbApiHook:
-        return warehouse_hook(CONN_ID)
+        return database_hook(self.conn_id)
+
+    @property
+    def database(self) -> Database:
+        return database_for(self.hook)
+
+    def connect(self) -> None:
+        """Make the Airflow connection to it, in a process of its own."""
+        os.environ[f"AIRFLOW_CONN_{self.conn_id.upper()}"] = self.connection
 
     def writer(self, *names: str, schema: str | None = None) -> WarehouseWriter:
-        return writer_for(self.hook, plaud_tables(schema, *names))
+        return WarehouseWriter(self.database, plaud_tables(schema, *names))
+
+    def impatient_database(self, **options: Any) -> Database:
+        database = DuckDbDatabase if self.kind == "duckdb" else SqlAlchemyDatabase
+        return database(self.hook, **options)
 
     def impatient_writer(self, **options: Any) -> WarehouseWriter:
-        writer = DuckDbWriter if self.kind == "duckdb" else SqlAlchemyWriter
-        return writer(self.hook, plaud_tables(), **options)
+        return WarehouseWriter(self.impatient_database(**options), plaud_tables())
 
     def run(self, *statements: str) -> None:
-        with closing(self._connect()) as connection:
+        with closing(self.raw()) as connection:
             for statement in statements:
                 connection.execute(statement)
             connection.commit()
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(self._connect()) as connection:
+        with closing(self.raw()) as connection:
             return connection.execute(query).fetchall()
 
     def tables(self) -> set[str]:
-        listing = (
-            "sqlite_master where type = 'table'" if self.kind == "sqlite" else "information_schema.tables"
-        )
-        name = "name" if self.kind == "sqlite" else "table_name"
-        return {row[0] for row in self.rows(f"select {name} from {listing}")}
+        listing = {
+            "sqlite": "select name from sqlite_master where type = 'table'",
+            "duckdb": "select table_name from information_schema.tables",
+            "postgres": "select table_name from information_schema.tables "
+            "where table_schema not in ('pg_catalog', 'information_schema')",
+        }
+        return {row[0] for row in self.rows(listing[self.kind])}
 
     def content(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
         """Return everything that is in both tables."""
@@ -75,14 +93,62 @@ class Warehouse:
             self.rows("select * from plaud_segments order by transcription_id, segment_index"),
         )
 
-    def _connect(self) -> Any:
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing has been written to it."""
+        return not self.path.exists()
+
+    def raw(self) -> Any:
+        """Return a connection of the driver's own."""
         return sqlite3.connect(self.path) if self.kind == "sqlite" else duckdb.connect(str(self.path))
 
 
-def connected(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
+@dataclass(frozen=True)
+class PostgresWarehouse(Warehouse):
+    """A database on a server; the path is that of the folder with its socket."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def connection(self) -> str:
+        return json.dumps(self.values | {"host": str(self.path), "extra": self.extra})
+
+    @property
+    def is_untouched(self) -> bool:
+        return not self.tables()
+
+    def raw(self) -> Any:
+        # Past the proxy that the Airflow connection may lead to.
+        return psycopg.connect(
+            host=self.values["host"],
+            port=self.values["port"],
+            user=self.values["login"],
+            dbname=self.values["schema"],
+        )
+
+
+def connected(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conn_id: str = CONN_ID
+) -> Warehouse:
     """Return a warehouse in a new file, with an Airflow connection to it."""
-    warehouse = Warehouse(kind, tmp_path / f"warehouse.{kind}")
-    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", warehouse.connection)
+    warehouse = Warehouse(kind, tmp_path / f"warehouse.{kind}", conn_id=conn_id)
+    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", warehouse.connection)
+    return warehouse
+
+
+def connected_postgres(
+    database: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    host: Path | None = None,
+    extra: dict[str, Any] | None = None,
+    conn_id: str = CONN_ID,
+) -> PostgresWarehouse:
+    """Return a warehouse in a database of a server, with an Airflow connection to it."""
+    warehouse = PostgresWarehouse(
+        "postgres", host or Path(database["host"]), extra or {}, conn_id=conn_id, values=database
+    )
+    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", warehouse.connection)
     return warehouse
 
 

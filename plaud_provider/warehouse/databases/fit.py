@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,13 @@ from plaud_provider.exceptions import PlaudTableMismatchError
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from plaud_provider.warehouse.tables import PlaudTables
+    from plaud_provider.warehouse.tables import DeclaredTables
 
 
 @dataclass(frozen=True, slots=True)
 class ExistingColumn:
     """
-    A column of a table in the warehouse.
+    A column of a table that is there.
 
     :param name: Its name.
     :param type_name: Its type as the database writes it.
@@ -36,18 +36,20 @@ class ExistingColumn:
 @dataclass(frozen=True, slots=True)
 class ExistingTable:
     """
-    A table or view in the warehouse.
+    A table or view that is there.
 
     :param columns: Its columns.
     :param is_view: Whether it is a view.
+    :param keys: Columns of its primary key and of each other unique one.
     """
 
     columns: Sequence[ExistingColumn]
     is_view: bool
+    keys: Collection[frozenset[str]]
 
 
 def refuse_misfits(
-    tables: PlaudTables, existing: dict[sa.Table, ExistingTable], dialect: sa.Dialect, conn_id: str
+    tables: DeclaredTables, existing: dict[sa.Table, ExistingTable], dialect: sa.Dialect, title: str
 ) -> None:
     """
     Compare tables that were there with those we need.
@@ -55,16 +57,20 @@ def refuse_misfits(
     :param tables: What we need.
     :param existing: What was there; a table that was not is left out.
     :param dialect: Dialect that writes the types we need.
-    :param conn_id: Connection of the warehouse, for the message.
+    :param title: What they are in, for the message.
     :raises PlaudTableMismatchError: that names every column that does not fit.
     """
     complaints = []
     for table, found in existing.items():
-        if problems := _problems(table, found, dialect):
+        problems = _problems(table, found, dialect)
+        key = [column.name for column in table.primary_key]
+        if table in tables.keyed and not found.is_view and frozenset(key) not in found.keys:
+            problems.append(f"{', '.join(map(repr, key))} is not its primary key")
+        if problems:
             complaints.append(
-                f"Table {table.fullname!r} of warehouse {conn_id!r} does not fit: {'; '.join(problems)}. "
+                f"Table {table.fullname!r} of {title} does not fit: {'; '.join(problems)}. "
                 "Change it, move it away (it is then created anew), or name another one in "
-                f"{tables.parameter_of(table)}."
+                f"{tables.parameters[table]}."
             )
     if complaints:
         raise PlaudTableMismatchError(f"{' '.join(complaints)} Nothing was written.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plaud_provider.api.models import Status
-from plaud_provider.warehouse.writers.base import clean_text
+from plaud_provider.warehouse.rows import clean_text
 from tests.unit.warehouse.warehouses import NOW, Warehouse, landing, segment
 
 ODD_TEXTS = [
@@ -56,7 +55,7 @@ def test_transcripts_and_segments_land(warehouse: Warehouse) -> None:
 
     landed = writer.replace([landing("txn_1", segments=2), landing("txn_2", segments=0, text=None)])
 
-    assert landed == (2, 2)
+    assert landed == (2, 2, 0)
     columns = (
         "transcription_id, audio_uri, region, language, duration_seconds, text, segment_count, speaker_count"
     )
@@ -77,7 +76,11 @@ def test_failed_transcription_lands_with_its_error(warehouse: Warehouse) -> None
     writer = warehouse.writer()
     writer.ensure_tables()
 
-    assert writer.replace([landing(status=Status.FAILED, error="NO_SPEECH: silence", segments=2)]) == (1, 0)
+    assert writer.replace([landing(status=Status.FAILED, error="NO_SPEECH: silence", segments=2)]) == (
+        1,
+        0,
+        0,
+    )
 
     assert warehouse.rows("select status, error, text, segment_count from plaud_transcripts") == [
         ("failed", "NO_SPEECH: silence", None, 0)
@@ -86,8 +89,8 @@ def test_failed_transcription_lands_with_its_error(warehouse: Warehouse) -> None
 
 
 def test_landing_nothing_is_nothing(warehouse: Warehouse) -> None:
-    assert warehouse.writer().replace([]) == (0, 0)
-    assert not warehouse.path.exists()
+    assert warehouse.writer().replace([]) == (0, 0, 0)
+    assert warehouse.is_untouched
 
 
 def test_fewer_segments_replace_more_and_others_stay(warehouse: Warehouse) -> None:
@@ -124,7 +127,7 @@ def test_of_one_id_given_twice_the_last_lands(warehouse: Warehouse) -> None:
     writer = warehouse.writer()
     writer.ensure_tables()
 
-    assert writer.replace([landing(segments=3, text="old"), landing(segments=1, text="new")]) == (1, 1)
+    assert writer.replace([landing(segments=3, text="old"), landing(segments=1, text="new")]) == (1, 1, 0)
 
     assert warehouse.rows("select text from plaud_transcripts") == [("new",)]
 
@@ -134,7 +137,7 @@ def test_more_than_a_statement_holds_lands(warehouse: Warehouse) -> None:
     writer.ensure_tables()
     many = [landing(f"txn_{n:04}", segments=20) for n in range(1_200)]
 
-    assert writer.replace(many) == writer.replace(many) == (1_200, 24_000)
+    assert writer.replace(many) == writer.replace(many) == (1_200, 24_000, 0)
 
     assert warehouse.rows(
         "select count(*), count(distinct transcription_id), sum(segment_index) from plaud_segments"
@@ -143,7 +146,12 @@ def test_more_than_a_statement_holds_lands(warehouse: Warehouse) -> None:
 
 @pytest.mark.parametrize("text", ODD_TEXTS)
 def test_text_survives_byte_for_byte(warehouse: Warehouse, text: str) -> None:
-    assert round_trip(warehouse, text) == [text] * 4
+    assert round_trip(warehouse, text) == [stored(warehouse, text)] * 4
+
+
+def stored(warehouse: Warehouse, text: str) -> str:
+    """Return what becomes of a text: PostgreSQL cannot hold NUL."""
+    return text.replace("\x00", "\ufffd") if warehouse.kind == "postgres" else text
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -156,9 +164,9 @@ def test_any_texts_survive_byte_for_byte(warehouse: Warehouse, texts: list[str])
         [landing(text=texts[0], segments=tuple(segment(n, text=text) for n, text in enumerate(texts)))]
     )
 
-    assert warehouse.rows("select text from plaud_transcripts") == [(texts[0],)]
+    assert warehouse.rows("select text from plaud_transcripts") == [(stored(warehouse, texts[0]),)]
     assert warehouse.rows("select text from plaud_segments order by segment_index") == [
-        (text,) for text in texts
+        (stored(warehouse, text),) for text in texts
     ]
 
 
@@ -219,7 +227,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("moment", "utc"), MOMENTS)
-def test_times_are_stored_in_utc_with_their_zone(
+def test_fault_77_times_are_stored_in_utc_with_their_zone(
     warehouse: Warehouse, moment: datetime, utc: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "America/New_York")
@@ -264,50 +272,68 @@ NAMES = [
     "O'Brien",
     "[x]",
     "`x`",
-    "n" * 300,
     "\u8868 \U0001f600",
     "trailing ",
 ]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_table_name_works_as_it_is(warehouse: Warehouse, name: str) -> None:
+def test_fault_71_any_table_name_works_as_it_is(warehouse: Warehouse, name: str) -> None:
     writer = warehouse.writer(name, f"{name} segments")
 
     for _ in range(2):
         writer.ensure_tables()
-        assert writer.replace([landing()]) == (1, 2)
+        assert writer.replace([landing()]) == (1, 2, 0)
 
     assert warehouse.tables() == {name, f"{name} segments"}
 
 
-@pytest.mark.parametrize("schema", ["analytics", "warehouse", 's"; drop', "select", "x.y", "S" * 300])
-def test_any_existing_schema_works_in_duckdb(duckdb_warehouse: Warehouse, schema: str) -> None:
+def test_fault_71_name_of_300_characters_works_in_files(file_warehouse: Warehouse) -> None:
+    writer = file_warehouse.writer("n" * 300)
+    writer.ensure_tables()
+
+    assert writer.replace([landing()]) == (1, 2, 0)
+
+
+@pytest.mark.parametrize("schema", ["analytics", "warehouse", 's"; drop', "select", "x.y", "[x]", "100 %"])
+@pytest.mark.parametrize("warehouse", ["duckdb", "postgres"], indirect=True)
+def test_fault_71_any_existing_schema_works(warehouse: Warehouse, schema: str) -> None:
     # The file's own name is "warehouse": DuckDB calls that name ambiguous.
     quoted = '"' + schema.replace('"', '""') + '"'
-    duckdb_warehouse.run(f"create schema {quoted}")
-    writer = duckdb_warehouse.writer(schema=schema)
+    warehouse.run(f"create schema {quoted}")
+    writer = warehouse.writer(schema=schema)
 
     for _ in range(2):
         writer.ensure_tables()
-        assert writer.replace([landing()]) == (1, 2)
+        assert writer.replace([landing()]) == (1, 2, 0)
 
-    assert duckdb_warehouse.rows("select distinct table_schema from information_schema.tables") == [(schema,)]
+    assert warehouse.rows(
+        "select distinct table_schema from information_schema.tables where table_name like 'plaud%'"
+    ) == [(schema,)]
+
+
+def test_schema_of_300_characters_works_in_duckdb(duckdb_warehouse: Warehouse) -> None:
+    duckdb_warehouse.run(f"create schema {'s' * 300}")
+    writer = duckdb_warehouse.writer(schema="S" * 300)
+    writer.ensure_tables()
+
+    assert writer.replace([landing()]) == (1, 2, 0)
 
 
 def test_main_schema_works_in_sqlite(sqlite_warehouse: Warehouse) -> None:
     writer = sqlite_warehouse.writer(schema="main")
     writer.ensure_tables()
 
-    assert writer.replace([landing()]) == (1, 2)
+    assert writer.replace([landing()]) == (1, 2, 0)
 
 
-def test_no_other_file_is_left_behind(warehouse: Warehouse) -> None:
-    writer = warehouse.writer()
+def test_no_other_file_is_left_behind(file_warehouse: Warehouse) -> None:
+    writer = file_warehouse.writer()
     writer.ensure_tables()
     writer.replace([landing()])
 
-    assert [path.name for path in Path(warehouse.path).parent.iterdir()] == [warehouse.path.name]
+    folder = file_warehouse.path.parent
+    assert list(folder.iterdir()) == [file_warehouse.path]
 
 
 def test_sqlite_file_can_be_opened_for_writing_right_after(sqlite_warehouse: Warehouse) -> None:
@@ -320,12 +346,29 @@ def test_sqlite_file_can_be_opened_for_writing_right_after(sqlite_warehouse: War
 
 
 @pytest.mark.parametrize("dialect", ["postgresql", "redshift"])
-def test_nul_is_replaced_and_counted_where_text_cannot_hold_it(
-    dialect: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nul_is_replaced_and_counted_where_text_cannot_hold_it(dialect: str) -> None:
     rows = [{"text": "a\x00b\x00", "seconds": 1.0, "speaker": None}, {"text": "c"}]
 
-    clean_text(rows, dialect)
+    assert clean_text(rows, dialect) == 2
 
     assert rows == [{"text": "a\ufffdb\ufffd", "seconds": 1.0, "speaker": None}, {"text": "c"}]
-    assert "2 NUL characters" in caplog.text
+
+
+def test_fault_31_nul_in_text_is_replaced_counted_and_logged_in_postgresql(
+    postgres_warehouse: Warehouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = postgres_warehouse.writer()
+    writer.ensure_tables()
+
+    landed = writer.replace([landing(text="a\x00b", segments=(segment(0, text="\x00c", speaker="\x00"),))])
+
+    assert landed.nuls_replaced == 3
+    assert postgres_warehouse.rows("select text, speaker from plaud_segments") == [("\ufffdc", "\ufffd")]
+    assert "3 NUL characters, which postgresql cannot store" in caplog.text
+
+
+def test_fault_31_nul_in_text_is_kept_where_it_can_be(file_warehouse: Warehouse) -> None:
+    writer = file_warehouse.writer()
+    writer.ensure_tables()
+
+    assert writer.replace([landing(text="a\x00b")]).nuls_replaced == 0

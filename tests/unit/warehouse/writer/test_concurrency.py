@@ -6,15 +6,14 @@ import signal
 import sqlite3
 
 import pytest
-import sqlalchemy as sa
 
 from plaud_provider.exceptions import PlaudWarehouseError
-from plaud_provider.warehouse.writers.sqlalchemy import SqlAlchemyWriter
+from plaud_provider.warehouse.databases.base import Transaction
 from tests.unit.warehouse import processes
 from tests.unit.warehouse.warehouses import Warehouse, landing
 
 
-def test_two_processes_that_create_and_land_the_same_ids_leave_one_whole_landing(
+def test_fault_73_two_processes_that_create_and_land_the_same_ids_leave_one_whole_landing(
     warehouse: Warehouse,
 ) -> None:
     barrier = processes.context().Barrier(2)
@@ -36,7 +35,7 @@ def test_two_processes_that_create_and_land_the_same_ids_leave_one_whole_landing
     assert [key for key, _, _ in transcripts] == ["txn_1", "txn_2"]
 
 
-def test_process_killed_between_delete_and_insert_leaves_the_old_rows(warehouse: Warehouse) -> None:
+def test_fault_72_process_killed_between_delete_and_insert_leaves_the_old_rows(warehouse: Warehouse) -> None:
     writer = warehouse.writer()
     writer.ensure_tables()
     writer.replace([landing("txn_1", segments=3, text="old"), landing("txn_2")])
@@ -46,19 +45,19 @@ def test_process_killed_between_delete_and_insert_leaves_the_old_rows(warehouse:
 
     assert processes.exit_code(loader) == -signal.SIGKILL
     assert warehouse.content() == before
-    assert writer.replace([landing("txn_1", segments=1)]) == (1, 1)
+    assert writer.replace([landing("txn_1", segments=1)]) == (1, 1, 0)
 
 
-def test_full_disk_rolls_back_to_the_old_rows(warehouse: Warehouse) -> None:
-    writer = warehouse.writer()
+def test_fault_79_full_disk_rolls_back_to_the_old_rows(file_warehouse: Warehouse) -> None:
+    writer = file_warehouse.writer()
     writer.ensure_tables()
     writer.replace([landing("txn_1", segments=3, text="old")])
-    before = warehouse.content()
+    before = file_warehouse.content()
 
-    loader = processes.start(processes.land_on_full_disk, warehouse, 200_000)
+    loader = processes.start(processes.land_on_full_disk, file_warehouse, 200_000)
 
     assert processes.exit_code(loader) == 3
-    assert warehouse.content() == before
+    assert file_warehouse.content() == before
 
 
 def test_duckdb_file_held_by_another_process_is_waited_for(duckdb_warehouse: Warehouse) -> None:
@@ -73,7 +72,7 @@ def test_duckdb_file_held_by_another_process_is_waited_for(duckdb_warehouse: War
 
         landed = duckdb_warehouse.impatient_writer(sleep=sleep).replace([landing()])
 
-    assert landed == (1, 2)
+    assert landed == (1, 2, 0)
     assert len(waits) == 3
 
 
@@ -104,28 +103,25 @@ def test_sqlite_lock_held_by_another_is_told_after_the_busy_timeout(sqlite_wareh
 
     holder.execute("rollback")
     holder.close()
-    assert sqlite_warehouse.writer().replace([landing()]) == (1, 2)
+    assert sqlite_warehouse.writer().replace([landing()]) == (1, 2, 0)
 
 
-def test_warehouse_that_comes_back_is_used_again(warehouse: Warehouse) -> None:
-    writer = warehouse.writer()
+def test_warehouse_that_comes_back_is_used_again(file_warehouse: Warehouse) -> None:
+    writer = file_warehouse.writer()
     writer.ensure_tables()
     writer.replace([landing()])
-    warehouse.path.unlink()
+    file_warehouse.path.unlink()
 
     with pytest.raises(PlaudWarehouseError):
         writer.replace([landing()])
     writer.ensure_tables()
 
-    assert writer.replace([landing()]) == (1, 2)
+    assert writer.replace([landing()]) == (1, 2, 0)
 
 
 def test_sqlite_write_lock_is_taken_before_anything_is_read(sqlite_warehouse: Warehouse) -> None:
-    writer = sqlite_warehouse.impatient_writer()
-    assert isinstance(writer, SqlAlchemyWriter)
-
-    def another_writes(_: sa.Connection) -> None:
+    def another_writes(_: Transaction) -> None:
         sqlite3.connect(sqlite_warehouse.path, timeout=0, isolation_level=None).execute("begin immediate")
 
     with pytest.raises(sqlite3.OperationalError, match="locked"):
-        writer._in_transaction(another_writes)
+        sqlite_warehouse.database.transaction(another_writes)

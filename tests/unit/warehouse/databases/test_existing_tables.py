@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from plaud_provider.exceptions import PlaudInputError, PlaudTableMismatchError, PlaudWarehouseError
+from plaud_provider.warehouse.databases.columns import holds
 from plaud_provider.warehouse.tables import plaud_tables
-from plaud_provider.warehouse.writers.sqlalchemy import _holds
 from tests.unit.warehouse.warehouses import Warehouse, landing
 
 COLUMNS = {
@@ -25,10 +25,16 @@ COLUMNS = {
 
 def existing(warehouse: Warehouse, **changes: str | None) -> None:
     """Create the segments table as a user might have, with some columns changed, added or (None) left out."""
-    columns = {name: kind for name, kind in (COLUMNS | changes).items() if kind is not None}
+    columns = {name: in_words_of(warehouse, kind) for name, kind in (COLUMNS | changes).items() if kind}
     warehouse.run(
         f"create table plaud_segments ({', '.join(f'{name} {kind}' for name, kind in columns.items())})"
     )
+
+
+def in_words_of(warehouse: Warehouse, kind: str) -> str:
+    if warehouse.kind == "postgres":
+        return {"double": "double precision", "blob": "bytea"}.get(kind, kind)
+    return kind
 
 
 def refusal(warehouse: Warehouse) -> str:
@@ -43,7 +49,7 @@ def test_table_made_by_hand_is_used(warehouse: Warehouse) -> None:
 
     writer.ensure_tables()
 
-    assert writer.replace([landing()]) == writer.replace([landing()]) == (1, 2)
+    assert writer.replace([landing()]) == writer.replace([landing()]) == (1, 2, 0)
     assert warehouse.rows("select count(*) from plaud_segments") == [(2,)]
 
 
@@ -57,7 +63,7 @@ def test_extra_columns_that_may_be_empty_or_have_a_default_are_fine(warehouse: W
     assert warehouse.rows("select reviewed_by, source from plaud_segments") == [(None, "plaud")]
 
 
-def test_missing_column_is_named(warehouse: Warehouse) -> None:
+def test_fault_76_missing_column_is_named(warehouse: Warehouse) -> None:
     existing(warehouse, speaker=None)
 
     message = refusal(warehouse)
@@ -83,14 +89,19 @@ def test_missing_column_is_named(warehouse: Warehouse) -> None:
         ("transcription_id", "integer"),
     ],
 )
-def test_column_that_cannot_hold_ours_is_named_with_both_types(
+def test_fault_76_column_that_cannot_hold_ours_is_named_with_both_types(
     warehouse: Warehouse, column: str, kind: str
 ) -> None:
     existing(warehouse, **{column: kind})
 
     message = refusal(warehouse)
 
-    shown = {"text": ("TEXT", "VARCHAR"), "decimal(9, 3)": ("DECIMAL(9",)}.get(kind, (kind.upper(),))
+    shown = {
+        "text": ("TEXT", "VARCHAR"),
+        "decimal(9, 3)": ("DECIMAL(9", "NUMERIC(9"),
+        "double": ("DOUBLE",),
+        "blob": ("BLOB", "BYTEA"),
+    }.get(kind, (kind.upper(),))
     assert any(f"column '{column}' is {name}" in message for name in shown)
     assert "is needed" in message
 
@@ -121,10 +132,20 @@ def test_32_bit_seconds_are_named_in_duckdb(duckdb_warehouse: Warehouse) -> None
     assert "column 'start_seconds' is FLOAT, DOUBLE PRECISION is needed" in refusal(duckdb_warehouse)
 
 
-def test_bounded_text_is_named_in_sqlite(sqlite_warehouse: Warehouse) -> None:
-    existing(sqlite_warehouse, text="varchar(200)")
+@pytest.mark.parametrize("warehouse", ["sqlite", "postgres"], indirect=True)
+def test_bounded_text_is_named(warehouse: Warehouse) -> None:
+    existing(warehouse, text="varchar(200)")
 
-    assert "column 'text' is VARCHAR(200), TEXT is needed" in refusal(sqlite_warehouse)
+    assert "column 'text' is VARCHAR(200), TEXT is needed" in refusal(warehouse)
+
+
+def test_time_without_zone_is_named_in_postgresql(postgres_warehouse: Warehouse) -> None:
+    postgres_warehouse.writer().ensure_tables()
+    postgres_warehouse.run("alter table plaud_transcripts alter completed_at type timestamp")
+
+    assert "column 'completed_at' is TIMESTAMP, TIMESTAMP WITH TIME ZONE is needed" in refusal(
+        postgres_warehouse
+    ).replace(" WITHOUT TIME ZONE", "")
 
 
 def test_extra_column_that_must_be_filled_is_named(warehouse: Warehouse) -> None:
@@ -182,10 +203,10 @@ def test_table_in_another_schema_is_not_taken_for_ours(duckdb_warehouse: Warehou
 
     duckdb_warehouse.writer().ensure_tables()
 
-    assert duckdb_warehouse.writer().replace([landing()]) == (1, 2)
+    assert duckdb_warehouse.writer().replace([landing()]) == (1, 2, 0)
 
 
-def test_name_longer_than_sqlite_takes_is_refused(sqlite_warehouse: Warehouse) -> None:
+def test_fault_71_name_longer_than_sqlite_takes_is_refused(sqlite_warehouse: Warehouse) -> None:
     with pytest.raises(PlaudInputError, match=r"^transcripts_table: .* sqlite takes names of at most 9999"):
         sqlite_warehouse.writer("n" * 10_000).ensure_tables()
     assert not sqlite_warehouse.path.exists()
@@ -222,11 +243,11 @@ POSTGRESQL = postgresql.dialect()
     ],
 )
 def test_what_fits_in_postgresql(column: str, there: sa.types.TypeEngine[Any], fits: bool) -> None:
-    assert _holds(there, POSTGRESQL, plaud_tables().transcripts.c[column]) is fits
+    assert holds(there, POSTGRESQL, plaud_tables().transcripts.c[column]) is fits
 
 
 @pytest.mark.parametrize(
     ("there", "fits"), [(sa.TEXT(), True), (sa.TIMESTAMP(), True), (sa.DATE(), False), (sa.TIME(), False)]
 )
 def test_what_holds_a_time_in_sqlite(there: sa.types.TypeEngine[Any], fits: bool) -> None:
-    assert _holds(there, sqlite.dialect(), plaud_tables().transcripts.c.landed_at) is fits
+    assert holds(there, sqlite.dialect(), plaud_tables().transcripts.c.landed_at) is fits

@@ -13,7 +13,8 @@ import pytest
 from structlog.tracebacks import ExceptionDictTransformer
 
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
-from plaud_provider.warehouse.writers.base import WarehouseWriter, told
+from plaud_provider.warehouse.databases.base import told
+from plaud_provider.warehouse.writer import WarehouseWriter
 from tests.unit.warehouse.warehouses import CONN_ID, Warehouse, landing, segment
 
 SENTINEL = "SENTINEL-words-of-a-caller"
@@ -22,9 +23,9 @@ SENTINEL = "SENTINEL-words-of-a-caller"
 def with_check(warehouse: Warehouse) -> WarehouseWriter:
     """Return a writer whose segments table refuses the sentinel, after the old rows were deleted."""
     warehouse.run(
-        "create table plaud_segments (transcription_id varchar, segment_index integer, start_seconds double, "
-        f"end_seconds double, speaker text, text text check (text not like '%{SENTINEL[:8]}%'), "
-        "primary key (transcription_id, segment_index))"
+        "create table plaud_segments (transcription_id varchar, segment_index integer, "
+        "start_seconds double precision, end_seconds double precision, speaker text, "
+        f"text text check (text not like '%{SENTINEL[:8]}%'), primary key (transcription_id, segment_index))"
     )
     writer = warehouse.writer()
     writer.ensure_tables()
@@ -37,11 +38,11 @@ def with_narrowed_column(warehouse: Warehouse) -> WarehouseWriter:
     writer = warehouse.writer()
     writer.ensure_tables()
     writer.replace([landing("txn_1", segments=0, text="old")])
-    kind = "double check (typeof(text) = 'real')" if warehouse.kind == "sqlite" else "double"
+    kind = "double precision check (typeof(text) = 'real')" if warehouse.kind == "sqlite" else "date"
     warehouse.run(
         "drop table plaud_segments",
-        "create table plaud_segments (transcription_id varchar, segment_index integer, start_seconds double, "
-        f"end_seconds double, speaker text, text {kind})",
+        "create table plaud_segments (transcription_id varchar, segment_index integer, "
+        f"start_seconds double precision, end_seconds double precision, speaker text, text {kind})",
     )
     return writer
 
@@ -123,7 +124,7 @@ def test_error_that_is_no_databases_is_told_by_class_and_line_only(warehouse: Wa
     writer = warehouse.writer()
     writer.ensure_tables()
 
-    with pytest.raises(PlaudWarehouseError, match=r"(Error|Exception) at \w+\.py:\d+") as caught:
+    with pytest.raises(PlaudWarehouseError, match=r"(Error|Exception) at \w+\.pyx?:\d+") as caught:
         writer.replace([landing(text=f"{SENTINEL}\ud800")])
 
     assert SENTINEL not in str(caught.value)
@@ -183,11 +184,11 @@ def kind_in_missing_folder(
     return warehouse
 
 
-def test_file_that_is_no_database_is_told(warehouse: Warehouse) -> None:
-    warehouse.path.write_bytes(b"this is not a database, whatever its name says" * 100)
+def test_file_that_is_no_database_is_told(file_warehouse: Warehouse) -> None:
+    file_warehouse.path.write_bytes(b"this is not a database, whatever its name says" * 100)
 
     with pytest.raises(PlaudWarehouseError, match="Nothing was written"):
-        warehouse.writer().ensure_tables()
+        file_warehouse.writer().ensure_tables()
 
 
 def test_motherduck_token_is_in_no_error_and_no_log(

@@ -1,0 +1,74 @@
+"""The ledger's table, declared once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from plaud_provider.warehouse.tables import DeclaredTables, schema_name, table_name, utc_time
+
+DEFAULT_SUBMISSIONS_TABLE = "plaud_submissions"
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerTables(DeclaredTables):
+    """
+    The table of one ledger.
+
+    :param submissions: One row per recording, key ``recording_key``.
+    """
+
+    submissions: sa.Table
+
+
+def ledger_tables(schema: str | None = None, table: str = DEFAULT_SUBMISSIONS_TABLE) -> LedgerTables:
+    """
+    Declare the table under a name given by a user.
+
+    :param schema: Schema that it is in; ``None`` for the connection's own. It has to exist.
+    :param table: Its name, taken literally.
+    :raises PlaudInputError: if a name is empty or has control characters.
+    """
+    schema = schema_name(schema)
+    name = table_name("table", table, f"the default is {DEFAULT_SUBMISSIONS_TABLE!r}")
+    submissions = sa.Table(
+        name,
+        sa.MetaData(schema=schema),
+        sa.Column("recording_key", sa.String(255), primary_key=True),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("audio_uri", sa.Text),
+        sa.Column("region", sa.Text, nullable=False),
+        sa.Column("client_id", sa.Text, nullable=False),
+        sa.Column("language", sa.Text),
+        sa.Column("speaker_diarization", sa.Boolean, nullable=False),
+        sa.Column("duration_seconds", sa.Double),
+        sa.Column("transcription_id", sa.String(255)),
+        sa.Column("error", sa.Text),
+        sa.Column("owner_dag_id", sa.String(255), nullable=False),
+        sa.Column("owner_run_id", sa.String(255), nullable=False),
+        sa.Column("owner_task_id", sa.Text, nullable=False),
+        sa.Column("owner_map_index", sa.Integer, nullable=False),
+        sa.Column("owner_try_number", sa.Integer, nullable=False),
+        sa.Column("lease_until", utc_time()),
+        sa.Column("claimed_at", utc_time(), nullable=False),
+        sa.Column("submitted_at", utc_time()),
+        sa.Column("finished_at", utc_time()),
+        sa.Column("updated_at", utc_time(), nullable=False),
+    )
+    stem = _index_stem(name)
+    sa.Index(f"ix_{stem}_transcription_id", submissions.c.transcription_id)
+    sa.Index(f"ix_{stem}_owner_run", submissions.c.owner_dag_id, submissions.c.owner_run_id)
+    return LedgerTables(
+        schema=schema,
+        parameters={submissions: "table"},
+        keyed=frozenset({submissions}),
+        submissions=submissions,
+    )
+
+
+def _index_stem(table: str) -> str:
+    """Return what tells this table's indexes from those of another, in a length that all databases take."""
+    is_short = table.isascii() and table.isidentifier() and len(table) <= 30
+    return table if is_short else hashlib.sha256(table.encode()).hexdigest()[:16]
