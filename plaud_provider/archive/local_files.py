@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 from plaud_provider.api.regions import is_loopback
 from plaud_provider.archive.checks import check_extension
+from plaud_provider.archive.ranged_file import open_ranges
 from plaud_provider.archive.reference import AudioReference
 from plaud_provider.archive.storage_errors import refused
 from plaud_provider.exceptions import PlaudInputError, PlaudStorageError
@@ -81,13 +84,40 @@ class LocalFile:
         :raises PlaudInputError: if Plaud could not transcribe it.
         :raises PlaudStorageError: if it cannot be read.
         """
+        with self._readable(), self._path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def open(self) -> BinaryIO:
+        """
+        Open it for a few reads; more of it than a few megabytes is not read.
+
+        :raises PlaudError: as :meth:`look`, also while it is read.
+        """
+        with self._readable():
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            size = os.fstat(descriptor).st_size
+
+        def read(start: int, end: int) -> bytes:
+            with self._explained():
+                return os.pread(descriptor, end - start, start)
+
+        return open_ranges(read, size=size, close=lambda: os.close(descriptor))
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        with self._explained():
+            self._check()
+            yield
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            return self._fingerprint()
+            yield
         except (OSError, RuntimeError) as error:
             why = f"cannot be read by this worker ({type(error).__name__})"
             raise refused(self.audio, why, PlaudStorageError) from None
 
-    def _fingerprint(self) -> str:
+    def _check(self) -> None:
         if not self._path.resolve().is_relative_to(self._root.resolve()):
             raise refused(self.audio, f"is a link that leads out of {str(self._root)!r}")
         if not self._path.exists():
@@ -97,8 +127,6 @@ class LocalFile:
             raise refused(self.audio, "is not a file; pass one recording")
         if not self._path.stat().st_size:
             raise refused(self.audio, "is empty")
-        with self._path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def url(self) -> AudioReference:
         """Return where Plaud can fetch it."""

@@ -42,6 +42,7 @@ _SECRET_NAME = re.compile(
     r"^(key|code|hash|sas|verify|s|q-ak)$",
     re.IGNORECASE,
 )
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _PASSWORD = re.compile(r"(^|//)([^/?#@:]*):[^/?#@]*@")
 
 
@@ -67,7 +68,15 @@ class AudioReference:
 
     @cached_property
     def uri(self) -> str:
-        """The reference without its signature, password or anything that looks like a secret."""
+        """
+        The reference without its signature, password or anything that looks like a secret.
+
+        Names of local files need not be text; here they are, as logs and databases take nothing else.
+        """
+        return _LONE_SURROGATE.sub("\ufffd", self._without_secrets)
+
+    @cached_property
+    def _without_secrets(self) -> str:
         kept = [
             part for name, part in self._parts if not self._is_signing(name) and not _SECRET_NAME.search(name)
         ]

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from plaud_provider.archive.checks import MINIMUM_VALIDITY, check_audio_url, check_validity
 from plaud_provider.archive.local_files import LocalFile, is_local
+from plaud_provider.archive.object_storage import FileSystems
 from plaud_provider.archive.reference import AudioReference
 from plaud_provider.archive.storage_errors import refused
 from plaud_provider.archive.stored_objects import StoredObject, is_stored
@@ -28,6 +29,9 @@ class AudioSource(Protocol):
 
     def look(self) -> str | None:
         """Check that the recording can be read; return the version of its content, where there is one."""
+
+    def open(self) -> BinaryIO:
+        """Open it for a few ranged reads; close it after."""
 
     def url(self) -> AudioReference:
         """Return a URL that Plaud can fetch; revealed, it is a secret."""
@@ -55,7 +59,11 @@ def look_at(source: AudioSource) -> Sighting:
 
 
 def audio_source(
-    audio: AudioReference, *, url_validity: timedelta, public_urls: Mapping[str, str]
+    audio: AudioReference,
+    *,
+    url_validity: timedelta,
+    public_urls: Mapping[str, str],
+    file_systems: FileSystems | None = None,
 ) -> AudioSource:
     """
     Return where a recording is, having checked what can be checked without asking anybody.
@@ -63,10 +71,11 @@ def audio_source(
     :param audio: An ``https://`` URL, an ``s3://``, ``gs://`` or ``abfs://`` reference, or a local file.
     :param url_validity: What :func:`validate_url_validity` returned.
     :param public_urls: What :func:`~plaud_provider.archive.local_files.validate_public_urls` returned.
+    :param file_systems: Shared by the recordings of a task, so that each connection is opened once.
     :raises PlaudInputError: if Plaud could not fetch or transcribe it; nothing was sent.
     """
     if is_stored(audio):
-        return StoredObject(audio, url_validity)
+        return StoredObject(audio, url_validity, file_systems)
     if is_local(audio):
         return LocalFile(audio, public_urls)
     if audio.scheme not in ("", "http", "https"):
@@ -111,6 +120,17 @@ class GivenUrl:
 
     def look(self) -> None:
         """Nothing is asked of it: a URL that was signed for one GET may not even allow a HEAD."""
+
+    def open(self) -> BinaryIO:
+        """
+        Refuse: it was signed for Plaud.
+
+        :raises PlaudInputError: always.
+        """
+        raise refused(
+            self.audio,
+            "is a URL, which is not read here; pass a storage reference to have its length checked",
+        )
 
     def url(self) -> AudioReference:
         """

@@ -41,7 +41,10 @@ class Gate:
     def reset(self) -> None:
         self.later = timedelta()
         self.is_forbidden = False
+        self.page_size = 0
         self.requests: list[tuple[str, str]] = []
+        self.queries: list[dict[str, str]] = []
+        self.ranges: list[int] = []
         self.fetched: list[str] = []
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -49,6 +52,11 @@ class Gate:
         if path.startswith("/moto-api"):
             return self._moto(environ, start_response)
         self.requests.append((environ["REQUEST_METHOD"], path))
+        self.queries.append(dict(parse_qsl(query)))
+        if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", environ.get("HTTP_RANGE", "")):
+            self.ranges.append(int(asked[2]) - int(asked[1]) + 1)
+        if self.page_size and "list-type" in query:
+            environ["QUERY_STRING"] += f"&max-keys={self.page_size}"
         refusal = self._refusal(environ, path, dict(parse_qsl(query)))
         if refusal is None:
             return self._moto(environ, start_response)

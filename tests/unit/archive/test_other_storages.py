@@ -2,168 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-from collections.abc import Callable, Iterator
-from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from plaud_provider.archive.audio_header import examine
+from plaud_provider.archive.listing import list_recordings
+from plaud_provider.archive.manifest import read_manifest, write_manifest
 from plaud_provider.archive.reference import AudioReference
+from plaud_provider.archive.results import ResultStore
 from plaud_provider.archive.signing import AudioSource, audio_source
-from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
-
-AUDIO = b"RIFF a recording"
-ACCOUNT_KEY = base64.b64encode(b"account-key-canary" * 3).decode()
-
-
-class Storage(BaseHTTPRequestHandler):
-    """As much of both services as looking at an object and fetching it takes."""
-
-    protocol_version = "HTTP/1.1"
-    objects: dict[str, bytes]
-    status: int
-    generation: str
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-    def do_POST(self) -> None:
-        self.answer_json({"access_token": "token", "expires_in": 3600, "token_type": "Bearer"})
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        if self.status != 200:
-            self.answer(self.status, b"")
-        elif url.path.startswith("/storage/v1/b/calls/o/"):
-            self.google_object(unquote(url.path.rpartition("/")[2]))
-        elif url.path.startswith("/storage/v1/"):
-            self.answer_json({"items": [], "prefixes": []})
-        elif "restype" in parse_qs(url.query):
-            empty = b"<?xml version='1.0'?><EnumerationResults><Blobs/><NextMarker/></EnumerationResults>"
-            self.answer(200, empty, {"Content-Type": "application/xml"})
-        else:
-            self.content(
-                unquote(url.path).removeprefix("/download/storage/v1/b/calls/o").rpartition("/calls/")
-            )
-
-    def google_object(self, key: str) -> None:
-        if key not in self.objects:
-            self.answer(404, b"Not Found")
-            return
-        content = self.objects[key]
-        md5 = base64.b64encode(hashlib.md5(content).digest()).decode()
-        described = {"name": key, "bucket": "calls", "size": str(len(content)), "contentType": "audio/wav"}
-        self.answer_json({**described, "md5Hash": md5, "generation": self.generation, "etag": "x"})
-
-    def content(self, path: tuple[str, str, str]) -> None:
-        content = self.objects.get((path[2] or path[0]).lstrip("/"))
-        if content is None:
-            self.answer(404, b"", {"x-ms-error-code": "BlobNotFound"})
-            return
-        headers = {
-            "ETag": f'"0x{self.generation}"',
-            "x-ms-blob-type": "BlockBlob",
-            "Last-Modified": "Sun, 22 Nov 2026 00:00:00 GMT",
-            "Content-Type": "audio/wav",
-        }
-        asked = self.headers.get("x-ms-range") or self.headers.get("Range")
-        if asked:
-            begin, _, end = asked.removeprefix("bytes=").partition("-")
-            part = content[int(begin) : int(end) + 1]
-            headers["Content-Range"] = f"bytes {begin}-{int(begin) + len(part) - 1}/{len(content)}"
-            self.answer(206, part, headers)
-        else:
-            self.answer(200, content, headers)
-
-    def answer_json(self, value: object) -> None:
-        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.send_response(status)
-        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-
-@pytest.fixture
-def storage() -> Iterator[tuple[str, type[Storage]]]:
-    class Handler(Storage):
-        objects = {"2024/a b#1.wav": AUDIO, "empty.wav": b""}
-        status = 200
-        generation = "1"
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", Handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture(scope="session")
-def service_account() -> dict[str, str]:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return {
-        "type": "service_account",
-        "project_id": "project",
-        "private_key_id": "id",
-        "private_key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
-        "client_email": "plaud@project.iam.gserviceaccount.com",
-        "client_id": "1",
-    }
-
-
-@pytest.fixture
-def gcs(
-    storage: tuple[str, type[Storage]], service_account: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., None]:
-    """Airflow's Google provider is a gigabyte, so gcsfs is opened here as it would open it."""
-
-    def open_with(token: Any = None) -> None:
-        # Its extension asks for the kind of bucket over gRPC first, which nobody answers here.
-        from gcsfs.core import GCSFileSystem
-        from google.oauth2.service_account import Credentials
-
-        url, _ = storage
-        token = token or Credentials.from_service_account_info(
-            {**service_account, "token_uri": f"{url}/token"},
-            scopes=["https://www.googleapis.com/auth/devstorage.read_only"],
-        )
-        file_system = GCSFileSystem(
-            project="project", token=token, endpoint_url=url, skip_instance_cache=True
-        )
-        monkeypatch.setattr("airflow.sdk.io.has_fs", lambda scheme: scheme == "gs")
-        monkeypatch.setattr("airflow.sdk.io.get_fs", lambda *args: file_system)
-
-    open_with()
-    return open_with
-
-
-@pytest.fixture
-def azure(storage: tuple[str, type[Storage]], monkeypatch: pytest.MonkeyPatch) -> None:
-    url, _ = storage
-    connection_string = (
-        f"DefaultEndpointsProtocol=http;AccountName=account;AccountKey={ACCOUNT_KEY};"
-        f"BlobEndpoint={url}/account"
-    )
-    connection = {"conn_type": "wasb", "extra": {"connection_string": connection_string}}
-    monkeypatch.setenv("AIRFLOW_CONN_AZURE_CALLS", json.dumps(connection))
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudError, PlaudInputError
+from tests.unit.archive.other_storages import AUDIO, Storage
+from tests.unit.archive.sounds import M4A, MP3, WAV
+from tests.unit.archive.test_results import transcription
+from tests.unit.archive.test_strange_names import NAMES
 
 
 def source(reference: str) -> AudioSource:
@@ -247,3 +105,140 @@ def test_azures_own_form_needs_the_account_that_it_names(azure: None) -> None:
     assert source(here).look()
     with pytest.raises(PlaudConfigurationError, match="account 'other', but connection 'azure_calls'"):
         source(elsewhere).look()
+
+
+# Names of any kind, listed, read and fetched
+
+
+@pytest.mark.parametrize("has_md5", [True, False])
+@pytest.mark.parametrize(("fixture", "bucket"), STORAGES)
+def test_an_object_of_any_name_is_listed_looked_at_measured_signed_and_fetched(
+    fixture: str,
+    bucket: str,
+    has_md5: bool,
+    request: pytest.FixtureRequest,
+    storage: tuple[str, type[Storage]],
+    tmp_path: Path,
+) -> None:
+    request.getfixturevalue(fixture)
+    names = [name for name in NAMES if not name.startswith(".")]
+    storage[1].objects = {f"2024/{name}": WAV + name.encode() for name in names}
+    storage[1].has_md5 = has_md5
+
+    (chunk,) = write_manifest(list_recordings(f"{bucket}/2024"), str(tmp_path))
+    listed = {found.uri.removeprefix(f"{bucket}/2024/"): found for found in read_manifest(chunk)}
+
+    assert list(listed) == sorted(names)
+    for name, found in listed.items():
+        recording = source(found.uri)
+        assert recording.look() == found.version
+        assert found.version
+        assert found.size == len(storage[1].objects[f"2024/{name}"])
+        assert found.modified == datetime(2026, 11, 22, tzinfo=UTC)
+        assert examine(recording).duration_seconds == pytest.approx(7.74, abs=0.01)
+        assert requests.get(recording.url().reveal(), timeout=10).content == WAV + name.encode()
+
+
+@pytest.mark.parametrize(("fixture", "bucket"), STORAGES)
+def test_a_listing_goes_from_page_to_page(
+    fixture: str, bucket: str, request: pytest.FixtureRequest, storage: tuple[str, type[Storage]]
+) -> None:
+    request.getfixturevalue(fixture)
+    keys = ["05/b.wav", "05/c.wav", "a.wav", "d.mp3", "e.m4a"]
+    storage[1].objects = dict.fromkeys(keys, b"RIFF")
+    storage[1].page_size = 2
+
+    listed = [found.uri for found in list_recordings(bucket)]
+
+    assert listed == [f"{bucket}/{key}" for key in keys]
+    listed = [found.uri for found in list_recordings(bucket, recursive=False)]
+    assert listed == [f"{bucket}/{key}" for key in keys[2:]]
+
+
+@pytest.mark.parametrize(("fixture", "bucket"), STORAGES)
+@pytest.mark.parametrize(("content", "container"), [(WAV, "WAV"), (MP3, "MP3"), (M4A, "M4A")])
+def test_a_recording_is_measured_by_ranged_reads(
+    fixture: str,
+    bucket: str,
+    content: bytes,
+    container: str,
+    request: pytest.FixtureRequest,
+    storage: tuple[str, type[Storage]],
+) -> None:
+    request.getfixturevalue(fixture)
+    storage[1].objects = {"a.wav": content}
+
+    assert examine(source(f"{bucket}/a.wav")).container == container
+
+
+def test_folders_of_an_azure_account_with_a_hierarchy_are_not_listed(
+    azure: None, storage: tuple[str, type[Storage]]
+) -> None:
+    storage[1].objects = {"2024": b"", "2024/x.wav": b"", "2024/x.wav/a.wav": b"RIFF"}
+    storage[1].folders = {"2024", "2024/x.wav"}
+
+    listed = [found.uri for found in list_recordings("abfs://azure_calls@calls/2024")]
+
+    assert listed == ["abfs://azure_calls@calls/2024/x.wav/a.wav"]
+    with pytest.raises(PlaudInputError, match="is a folder"):
+        source("abfs://azure_calls@calls/2024/x.wav").look()
+
+
+def test_azures_own_form_is_listed_in_its_own_form(azure: None) -> None:
+    root = "abfss://azure_calls@calls@account.dfs.core.windows.net/"
+
+    listed = [found.uri for found in list_recordings(root)]
+
+    assert listed == [f"{root}2024/a b#1.wav", f"{root}empty.wav"]
+    assert source(listed[0]).look()
+
+
+@pytest.mark.parametrize(("fixture", "bucket"), STORAGES)
+def test_a_folder_that_cannot_be_listed_is_told(
+    fixture: str, bucket: str, request: pytest.FixtureRequest, storage: tuple[str, type[Storage]]
+) -> None:
+    request.getfixturevalue(fixture)
+
+    with pytest.raises(PlaudInputError, match=r"path: .*/2023' does not exist in its storage"):
+        list(list_recordings(f"{bucket}/2023"))
+    with pytest.raises(PlaudInputError, match="is a file; pass the folder"):
+        list(list_recordings(f"{bucket}/2024/a b#1.wav"))
+    with pytest.raises(PlaudInputError, match="there is no such bucket or container"):
+        list(list_recordings(bucket.replace("calls", "other").replace("azure_other", "azure_calls")))
+    storage[1].status = 403
+    with pytest.raises(PlaudConfigurationError, match="may not be listed with"):
+        list(list_recordings(bucket))
+
+
+@pytest.mark.parametrize(("fixture", "bucket"), STORAGES)
+def test_results_are_saved_loaded_and_removed(
+    fixture: str, bucket: str, request: pytest.FixtureRequest, storage: tuple[str, type[Storage]]
+) -> None:
+    request.getfixturevalue(fixture)
+    store = ResultStore(f"{bucket}/results")
+    saved = transcription()
+
+    assert store.load("eu", "txn_1") is None
+    store.save(saved, "eu")
+    store.save(saved, "eu")
+    assert store.load("eu", "txn_1") == saved
+    store.remove("eu", ["txn_1", "txn_2"])
+    assert store.load("eu", "txn_1") is None
+
+    storage[1].status = 403
+    with pytest.raises(PlaudConfigurationError, match=r"results_path: .* may not be read with"):
+        store.load("eu", "txn_1")
+
+
+@pytest.mark.parametrize(("fixture", "bucket"), STORAGES)
+def test_chunks_are_written_and_stale_ones_removed(
+    fixture: str, bucket: str, request: pytest.FixtureRequest, storage: tuple[str, type[Storage]]
+) -> None:
+    request.getfixturevalue(fixture)
+    found = list(list_recordings(bucket))
+
+    paths = write_manifest(found, f"{bucket}/manifests", chunk_size=1)
+    assert [read_manifest(path) for path in paths] == [[recording] for recording in found]
+    assert write_manifest(found[:1], f"{bucket}/manifests", chunk_size=1) == paths[:1]
+    with pytest.raises(PlaudError, match="does not exist"):
+        read_manifest(paths[1])

@@ -305,3 +305,11 @@ def test_two_references_are_equal_only_as_they_were_given() -> None:
     assert hash(one) == hash(signed(S3_V4))
     assert one != other
     assert one != one.reveal()
+
+
+def test_a_name_that_is_no_text_is_shown_as_text_and_identified_as_it_is() -> None:
+    audio = AudioReference("/data/caf\udce9.wav")
+
+    assert audio.uri == str(audio) == "/data/caf\ufffd.wav"
+    assert audio.uri.encode()
+    assert audio.identity == audio.reveal() == "/data/caf\udce9.wav"

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import psutil
 import pytest
 import requests
 
@@ -203,7 +204,7 @@ def test_a_storage_that_is_away_may_come_back(s3: S3Server, monkeypatch: pytest.
 
 def test_a_storage_that_does_not_answer_is_given_up(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     s3.put("a.wav", AUDIO)
-    monkeypatch.setattr("plaud_provider.archive.stored_objects.LOOKUP_SECONDS", 0.001)
+    monkeypatch.setattr("plaud_provider.archive.object_storage.LOOKUP_SECONDS", 0.001)
 
     with pytest.raises(PlaudStorageError, match="no answer in time"):
         source("s3://aws_calls@calls/a.wav").look()
@@ -438,3 +439,22 @@ def test_other_public_urls_are_refused(value: object) -> None:
     with pytest.raises(PlaudInputError, match=r"public_urls: .*says where Plaud can fetch") as refused:
         validate_public_urls(value)  # type: ignore[arg-type]
     assert "canary" not in str(refused.value)
+
+
+def test_a_local_file_is_opened_for_a_few_reads(folder: Path) -> None:
+    (folder / "a.wav").write_bytes(AUDIO)
+
+    with source(f"{folder}/a.wav", public_urls={str(folder): "https://files.example"}).open() as file:
+        assert file.read(4) == b"RIFF"
+        assert file.read() == AUDIO[4:]
+        open_files = psutil.Process().num_fds()
+    assert psutil.Process().num_fds() == open_files - 1
+
+
+def test_a_local_file_is_opened_only_if_it_may_be_looked_at(folder: Path) -> None:
+    urls = {str(folder): "https://files.example"}
+    (folder / "out.wav").symlink_to(folder.parent / "secret.wav")
+
+    for name, message in [("out.wav", "is a link that leads out"), ("no.wav", "does not exist")]:
+        with pytest.raises(PlaudInputError, match=message):
+            source(f"{folder}/{name}", public_urls=urls).open()

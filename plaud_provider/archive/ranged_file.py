@@ -1,0 +1,102 @@
+"""A file that is read in ranges, and never as a whole."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import BinaryIO, cast
+
+#: What one read asks for at least: headers are shorter, nearly always.
+BLOCK_BYTES = 32 * 1024
+#: What all reads of a file ask for at most. The header of a sound recording is within some kilobytes; an MP3
+#: without one needs half a minute of its frames.
+LIMIT_BYTES = 4 * 1024 * 1024
+
+
+class ReadLimitError(Exception):
+    """More of a file was to be read than a header needs."""
+
+
+def open_ranges(
+    read: Callable[[int, int], bytes],
+    *,
+    size: int,
+    head: bytes = b"",
+    close: Callable[[], None] = lambda: None,
+) -> BinaryIO:
+    """
+    Return a file whose content is fetched as it is needed, each byte once.
+
+    :param read: Returns the bytes from one offset up to another.
+    :param size: Bytes of the file.
+    :param head: What is known of its beginning.
+    :param close: Called when it is closed.
+    """
+    return cast("BinaryIO", _RangedFile(read, size, head, close))
+
+
+class _RangedFile(io.RawIOBase):
+    def __init__(
+        self, read: Callable[[int, int], bytes], size: int, head: bytes, close: Callable[[], None]
+    ) -> None:
+        super().__init__()
+        self._fetch_range = read
+        self._size = size
+        self._close = close
+        self._spans: list[tuple[int, bytes]] = [(0, head)] if head else []
+        self._block = BLOCK_BYTES
+        self._fetched = 0
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError("before the beginning")
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int = -1, /) -> bytes:
+        end = self._size if size < 0 else min(self._position + size, self._size)
+        if end - self._position > LIMIT_BYTES:
+            raise ReadLimitError
+        parts = []
+        while self._position < end:
+            start, content = self._span(end)
+            part = content[self._position - start : end - start]
+            parts.append(part)
+            self._position += len(part)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._close()
+        super().close()
+
+    def _span(self, end: int) -> tuple[int, bytes]:
+        """Return a fetched span that contains the position."""
+        for start, content in self._spans:
+            if start <= self._position < start + len(content):
+                return start, content
+        if any(start + len(content) == self._position for start, content in self._spans):
+            # Whoever reads on will do so again.
+            self._block *= 2
+        start = self._position
+        stop = min(max(start + self._block, end), self._size)
+        stop = min([stop, *(begin for begin, _ in self._spans if begin > start)])
+        self._fetched += stop - start
+        if self._fetched > LIMIT_BYTES:
+            raise ReadLimitError
+        content = self._fetch_range(start, stop)
+        if not content:
+            raise EOFError("the file became shorter")
+        self._spans.append((start, content))
+        return start, content

@@ -1,0 +1,397 @@
+"""
+What is particular about S3, Google Cloud Storage and Azure.
+
+Each class drives the file system that Airflow opens for a connection, one request at a time. Where that file
+system parses paths (``?versionId=``, ``#``), its client is asked instead: names are taken as they are.
+Coroutines run in the file system's own loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    An object, as its storage describes it.
+
+    :param key: Its name in its bucket.
+    :param size: Bytes.
+    :param version: Version of its content. It has to be the same at each look as long as the content is, so
+        it is the content's hash where there is one: other marks also change when only metadata do, and a
+        changed mark is paid for.
+    :param modified: Time of its last change (UTC).
+    :param is_folder: Whether it only stands for a folder.
+    """
+
+    key: str
+    size: int | None
+    version: str | None
+    modified: datetime | None
+    is_folder: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """
+    A page of a listing, in the order of the names' bytes.
+
+    :param entries: Objects.
+    :param folders: Prefixes, where a delimiter was given.
+    :param next: What the next page is asked with; empty after the last one.
+    """
+
+    entries: Sequence[Entry]
+    folders: Sequence[str]
+    next: str
+
+
+class StorageKind(Protocol):
+    """A kind of storage."""
+
+    @property
+    def extra(self) -> str:
+        """Extra of this distribution that brings its libraries."""
+
+    @property
+    def needs(self) -> str:
+        """What signing needs there."""
+
+    @property
+    def file_system_options(self) -> Mapping[str, Any]:
+        """What Airflow's connection does not set."""
+
+    def prepare(self, file_system: Any) -> None:
+        """Set what cannot be set when a file system is opened."""
+
+    async def describe(self, file_system: Any, bucket: str, key: str) -> Entry:
+        """Look an object up; ``FileNotFoundError`` and ``IsADirectoryError`` say what it is instead."""
+
+    async def page(
+        self,
+        file_system: Any,
+        bucket: str,
+        prefix: str,
+        *,
+        after: str = "",
+        delimiter: str = "",
+        limit: int = 0,
+    ) -> Page:
+        """Return a page of what begins with a prefix; limit 0: as large as the storage likes."""
+
+    async def read(self, file_system: Any, bucket: str, key: str, span: tuple[int, int] | None) -> bytes:
+        """Return bytes from the first offset up to the second, or all."""
+
+    async def write(self, file_system: Any, bucket: str, key: str, content: bytes) -> None:
+        """Write an object, whole or not at all."""
+
+    async def remove(self, file_system: Any, bucket: str, key: str) -> None:
+        """Remove an object; ``FileNotFoundError`` if there is none, where the storage tells."""
+
+    async def sign(self, file_system: Any, bucket: str, key: str, validity: timedelta) -> str:
+        """Return a URL that gives this object for so long."""
+
+    def account(self, file_system: Any) -> str:
+        """Return the account that a file system leads to, where there is one."""
+
+
+class S3:
+    """Amazon S3, and what speaks its language."""
+
+    extra = "s3"
+    needs = "an access key, or a role that the connection may assume"
+    # botocore still pre-signs with version 2 by default, which most buckets refuse.
+    file_system_options: ClassVar[Mapping[str, Any]] = {"signature_version": "s3v4"}
+
+    def prepare(self, file_system: Any) -> None:
+        """Have URLs signed for the bucket's region, which need not be the connection's."""
+        file_system.cache_regions = True
+
+    async def describe(self, file_system: Any, bucket: str, key: str) -> Entry:
+        """Look an object up."""
+        try:
+            found = await file_system._call_s3("head_object", Bucket=bucket, Key=key)
+        except FileNotFoundError:
+            await _refuse_folder(self, file_system, bucket, key)
+            raise
+        return _s3_entry(key, {**found, "Size": found["ContentLength"]})
+
+    async def page(
+        self,
+        file_system: Any,
+        bucket: str,
+        prefix: str,
+        *,
+        after: str = "",
+        delimiter: str = "",
+        limit: int = 0,
+    ) -> Page:
+        """Return a page of a listing."""
+        options: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter}
+        if after:
+            options["ContinuationToken"] = after
+        if limit:
+            options["MaxKeys"] = limit
+        found = await file_system._call_s3("list_objects_v2", **options)
+        return Page(
+            [_s3_entry(item["Key"], item) for item in found.get("Contents", ())],
+            [item["Prefix"] for item in found.get("CommonPrefixes", ())],
+            found.get("NextContinuationToken", "") if found.get("IsTruncated") else "",
+        )
+
+    async def read(self, file_system: Any, bucket: str, key: str, span: tuple[int, int] | None) -> bytes:
+        """Return an object's bytes."""
+        options = {"Range": f"bytes={span[0]}-{span[1] - 1}"} if span else {}
+        found = await file_system._call_s3("get_object", Bucket=bucket, Key=key, **options)
+        async with found["Body"] as body:
+            content: bytes = await body.read()
+        return content
+
+    async def write(self, file_system: Any, bucket: str, key: str, content: bytes) -> None:
+        """Write an object by one PUT."""
+        await file_system._call_s3("put_object", Bucket=bucket, Key=key, Body=content)
+
+    async def remove(self, file_system: Any, bucket: str, key: str) -> None:
+        """Remove an object, if there is one."""
+        await file_system._call_s3("delete_object", Bucket=bucket, Key=key)
+
+    async def sign(self, file_system: Any, bucket: str, key: str, validity: timedelta) -> str:
+        """Return a signed URL."""
+        await file_system.set_session()
+        client = await file_system.get_s3(bucket)
+        url: str = await client.generate_presigned_url(
+            "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=int(validity.total_seconds())
+        )
+        return url
+
+    def account(self, file_system: Any) -> str:
+        """S3 references name none."""
+        return ""
+
+
+class GoogleCloudStorage:
+    """Google Cloud Storage. Its library takes names as they are."""
+
+    extra = "gcs"
+    needs = "a service account key, or impersonation of a service account; other credentials cannot sign"
+    file_system_options: ClassVar[Mapping[str, Any]] = {}
+
+    def prepare(self, file_system: Any) -> None:
+        """Forget listings of an earlier look."""
+        file_system.invalidate_cache()
+
+    async def describe(self, file_system: Any, bucket: str, key: str) -> Entry:
+        """Look an object up."""
+        found = await file_system._info(f"{bucket}/{key}")
+        if found["type"] != "file":
+            raise IsADirectoryError
+        return _google_entry(key, found)
+
+    async def page(
+        self,
+        file_system: Any,
+        bucket: str,
+        prefix: str,
+        *,
+        after: str = "",
+        delimiter: str = "",
+        limit: int = 0,
+    ) -> Page:
+        """Return a page of a listing."""
+        found = await file_system._call(
+            "GET",
+            "b/{}/o",
+            bucket,
+            json_out=True,
+            prefix=prefix or None,
+            delimiter=delimiter or None,
+            pageToken=after or None,
+            maxResults=limit or None,
+        )
+        return Page(
+            [_google_entry(item["name"], item) for item in found.get("items", ())],
+            found.get("prefixes", ()),
+            found.get("nextPageToken", ""),
+        )
+
+    async def read(self, file_system: Any, bucket: str, key: str, span: tuple[int, int] | None) -> bytes:
+        """Return an object's bytes."""
+        start, end = span or (None, None)
+        content: bytes = await file_system._cat_file(f"{bucket}/{key}", start=start, end=end)
+        return content
+
+    async def write(self, file_system: Any, bucket: str, key: str, content: bytes) -> None:
+        """Write an object, which appears when all of it has come."""
+        await file_system._pipe_file(f"{bucket}/{key}", content)
+
+    async def remove(self, file_system: Any, bucket: str, key: str) -> None:
+        """Remove an object."""
+        await file_system._rm_file(f"{bucket}/{key}")
+
+    async def sign(self, file_system: Any, bucket: str, key: str, validity: timedelta) -> str:
+        """Return a signed URL."""
+        # Google's own client; it may ask its IAM service to sign, and blocks.
+        seconds = int(validity.total_seconds())
+        url: str = await asyncio.to_thread(
+            file_system.sign, f"{bucket}/{key}", expiration=seconds, version="v4"
+        )
+        return url
+
+    def account(self, file_system: Any) -> str:
+        """Google references name none."""
+        return ""
+
+
+class Azure:
+    """Azure Blob Storage, through Azure's own client: its file system parses names as URLs."""
+
+    extra = "azure"
+    needs = (
+        "the account's name (extra account_name) and key (password), or a connection string that has both; "
+        "a service principal or a SAS token cannot sign"
+    )
+    file_system_options: ClassVar[Mapping[str, Any]] = {}
+
+    def prepare(self, file_system: Any) -> None:
+        """Nothing is to be set."""
+
+    async def describe(self, file_system: Any, bucket: str, key: str) -> Entry:
+        """Look an object up."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            async with file_system.service_client.get_blob_client(bucket, key) as blob:
+                found = _azure_entry(key, await blob.get_blob_properties())
+        except ResourceNotFoundError:
+            await _refuse_folder(self, file_system, bucket, key)
+            raise FileNotFoundError from None
+        if found.is_folder:
+            raise IsADirectoryError
+        return found
+
+    async def page(
+        self,
+        file_system: Any,
+        bucket: str,
+        prefix: str,
+        *,
+        after: str = "",
+        delimiter: str = "",
+        limit: int = 0,
+    ) -> Page:
+        """Return a page of a listing."""
+        from azure.core.exceptions import ResourceNotFoundError
+        from azure.storage.blob.aio import BlobPrefix
+
+        options: dict[str, Any] = {"name_starts_with": prefix or None, "include": ["metadata"]}
+        if limit:
+            options["results_per_page"] = limit
+        entries, folders = [], []
+        try:
+            async with file_system.service_client.get_container_client(bucket) as container:
+                blobs = (
+                    container.walk_blobs(delimiter=delimiter, **options)
+                    if delimiter
+                    else container.list_blobs(**options)
+                )
+                pages = blobs.by_page(after or None)
+                async for item in await anext(pages):
+                    if isinstance(item, BlobPrefix):
+                        folders.append(item.name)
+                    else:
+                        entries.append(_azure_entry(item.name, item))
+        except ResourceNotFoundError:
+            raise FileNotFoundError from None
+        return Page(entries, folders, pages.continuation_token or "")
+
+    async def read(self, file_system: Any, bucket: str, key: str, span: tuple[int, int] | None) -> bytes:
+        """Return an object's bytes."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        options = {"offset": span[0], "length": span[1] - span[0]} if span else {}
+        try:
+            async with file_system.service_client.get_blob_client(bucket, key) as blob:
+                content: bytes = await (await blob.download_blob(**options)).readall()
+        except ResourceNotFoundError:
+            raise FileNotFoundError from None
+        return content
+
+    async def write(self, file_system: Any, bucket: str, key: str, content: bytes) -> None:
+        """Write an object, which appears when all of it has come."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            async with file_system.service_client.get_blob_client(bucket, key) as blob:
+                await blob.upload_blob(content, overwrite=True)
+        except ResourceNotFoundError:
+            raise FileNotFoundError from None
+
+    async def remove(self, file_system: Any, bucket: str, key: str) -> None:
+        """Remove an object."""
+        from azure.core.exceptions import ResourceNotFoundError
+
+        try:
+            async with file_system.service_client.get_blob_client(bucket, key) as blob:
+                await blob.delete_blob()
+        except ResourceNotFoundError:
+            raise FileNotFoundError from None
+
+    async def sign(self, file_system: Any, bucket: str, key: str, validity: timedelta) -> str:
+        """Return a URL with a shared access signature."""
+        from azure.storage.blob import BlobSasPermissions, generate_blob_sas
+
+        service = file_system.service_client
+        signature = generate_blob_sas(
+            account_name=service.account_name,
+            account_key=service.credential.account_key,
+            container_name=bucket,
+            blob_name=key,
+            permission=BlobSasPermissions(read=True),
+            expiry=datetime.now(tz=UTC) + validity,
+        )
+        async with service.get_blob_client(bucket, key) as blob:
+            return f"{blob.url}?{signature}"
+
+    def account(self, file_system: Any) -> str:
+        """Return the storage account."""
+        name: str = file_system.service_client.account_name
+        return name
+
+
+def _s3_entry(key: str, found: Mapping[str, Any]) -> Entry:
+    return Entry(key, found["Size"], _mark(found.get("ETag")), found.get("LastModified"))
+
+
+def _google_entry(key: str, found: Mapping[str, Any]) -> Entry:
+    updated = found.get("updated")
+    return Entry(
+        key,
+        int(found["size"]) if "size" in found else None,
+        _mark(found.get("md5Hash") or found.get("generation")),
+        datetime.fromisoformat(updated).astimezone(UTC) if updated else None,
+    )
+
+
+def _azure_entry(key: str, found: Any) -> Entry:
+    md5 = found.content_settings.content_md5
+    # Folders of an account with a hierarchical namespace, as blobs.
+    metadata = {name.lower(): value for name, value in (found.metadata or {}).items()}
+    is_folder = "true" in (metadata.get("hdi_isfolder"), metadata.get("is_directory"))
+    return Entry(
+        key, found.size, _mark(bytes(md5).hex() if md5 else found.etag), found.last_modified, is_folder
+    )
+
+
+def _mark(value: object) -> str | None:
+    return str(value).strip('"') if value else None
+
+
+async def _refuse_folder(kind: StorageKind, file_system: Any, bucket: str, key: str) -> None:
+    page = await kind.page(file_system, bucket, f"{key}/", delimiter="/", limit=1)
+    if page.entries or page.folders:
+        raise IsADirectoryError
