@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from plaud_provider.warehouse.databases import arrays
+from plaud_provider.warehouse.databases import arrays, copying
 from plaud_provider.warehouse.databases.base import batches
 from plaud_provider.warehouse.databases.sqlalchemy import SqlAlchemyTransaction
 
@@ -33,6 +33,9 @@ class PostgresTransaction(SqlAlchemyTransaction):
 
     def insert(self, table: sa.Table, rows: Sequence[Row]) -> None:
         """Insert rows, all with the same columns."""
+        if self._connection.dialect.driver in copying.DRIVERS:
+            copying.copy_rows(self._connection, table, rows)
+            return
         for batch in batches(rows, arrays.BATCH):
             self._connection.execute(arrays.insert(table), arrays.columns_of(table, batch))
 

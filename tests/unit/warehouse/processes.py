@@ -9,7 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.queues import Queue
@@ -20,6 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from plaud_provider.exceptions import PlaudWarehouseError
+from plaud_provider.warehouse.databases import copying
 from plaud_provider.warehouse.databases.base import Database
 from plaud_provider.warehouse.databases.duckdb import DuckDbTransaction
 from plaud_provider.warehouse.databases.sqlalchemy import SqlAlchemyDatabase
@@ -81,6 +82,7 @@ def before_statement(database: Database, start: str, action: Callable[[], None])
                 action()
 
         sa.event.listen(database.engine, "before_cursor_execute", listen)
+        _before_copy(database, start.replace("INSERT INTO", "COPY"), action)
         return
     run = DuckDbTransaction.run
 
@@ -90,6 +92,18 @@ def before_statement(database: Database, start: str, action: Callable[[], None])
         return run(self, statement, *args)
 
     DuckDbTransaction.run = listening  # type: ignore[method-assign]
+
+
+def _before_copy(database: SqlAlchemyDatabase, start: str, action: Callable[[], None]) -> None:
+    """Do something before rows go in by PostgreSQL's COPY, of which SQLAlchemy knows nothing."""
+    copy = copying._copy
+
+    def listening(connection: sa.Connection, statement: str, pieces: Iterable[str]) -> None:
+        if connection.engine is database.engine and statement.startswith(start):
+            action()
+        copy(connection, statement, pieces)
+
+    copying._copy = listening
 
 
 def die() -> None:
