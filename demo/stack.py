@@ -108,6 +108,16 @@ class AirflowStack:
     def _start_component(self, component: str) -> None:
         self._run(component, component, *ARGUMENTS.get(component, []))
 
+    def start_another(self, component: str) -> None:
+        """Start a second process of a component, such as ``triggerer``, and wait until it is healthy."""
+        before = self.api.living_jobs(JOB_TYPES[component])
+        self._run(f"{component}-2", component, *ARGUMENTS.get(component, []))
+        self._wait_until(
+            lambda: bool(self.api.living_jobs(JOB_TYPES[component]) - before),
+            timeout=self._start_timeout,
+            what=f"another {component} healthy",
+        )
+
     def _run(self, name: str, *arguments: str) -> ManagedProcess:
         # -P: Airflow's modules do not come from the current directory.
         argv = [sys.executable, "-P", "-m", "airflow", *arguments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -14,12 +15,13 @@ from urllib.parse import urlsplit
 
 from demo.command import REPOSITORY, run_command
 from demo.emulator import Emulator
+from demo.files import FileServer
 from demo.processes import Supervisor
 from demo.progress import Progress
 from demo.report import query_command
 from demo.stack import USERNAME, AirflowStack
 
-DAG_IDS = ("plaud_transcribe_recording", "plaud_transcribe_list")
+DAG_IDS = ("plaud_transcribe_recording", "plaud_transcribe_list", "plaud_transcribe_archive")
 URL_VALIDITY = timedelta(hours=24)
 LOOK_SECONDS = 0.5
 
@@ -43,6 +45,7 @@ def run(work: Path, recordings: Path) -> int:
     with Supervisor() as supervisor:
         emulator = Emulator(supervisor, recordings, work, "--processing-seconds", "5")
         progress(f"Plaud emulator on {emulator.url}")
+        files = FileServer(supervisor, recordings, work)
         progress(f"Airflow {version('apache-airflow-core')} starts: about 20 seconds, more at the first time")
         env = {"AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False"}
         with AirflowStack(home, [REPOSITORY / "dags"], env=env, on_progress=progress) as stack:
@@ -53,9 +56,11 @@ def run(work: Path, recordings: Path) -> int:
                 ("warehouse_sqlite", "sqlite", sqlite),
             ):
                 stack.api.create_connection(conn_id, {"conn_type": conn_type, "host": str(file.resolve())})
+            public_urls = json.dumps({str(recordings.resolve()): files.url})
+            stack.api.request("POST", "/variables", json={"key": "plaud_public_urls", "value": public_urls})
             for dag_id in DAG_IDS:
                 stack.wait_for_dag(dag_id)
-            print(_guide(stack, emulator, warehouse), flush=True)
+            print(_guide(stack, emulator, warehouse, recordings), flush=True)
             # The usual end, and no failure.
             with suppress(KeyboardInterrupt):
                 while True:
@@ -68,7 +73,7 @@ def run(work: Path, recordings: Path) -> int:
     return 0
 
 
-def _guide(stack: AirflowStack, emulator: Emulator, warehouse: Path) -> str:
+def _guide(stack: AirflowStack, emulator: Emulator, warehouse: Path, archive: Path) -> str:
     plaud = emulator.connection()
     urls = emulator.signed_urls(URL_VALIDITY)
     recordings = "\n".join(f"   {urlsplit(url).path.rsplit('/', 1)[-1]}\n     {url}" for url in urls)
@@ -91,7 +96,11 @@ Password   {stack.password}
 
    Several at once, one URL a line: {stack.base_url}/dags/{DAG_IDS[1]}
 
-3. The rows: in {warehouse}, which is the connection warehouse_default
+3. An archive: {stack.base_url}/dags/{DAG_IDS[2]}, Trigger, and as the archive
+   {archive.resolve()}
+   Run it again: it costs nothing.
+
+4. The rows: in {warehouse}, which is the connection warehouse_default
    (warehouse_sqlite is a SQLite file beside it). Once a run has landed:
 
    {query_command(warehouse)}

@@ -104,3 +104,17 @@ class PlaudWarehouseError(PlaudError):
 
 class PlaudTableMismatchError(PlaudWarehouseError, AirflowFailException):
     """An existing table does not fit; the message names the column. Nothing was written."""
+
+
+class PlaudArchiveError(PlaudError, AirflowFailException):
+    """Recordings of an archive are not landed; the message says which, why, and what to do."""
+
+
+def error_class(name: str | None) -> type[PlaudError]:
+    """
+    Return the class of this module that an event or another process has named.
+
+    :param name: Its name; of a name that is not known, the root.
+    """
+    found = globals().get(name or "")
+    return found if isinstance(found, type) and issubclass(found, PlaudError) else PlaudError

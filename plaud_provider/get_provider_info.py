@@ -23,6 +23,7 @@ def get_provider_info() -> dict[str, Any]:
                     "/docs/connection.md",
                     "/docs/submit.md",
                     "/docs/wait.md",
+                    "/docs/archive.md",
                     "/docs/hook.md",
                     "/docs/emulator.md",
                 ],
@@ -36,7 +37,16 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": [{"integration-name": _INTEGRATION, "python-modules": ["plaud_provider.hooks.plaud"]}],
         "operators": [
-            {"integration-name": _INTEGRATION, "python-modules": ["plaud_provider.operators.transcription"]}
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": [
+                    "plaud_provider.operators.transcription",
+                    "plaud_provider.operators.list_recordings",
+                    "plaud_provider.operators.submit_recordings",
+                    "plaud_provider.operators.land_recordings",
+                    "plaud_provider.operators.finish_recordings",
+                ],
+            }
         ],
         "sensors": [
             {"integration-name": _INTEGRATION, "python-modules": ["plaud_provider.sensors.transcription"]}
@@ -81,6 +91,11 @@ def _connection_type() -> dict[str, Any]:
                 "label": "Requests per minute",
                 "schema": {"type": ["integer", "null"], "minimum": 1, "default": 60},
                 "description": "Your client's limit of submit and result calls together.",
+            },
+            "budget_conn_id": {
+                "label": "Budget connection",
+                "schema": {"type": ["string", "null"]},
+                "description": "Id of a PostgreSQL connection through which several hosts share that limit.",
             },
             "allowed_hosts": {
                 "label": "Allowed hosts",

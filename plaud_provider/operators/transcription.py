@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.sdk import BaseOperator
 
-from plaud_provider.api.arguments import optional, validate_language, validate_webhook_url
+from plaud_provider.api.arguments import (
+    optional,
+    validate_boolean,
+    validate_language,
+    validate_webhook_url,
+    validate_words,
+)
+from plaud_provider.api.effects import SubmitPhase
 from plaud_provider.archive.identity import recording_key
 from plaud_provider.archive.local_files import validate_public_urls
 from plaud_provider.archive.reference import AudioReference
 from plaud_provider.archive.signing import AudioSource, audio_source, look_at, validate_url_validity
-from plaud_provider.exceptions import PlaudInputError, PlaudSubmitOutcomeUnknownError
+from plaud_provider.exceptions import (
+    PlaudError,
+    PlaudInputError,
+    PlaudRequestError,
+    PlaudSubmitOutcomeUnknownError,
+    PlaudWarehouseError,
+)
+from plaud_provider.operators.chunk import HELD_SECONDS, owner_of
 from plaud_provider.operators.submission import Submission, SubmissionRecord
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from plaud_provider.api.models import Transcription
     from plaud_provider.hooks.plaud import PlaudHook
+    from plaud_provider.operators.claim import Claim
+    from plaud_provider.warehouse.ledger_entry import Entry, State
 
 #: What to do about a submit whose outcome nobody knows.
 OnUnknownSubmit = Literal["fail", "resubmit"]
@@ -52,7 +69,8 @@ class SubmitTranscriptionOperator(BaseOperator):
 
     **What is billed:** each accepted submit, by audio length. Within a DAG run a recording is submitted once:
     the intent and the id are noted in Airflow's task state store (Airflow 3.3) under the recording's
-    identity, so a retry, or a user's clear, re-attaches to the earlier submit. Whatever is wrong with the
+    identity, so a retry, or a user's clear, re-attaches to the earlier submit. With ``ledger_conn_id`` that
+    holds over all runs and DAGs. Whatever is wrong with the
     arguments is found before anything is paid for.
 
     **What is not known** is never repeated silently. If a submit was sent and its answer lost, or the worker
@@ -78,6 +96,11 @@ class SubmitTranscriptionOperator(BaseOperator):
         ``{"/data/calls/": "https://files.example/calls/"}``, or that as JSON text (templated).
     :param on_unknown_submit: ``fail``: fail, without retries, and say what to do. ``resubmit``: send the
         recording again and accept that it may be paid twice (templated).
+    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB. With it a
+        recording is paid for once over all runs and DAGs that share the ledger: what another run has
+        submitted is attached to.
+    :param resubmit: What the ledger knows as ``failed`` or ``expired`` and is to be submitted, and paid for,
+        again (templated).
     :return: The transcription id.
     :raises PlaudInputError: for an argument that Plaud could not use; nothing is paid for.
     :raises PlaudConfigurationError: if a connection, its rights or an extra is missing; nothing is paid for.
@@ -95,6 +118,8 @@ class SubmitTranscriptionOperator(BaseOperator):
         "url_validity",
         "public_urls",
         "on_unknown_submit",
+        "ledger_conn_id",
+        "resubmit",
     )
     ui_color = "#e8f0fe"
 
@@ -110,6 +135,8 @@ class SubmitTranscriptionOperator(BaseOperator):
         url_validity: timedelta | float = timedelta(hours=6),
         public_urls: Mapping[str, str] | None = None,
         on_unknown_submit: OnUnknownSubmit = "fail",
+        ledger_conn_id: str | None = None,
+        resubmit: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -122,6 +149,8 @@ class SubmitTranscriptionOperator(BaseOperator):
         self.url_validity = url_validity
         self.public_urls = public_urls
         self.on_unknown_submit = on_unknown_submit
+        self.ledger_conn_id = ledger_conn_id
+        self.resubmit = resubmit
 
     def _convert_audio_url(self, value: Any) -> Any:
         """Wrap a URL as it is assigned, so that rendered fields show it unsigned; Airflow calls this."""
@@ -150,17 +179,121 @@ class SubmitTranscriptionOperator(BaseOperator):
                 if sighting.problem:
                     self.log.info("The recording itself could not be looked up: %s", sighting.problem)
                 return earlier.transcription_id
-            if earlier.is_unknown:
-                self._may_resubmit(policy, audio, earlier)
+            claim = self._claim(order, key, hook, context)
+            if claim is not None and (entry := claim.take(self._resubmittable(policy))) is not None:
+                return self._attach(entry)
+            if earlier.is_unknown and not (claim is not None and earlier.state == "not_recorded"):
+                self._may_resubmit(policy, audio, earlier, claim=claim)
             if sighting.problem:
                 raise sighting.problem
             try:
-                return self._submit(hook, submission, order)
+                return self._submit(hook, submission, order, claim)
             except PlaudSubmitOutcomeUnknownError as lost:
                 self._may_resubmit(policy, audio, submission.unknown(), cause=lost)
-                return self._submit(hook, submission, order)
+            if claim is not None and (entry := claim.take(self._resubmittable(policy))) is not None:
+                return self._attach(entry)
+            return self._submit(hook, submission, order, claim)
 
-    def _submit(self, hook: PlaudHook, submission: Submission, order: _Order) -> str:
+    def resume(self, context: Context, event: Any = None) -> str:
+        """Go on after a wait for another task that was about to submit the same recording."""
+        return self.execute(context)
+
+    def _claim(self, order: _Order, key: str | None, hook: PlaudHook, context: Context) -> Claim | None:
+        conn_id = optional(self.ledger_conn_id)
+        if conn_id is None or key is None:
+            return None
+        from plaud_provider.operators.claim import Claim
+        from plaud_provider.warehouse.ledger import open_ledger
+        from plaud_provider.warehouse.ledger_entry import Recording
+
+        recording = Recording(
+            recording_key=key,
+            audio_uri=order.source.audio.uri,
+            region=hook.region,
+            client_id=hook.client_id,
+            language=order.language,
+            speaker_diarization=order.speaker_diarization,
+        )
+        return Claim(open_ledger(conn_id), recording, owner_of(context))
+
+    def _submit(
+        self,
+        hook: PlaudHook,
+        submission: Submission,
+        order: _Order,
+        claim: Claim | None,
+    ) -> str:
+        """Submit, and have the ledger know what comes of it."""
+        if claim is None:
+            return self._send(hook, submission, order, [submission.on_phase])
+        try:
+            return self._send(hook, submission, order, [claim.on_phase, submission.on_phase], claim.accepted)
+        except PlaudSubmitOutcomeUnknownError as lost:
+            claim.unknown(lost)
+            raise
+        except (PlaudInputError, PlaudRequestError) as refusal:
+            claim.refused(refusal)
+            raise
+        except PlaudWarehouseError:
+            # There is no ledger to tell; a retry of this task has its claim at once.
+            raise
+        except PlaudError as error:
+            claim.given_up(error)
+            raise
+
+    def _resubmittable(self, policy: OnUnknownSubmit) -> list[State]:
+        from plaud_provider.warehouse.ledger_entry import State
+
+        words = validate_words("resubmit", self.resubmit, (State.FAILED, State.EXPIRED))
+        return [State(word) for word in words] + ([State.UNKNOWN] if policy == "resubmit" else [])
+
+    def _attach(self, entry: Entry) -> str:
+        """Return the id of what is at Plaud already, or wait for another task that is about to submit."""
+        from plaud_provider.warehouse.ledger_entry import State
+
+        if entry.transcription_id is not None and entry.state is not State.UNKNOWN:
+            self.log.info(
+                "Attached to transcription %s of %s (%s), submitted by run %r of DAG %r; nothing is paid "
+                "again.",
+                entry.transcription_id,
+                entry.audio_uri,
+                entry.state.value,
+                entry.owner.run_id,
+                entry.owner.dag_id,
+            )
+            return entry.transcription_id
+        if entry.state is State.UNKNOWN:
+            raise PlaudSubmitOutcomeUnknownError(
+                f"Whether Plaud has accepted {entry.audio_uri!r} is unknown: {entry.error} It is not sent "
+                "again by itself. Look at Plaud's console or bill; then, to submit it (again), run this task "
+                "with on_unknown_submit='resubmit'."
+            )
+        return self._come_back(entry)
+
+    def _come_back(self, entry: Entry) -> NoReturn:
+        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+
+        self.log.info(
+            "Run %r of DAG %r is about to submit %s; waiting for it.",
+            entry.owner.run_id,
+            entry.owner.dag_id,
+            entry.audio_uri,
+        )
+        moment = datetime.now(tz=UTC) + timedelta(seconds=HELD_SECONDS)
+        self.defer(trigger=DateTimeTrigger(moment), method_name="resume")
+
+    def _send(
+        self,
+        hook: PlaudHook,
+        submission: Submission,
+        order: _Order,
+        on_phases: Sequence[Callable[[SubmitPhase], None]],
+        on_accepted: Callable[[Transcription], None] = lambda transcription: None,
+    ) -> str:
+        def on_phase(phase: SubmitPhase) -> None:
+            for told in on_phases:
+                told(phase)
+
         uri = order.source.audio.uri
         url = order.source.url()
         self.log.info(
@@ -175,11 +308,12 @@ class SubmitTranscriptionOperator(BaseOperator):
             language=order.language,
             webhook_url=order.webhook_url,
             speaker_diarization=order.speaker_diarization,
-            on_phase=submission.on_phase,
+            on_phase=on_phase,
         )
         # Logged first: should the note fail, a person can still find the id.
         self.log.info("Plaud accepted %s as transcription %s.", uri, transcription.transcription_id)
         submission.accepted(transcription.transcription_id)
+        on_accepted(transcription)
         return transcription.transcription_id
 
     def _may_resubmit(
@@ -188,9 +322,14 @@ class SubmitTranscriptionOperator(BaseOperator):
         audio: AudioReference,
         earlier: SubmissionRecord,
         *,
+        claim: Claim | None = None,
         cause: PlaudSubmitOutcomeUnknownError | None = None,
     ) -> None:
-        """Go on only if the user accepts that the recording may be paid twice."""
+        """
+        Go on only if the user accepts that the recording may be paid twice.
+
+        :param claim: A claim in a ledger that does not know of this; it is told.
+        """
         happened = str(cause) if cause else earlier.explanation
         if policy == "resubmit":
             self.log.warning(
@@ -199,12 +338,16 @@ class SubmitTranscriptionOperator(BaseOperator):
                 audio.uri,
             )
             return
-        raise PlaudSubmitOutcomeUnknownError(
+        unknown = PlaudSubmitOutcomeUnknownError(
             f"Whether Plaud has accepted {audio.uri!r} is unknown. {happened} It is not sent again by "
             "itself. Look at Plaud's console or bill, or wait for its webhook; then, to submit it (again), "
             "run this task with on_unknown_submit='resubmit'.",
             status_code=cause.status_code if cause else None,
-        ) from None
+        )
+        if claim is not None:
+            claim.on_phase(SubmitPhase.SENDING)
+            claim.unknown(unknown)
+        raise unknown from None
 
     def _checked_order(self) -> _Order:
         return _Order(
@@ -214,7 +357,7 @@ class SubmitTranscriptionOperator(BaseOperator):
                 public_urls=validate_public_urls(self.public_urls),
             ),
             language=validate_language(optional(self.language)),
-            speaker_diarization=_boolean(self.speaker_diarization),
+            speaker_diarization=validate_boolean("speaker_diarization", self.speaker_diarization),
             webhook_url=validate_webhook_url(optional(self.webhook_url)),
         )
 
@@ -237,15 +380,3 @@ class SubmitTranscriptionOperator(BaseOperator):
             f"on_unknown_submit: {policy!r} is not 'fail' or 'resubmit'. Nothing was sent, nothing is paid "
             "for."
         )
-
-
-def _boolean(value: object) -> bool:
-    """Read a boolean that may have been rendered to text by a template."""
-    if isinstance(value, bool):
-        return value
-    word = str(value).strip().lower()
-    if word in ("true", "1", "yes", "on"):
-        return True
-    if word in ("false", "0", "no", "off", "none", ""):
-        return False
-    raise PlaudInputError(f"speaker_diarization: {value!r} is neither true nor false. Nothing was sent.")

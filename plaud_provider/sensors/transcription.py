@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
@@ -18,28 +18,32 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
-from plaud_provider import exceptions
 from plaud_provider.api.arguments import optional, validate_transcription_ids
-from plaud_provider.api.polling import PollSchedule
 from plaud_provider.api.waiting import Wait, WaitResult
 from plaud_provider.exceptions import (
     PlaudError,
     PlaudTranscriptionFailedError,
+    PlaudTriggerEventError,
     PlaudWaitTimeoutError,
+    error_class,
 )
 from plaud_provider.sensors.wait_record import WaitRecord
-from plaud_provider.triggers.transcription import PASSING_ERRORS, UNKNOWN_STATUS_WARNING, TranscriptionTrigger
+from plaud_provider.triggers.transcription import (
+    BACKSTOP,
+    PASSING_ERRORS,
+    UNKNOWN_STATUS_WARNING,
+    TranscriptionTrigger,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from plaud_provider.archive.results import ResultStore
     from plaud_provider.hooks.plaud import PlaudHook
 
 #: What to do when Plaud reports transcriptions as failed.
 OnFailed = Literal["fail", "skip", "continue"]
 
-#: The trigger ends the wait by itself; Airflow's own deferral timeout is only there should it not.
-BACKSTOP = timedelta(minutes=10)
 SHOWN_FAILURES = 5
 #: Seconds; the rest before a deadline that is nearer is waited out on the worker.
 SHORTEST_RESCHEDULE = 5.0
@@ -71,13 +75,17 @@ class TranscriptionSensor(BaseSensorOperator):
         deferred wait, and may be retried.
     :param poke_interval: Seconds or timedelta between two looks at the same transcription; default 30
         seconds.
+    :param results_path: Folder in which final answers are kept for a loader with the same ``results_path``
+        (templated), as an ``ObjectStoragePath`` that workers and triggerers share: ``s3://conn@bucket/folder``
+        or a path. The loader then asks Plaud for nothing, and removes them once they are landed. They are
+        whole transcripts: keep the folder private.
     :return: ``{"version": 1, "total": n, "completed": n, "failed": n, "failed_ids": [...]}``
     :raises PlaudTranscriptionFailedError: for failed transcriptions, with ``on_failed="fail"``.
     :raises PlaudWaitTimeoutError: at the deadline.
     :raises PlaudError: its other classes, if waiting on is useless (credentials refused, connection wrong).
     """
 
-    template_fields: Sequence[str] = ("transcription_id", "plaud_conn_id", "region")
+    template_fields: Sequence[str] = ("transcription_id", "plaud_conn_id", "region", "results_path")
     ui_color = "#e6f4ea"
 
     _wait: Wait
@@ -93,6 +101,7 @@ class TranscriptionSensor(BaseSensorOperator):
         on_failed: OnFailed = "fail",
         timeout: timedelta | float = timedelta(hours=24),
         poke_interval: timedelta | float = 30,
+        results_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(timeout=timeout, poke_interval=poke_interval, **kwargs)
@@ -103,6 +112,7 @@ class TranscriptionSensor(BaseSensorOperator):
         self.region = region
         self.deferrable = deferrable
         self.on_failed = on_failed
+        self.results_path = results_path
 
     def execute(self, context: Context) -> Any:
         """Look, and wait for what is not final yet."""
@@ -147,6 +157,8 @@ class TranscriptionSensor(BaseSensorOperator):
         """
         with self._soft_failures():
             result = WaitResult.from_event(event)
+            if result.outcome == "partial":
+                raise PlaudTriggerEventError("The sensor resumed with the event of another kind of wait.")
             if result.outcome == "timeout" and time.time() < deadline:
                 raise AirflowTaskTimeout(f"execution_timeout has passed. {result.message}")
             return self._conclude(result)
@@ -163,6 +175,7 @@ class TranscriptionSensor(BaseSensorOperator):
                 transcription_ids=list(wait.pending),
                 plaud_conn_id=self.plaud_conn_id,
                 region=optional(self.region),
+                results_path=optional(self.results_path),
                 poke_interval=self.poke_interval,
                 started_at=wait.started_at,
                 end_time=end_time,
@@ -176,22 +189,16 @@ class TranscriptionSensor(BaseSensorOperator):
 
     def _look_at_pending(self, wait: Wait) -> None:
         with self._hook() as hook:
-            schedule = PollSchedule(
-                wait.pending,
-                interval=self.poke_interval,
-                requests_per_minute=hook.settings.requests_per_minute,
-                now=time.time(),
-                rng=random.Random(),
-            )
-            while (at := schedule.next_at()) is not None and wait.result(now=time.time()) is None:
-                time.sleep(max(0.0, min(at, wait.deadline) - time.time()))
-                transcription_id = schedule.take(now=time.time())
-                if transcription_id is not None:
-                    self._look(transcription_id, wait, hook)
+            for transcription_id in wait.pending:
+                if time.time() >= wait.deadline:
+                    return
+                self._look(transcription_id, wait, hook)
 
     def _look(self, transcription_id: str, wait: Wait, hook: PlaudHook) -> None:
         try:
             transcription = hook.get_transcription(transcription_id)
+            if self._results is not None and transcription.is_final:
+                self._results.save(transcription, hook.region)
         except PASSING_ERRORS as error:
             self.log.warning("A look at transcription %s failed: %s", transcription_id, error)
             wait.on_error(transcription_id, error, now=time.time())
@@ -205,7 +212,7 @@ class TranscriptionSensor(BaseSensorOperator):
         if result.outcome == "timeout":
             raise PlaudWaitTimeoutError(result.message)
         if result.outcome == "error":
-            raise _error_class(result.error)(result.message)
+            raise error_class(result.error)(result.message)
         self.log.info(
             "Final: %d of %d completed, %d failed.", result.completed, result.total, len(result.failed)
         )
@@ -261,6 +268,13 @@ class TranscriptionSensor(BaseSensorOperator):
         interval = super()._get_next_poke_interval(started_at, run_duration, poke_count)
         return max(0.0, min(interval, self._wait.deadline - time.time()))
 
+    @cached_property
+    def _results(self) -> ResultStore | None:
+        from plaud_provider.archive.results import ResultStore
+
+        path = optional(self.results_path)
+        return ResultStore(path) if path is not None else None
+
     def _hook(self) -> PlaudHook:
         from plaud_provider.hooks.plaud import PlaudHook
 
@@ -275,8 +289,3 @@ def _summary(result: WaitResult) -> dict[str, Any]:
         "failed": len(result.failed),
         "failed_ids": list(result.failed),
     }
-
-
-def _error_class(name: str | None) -> type[PlaudError]:
-    found = getattr(exceptions, name or "", None)
-    return found if isinstance(found, type) and issubclass(found, PlaudError) else PlaudError

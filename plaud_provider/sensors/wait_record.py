@@ -29,18 +29,18 @@ class WaitRecord:
     process.
 
     :param context: The task's context.
-    :param transcription_ids: What is waited for.
+    :param subject: What is waited for: transcription ids, or whatever stands for them.
     :param timeout: Seconds from the first look to the deadline.
     """
 
-    def __init__(self, context: Context, transcription_ids: Sequence[str], *, timeout: float) -> None:
+    def __init__(self, context: Context, subject: Sequence[str], *, timeout: float) -> None:
         self._context = context
         self._store: Any = context.get("task_state_store")
-        self._ids = transcription_ids
+        self._subject = subject
         self._timeout = timeout
         ti = context["ti"]
         # Airflow raises max_tries by the task's retries at each clear: a new value is a new cycle of tries.
-        material = "\x00".join([str(getattr(ti, "max_tries", 0)), *transcription_ids])
+        material = "\x00".join([str(getattr(ti, "max_tries", 0)), *subject])
         self._fingerprint = hashlib.sha256(material.encode()).hexdigest()
 
     def open(self, *, now: float) -> Wait:
@@ -74,7 +74,7 @@ class WaitRecord:
         )
 
     def _wait(self, started_at: float) -> Wait:
-        return Wait(self._ids, started_at=started_at, deadline=started_at + self._timeout)
+        return Wait(self._subject, started_at=started_at, deadline=started_at + self._timeout)
 
     def _first_reschedule(self) -> float | None:
         if self._store is not None:

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, BaseOperator
 
-from plaud_provider.api.arguments import optional, validate_transcription_ids
-from plaud_provider.api.models import Status
+from plaud_provider.api.arguments import optional, validate_boolean, validate_transcription_ids
 from plaud_provider.archive.reference import AudioReference
-from plaud_provider.exceptions import PlaudInputError, PlaudNotFoundError, PlaudStillProcessingError
+from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.transfers.landing import Lander, Tally
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from plaud_provider.api.models import Transcription
-    from plaud_provider.hooks.plaud import PlaudHook
-    from plaud_provider.warehouse.writers.base import WarehouseWriter
-
-#: Transcriptions fetched and landed at once: a bound on memory and on what a rolled back transaction costs.
-SLAB = 50
-SHOWN_IDS = 5
+    from plaud_provider.warehouse.writer import WarehouseWriter
 
 
 class TranscriptionToSqlOperator(BaseOperator):
@@ -61,6 +53,11 @@ class TranscriptionToSqlOperator(BaseOperator):
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
     :param region: What you take that connection's region to be: ``us``, ``eu`` or ``jp`` (templated). If it
         differs, the task fails before any request.
+    :param results_path: Folder in which a sensor with the same ``results_path`` has kept final answers
+        (templated), as an ``ObjectStoragePath``. What is there is not asked for again; what is not, is.
+    :param keep_raw: Whether the kept answers stay after they are landed (templated).
+    :param ledger_conn_id: Connection of the ledger that the recordings were submitted with (templated): what
+        is landed is marked there, in the same transaction if it is the warehouse's connection.
     :return: ``{"version": 1, "transcripts": n, "segments": n, "failed": n}``: the rows landed, and how many
         transcriptions had failed.
     :raises PlaudInputError: for ids, names or references that cannot be; nothing was sent.
@@ -81,6 +78,9 @@ class TranscriptionToSqlOperator(BaseOperator):
         "audio_uri",
         "plaud_conn_id",
         "region",
+        "results_path",
+        "keep_raw",
+        "ledger_conn_id",
     )
     ui_color = "#fef7e0"
 
@@ -95,6 +95,9 @@ class TranscriptionToSqlOperator(BaseOperator):
         audio_uri: str | Sequence[str | None] | None = None,
         plaud_conn_id: str = "plaud_default",
         region: str | None = None,
+        results_path: str | None = None,
+        keep_raw: bool = False,
+        ledger_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -106,6 +109,9 @@ class TranscriptionToSqlOperator(BaseOperator):
         self.audio_uri = audio_uri
         self.plaud_conn_id = plaud_conn_id
         self.region = region
+        self.results_path = results_path
+        self.keep_raw = keep_raw
+        self.ledger_conn_id = ledger_conn_id
 
     def _convert_audio_uri(self, value: Any) -> Any:
         """Wrap references when assigned, so that rendered fields show them unsigned; Airflow calls this."""
@@ -119,12 +125,12 @@ class TranscriptionToSqlOperator(BaseOperator):
         from plaud_provider.warehouse.connection import open_warehouse
 
         recordings = self._recordings()
-        tally = _Tally()
+        tally = Tally()
         if recordings:
             writer = open_warehouse(
                 self.sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table
             )
-            self._load(recordings, writer, tally, context)
+            tally = self._load(recordings, writer, context)
         else:
             self.log.info("There is nothing to land: transcription_id is an empty list.")
         tally.refuse_unfinished(len(recordings))
@@ -154,96 +160,32 @@ class TranscriptionToSqlOperator(BaseOperator):
             recordings[transcription_id] = recordings.get(transcription_id) or reference
         return recordings
 
-    def _load(
-        self, recordings: dict[str, str | None], writer: WarehouseWriter, tally: _Tally, context: Context
-    ) -> None:
+    def _load(self, recordings: dict[str, str | None], writer: WarehouseWriter, context: Context) -> Tally:
+        from plaud_provider.archive.results import ResultStore
         from plaud_provider.hooks.plaud import PlaudHook
-        from plaud_provider.warehouse.rows import Landing
+        from plaud_provider.warehouse.ledger import open_ledger
 
-        ids = list(recordings)
         ti = context["ti"]
+        ledger_conn_id, results_path = optional(self.ledger_conn_id), optional(self.results_path)
         with PlaudHook(self.plaud_conn_id, optional(self.region)) as hook:
             self.log.info(
                 "Landing %d transcription(s) of Plaud region '%s' in %r and %r of warehouse %r.",
-                len(ids),
+                len(recordings),
                 hook.region,
                 self.transcripts_table,
                 self.segments_table,
                 self.sql_conn_id,
             )
-            for start in range(0, len(ids), SLAB):
-                transcriptions = self._fetch(hook, ids[start : start + SLAB], tally)
-                landed_at = datetime.now(tz=UTC)
-                landings = [
-                    Landing(
-                        transcription,
-                        region=hook.region,
-                        landed_at=landed_at,
-                        audio_uri=recordings[transcription.transcription_id],
-                        dag_id=ti.dag_id,
-                        run_id=ti.run_id,
-                    )
-                    for transcription in transcriptions
-                ]
-                landed = writer.replace(landings)
-                tally.transcripts += landed.transcripts
-                tally.segments += landed.segments
-                tally.failed += sum(t.status is Status.FAILED for t in transcriptions)
-                self.log.info(
-                    "Landed %d of %d transcription(s) so far, %d of them failed, with %d segments.",
-                    tally.transcripts,
-                    len(ids),
-                    tally.failed,
-                    tally.segments,
-                )
-
-    def _fetch(self, hook: PlaudHook, ids: list[str], tally: _Tally) -> list[Transcription]:
-        """Return those that are final; the others are noted, and do not keep these from landing."""
-        final = []
-        for transcription_id in ids:
-            try:
-                transcription = hook.get_transcription(transcription_id)
-            except PlaudNotFoundError:
-                self.log.warning("Plaud does not know transcription %s (any more).", transcription_id)
-                tally.unknown.append(transcription_id)
-                continue
-            if transcription.is_final:
-                final.append(transcription)
-            else:
-                self.log.warning(
-                    "Transcription %s is still %r.", transcription_id, transcription.reported_status
-                )
-                tally.processing.append(transcription_id)
-        return final
-
-
-@dataclass(slots=True)
-class _Tally:
-    transcripts: int = 0
-    segments: int = 0
-    failed: int = 0
-    processing: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {"transcripts": self.transcripts, "segments": self.segments, "failed": self.failed}
-
-    def refuse_unfinished(self, total: int) -> None:
-        """Raise if some could not be landed; what a retry can still mend goes first."""
-        rest = f"The other {self.transcripts} of {total} are landed"
-        if self.processing:
-            raise PlaudStillProcessingError(
-                f"Plaud has not finished {_shown(self.processing)}. {rest}. Wait for all with "
-                "TranscriptionSensor before loading, or let this task retry."
+            lander = Lander(
+                writer,
+                hook,
+                results=ResultStore(results_path) if results_path is not None else None,
+                ledger=open_ledger(ledger_conn_id) if ledger_conn_id is not None else None,
+                keep_raw=validate_boolean("keep_raw", self.keep_raw),
+                dag_id=ti.dag_id,
+                run_id=ti.run_id,
             )
-        if self.unknown:
-            raise PlaudNotFoundError(
-                f"Plaud does not know {_shown(self.unknown)}. {rest}. Plaud keeps results for a few days, "
-                "and knows an id only in the region and for the client that submitted it: check "
-                "plaud_conn_id, or take these ids out.",
-                status_code=404,
-            )
+            return lander.land(recordings)
 
 
 def _references(value: object) -> list[str | None]:
@@ -269,8 +211,3 @@ def _references(value: object) -> list[str | None]:
             )
         references.append(reference.uri if reference is not None else None)
     return references
-
-
-def _shown(ids: list[str]) -> str:
-    more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
-    return f"{len(ids)} transcription{'s' * (len(ids) != 1)}: {', '.join(ids[:SHOWN_IDS])}{more}"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from plaud_provider.api.polling import PollSchedule
+from plaud_provider.api.polling import Job, PollSchedule
+from plaud_provider.api.processing_times import ProcessingTimes
 from plaud_provider.api.waiting import Wait, WaitResult
 from plaud_provider.exceptions import (
     PlaudConnectionError,
@@ -21,9 +24,12 @@ from plaud_provider.exceptions import (
     PlaudRateLimitError,
     PlaudResponseError,
     PlaudServerError,
+    PlaudStorageError,
 )
 
 if TYPE_CHECKING:
+    from plaud_provider.api.models import Transcription
+    from plaud_provider.archive.results import ResultStore
     from plaud_provider.hooks.plaud import PlaudAsyncHook
 
 #: What a later look may mend. Everything else ends the wait: waiting on would only hide it.
@@ -33,11 +39,18 @@ PASSING_ERRORS = (
     PlaudRateLimitError,
     PlaudResponseError,
     PlaudServerError,
+    PlaudStorageError,
 )
 UNKNOWN_STATUS_WARNING = "Plaud reports transcription %s with the unknown status %r; taken for 'processing'."
 #: Looks under way at once, so that one slow answer does not hold up the others.
 MAX_CONCURRENT_LOOKS = 8
+#: For how long those under way may go on when there is something to land.
+LAST_LOOKS_SECONDS = 10.0
 PROGRESS_SECONDS = 60.0
+#: For how long what the budget has to spare is taken to be the same.
+SPARE_SECONDS = 2.0
+#: A trigger ends its wait by itself; Airflow's own deferral timeout is only there should it not.
+BACKSTOP = timedelta(minutes=10)
 #: A connection that "isn't defined" may be a passing failure of Airflow's execution API.
 CONNECTION_ATTEMPTS = 5
 
@@ -47,15 +60,22 @@ class TranscriptionTrigger(BaseTrigger):
     Look at transcriptions until all are final or a deadline passes; yields one event.
 
     It only reads, so that two copies of it (while a dead triggerer's work is taken over) do no harm, and it
-    has nothing to cancel: Plaud's API cannot.
+    has nothing to cancel: Plaud's API cannot. With ``results_path`` it keeps each final answer there, under a
+    name that only the transcription decides: two copies write the same file.
 
-    :param transcription_ids: What is waited for.
+    :param transcription_ids: What is waited for, in the order of submission.
     :param plaud_conn_id: Connection of type ``plaud``.
     :param region: Region that the connection is taken to have.
     :param poke_interval: Seconds between two looks at the same transcription.
     :param started_at: Epoch seconds of the first look of this run.
     :param end_time: Epoch seconds at which the wait ends. Absolute, so that it holds across restarts.
     :param first_look_after: Seconds until the first look.
+    :param results_path: Folder for final answers, as an ``ObjectStoragePath``; ``None`` keeps none.
+    :param partial_count: How many final transcriptions make a ``partial`` event; ``None``: no number does.
+    :param partial_seconds: After how many seconds what is final makes one, however little it is; ``None``:
+        never.
+    :param submitted_at: Epoch seconds at which each was submitted, where that is known.
+    :param audio_seconds: Length of each recording, where that is known.
     """
 
     def __init__(
@@ -68,6 +88,11 @@ class TranscriptionTrigger(BaseTrigger):
         started_at: float,
         end_time: float,
         first_look_after: float = 0.0,
+        results_path: str | None = None,
+        partial_count: int | None = None,
+        partial_seconds: float | None = None,
+        submitted_at: Sequence[float | None] | None = None,
+        audio_seconds: Sequence[float | None] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.transcription_ids = transcription_ids
@@ -77,9 +102,14 @@ class TranscriptionTrigger(BaseTrigger):
         self.started_at = started_at
         self.end_time = end_time
         self.first_look_after = first_look_after
+        self.results_path = results_path
+        self.partial_count = partial_count
+        self.partial_seconds = partial_seconds
+        self.submitted_at = submitted_at
+        self.audio_seconds = audio_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments: ids, names and times only."""
+        """Return the class path and the arguments: ids, names and numbers only."""
         return (
             "plaud_provider.triggers.transcription.TranscriptionTrigger",
             {
@@ -90,6 +120,11 @@ class TranscriptionTrigger(BaseTrigger):
                 "started_at": self.started_at,
                 "end_time": self.end_time,
                 "first_look_after": self.first_look_after,
+                "results_path": self.results_path,
+                "partial_count": self.partial_count,
+                "partial_seconds": self.partial_seconds,
+                "submitted_at": self.submitted_at,
+                "audio_seconds": self.audio_seconds,
             },
         )
 
@@ -114,69 +149,197 @@ class TranscriptionTrigger(BaseTrigger):
         hooks = await asyncio.to_thread(import_module, "plaud_provider.hooks.plaud")
         for attempt in range(1, CONNECTION_ATTEMPTS + 1):
             try:
+                results = await self._open_results()
                 async with hooks.PlaudAsyncHook(self.plaud_conn_id, self.region) as hook:
-                    return await self._look_until_final(wait, hook)
+                    return await _Looks(self, wait, hook, results).until_final()
             except AirflowNotFoundException as missing:
                 if attempt == CONNECTION_ATTEMPTS:
                     return wait.broken(PlaudError(str(missing)))
                 await asyncio.sleep(min(2.0**attempt, max(0.0, self.end_time - time.time())))
         raise AssertionError("unreachable")
 
-    async def _look_until_final(self, wait: Wait, hook: PlaudAsyncHook) -> WaitResult:
-        schedule = PollSchedule(
-            wait.pending,
-            interval=self.poke_interval,
-            requests_per_minute=hook.settings.requests_per_minute,
-            now=time.time(),
-            first_look_after=self.first_look_after,
+    async def _open_results(self) -> ResultStore | None:
+        if self.results_path is None:
+            return None
+        module = await asyncio.to_thread(import_module, "plaud_provider.archive.results")
+        results: ResultStore = module.ResultStore(self.results_path)
+        await results.aopen()
+        return results
+
+    def jobs(self) -> list[Job]:
+        """Return what is waited for with what is known of each."""
+        unknown = [None] * len(self.transcription_ids)
+        return [
+            Job(transcription_id, submitted_at, audio_seconds)
+            for transcription_id, submitted_at, audio_seconds in zip(
+                self.transcription_ids,
+                self.submitted_at or unknown,
+                self.audio_seconds or unknown,
+                strict=True,
+            )
+        ]
+
+
+@dataclass(slots=True)
+class _Known:
+    """
+    What the triggers of a process know of one client's transcriptions.
+
+    :param times: How long Plaud takes.
+    :param looked_at: When those that a trigger had to leave were last looked at, in epoch seconds.
+    """
+
+    times: ProcessingTimes = field(default_factory=ProcessingTimes)
+    looked_at: dict[str, float] = field(default_factory=dict)
+
+
+#: By base URL and client id.
+_KNOWN: dict[tuple[str, str], _Known] = {}
+
+
+class _Looks:
+    """The looks of one trigger, some of them at once."""
+
+    def __init__(
+        self, trigger: TranscriptionTrigger, wait: Wait, hook: PlaudAsyncHook, results: ResultStore | None
+    ) -> None:
+        self._trigger = trigger
+        self._wait = wait
+        self._hook = hook
+        self._results = results
+        self._began_at = time.time()
+        self._submitted_at = {job.transcription_id: job.submitted_at for job in trigger.jobs()}
+        account = hook.settings.account
+        self._known = _KNOWN.setdefault((account.base_url, account.client_id), _Known())
+        looked_at = self._known.looked_at
+        self._schedule = PollSchedule(
+            [replace(job, looked_at=looked_at.pop(job.transcription_id, None)) for job in trigger.jobs()],
+            interval=trigger.poke_interval,
+            now=self._began_at,
+            first_look_after=trigger.first_look_after,
             rng=random.Random(),
+            times=self._known.times,
         )
-        looks: set[asyncio.Task[None]] = set()
-        progress = _ProgressLog(self, wait)
+        self._spare = 0.0
+        self._spare_until = 0.0
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def until_final(self) -> WaitResult:
+        """Look until the wait has a result, or something to land."""
+        progress = _ProgressLog(self._trigger, self._wait)
         try:
-            while (result := wait.result(now=time.time())) is None:
+            while (result := self._result(now=time.time())) is None:
                 progress.report()
-                while (
-                    len(looks) < MAX_CONCURRENT_LOOKS and (due := schedule.take(now=time.time())) is not None
-                ):
-                    looks.add(asyncio.create_task(self._look(due, wait, hook, schedule)))
-                looks = await self._pause(looks, schedule)
+                await self._start_due_looks()
+                await self._pause()
+            if result.outcome == "partial":
+                # A look that is cut short would have to be made again.
+                await self._let_looks_end()
+                result = self._wait.result(now=time.time()) or self._wait.partial()
+                # For the trigger that goes on when what is final has landed.
+                self._known.looked_at |= {
+                    job.transcription_id: job.looked_at
+                    for job in self._schedule.waiting()
+                    if job.looked_at is not None
+                }
             return result
         finally:
-            for look in looks:
+            for look in self._under_way:
                 look.cancel()
-            await asyncio.gather(*looks, return_exceptions=True)
+            await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    async def _pause(self, looks: set[asyncio.Task[None]], schedule: PollSchedule) -> set[asyncio.Task[None]]:
-        """Wait until a look has come back, one is due, a progress line is, or the deadline has come."""
+    def _result(self, *, now: float) -> WaitResult | None:
+        result = self._wait.result(now=now)
+        if result is None and self._is_worth_landing(now):
+            return self._wait.partial()
+        return result
+
+    def _is_worth_landing(self, now: float) -> bool:
+        count, seconds = self._trigger.partial_count, self._trigger.partial_seconds
+        final = self._wait.final_count
+        if count is not None and final >= count:
+            return True
+        return seconds is not None and final > 0 and now >= self._began_at + seconds
+
+    async def _start_due_looks(self) -> None:
+        while len(self._under_way) < MAX_CONCURRENT_LOOKS:
+            now = time.time()
+            next_at = self._schedule.next_at()
+            if next_at is None or next_at > now:
+                return
+            if now >= self._spare_until:
+                self._spare, self._spare_until = await self._hook.spare_requests(), now + SPARE_SECONDS
+            due = self._schedule.take(now=now, spare=self._spare)
+            if due is None:
+                return
+            self._under_way.add(asyncio.create_task(self._look(due)))
+
+    async def _pause(self) -> None:
+        """Wait until a look has come back, one is due, a line of progress is, or an end has come."""
         now = time.time()
-        until = min(self.end_time, now + PROGRESS_SECONDS)
-        next_at = schedule.next_at()
-        if next_at is not None and len(looks) < MAX_CONCURRENT_LOOKS:
+        until = min(self._trigger.end_time, now + PROGRESS_SECONDS)
+        if self._trigger.partial_seconds is not None and self._wait.final_count:
+            until = min(until, self._began_at + self._trigger.partial_seconds)
+        next_at = self._schedule.next_at()
+        if next_at is not None and len(self._under_way) < MAX_CONCURRENT_LOOKS:
             until = min(until, next_at)
         pause = max(0.0, until - now)
-        if not looks:
+        if not self._under_way:
             await asyncio.sleep(pause)
-            return looks
-        finished, looks = await asyncio.wait(looks, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            return
+        finished, self._under_way = await asyncio.wait(
+            self._under_way, timeout=pause, return_when=asyncio.FIRST_COMPLETED
+        )
         for look in finished:
             look.result()
-        return looks
 
-    async def _look(
-        self, transcription_id: str, wait: Wait, hook: PlaudAsyncHook, schedule: PollSchedule
-    ) -> None:
+    async def _let_looks_end(self) -> None:
+        if self._under_way:
+            finished, self._under_way = await asyncio.wait(self._under_way, timeout=LAST_LOOKS_SECONDS)
+            for look in finished:
+                look.result()
+
+    async def _look(self, transcription_id: str) -> None:
         try:
-            transcription = await hook.get_transcription(transcription_id)
+            transcription = await self._ask(transcription_id)
         except PASSING_ERRORS as error:
-            self.log.warning("A look at transcription %s failed: %s", transcription_id, error)
-            is_final = wait.on_error(transcription_id, error, now=time.time())
+            self._trigger.log.warning("A look at transcription %s failed: %s", transcription_id, error)
+            is_final = self._wait.on_error(
+                transcription_id,
+                error,
+                now=time.time(),
+                submitted_at=self._submitted_at.get(transcription_id),
+            )
+            completed_at, answered = None, False
         else:
-            is_final = wait.on_transcription(transcription)
-            if wait.is_new_word(transcription):
-                self.log.warning(UNKNOWN_STATUS_WARNING, transcription_id, transcription.reported_status)
-        if not is_final:
-            schedule.again(transcription_id, now=time.time())
+            answered = True
+            is_final = self._wait.on_transcription(transcription)
+            completed_at = transcription.completed_at
+            if self._wait.is_new_word(transcription):
+                self._trigger.log.warning(
+                    UNKNOWN_STATUS_WARNING, transcription_id, transcription.reported_status
+                )
+        now = time.time()
+        if is_final:
+            self._schedule.seen(
+                transcription_id, now=now, completed_at=completed_at.timestamp() if completed_at else None
+            )
+        else:
+            self._schedule.again(transcription_id, now=now, answered=answered)
+
+    async def _ask(self, transcription_id: str) -> Transcription:
+        """Return what is kept, else ask Plaud and keep a final answer, before it counts as final."""
+        if self._results is None:
+            return await self._hook.get_transcription(transcription_id)
+        region = self._hook.settings.account.region.value
+        # Another run may wait for the same transcription, or a triggerer that died may have seen it.
+        kept = await asyncio.to_thread(self._results.load, region, transcription_id)
+        if kept is not None:
+            return kept
+        transcription = await self._hook.get_transcription(transcription_id)
+        if transcription.is_final:
+            await asyncio.to_thread(self._results.save, transcription, region)
+        return transcription
 
 
 class _ProgressLog:

@@ -31,7 +31,9 @@ DAG_IDS = [file.stem for file in FILES]
 SIGNATURE = "canary-signature-6f1d"
 SPOKEN = "canary transcript"
 URLS = [f"https://calls.s3.amazonaws.com/2024/{n}.mp3?X-Amz-Signature={SIGNATURE}" for n in range(2)]
-#: What each DAG is started with, and how many recordings that is.
+#: DAGs for archives. They have a schedule, and runs in test_archives.py.
+ARCHIVES = {"plaud_transcribe_archive", "plaud_transcribe_daily"}
+#: What each of the other DAGs is started with, and how many recordings that is.
 CONFS: dict[str, tuple[dict[str, Any], int]] = {
     "plaud_transcribe_list": ({"recordings": URLS, "language": "en"}, 2),
     "plaud_transcribe_recording": ({"recording": URLS[0], "language": "en"}, 1),
@@ -94,7 +96,7 @@ def test_parsing_raises_no_deprecation(parsed: dict[str, Any]) -> None:
 
 
 def test_every_dag_is_run_here() -> None:
-    assert set(CONFS) == set(DAG_IDS)
+    assert set(CONFS) | ARCHIVES == set(DAG_IDS)
 
 
 @pytest.fixture(params=DAG_IDS)
@@ -107,14 +109,22 @@ def test_a_dag_explains_itself(dag: DAG) -> None:
     assert dag.description
     assert dag.doc_md
     assert "plaud" in dag.tags
-    ours = [task.task_id for task in dag.tasks if not task.task_type.startswith("_")]
-    assert sorted(ours) == ["load", "submit", "wait"]
-    assert [task_id for task_id in ours if f"**{task_id}**" not in dag.doc_md] == []
+    ours = [task.task_id.rpartition(".")[2] for task in dag.tasks if not task.task_type.startswith("_")]
+    if dag.dag_id in ARCHIVES:
+        assert sorted(ours) == ["finish", "land", "list", "report", "submit"]
+    else:
+        assert sorted(ours) == ["load", "submit", "wait"]
+    if dag.dag_id != "plaud_transcribe_daily":
+        assert [task_id for task_id in ours if f"**{task_id}**" not in dag.doc_md] == []
 
 
 def test_a_dag_runs_only_when_it_is_asked_to(dag: DAG) -> None:
-    assert dag.schedule is None
     assert not dag.catchup
+    if dag.dag_id in ARCHIVES:
+        # They have a schedule, without which there are no backfills; somebody has to switch it on.
+        assert dag.is_paused_upon_creation
+    else:
+        assert dag.schedule is None
 
 
 def test_a_dag_serializes(dag: DAG) -> None:
@@ -135,9 +145,11 @@ def test_a_form_is_valid_and_explains_itself(dag: DAG) -> None:
 
 def test_a_form_asks_for_recordings_and_has_valid_defaults_for_the_rest(dag: DAG) -> None:
     params = [dag.params.get_param(name) for name in dag.params]
-    [required] = [name for name, param in zip(dag.params, params, strict=True) if param.value is NOTSET]
+    required = [name for name, param in zip(dag.params, params, strict=True) if param.value is NOTSET]
 
-    assert required in ("recording", "recordings")
+    # Scheduled runs have only defaults.
+    assert required in ([], ["recording"], ["recordings"])
+    assert (required == []) == (dag.dag_id in ARCHIVES)
     for param in params:
         if param.value is not NOTSET:
             # Raises if its own schema refuses it.
@@ -192,7 +204,7 @@ def metadata() -> dict[str, str]:
         return {name: repr(connection.execute(f'select * from "{name}"').fetchall()) for name in tables}
 
 
-@pytest.mark.parametrize("dag_id", DAG_IDS)
+@pytest.mark.parametrize("dag_id", CONFS)
 def test_recordings_become_rows_and_leave_no_trace_elsewhere(
     run_dag: RunDag,
     quick_plaud: EmulatorServer,

@@ -89,6 +89,11 @@ class Playground:
             "port": self._find(r"Port (\d+),"),
         }
 
+    @property
+    def archive(self) -> str:
+        """The folder of recordings, for the DAG of archives."""
+        return self._find(r"as the archive\n +(\S+)$")
+
     def recording(self, name: str) -> str:
         """Return the signed URL of a recording."""
         return self._find(rf"{re.escape(name)}\n +(\S+)$")
@@ -101,12 +106,12 @@ class Playground:
         """Return a URL of a recording that is signed for so long."""
         return str(self._emulator("POST", "sign", json={"path": name, "expires": seconds})["url"])
 
-    def end_of(self, run_id: str) -> str:
+    def end_of(self, run_id: str, dag_id: str = DAG_ID) -> str:
         """Wait for the end of a run and return its state."""
         states: list[str] = []
 
         def ended() -> bool:
-            states.append(self.api.run_state(DAG_ID, run_id))
+            states.append(self.api.run_state(dag_id, run_id))
             return states[-1] in TERMINAL_RUN_STATES
 
         wait_until(ended, timeout=120, what=f"the end of {run_id}", poll=0.5)

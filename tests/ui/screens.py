@@ -87,8 +87,8 @@ def trigger(page: Page, form: Locator) -> str:
     return str(answer.value.json()["dag_run_id"])
 
 
-def open_run(page: Page, run_id: str) -> None:
-    page.goto(f"/dags/{DAG_ID}/runs/{quote(run_id, safe='')}")
+def open_run(page: Page, run_id: str, dag_id: str = DAG_ID) -> None:
+    page.goto(f"/dags/{dag_id}/runs/{quote(run_id, safe='')}")
 
 
 def open_task(page: Page, run_id: str, task_id: str, tab: str = "") -> None:

@@ -23,6 +23,8 @@ from tests.ui.screens import (
     save,
 )
 
+EXTRA_FIELDS = ("element_requests_per_minute", "element_budget_conn_id", "element_allowed_hosts")
+
 
 def stored(playground: Playground, conn_id: str) -> dict[str, Any]:
     connection: dict[str, Any] = playground.api.get(f"/connections/{conn_id}")
@@ -51,10 +53,11 @@ def test_it_asks_for_what_plaud_needs_and_no_more(page: Page) -> None:
     ]  # fmt: skip
 
     open_extra_fields(form)
-    assert labels(form)[2:] == ["Region", "Requests per minute", "Allowed hosts"]
+    assert labels(form)[2:] == ["Region", "Requests per minute", "Budget connection", "Allowed hosts"]
     expect(form.locator("[name=element_region]")).to_have_value("us")
     assert options(page, form.get_by_label("Region")) == ["us", "eu", "jp"]
     expect(form.locator("[name=element_requests_per_minute]")).to_have_value("60")
+    expect(form.locator("[name=element_budget_conn_id]")).to_have_value("")
     expect(form.locator("[name=element_allowed_hosts]")).to_have_value("")
 
 
@@ -110,6 +113,7 @@ def test_the_hook_reads_what_the_form_stores(page: Page, playground: Playground)
     options(page, form.get_by_label("Region"))
     page.get_by_role("option", name="eu").click()
     fill(form, {"element_requests_per_minute": "120"})
+    fill(form, {"element_budget_conn_id": "warehouse"})
     fill(form, {"element_allowed_hosts": "other.example, gateway.example"})
     save(page, form)
 
@@ -119,22 +123,28 @@ def test_the_hook_reads_what_the_form_stores(page: Page, playground: Playground)
     assert connection["extra"] == {
         "region": "eu",
         "requests_per_minute": 120,
+        "budget_conn_id": "warehouse",
         "allowed_hosts": "other.example, gateway.example",
     }
     assert settings.account.base_url == "https://gateway.example:443"
-    assert settings.requests_per_minute == 120
+    assert (settings.requests_per_minute, settings.budget_conn_id) == (120, "warehouse")
 
 
 def test_the_hook_takes_what_was_left_empty_for_its_default(page: Page, playground: Playground) -> None:
     form = add_connection(page)
     fill(form, {"connection_id": "plaud_plain", "login": "client", "password": "key"})
     open_extra_fields(form)
-    fill(form, {"element_requests_per_minute": "", "element_allowed_hosts": ""})
+    fill(form, dict.fromkeys(EXTRA_FIELDS, ""))
     save(page, form)
 
     connection = stored(playground, "plaud_plain")
     settings = read_connection(as_the_hook_gets_it(connection), region="us")
 
-    assert connection["extra"] == {"region": "us", "requests_per_minute": None, "allowed_hosts": None}
+    assert connection["extra"] == {
+        "region": "us",
+        "requests_per_minute": None,
+        "budget_conn_id": None,
+        "allowed_hosts": None,
+    }
     assert settings.account.base_url == "https://openapi.plaud.ai"
-    assert settings.requests_per_minute == 60
+    assert (settings.requests_per_minute, settings.budget_conn_id) == (60, None)

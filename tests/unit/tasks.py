@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+
+from airflow.sdk.execution_time.context import OutletEventAccessors
 
 
 class TaskStateStore:
@@ -27,21 +32,74 @@ class TaskStateStore:
         return json.dumps(self.rows)
 
 
-def task_context(
-    store: TaskStateStore | None,
-    *,
-    try_number: int = 1,
-    max_tries: int = 0,
-    first_reschedule: datetime | None = None,
-) -> Any:
-    ti = SimpleNamespace(
-        dag_id="dag",
-        run_id="run",
-        try_number=try_number,
-        max_tries=max_tries,
-        get_first_reschedule_date=lambda context: first_reschedule,
-    )
-    context: dict[str, Any] = {"ti": ti, "task_instance": ti}
+@dataclass
+class TaskInstance:
+    """
+    The part of Airflow's task instance that tasks of ours use.
+
+    :param first_reschedule: When it was first rescheduled.
+    :param others: XComs of other tasks of the run, by task id and key: one for each that was pushed.
+    :param states: States of other task instances of the run, by task id.
+    """
+
+    dag_id: str = "dag"
+    run_id: str = "run"
+    task_id: str = "task"
+    map_index: int | None = -1
+    try_number: int = 1
+    max_tries: int = 0
+    first_reschedule: datetime | None = None
+    others: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    states: dict[str, list[str]] = field(default_factory=dict)
+    pushed: dict[str, str] = field(default_factory=dict)
+
+    def get_first_reschedule_date(self, context: Any) -> datetime | None:
+        return self.first_reschedule
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = json.dumps(value)
+
+    def xcom_pull(self, *, task_ids: list[str], key: str) -> list[Any]:
+        return [value for task_id in task_ids for value in self.others.get((task_id, key), [])]
+
+    def get_ti_count(
+        self, *, dag_id: str, task_ids: list[str], run_ids: list[str], states: Collection[str]
+    ) -> int:
+        if (dag_id, run_ids) != (self.dag_id, [self.run_id]):
+            return 0
+        return sum(state in states for task_id in task_ids for state in self.states.get(task_id, []))
+
+    def xcom(self, key: str) -> Any:
+        """Return what the task has pushed."""
+        return json.loads(self.pushed[key])
+
+
+def task_context(store: TaskStateStore | None, *, run_type: str = "manual", **instance: Any) -> Any:
+    """
+    Return a task's context.
+
+    :param instance: Values of its :class:`TaskInstance`.
+    """
+    ti = TaskInstance(**instance)
+    context: dict[str, Any] = {
+        "ti": ti,
+        "task_instance": ti,
+        "dag_run": SimpleNamespace(run_type=run_type),
+        "outlet_events": OutletEventAccessors(),
+    }
     if store is not None:
         context["task_state_store"] = store
     return context
+
+
+def event_of(trigger: Any) -> Any:
+    """Run a trigger to its end, as a triggerer does, and return the payload of its one event."""
+
+    async def run() -> Any:
+        # As they are stored in between.
+        _, arguments = trigger.serialize()
+        again = type(trigger)(**json.loads(json.dumps(arguments)))
+        [payload] = [event.payload async for event in again.run()]
+        return json.loads(json.dumps(payload))
+
+    return asyncio.run(run())

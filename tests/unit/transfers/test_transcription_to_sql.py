@@ -22,7 +22,7 @@ from plaud_provider.exceptions import (
     PlaudTableMismatchError,
 )
 from plaud_provider.hooks.plaud import PlaudHook
-from plaud_provider.transfers import transcription_to_sql
+from plaud_provider.transfers import landing
 from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
 from tests.unit.warehouse import processes
 from tests.unit.warehouse.warehouses import CONN_ID, Warehouse
@@ -194,7 +194,7 @@ def test_rows_land_slab_by_slab_with_no_duckdb_file_held_between(
     plaud: EmulatorServer, duckdb_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = submitted(plaud, "completed", "completed", "completed")
-    monkeypatch.setattr(transcription_to_sql, "SLAB", 2)
+    monkeypatch.setattr(landing, "SLAB", 2)
     fetch = PlaudHook.get_transcription
     landed_before: list[int] = []
 

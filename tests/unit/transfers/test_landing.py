@@ -1,0 +1,216 @@
+"""What the loader does with answers that were kept, and what it tells the ledger."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plaud_provider.archive.results import ResultStore
+from plaud_provider.emulator.server import EmulatorServer
+from plaud_provider.exceptions import (
+    PlaudConfigurationError,
+    PlaudInputError,
+    PlaudNotFoundError,
+    PlaudWarehouseError,
+)
+from plaud_provider.hooks.plaud import PlaudHook
+from plaud_provider.warehouse.ledger import Ledger, State, open_ledger
+from plaud_provider.warehouse.writer import WarehouseWriter
+from tests.unit.transfers.test_transcription_to_sql import SENTINEL, load, reads, submitted
+from tests.unit.warehouse.ledgers import OWNER, entry, recording
+from tests.unit.warehouse.warehouses import CONN_ID, Warehouse, connected
+
+OTHER_CONN_ID = "books"
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+def keep(results: Path, *ids: str, region: str = "us") -> None:
+    """Keep what Plaud answers, as a sensor does."""
+    with PlaudHook() as hook:
+        for transcription_id in ids:
+            ResultStore(str(results)).save(hook.get_transcription(transcription_id), region)
+
+
+def kept(results: Path) -> list[Path]:
+    return sorted(results.glob("*.json")) if results.exists() else []
+
+
+def in_ledger(ledger: Ledger, *ids: str, submitted_at: datetime | None = None) -> None:
+    """Have the ledger know transcriptions as processing, as recordings ``key_0`` and so on."""
+    for n, transcription_id in enumerate(ids):
+        key = f"key_{n}"
+        ledger.claim([recording(key)], OWNER)
+        ledger.submitting(key, OWNER)
+        ledger.processing(key, OWNER, transcription_id, submitted_at=submitted_at or datetime.now(tz=UTC))
+
+
+# Kept answers
+
+
+def test_what_is_kept_is_landed_without_a_call_and_removed(
+    plaud: EmulatorServer, warehouse: Warehouse, results: Path
+) -> None:
+    ids = submitted(plaud, "completed", "failed", "completed")
+    keep(results, *ids)
+    before = reads(plaud)
+
+    counts = load(ids, results_path=str(results))
+
+    assert counts == {"version": 1, "transcripts": 3, "segments": 4, "failed": 1}
+    assert reads(plaud) == before
+    assert kept(results) == []
+
+
+def test_what_is_not_kept_is_asked_for(plaud: EmulatorServer, warehouse: Warehouse, results: Path) -> None:
+    ids = submitted(plaud, "completed", "completed")
+    keep(results, ids[0])
+    before = reads(plaud)
+
+    assert load(ids, results_path=str(results))["transcripts"] == 2
+    assert reads(plaud) == before + 1
+
+
+def test_what_another_region_has_kept_is_not_taken(
+    plaud: EmulatorServer, duckdb_warehouse: Warehouse, results: Path
+) -> None:
+    [only] = submitted(plaud, "completed")
+    keep(results, only, region="eu")
+    before = reads(plaud)
+
+    assert load(only, results_path=str(results))["transcripts"] == 1
+    assert reads(plaud) == before + 1
+    assert len(kept(results)) == 1
+
+
+@pytest.mark.parametrize("keep_raw", [True, "True"])
+def test_kept_answers_may_stay(
+    plaud: EmulatorServer, duckdb_warehouse: Warehouse, results: Path, keep_raw: Any
+) -> None:
+    ids = submitted(plaud, "completed", "completed")
+    keep(results, *ids)
+
+    load(ids, results_path=str(results), keep_raw=keep_raw)
+
+    assert len(kept(results)) == 2
+    assert SENTINEL in kept(results)[0].read_text()
+
+
+def test_what_could_not_be_landed_stays_for_a_retry(
+    plaud: EmulatorServer, duckdb_warehouse: Warehouse, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = submitted(plaud, "completed", "completed")
+    keep(results, *ids)
+    before = reads(plaud)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise PlaudWarehouseError("the warehouse is away")
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(WarehouseWriter, "replace", away)
+        with pytest.raises(PlaudWarehouseError):
+            load(ids, results_path=str(results))
+    assert len(kept(results)) == 2
+
+    assert load(ids, results_path=str(results))["transcripts"] == 2
+    assert reads(plaud) == before
+    assert kept(results) == []
+
+
+@pytest.mark.parametrize("unset", [None, "", "None"])
+def test_the_template_of_an_unset_value_is_no_folder_and_no_ledger(
+    plaud: EmulatorServer, warehouse: Warehouse, unset: str | None
+) -> None:
+    [only] = submitted(plaud, "completed")
+
+    assert load(only, results_path=unset, ledger_conn_id=unset)["transcripts"] == 1
+    assert "plaud_submissions" not in warehouse.tables()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"results_path": "results"}, PlaudConfigurationError, "results_path"),
+        ({"keep_raw": "perhaps"}, PlaudInputError, "keep_raw: 'perhaps'"),
+        ({"ledger_conn_id": "no_such"}, PlaudConfigurationError, r"ledger_conn_id: .*'no_such'"),
+    ],
+)
+def test_a_wrong_argument_is_told_before_plaud_is_asked(
+    plaud: EmulatorServer,
+    duckdb_warehouse: Warehouse,
+    arguments: dict[str, Any],
+    kind: type[Exception],
+    message: str,
+) -> None:
+    with pytest.raises(kind, match=message):
+        load("txn_1", **arguments)
+    assert plaud.ledger() == []
+
+
+# The ledger
+
+
+@pytest.mark.parametrize("where", ["the warehouse", "another database"])
+def test_the_ledger_learns_what_has_landed(
+    plaud: EmulatorServer,
+    warehouse: Warehouse,
+    where: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    conn_id = CONN_ID
+    if where == "another database":
+        conn_id = connected("sqlite", tmp_path_factory.mktemp("books"), monkeypatch, OTHER_CONN_ID).conn_id
+    ids = submitted(plaud, "completed", "failed")
+    ledger = open_ledger(conn_id)
+    in_ledger(ledger, *ids)
+
+    load(ids, ledger_conn_id=conn_id)
+
+    assert entry(ledger, "key_0").state is State.LANDED
+    assert (entry(ledger, "key_1").state, entry(ledger, "key_1").error) == (State.FAILED, "NO_AUDIO: empty")
+    rows = warehouse.rows("select transcription_id, audio_uri from plaud_transcripts")
+    assert dict(rows) == {ids[0]: "s3://calls/key_0.wav", ids[1]: "s3://calls/key_1.wav"}
+
+
+def test_what_plaud_does_not_know_any_more_has_expired(
+    plaud: EmulatorServer, duckdb_warehouse: Warehouse
+) -> None:
+    [known] = submitted(plaud, "completed")
+    ledger = open_ledger(CONN_ID)
+    in_ledger(ledger, known, "txn_gone", submitted_at=datetime.now(tz=UTC) - timedelta(days=8))
+
+    with pytest.raises(PlaudNotFoundError, match="txn_gone"):
+        load([known, "txn_gone"], ledger_conn_id=CONN_ID)
+
+    assert entry(ledger, "key_0").state is State.LANDED
+    assert entry(ledger, "key_1").state is State.EXPIRED
+    assert "does not know" in (entry(ledger, "key_1").error or "")
+
+
+# Fault row 35
+def test_what_plaud_does_not_know_yet_has_not_expired(
+    plaud: EmulatorServer, duckdb_warehouse: Warehouse
+) -> None:
+    ledger = open_ledger(CONN_ID)
+    in_ledger(ledger, "txn_new")
+
+    with pytest.raises(PlaudNotFoundError, match="txn_new"):
+        load("txn_new", ledger_conn_id=CONN_ID)
+    assert entry(ledger, "key_0").state is State.PROCESSING
+
+
+def test_what_is_still_processing_stays_so(plaud: EmulatorServer, duckdb_warehouse: Warehouse) -> None:
+    ids = submitted(plaud, "completed", "processing")
+    ledger = open_ledger(CONN_ID)
+    in_ledger(ledger, *ids)
+
+    with pytest.raises(Exception, match="has not finished"):
+        load(ids, ledger_conn_id=CONN_ID)
+    assert (entry(ledger, "key_0").state, entry(ledger, "key_1").state) == (State.LANDED, State.PROCESSING)
