@@ -32,7 +32,7 @@ help: ## List the targets
 define install
 	@echo "Installing Airflow and this package into $(1) ..."
 	@test -x $(1)/bin/python || $(UV) venv --quiet --python python3 $(1)
-	@VIRTUAL_ENV=$(1) $(UV) pip install --quiet --constraints $(2) --group $(3) --editable '.[duckdb]'
+	@VIRTUAL_ENV=$(1) $(UV) pip install --quiet --constraints $(2) --group $(3) --editable '.[duckdb,postgres]'
 	@touch $@
 endef
 
@@ -76,7 +76,7 @@ lint: $(STAMP) ## Check style, types and import rules
 docs: $(STAMP_DOCS) ## Build the documentation into docs/_build
 	@$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
 
-COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --extra duckdb \
+COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --extra duckdb --extra postgres \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
 
 lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for each Airflow
