@@ -19,7 +19,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # Airflow starts a process per task: without byte code each of them would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo ui test test-ui screenshots test-airflow32 lint docs lock clean
+.PHONY: help demo ui bench test test-ui screenshots test-airflow32 lint docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,10 @@ lint: $(STAMP) ## Check style, types and import rules
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-cache
+
+# A quarter of an hour on two cores. `make bench FULL=--full` takes an hour more.
+bench: $(STAMP) ## Measure ours against what one would write today
+	@$(PY) -m benchmarks $(FULL)
 
 docs: $(STAMP_DOCS) ## Build the documentation into docs/_build
 	@$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build

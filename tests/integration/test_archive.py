@@ -37,7 +37,7 @@ from tests.unit.s3_server import s3_server as s3_server
 pytestmark = pytest.mark.timeout(1800, method="thread")
 
 #: A thousand in the acceptance of the archive; CI takes fewer.
-RECORDINGS = int(os.environ.get("PLAUD_TEST_RECORDINGS", "200"))
+RECORDINGS = int(os.environ.get("PLAUD_TEST_RECORDINGS", "100"))
 CHUNK = max(10, RECORDINGS // 5)
 #: How much faster than ours the server's clock runs: its minutes are that much shorter.
 SPEED = 20
