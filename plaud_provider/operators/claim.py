@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: For how long Plaud keeps results.
+RETENTION = timedelta(days=7)
 #: For how long an answer that is paid for is offered to a ledger that is away.
 LEDGER_SECONDS = 120.0
 
@@ -66,6 +68,12 @@ class Claim:
             )
         return entry
 
+    def may_have_expired(self, entry: Entry) -> bool:
+        """Whether nobody has landed it in the time for which Plaud keeps results."""
+        if entry.state is not State.PROCESSING or entry.submitted_at is None:
+            return False
+        return datetime.now(tz=UTC) >= entry.submitted_at + RETENTION
+
     def on_phase(self, phase: SubmitPhase) -> None:
         """Write how far the POST has come; where that fails, nothing is sent."""
         key = self._recording.recording_key
@@ -94,6 +102,10 @@ class Claim:
     def given_up(self, error: PlaudError) -> None:
         """Leave it to whoever comes next."""
         self._write(lambda key: self._ledger.release(self._owner, str(error), keys=[key]))
+
+    def expired(self, transcription_id: str, error: PlaudError) -> None:
+        """Write that Plaud does not know it any more."""
+        self._ledger.expired({transcription_id: str(error)}, region=self._recording.region)
 
     def unknown(self, error: PlaudError) -> None:
         """Write that it may have been accepted."""

@@ -24,6 +24,7 @@ from plaud_provider.archive.signing import AudioSource, audio_source, look_at, v
 from plaud_provider.exceptions import (
     PlaudError,
     PlaudInputError,
+    PlaudNotFoundError,
     PlaudRequestError,
     PlaudSubmitOutcomeUnknownError,
     PlaudWarehouseError,
@@ -180,7 +181,7 @@ class SubmitTranscriptionOperator(BaseOperator):
                     self.log.info("The recording itself could not be looked up: %s", sighting.problem)
                 return earlier.transcription_id
             claim = self._claim(order, key, hook, context)
-            if claim is not None and (entry := claim.take(self._resubmittable(policy))) is not None:
+            if claim is not None and (entry := self._take(claim, policy, hook)) is not None:
                 return self._attach(entry)
             if earlier.is_unknown and not (claim is not None and earlier.state == "not_recorded"):
                 self._may_resubmit(policy, audio, earlier, claim=claim)
@@ -190,7 +191,7 @@ class SubmitTranscriptionOperator(BaseOperator):
                 return self._submit(hook, submission, order, claim)
             except PlaudSubmitOutcomeUnknownError as lost:
                 self._may_resubmit(policy, audio, submission.unknown(), cause=lost)
-            if claim is not None and (entry := claim.take(self._resubmittable(policy))) is not None:
+            if claim is not None and (entry := self._take(claim, policy, hook)) is not None:
                 return self._attach(entry)
             return self._submit(hook, submission, order, claim)
 
@@ -215,6 +216,19 @@ class SubmitTranscriptionOperator(BaseOperator):
             speaker_diarization=order.speaker_diarization,
         )
         return Claim(open_ledger(conn_id), recording, owner_of(context))
+
+    def _take(self, claim: Claim, policy: OnUnknownSubmit, hook: PlaudHook) -> Entry | None:
+        """Claim the recording, or return what the ledger has of it, if Plaud still knows that."""
+        resubmit = self._resubmittable(policy)
+        entry = claim.take(resubmit)
+        if entry is None or entry.transcription_id is None or not claim.may_have_expired(entry):
+            return entry
+        try:
+            hook.get_transcription(entry.transcription_id)
+        except PlaudNotFoundError as gone:
+            claim.expired(entry.transcription_id, gone)
+            return claim.take(resubmit)
+        return entry
 
     def _submit(
         self,

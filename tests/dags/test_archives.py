@@ -5,21 +5,35 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk.execution_time.context import MacrosAccessor, VariableAccessor
+from airflow.utils.types import DagRunType
 
 from plaud_provider.emulator.server import EmulatorServer
-from tests.dags.conftest import RunDag, states
-from tests.dags.test_dags import Warehouse, metadata
+from tests.dags.conftest import RunDag, load_dag, states
+from tests.dags.test_dags import ARCHIVES, Warehouse, metadata
 from tests.dags.test_dags import quick_plaud as quick_plaud
 from tests.dags.test_dags import warehouse as warehouse
 from tests.integration.archive import BAD_NAMES, serving, write_bad, write_recordings
 
 pytestmark = pytest.mark.timeout(180, method="thread")
 
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
+
 GOOD = 5
+
+
+@pytest.fixture
+def sqlite_warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "warehouse.sqlite")}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(connection))
+    return Warehouse("sqlite", tmp_path / "warehouse.sqlite")
 
 
 @pytest.fixture
@@ -68,3 +82,162 @@ def test_an_archive_lands_and_what_is_bad_is_a_row_with_its_reason(
     for secret in (text[:40], "secret-key-canary"):
         assert [table for table, rows in metadata().items() if secret in rows] == []
         assert secret not in log
+
+
+def task_states(run: DagRun) -> dict[str, str]:
+    """Return the states of a run's tasks by their names; those of a chunk are once there."""
+    return {task_id.rpartition(".")[2]: state for (task_id, _), state in states(run).items()}
+
+
+def test_a_plan_says_what_would_be_paid_for_and_pays_nothing(
+    run_dag: RunDag,
+    plaud: EmulatorServer,
+    sqlite_warehouse: Warehouse,
+    archive: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run = run_dag("plaud_transcribe_archive", {"archive": str(archive), "dry_run": True})
+
+    assert run.state == "success", states(run)
+    said = capfd.readouterr().out
+    assert f"{GOOD + len(BAD_NAMES)} recordings in 1 chunks: 0 landed before, 0 waiting, {GOOD} new" in said
+    assert plaud.ledger() == []
+    assert sqlite_warehouse.query("select * from plaud_submissions") == []
+
+
+def test_a_day_without_a_folder_is_a_run_without_recordings(
+    run_dag: RunDag, plaud: EmulatorServer, sqlite_warehouse: Warehouse, archive: Path
+) -> None:
+    run = run_dag("plaud_transcribe_daily", {"root": str(archive), "day": "2024-05-02"})
+
+    assert run.state == "success", states(run)
+    assert task_states(run)["list"] == task_states(run)["report"] == "success"
+    assert plaud.ledger() == []
+
+
+@pytest.mark.parametrize("dag_id", sorted(ARCHIVES))
+def test_a_folder_that_does_not_exist_fails_the_run(
+    run_dag: RunDag,
+    plaud: EmulatorServer,
+    sqlite_warehouse: Warehouse,
+    dag_id: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    name = "root" if dag_id == "plaud_transcribe_daily" else "archive"
+    run = run_dag(dag_id, {name: "/no/such/folder"})
+
+    assert run.state == "failed"
+    assert task_states(run)["report"] == "failed"
+    said = capfd.readouterr().out
+    assert "path: '/no/such/folder' does not exist" in said
+    assert "The recordings could not be listed" in said
+
+
+def test_a_chunk_that_fails_fails_the_run_and_the_report_says_so(
+    run_dag: RunDag,
+    quick_plaud: EmulatorServer,
+    sqlite_warehouse: Warehouse,
+    archive: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run = run_dag("plaud_transcribe_archive", {"archive": str(archive), "max_failed": 0})
+    said = capfd.readouterr().out
+
+    assert run.state == "failed"
+    assert task_states(run) == {
+        "list": "success",
+        "submit": "success",
+        "land": "success",
+        "finish": "failed",
+        "report": "failed",
+    }
+    assert f"{len(BAD_NAMES)} recordings failed, max_failed=0 allows 0" in said
+    assert "1 of 1 chunks did not come to a good end" in said
+    assert sqlite_warehouse.query("select count(*) from plaud_transcripts") == [(GOOD,)], (
+        "the good ones landed"
+    )
+
+
+# Templates of the DAGs, as each kind of run renders them
+
+DAY = datetime(2024, 5, 1, tzinfo=UTC)
+NEXT_DAY = datetime(2024, 5, 2, tzinfo=UTC)
+
+
+def rendered(dag_id: str, name: str, *, run_type: str, logical_date: datetime | None, **params: Any) -> Any:
+    """Return what an argument of a DAG's listing is in a run."""
+    dag = load_dag(dag_id)
+    listing = dag.get_task("transcribe.list")
+    run = SimpleNamespace(
+        run_type=DagRunType(run_type),
+        logical_date=logical_date,
+        run_after=NEXT_DAY,
+        data_interval_start=logical_date,
+        data_interval_end=logical_date and logical_date + timedelta(days=1),
+    )
+    defaults = {key: dag.params.get_param(key).value for key in dag.params}
+    context: dict[str, Any] = {
+        "dag": dag,
+        "task": listing,
+        "dag_run": run,
+        "params": defaults | params,
+        "macros": MacrosAccessor(),
+        "var": {"value": VariableAccessor(deserialize_json=False)},
+    }
+    return listing.render_template(getattr(listing, name), context, dag.get_template_env())
+
+
+@pytest.mark.parametrize(
+    ("run_type", "logical_date", "in_interval", "limits"),
+    [
+        ("scheduled", DAY, False, ("", "")),
+        ("scheduled", DAY, True, (DAY, NEXT_DAY)),
+        ("backfill", DAY, True, (DAY, NEXT_DAY)),
+        # It has an interval, of which nobody who starts it by hand thinks.
+        ("manual", DAY, True, ("", "")),
+        ("manual", None, True, ("", "")),
+        ("asset_triggered", None, True, ("", "")),
+    ],
+)
+def test_the_interval_of_a_run_limits_what_is_listed_where_it_is_asked_for(
+    run_type: str, logical_date: datetime | None, in_interval: bool, limits: tuple[Any, Any]
+) -> None:
+    told: dict[str, Any] = {"run_type": run_type, "logical_date": logical_date, "in_interval": in_interval}
+    names = ("modified_after", "modified_before")
+
+    assert tuple(rendered("plaud_transcribe_archive", name, **told) for name in names) == limits
+
+
+@pytest.mark.parametrize(
+    ("run_type", "logical_date", "params", "pattern"),
+    [
+        ("scheduled", DAY, {}, "2024-05-01/**"),
+        ("backfill", DAY, {"folder": "%Y/%m/%d"}, "2024/05/01/**"),
+        ("manual", None, {}, "2024-05-02/**"),
+        ("manual", None, {"day": "2023-12-31", "folder": "/calls/%Y%m%d/"}, "calls/20231231/**"),
+    ],
+)
+def test_a_run_takes_the_folder_of_its_day(
+    run_type: str, logical_date: datetime | None, params: dict[str, Any], pattern: str
+) -> None:
+    told: dict[str, Any] = {"run_type": run_type, "logical_date": logical_date, **params}
+
+    assert rendered("plaud_transcribe_daily", "pattern", **told) == pattern
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "param", "variable"),
+    [
+        ("plaud_transcribe_archive", "archive", "PLAUD_ARCHIVE"),
+        ("plaud_transcribe_daily", "root", "PLAUD_DAILY_ROOT"),
+    ],
+)
+def test_the_form_comes_before_the_variable(
+    dag_id: str, param: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, Any] = {"run_type": "scheduled", "logical_date": DAY}
+    assert not rendered(dag_id, "path", **told)
+
+    monkeypatch.setenv(f"AIRFLOW_VAR_{variable}", "s3://aws_default@calls/")
+    assert rendered(dag_id, "path", **told) == "s3://aws_default@calls/"
+    assert rendered(dag_id, "path", **told, **{param: "/data/calls"}) == "/data/calls"

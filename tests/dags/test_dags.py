@@ -48,6 +48,7 @@ FOR_TASKS = (
     "plaud_provider.auth",
     "plaud_provider.emulator",
     "plaud_provider.hooks",
+    "plaud_provider.quota",
     "plaud_provider.warehouse",
     "sqlalchemy",
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +26,7 @@ from tests.unit.warehouse.warehouses import CONN_ID, Warehouse
 PUBLIC = "https://files.example"
 #: Another task, of another dag.
 STRANGER = Owner("other_dag", "other_run", "submit", 3, 1)
-#: As in the ledger: of the tasks that an archive runs by itself.
+#: Id of the task that submits a chunk.
 SUBMIT = "transcribe.chunk.submit"
 
 
@@ -119,7 +118,6 @@ class Archive:
         )
 
     def _common(self, run_id: str) -> dict[str, Any]:
-        # The last line: an absolute path has no run in it.
         manifest = self.results / "manifests" / run_id / "chunk-00001.jsonl"
         return {"manifest": str(manifest), "ledger_conn_id": CONN_ID}
 
@@ -198,7 +196,3 @@ def asked_at_once(trigger: Any) -> Any:
     """Return a trigger that does not know when its recordings were submitted: it looks at once."""
     trigger.submitted_at = trigger.audio_seconds = None
     return trigger
-
-
-def summed(counts: Mapping[str, Any], *names: str) -> int:
-    return sum(counts[name] for name in names)

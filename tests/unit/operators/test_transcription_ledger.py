@@ -15,14 +15,11 @@ from plaud_provider.archive.reference import AudioReference
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
-    PlaudConfigurationError,
     PlaudInputError,
     PlaudNotFoundError,
     PlaudRequestError,
     PlaudSubmitOutcomeUnknownError,
-    PlaudWarehouseError,
 )
-from plaud_provider.operators import claim
 from plaud_provider.operators.chunk import HELD_SECONDS
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
 from plaud_provider.warehouse.ledger import Entry, Ledger, Owner, Recording, State, open_ledger
@@ -46,12 +43,6 @@ KEY = recording_key(
 @pytest.fixture
 def warehouse(any_archive: Archive) -> Warehouse:
     return any_archive.warehouse
-
-
-@pytest.fixture
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offer the ledger what has happened again at once."""
-    monkeypatch.setattr(claim, "wait_exponential", lambda **_: 0)
 
 
 def submit(store: TaskStateStore | None, **told: Any) -> str:
@@ -329,6 +320,37 @@ def test_what_has_expired_is_paid_again_only_when_told(plaud: EmulatorServer, ar
     assert submit(TaskStateStore(), run_id="tuesday", resubmit=["expired"]) != first
 
 
+def long_ago(archive: Archive) -> None:
+    """Have everything been submitted eight days ago."""
+    then = (datetime.now(tz=UTC) - timedelta(days=8)).strftime("%Y-%m-%d %H:%M:%S.%f")
+    archive.warehouse.run(f"update plaud_submissions set submitted_at = '{then}'")
+
+
+def test_what_nobody_has_landed_in_time_is_asked_for_before_it_is_attached_to(
+    plaud: EmulatorServer, archive: Archive
+) -> None:
+    first = submit(TaskStateStore(), run_id="monday")
+    long_ago(archive)
+
+    assert submit(TaskStateStore(), run_id="next week") == first, "Plaud still knows it"
+
+    plaud.reset()
+    with pytest.raises(PlaudNotFoundError, match=rf"{first} by run 'monday'.*resubmit=\['expired'\]"):
+        submit(TaskStateStore(), run_id="next month")
+    assert entry(archive.warehouse).state is State.EXPIRED
+
+
+def test_what_nobody_has_landed_in_time_is_submitted_again_at_once_when_told(
+    plaud: EmulatorServer, archive: Archive
+) -> None:
+    first = submit(TaskStateStore(), run_id="monday")
+    long_ago(archive)
+    plaud.reset()
+
+    assert submit(TaskStateStore(), run_id="next month", resubmit=["expired"]) != first
+    assert (paid(plaud), entry(archive.warehouse).state) == (1, State.PROCESSING)
+
+
 def test_what_may_not_be_submitted_again_is_told(plaud: EmulatorServer, archive: Archive) -> None:
     with pytest.raises(PlaudInputError, match="resubmit: 'unknown' is none of expired, failed"):
         submit(TaskStateStore(), resubmit=["unknown"])
@@ -349,74 +371,6 @@ def test_another_region_is_another_recording(
         ("eu", "processing"),
         ("us", "processing"),
     ]
-
-
-# The ledger itself
-
-
-def test_a_ledger_that_is_missing_is_told_before_anything_is_sent(
-    plaud: EmulatorServer, archive: Archive
-) -> None:
-    with pytest.raises(PlaudConfigurationError, match=r"ledger_conn_id: .*'no_such'"):
-        submit(TaskStateStore(), ledger_conn_id="no_such")
-    assert plaud.ledger() == []
-
-
-@pytest.mark.usefixtures("no_pauses")
-@pytest.mark.parametrize("after", [False, True], ids=["not noted", "noted"])
-def test_a_ledger_that_is_away_before_the_submit_leaves_nothing_unknown(
-    plaud: EmulatorServer, archive: Archive, monkeypatch: pytest.MonkeyPatch, after: bool
-) -> None:
-    store = TaskStateStore()
-    real = Ledger.submitting
-
-    def submitting(ledger: Ledger, key: str, owner: Owner) -> bool:
-        if after:
-            real(ledger, key, owner)
-        raise PlaudWarehouseError("the ledger is away")
-
-    with monkeypatch.context() as away:
-        away.setattr(Ledger, "submitting", submitting)
-        with pytest.raises(PlaudWarehouseError):
-            submit(store)
-    assert entry(archive.warehouse).state is State.CLAIMED
-
-    assert submit(store, try_number=2)
-    assert len(plaud.ledger(kind="submit")) == 1
-
-
-@pytest.mark.usefixtures("no_pauses")
-def test_a_ledger_that_is_away_after_the_submit_is_told_when_it_is_back(
-    plaud: EmulatorServer, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = Ledger.processing
-    tried: list[str] = []
-
-    def processing(ledger: Ledger, key: str, *arguments: Any, **named: Any) -> bool:
-        tried.append(key)
-        if len(tried) < 4:
-            raise PlaudWarehouseError("the ledger is away")
-        return real(ledger, key, *arguments, **named)
-
-    monkeypatch.setattr(Ledger, "processing", processing)
-
-    transcription_id = submit(TaskStateStore())
-    assert entry(warehouse).transcription_id == transcription_id
-
-
-@pytest.mark.usefixtures("no_pauses")
-def test_a_ledger_that_stays_away_after_the_submit_does_not_lose_the_id(
-    plaud: EmulatorServer, archive: Archive, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(claim, "LEDGER_SECONDS", 0)
-
-    def away(*_: Any, **__: Any) -> bool:
-        raise PlaudWarehouseError("the ledger is away")
-
-    monkeypatch.setattr(Ledger, "processing", away)
-
-    assert submit(TaskStateStore()).startswith("txn_")
-    assert "The ledger did not take what has become of" in caplog.text
 
 
 # Fault row 63

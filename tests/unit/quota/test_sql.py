@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -116,7 +117,7 @@ def test_a_damaged_row_is_a_fresh_start(sql_connection: Connection) -> None:
 
 def test_the_database_s_clock_decides(postgres: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
-    monkeypatch.setattr("plaud_provider.quota.sql.time.time", lambda: 7.0)
+    monkeypatch.setattr("plaud_provider.quota.sql.time", SimpleNamespace(time=lambda: 7.0))
 
     assert open_store(postgres).update(lambda budget, moment: moment) == pytest.approx(now, abs=60)
 

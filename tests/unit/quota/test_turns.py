@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from types import SimpleNamespace
 from typing import TypeVar
 
 import pytest
@@ -61,9 +62,12 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         made.sleep(seconds)
         await asleep(0)
 
-    monkeypatch.setattr("plaud_provider.quota.turns.time.sleep", made.sleep)
-    monkeypatch.setattr("plaud_provider.quota.turns.time.monotonic", lambda: made.now)
-    monkeypatch.setattr("plaud_provider.quota.turns.asyncio.sleep", sleep)
+    # Not the modules' own functions: servers that other tests have left running in threads sleep as well.
+    clock = SimpleNamespace(sleep=made.sleep, monotonic=lambda: made.now)
+    monkeypatch.setattr("plaud_provider.quota.turns.time", clock)
+    monkeypatch.setattr(
+        "plaud_provider.quota.turns.asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep})
+    )
     return made
 
 
