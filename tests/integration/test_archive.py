@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-import time
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -66,8 +67,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iter
     write_strange(archive)
     write_bad(archive / "bad")
     settings = Settings(request_limit=60, token_limit=10, speed=SPEED, processing_seconds=60.0)
-    warehouse = Postgres(tmp_path_factory.mktemp("warehouse"))
-    metadata = Postgres(tmp_path_factory.mktemp("metadata"))
+    # Not below pytest's own folder: as root, PostgreSQL runs as another user, whom any other pytest locks out.
+    servers = Path(tempfile.mkdtemp(prefix="plaud-pg-"))
+    warehouse, metadata = Postgres(servers / "warehouse"), Postgres(servers / "metadata")
     try:
         with EmulatorServer(settings) as plaud, serving(archive) as public_url:
             connection = json.loads(plaud.airflow_connection)
@@ -91,6 +93,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iter
     finally:
         warehouse.stop()
         metadata.stop()
+        shutil.rmtree(servers, ignore_errors=True)
 
 
 def backfill(stack: AirflowStack, dag_id: str, first: str, last: str, conf: dict[str, Any]) -> list[str]:
@@ -162,7 +165,6 @@ def kill_a_submitting_worker(world: World) -> int:
     )
     for process in world.stack.task_processes(submitting()[0]):
         process.send_signal(signal.SIGKILL)
-    time.sleep(0)
     return 8
 
 

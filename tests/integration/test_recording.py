@@ -190,7 +190,8 @@ def test_tokens_that_expire_during_the_wait_are_renewed(
     assert airflow_stack.wait_for_run("recording", run_id, timeout=120) == "success"
     summary = short_lived.summary()
     assert summary["exchanges"] == 1
-    assert summary["refreshes"] >= 3
+    # As often as it looks, which is less and less.
+    assert summary["refreshes"] >= 2
     assert summary["refused_429"] == 0
 
 
