@@ -67,7 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iter
     write_strange(archive)
     write_bad(archive / "bad")
     settings = Settings(request_limit=60, token_limit=10, speed=SPEED, processing_seconds=60.0)
-    # Not below pytest's own folder: as root, PostgreSQL runs as another user, whom any other pytest locks out.
+    # Not below pytest's own folder: PostgreSQL runs as another user, whom any other pytest locks out.
     servers = Path(tempfile.mkdtemp(prefix="plaud-pg-"))
     warehouse, metadata = Postgres(servers / "warehouse"), Postgres(servers / "metadata")
     try:
