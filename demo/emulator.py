@@ -28,7 +28,8 @@ class Emulator:
     """
 
     def __init__(self, supervisor: Supervisor, recordings: Path, work: Path, *options: str) -> None:
-        self._secret_key = secrets.token_urlsafe(24)
+        # Not token_urlsafe: one in 64 begins with a dash, and would be taken for an option.
+        self._secret_key = secrets.token_hex(24)
         port_file = work / "emulator.port"
         port_file.unlink(missing_ok=True)
         arguments = {

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 GOOD = 5
 
 
+@pytest.fixture(autouse=True)
+def no_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow 3.2 reads its own DAGs too, whatever folder is named."""
+    monkeypatch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+
+
 @pytest.fixture
 def sqlite_warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
     connection = {"conn_type": "sqlite", "host": str(tmp_path / "warehouse.sqlite")}
