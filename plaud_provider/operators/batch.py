@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -97,6 +97,21 @@ class BatchSubmit:
         self._broken: Exception | None = None
         self.submitted = 0
         self.unreadable: list[PlaudError] = []
+
+    def run(self, orders: Sequence[Order], hook: PlaudHook) -> None:
+        """
+        Submit what is claimed, from a task: :meth:`submit` with an event loop of its own.
+
+        :param orders: The recordings.
+        :param hook: Whose connection is used.
+        """
+        from plaud_provider.hooks.plaud import PlaudAsyncHook
+
+        async def run() -> None:
+            async with PlaudAsyncHook(hook.plaud_conn_id, settings=hook.settings) as asynchronous:
+                await self.submit(orders, asynchronous)
+
+        asyncio.run(run())
 
     async def submit(self, orders: Sequence[Order], hook: PlaudAsyncHook) -> None:
         """
@@ -204,20 +219,4 @@ class BatchSubmit:
             try:
                 await self._in_turn(self._ledger.renew, self._owner)
             except PlaudWarehouseError as away:
-                log.warning("The leases could not be renewed; trying again in a minute. %s", away)
-
-
-def run_batch(work: Callable[[PlaudAsyncHook], Awaitable[None]], hook: PlaudHook) -> None:
-    """
-    Run asynchronous work from a task.
-
-    :param work: What to do with an open asynchronous hook.
-    :param hook: Whose connection that hook gets.
-    """
-    from plaud_provider.hooks.plaud import PlaudAsyncHook
-
-    async def run() -> None:
-        async with PlaudAsyncHook(hook.plaud_conn_id, settings=hook.settings) as asynchronous:
-            await work(asynchronous)
-
-    asyncio.run(run())
+                log.warning("The leases could not be renewed; trying again in half a minute. %s", away)

@@ -24,7 +24,7 @@ from plaud_provider.exceptions import (
     PlaudStorageError,
     PlaudWarehouseError,
 )
-from plaud_provider.operators.batch import BatchSubmit, Order, Terms, run_batch
+from plaud_provider.operators.batch import BatchSubmit, Order, Terms
 from plaud_provider.warehouse.ledger_entry import Owner, Recording, State
 from plaud_provider.warehouse.standing import Standing
 
@@ -131,7 +131,7 @@ class ChunkSubmit:
         orders = [Order(recording.key, recording.source) for recording in ready if recording.source]
         if orders:
             try:
-                run_batch(lambda hook: batch.submit(orders, hook), self._hook)
+                batch.run(orders, self._hook)
             except PlaudWarehouseError:
                 # There is no ledger to tell; a retry of this task has its claims at once.
                 raise

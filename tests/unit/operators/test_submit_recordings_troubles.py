@@ -334,7 +334,7 @@ def test_a_worker_that_is_killed_before_it_sends_leaves_what_a_retry_takes(
         raise Killed
 
     with monkeypatch.context() as kill:
-        kill.setattr(chunk_submit, "run_batch", killed)
+        kill.setattr(chunk_submit.BatchSubmit, "run", killed)
         with pytest.raises(Killed):
             chunk.submit()
     assert chunk.count_of_states() == {"claimed": 3}
