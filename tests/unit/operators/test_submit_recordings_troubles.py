@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -330,7 +329,7 @@ def test_a_worker_that_is_killed_before_it_sends_leaves_what_a_retry_takes(
     class Killed(BaseException):
         pass
 
-    def killed(work: Callable[..., Any], hook: Any) -> None:
+    def killed(*arguments: Any) -> None:
         raise Killed
 
     with monkeypatch.context() as kill:
