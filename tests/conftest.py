@@ -11,8 +11,12 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-# How fast an example is on a busy machine says nothing about it.
-settings.register_profile("plaud", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How fast an example is on a busy machine says nothing about it. The same examples each time: a change is not
+# judged by luck. `--hypothesis-profile=explore` looks further.
+settings.register_profile(
+    "plaud", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("explore", settings.get_profile("plaud"), derandomize=False, max_examples=2000)
 settings.load_profile("plaud")
 
 # Airflow reads its home when it is first imported, so this has to come before any test module does.

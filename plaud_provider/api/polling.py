@@ -332,7 +332,9 @@ class PollSchedule:
         if not one.is_dated:
             return 0.0
         if self._forecast.known:
-            return self._forecast.first_look(one.job.audio_seconds, price=PRICES[level])
+            pays_at = self._forecast.first_look(one.job.audio_seconds, price=PRICES[level])
+            # Nobody scouts for a few, and what is known of them may come from one that was odd.
+            return min(pays_at, max(self._interval, LONGEST_PAUSE)) if self._is_few else pays_at
         assumed = self._forecast.typical_seconds(one.job.audio_seconds)
         if level:
             return level * assumed

@@ -349,7 +349,9 @@ def _is_locked(error: BaseException) -> bool:
 
 
 def _is_busy(error: BaseException) -> bool:
-    """Whether another writer is in the way: a process that has the file, or (MotherDuck) a transaction."""
+    """Whether another writer is in the way: a process that has the file, or a transaction (of a thread)."""
     # A full disk is a TransactionException as well: waiting does not empty it.
     is_conflict = isinstance(error, duckdb.TransactionException) and _CONFLICT.search(str(error)) is not None
-    return is_conflict or _is_locked(error)
+    # An upsert does not see the same key of a transaction that is not committed yet.
+    is_other_key = isinstance(error, duckdb.ConstraintException) and "Duplicate key" in str(error)
+    return is_conflict or is_other_key or _is_locked(error)
