@@ -115,7 +115,13 @@ class DuckDbTransaction(Transaction):
     def upsert(self, table: sa.Table, rows: Sequence[Row], *, may_replace: MayReplace) -> None:
         """Insert rows, or replace those that may be; see the base class."""
         for batch in batches(rows, arrays.BATCH):
-            self.run(arrays.upsert(table, may_replace), arrays.columns_of(table, batch))
+            try:
+                self.run(arrays.upsert(table, may_replace), arrays.columns_of(table, batch))
+            except duckdb.ConstraintException as error:
+                if "Duplicate key" not in str(error):
+                    raise
+                # An upsert does not see a key that another transaction has added since this one began.
+                raise duckdb.TransactionException("Conflict with another transaction's key") from None
 
     def delete(self, column: sa.Column[Any], values: Sequence[str]) -> None:
         """Delete the rows of the column's table that have one of these values."""
@@ -352,6 +358,4 @@ def _is_busy(error: BaseException) -> bool:
     """Whether another writer is in the way: a process that has the file, or a transaction (of a thread)."""
     # A full disk is a TransactionException as well: waiting does not empty it.
     is_conflict = isinstance(error, duckdb.TransactionException) and _CONFLICT.search(str(error)) is not None
-    # An upsert does not see the same key of a transaction that is not committed yet.
-    is_other_key = isinstance(error, duckdb.ConstraintException) and "Duplicate key" in str(error)
-    return is_conflict or is_other_key or _is_locked(error)
+    return is_conflict or _is_locked(error)
