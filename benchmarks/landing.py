@@ -31,6 +31,7 @@ from benchmarks.recordings import transcript
 from benchmarks.tables import machine, table
 from demo.postgres import Postgres
 from plaud_provider.api.models import parse_transcription
+from plaud_provider.transfers.landing import SLAB_ASKED, SLAB_SEGMENTS
 from plaud_provider.warehouse.connection import open_warehouse
 from plaud_provider.warehouse.rows import Landing
 
@@ -207,12 +208,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--transcriptions", type=int, default=1000)
     parser.add_argument("--segments", type=int, default=200, help="of each transcription")
     parser.add_argument(
-        "--slabs", type=int, nargs="*", default=[50, 1000], help="transcriptions per transaction"
+        "--slabs",
+        type=int,
+        nargs="*",
+        help="transcriptions per transaction; default: as kept ones land, and those that are asked for",
     )
     parser.add_argument("--repeat", type=int, default=3, help="times; the median counts")
     parser.add_argument("--only", nargs="*", default=["PostgreSQL", "DuckDB", "SQLite"])
     options = parser.parse_args(arguments)
     every = landings(options.transcriptions, options.segments)
+    slabs = options.slabs or [SLAB_SEGMENTS // (1 + options.segments), SLAB_ASKED]
     print(machine("apache-airflow", "duckdb", "pandas", "psycopg2-binary", "sqlalchemy"))
     print(
         f"{options.transcriptions:,} transcriptions of {options.segments:,} segments; both tables with their "
@@ -226,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         targets = [OnPostgres(server), OnDuckDb(root), OnSqlite(root)]
         rows = []
         for target in targets:
-            for slab in options.slabs if target.name in options.only else []:
+            for slab in slabs if target.name in options.only else []:
                 print(f"  {target.name}, {slab}", file=sys.stderr, flush=True)
                 rows.append(compare(target, every, slab=slab, repeat=options.repeat))
     print(table("Landing", HEADER, rows))

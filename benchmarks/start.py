@@ -28,8 +28,14 @@ from demo.processes import child_environment
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-#: What any process of a worker has imported before it comes to a task.
-WORKER = ("airflow.executors.local_executor", "airflow.sdk.execution_time.task_runner")
+#: What any process of a worker has imported before it comes to the DAG file of its task.
+WORKER = (
+    "airflow.executors.local_executor",
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.dag_processing.dagbag",
+)
+#: What a triggerer has imported before it comes to a trigger.
+TRIGGERER = ("airflow.jobs.triggerer_job_runner",)
 #: What whoever parses DAG files has imported.
 PARSER = (
     *WORKER,
@@ -39,28 +45,33 @@ PARSER = (
 )
 HTTP_HOOK = ("airflow.providers.http.hooks.http",)
 POSTGRES_HOOK = ("airflow.providers.postgres.hooks.postgres",)
-#: Imported when first asked for; what a task imports while it runs is not seen by its import alone.
-STORES = ("plaud_provider.auth.token_store", "cryptography.fernet", "filelock")
-LEDGER = (
-    "plaud_provider.warehouse.ledger",
+# What a task imports while it runs is not seen by its import alone. So it is listed too, as it was found in
+# `sys.modules` at the end of real tasks of the DAG files below, on PostgreSQL.
+#: What opens the file of tokens.
+CIPHER = "cryptography.fernet"
+WAREHOUSE = (
+    "plaud_provider.warehouse.connection",
+    "plaud_provider.warehouse.tables",
     "plaud_provider.warehouse.databases.sqlalchemy",
     "plaud_provider.warehouse.databases.postgresql",
 )
+LEDGER = ("plaud_provider.warehouse.ledger", "plaud_provider.warehouse.ledger_table", *WAREHOUSE)
 TASKS: dict[str, tuple[str, ...]] = {
     "SubmitTranscriptionOperator": (
         "plaud_provider.operators.transcription",
-        "plaud_provider.hooks.plaud",
         "plaud_provider.operators.submission",
-        *STORES,
+        "plaud_provider.hooks.plaud",
+        CIPHER,
     ),
-    "TranscriptionSensor": ("plaud_provider.sensors.transcription", "plaud_provider.hooks.plaud", *STORES),
+    "TranscriptionSensor": ("plaud_provider.sensors.transcription", "plaud_provider.hooks.plaud", CIPHER),
     "TranscriptionToSqlOperator": (
         "plaud_provider.transfers.transcription_to_sql",
-        "plaud_provider.hooks.plaud",
-        "plaud_provider.warehouse.writer",
         "plaud_provider.transfers.landing",
+        "plaud_provider.archive.results",
+        "plaud_provider.warehouse.writer",
         *LEDGER,
-        *STORES,
+        "plaud_provider.hooks.plaud",
+        CIPHER,
     ),
     "archive: list": (
         "plaud_provider.operators.list_recordings",
@@ -69,22 +80,31 @@ TASKS: dict[str, tuple[str, ...]] = {
     ),
     "archive: submit": (
         "plaud_provider.operators.submit_recordings",
-        "plaud_provider.hooks.plaud",
         "plaud_provider.operators.chunk_submit",
         *LEDGER,
-        *STORES,
+        "plaud_provider.hooks.plaud_async",
+        CIPHER,
     ),
     "archive: land": (
         "plaud_provider.operators.land_recordings",
-        "plaud_provider.hooks.plaud",
-        "plaud_provider.transfers.landing",
+        "plaud_provider.archive.manifest",
         "plaud_provider.archive.results",
+        "plaud_provider.hooks.connection",
+        "plaud_provider.transfers.landing",
         "plaud_provider.warehouse.writer",
         *LEDGER,
     ),
-    "archive: finish": ("plaud_provider.operators.finish_recordings", "plaud_provider.hooks.plaud", *LEDGER),
-    "trigger": ("plaud_provider.triggers.transcription", "plaud_provider.hooks.plaud", *STORES),
+    "archive: finish": (
+        "plaud_provider.operators.finish_recordings",
+        "plaud_provider.archive.manifest",
+        "plaud_provider.archive.results",
+        "plaud_provider.hooks.connection",
+        "plaud_provider.transfers.landing",
+        "plaud_provider.warehouse.standing",
+        *LEDGER,
+    ),
 }
+TRIGGER = ("plaud_provider.triggers.transcription", "plaud_provider.hooks.plaud_async", CIPHER)
 RIVAL_TASKS = {
     "rival (a): HttpOperator": ("airflow.providers.http.operators.http",),
     "rival (a): HttpSensor": ("airflow.providers.http.sensors.http",),
@@ -205,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             row("then Airflow's PostgreSQL hook", known, POSTGRES_HOOK),
         ]
         tasks = [row(name, with_sql, modules) for name, modules in TASKS.items()]
+        tasks.append(row("trigger, in a triggerer", (*TRIGGERER, *HTTP_HOOK), TRIGGER))
         rivals = [row(name, WORKER, modules) for name, modules in RIVAL_TASKS.items()]
         files = [row(name, PARSER, (), file) for name, file in DAG_FILES.items()]
     print(table("What Airflow's own hooks cost", header, base))

