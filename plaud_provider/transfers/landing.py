@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.api.waiting import NOT_FOUND_REASON, is_fresh
-from plaud_provider.exceptions import PlaudNotFoundError, PlaudStillProcessingError
+from plaud_provider.exceptions import PlaudError, PlaudNotFoundError, PlaudStillProcessingError
 
 if TYPE_CHECKING:
     from plaud_provider.archive.results import ResultStore
-    from plaud_provider.hooks.plaud import PlaudHook
+    from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.warehouse.ledger import Ledger
+    from plaud_provider.warehouse.rows import Landing
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 log = logging.getLogger(__name__)
 
-#: Transcriptions fetched and landed at once: a bound on memory and on what a rolled back transaction costs.
-SLAB = 50
+#: Segments landed in one transaction: a bound on memory, about 60 MB. A smaller one costs time: DuckDB opens
+#: and closes its file for each.
+SLAB_SEGMENTS = 100_000
+#: Transcriptions asked of Plaud for one transaction: so many requests it costs if it is rolled back.
+SLAB_ASKED = 50
 SHOWN_IDS = 5
 
 
@@ -74,7 +78,7 @@ class Lander:
     Lands transcriptions in one warehouse, from files that a wait has kept or from Plaud.
 
     :param writer: The warehouse.
-    :param hook: Asked for what is not kept.
+    :param plaud: Whose hook is asked for what is not kept.
     :param results: Where a wait has kept final answers, if it has.
     :param ledger: Ledger of submissions, if there is one; what is landed is marked there.
     :param keep_raw: Whether kept answers stay after they are landed.
@@ -85,7 +89,7 @@ class Lander:
     def __init__(
         self,
         writer: WarehouseWriter,
-        hook: PlaudHook,
+        plaud: PlaudConnection,
         *,
         results: ResultStore | None = None,
         ledger: Ledger | None = None,
@@ -94,7 +98,7 @@ class Lander:
         run_id: str,
     ) -> None:
         self._writer = writer
-        self._hook = hook
+        self._plaud = plaud
         self._results = results
         self._ledger = ledger
         self._keep_raw = keep_raw
@@ -111,14 +115,12 @@ class Lander:
         :raises PlaudError: its other classes, if Plaud cannot be asked.
         """
         tally = Tally()
-        ids = list(recordings)
-        for start in range(0, len(ids), SLAB):
-            slab = {known: recordings[known] for known in ids[start : start + SLAB]}
+        for slab in self._slabs(recordings, tally):
             self._land_slab(slab, tally)
             log.info(
                 "Landed %d of %d transcription(s) so far, %d of them failed, with %d segments.",
                 tally.transcripts,
-                len(ids),
+                len(recordings),
                 tally.failed,
                 tally.segments,
             )
@@ -131,7 +133,7 @@ class Lander:
             return
         from plaud_provider.warehouse.rows import Landing
 
-        now, region = datetime.now(tz=UTC), self._hook.region
+        now, region = datetime.now(tz=UTC), self._plaud.region
         asked_for = [
             Landing(Transcription(known, Status.PROCESSING, "processing"), region=region, landed_at=now)
             for known in missing
@@ -146,44 +148,62 @@ class Lander:
         ]
         self._ledger.expired(dict.fromkeys(gone, NOT_FOUND_REASON), region=region)
 
-    def _land_slab(self, recordings: Mapping[str, str | None], tally: Tally) -> None:
+    def _slabs(self, recordings: Mapping[str, str | None], tally: Tally) -> Iterator[list[Landing]]:
+        """Yield what is final in lists that are landed at once."""
         from plaud_provider.warehouse.rows import Landing
 
-        landed_at = datetime.now(tz=UTC)
-        landings = [
-            Landing(
-                transcription,
-                region=self._hook.region,
-                landed_at=landed_at,
-                audio_uri=recordings[transcription.transcription_id],
-                dag_id=self._dag_id,
-                run_id=self._run_id,
-            )
-            for transcription in self._final(recordings, tally)
-        ]
+        slab: list[Landing] = []
+        segments = asked = 0
+        try:
+            for transcription, is_kept in self._final(recordings, tally):
+                landing = Landing(
+                    transcription,
+                    region=self._plaud.region,
+                    landed_at=datetime.now(tz=UTC),
+                    audio_uri=recordings[transcription.transcription_id],
+                    dag_id=self._dag_id,
+                    run_id=self._run_id,
+                )
+                slab.append(landing)
+                segments += 1 + len(transcription.segments)
+                asked += not is_kept
+                if segments >= SLAB_SEGMENTS or asked >= SLAB_ASKED:
+                    yield slab
+                    slab, segments, asked = [], 0, 0
+        except PlaudError:
+            # What has been read is landed, though the next cannot be.
+            if slab:
+                yield slab
+            raise
+        if slab:
+            yield slab
+
+    def _land_slab(self, landings: list[Landing], tally: Tally) -> None:
         landed = self._writer.replace(landings, ledger=self._ledger)
         tally.transcripts += landed.transcripts
         tally.segments += landed.segments
         tally.failed += sum(landing.transcription.status is Status.FAILED for landing in landings)
         if self._results is not None and not self._keep_raw:
-            self._results.remove(self._hook.region, [landing.transcription_id for landing in landings])
+            self._results.remove(self._plaud.region, [landing.transcription_id for landing in landings])
 
-    def _final(self, ids: Mapping[str, str | None], tally: Tally) -> Iterator[Transcription]:
+    def _final(self, ids: Iterable[str], tally: Tally) -> Iterator[tuple[Transcription, bool]]:
+        """Yield what is final, and whether it was kept."""
         for transcription_id in ids:
+            kept = self._kept(transcription_id)
             try:
-                transcription = self._kept(transcription_id) or self._hook.get_transcription(transcription_id)
+                transcription = kept or self._plaud.hook.get_transcription(transcription_id)
             except PlaudNotFoundError:
                 log.warning("Plaud does not know transcription %s (any more).", transcription_id)
                 tally.missing.append(transcription_id)
                 continue
             if transcription.is_final:
-                yield transcription
+                yield transcription, kept is not None
             else:
                 log.warning("Transcription %s is still %r.", transcription_id, transcription.reported_status)
                 tally.processing.append(transcription_id)
 
     def _kept(self, transcription_id: str) -> Transcription | None:
-        return self._results.load(self._hook.region, transcription_id) if self._results is not None else None
+        return self._results.load(self._plaud.region, transcription_id) if self._results is not None else None
 
 
 def _shown(ids: list[str]) -> str:

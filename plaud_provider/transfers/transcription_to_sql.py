@@ -15,6 +15,8 @@ from plaud_provider.transfers.landing import Lander, Tally
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from plaud_provider.archive.results import ResultStore
+    from plaud_provider.warehouse.ledger import Ledger
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 
@@ -29,10 +31,10 @@ class TranscriptionToSqlOperator(BaseOperator):
     **What is billed:** nothing; each id costs one API call of the quota. The warehouse is opened and its
     tables are checked first, so a wrong warehouse connection costs no call.
 
-    **A retry, or a clear,** fetches everything again and replaces the rows, those of one slab of 50
-    transcriptions in one transaction: whatever goes wrong, each transcription has either the rows from before
-    or the new ones. Apart from ``landed_at``, ``dag_id`` and ``run_id`` nothing changes. Plaud keeps results
-    for a few days only: after that a clear fails and leaves the rows as they are.
+    **A retry, or a clear,** fetches everything again and replaces the rows, those of 50 transcriptions in one
+    transaction (of more, where ``results_path`` had them): whatever goes wrong, each has either the rows from
+    before or the new ones. Apart from ``landed_at``, ``dag_id`` and ``run_id`` nothing changes. Plaud keeps
+    results for a few days only: after that a clear fails and leaves the rows as they are.
 
     SQLite and DuckDB take one writer at a time. Mapped tasks wait for each other: a minute for SQLite, two
     for DuckDB. ``max_active_tis_per_dag`` keeps the queue short.
@@ -161,31 +163,42 @@ class TranscriptionToSqlOperator(BaseOperator):
         return recordings
 
     def _load(self, recordings: dict[str, str | None], writer: WarehouseWriter, context: Context) -> Tally:
-        from plaud_provider.archive.results import ResultStore
-        from plaud_provider.hooks.plaud import PlaudHook
-        from plaud_provider.warehouse.ledger import open_ledger
+        from plaud_provider.hooks.connection import PlaudConnection
 
         ti = context["ti"]
-        ledger_conn_id, results_path = optional(self.ledger_conn_id), optional(self.results_path)
-        with PlaudHook(self.plaud_conn_id, optional(self.region)) as hook:
+        with PlaudConnection(self.plaud_conn_id, optional(self.region)) as plaud:
             self.log.info(
                 "Landing %d transcription(s) of Plaud region '%s' in %r and %r of warehouse %r.",
                 len(recordings),
-                hook.region,
+                plaud.region,
                 self.transcripts_table,
                 self.segments_table,
                 self.sql_conn_id,
             )
             lander = Lander(
                 writer,
-                hook,
-                results=ResultStore(results_path) if results_path is not None else None,
-                ledger=open_ledger(ledger_conn_id) if ledger_conn_id is not None else None,
+                plaud,
+                results=self._results(),
+                ledger=self._ledger(),
                 keep_raw=validate_boolean("keep_raw", self.keep_raw),
                 dag_id=ti.dag_id,
                 run_id=ti.run_id,
             )
             return lander.land(recordings)
+
+    def _results(self) -> ResultStore | None:
+        if (results_path := optional(self.results_path)) is None:
+            return None
+        from plaud_provider.archive.results import ResultStore
+
+        return ResultStore(results_path)
+
+    def _ledger(self) -> Ledger | None:
+        if (ledger_conn_id := optional(self.ledger_conn_id)) is None:
+            return None
+        from plaud_provider.warehouse.ledger import open_ledger
+
+        return open_ledger(ledger_conn_id)
 
 
 def _references(value: object) -> list[str | None]:

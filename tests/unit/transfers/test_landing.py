@@ -14,9 +14,11 @@ from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudInputError,
     PlaudNotFoundError,
+    PlaudRequestError,
     PlaudWarehouseError,
 )
 from plaud_provider.hooks.plaud import PlaudHook
+from plaud_provider.transfers import landing
 from plaud_provider.warehouse.ledger import Ledger, State, open_ledger
 from plaud_provider.warehouse.writer import WarehouseWriter
 from tests.unit.transfers.test_transcription_to_sql import SENTINEL, load, reads, submitted
@@ -121,6 +123,41 @@ def test_what_could_not_be_landed_stays_for_a_retry(
     assert load(ids, results_path=str(results))["transcripts"] == 2
     assert reads(plaud) == before
     assert kept(results) == []
+
+
+def test_what_is_kept_lands_in_transactions_bounded_by_their_segments(
+    plaud: EmulatorServer, duckdb_warehouse: Warehouse, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = submitted(plaud, *["completed"] * 5)
+    keep(results, *ids)
+    # Each has two segments, and counts as one more itself.
+    monkeypatch.setattr(landing, "SLAB_SEGMENTS", 6)
+    sizes: list[int] = []
+    replace = WarehouseWriter.replace
+
+    def watching(writer: WarehouseWriter, landings: list[Any], **options: Any) -> Any:
+        sizes.append(len(landings))
+        return replace(writer, landings, **options)
+
+    monkeypatch.setattr(WarehouseWriter, "replace", watching)
+
+    assert load(ids, results_path=str(results))["segments"] == 10
+    assert sizes == [2, 2, 1]
+
+
+def test_what_has_been_read_is_landed_when_plaud_cannot_be_asked_for_the_next(
+    plaud: EmulatorServer, warehouse: Warehouse, results: Path
+) -> None:
+    ids = submitted(plaud, "completed", "completed", "completed")
+    keep(results, ids[0])
+    match = {"kind": "get", "path_contains": ids[2]}
+    plaud.inject({"match": match, "times": 1, "action": "status", "status": 403})
+
+    with pytest.raises(PlaudRequestError):
+        load(ids, results_path=str(results))
+
+    landed = warehouse.rows("select transcription_id from plaud_transcripts order by 1")
+    assert landed == sorted([(ids[0],), (ids[1],)])
 
 
 @pytest.mark.parametrize("unset", [None, "", "None"])

@@ -194,7 +194,7 @@ def test_rows_land_slab_by_slab_with_no_duckdb_file_held_between(
     plaud: EmulatorServer, duckdb_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = submitted(plaud, "completed", "completed", "completed")
-    monkeypatch.setattr(landing, "SLAB", 2)
+    monkeypatch.setattr(landing, "SLAB_ASKED", 2)
     fetch = PlaudHook.get_transcription
     landed_before: list[int] = []
 
