@@ -26,8 +26,7 @@ MOST_OVERTAKEN = 9
 _FORMAT_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(NamedTuple):
     """
     What a connection says about the budget.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Operation(StrEnum):
@@ -21,6 +22,9 @@ class Operation(StrEnum):
     GET = "get"
 
 
+# What has a secret or a transcript in it is no tuple: Airflow's log masker takes tuples apart, and would show
+# what repr() leaves out. The rest are tuples, as each process makes all classes anew, and a dataclass takes
+# five times as long.
 @dataclass(frozen=True, slots=True)
 class Request:
     """
@@ -90,8 +94,7 @@ class Token:
     lifetime: float
 
 
-@dataclass(frozen=True, slots=True)
-class TokenState:
+class TokenState(NamedTuple):
     """
     What the processes of a host share about one client's tokens.
 
@@ -113,23 +116,20 @@ class SubmitPhase(StrEnum):
     NOT_ACCEPTED = "not accepted"
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send a request; the answer is a :class:`Response`, the failure a :class:`TransportFailure`."""
 
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
-class Sleep:
+class Sleep(NamedTuple):
     """Wait for so many seconds."""
 
     seconds: float
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReadToken:
+class ReadToken(NamedTuple):
     """
     Return the host's :class:`TokenState`.
 
@@ -139,32 +139,27 @@ class ReadToken:
     renewing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StoreToken:
+class StoreToken(NamedTuple):
     """Store a :class:`TokenState` for the processes of this host."""
 
     state: TokenState
 
 
-@dataclass(frozen=True, slots=True)
 class LockToken:
     """Wait until no one else on this host renews this client's token."""
 
 
-@dataclass(frozen=True, slots=True)
 class UnlockToken:
     """Let the next one renew. The shell also unlocks when a call ends early."""
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """Tell the caller how far a submit has come, before the next step is taken."""
 
     phase: SubmitPhase
 
 
-@dataclass(frozen=True, slots=True)
-class TakeSlot:
+class TakeSlot(NamedTuple):
     """
     Wait until the client's budget of requests has room for one more.
 
@@ -174,8 +169,7 @@ class TakeSlot:
     operation: Operation
 
 
-@dataclass(frozen=True, slots=True)
-class ReturnSlot:
+class ReturnSlot(NamedTuple):
     """
     Say that the request has been answered or has failed. The shell also does so when a call ends early.
 

@@ -14,7 +14,8 @@ import heapq
 import math
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from plaud_provider.api.processing_times import Observation, ProcessingTimes
 
@@ -54,8 +55,7 @@ SKEW = 5.0
 LONGEST_STEP = 900.0
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """
     A transcription that is waited for.
 
@@ -160,7 +160,7 @@ class PollSchedule:
 
     def waiting(self) -> list[Job]:
         """Return what is not final, for a schedule that goes on from here."""
-        return [replace(one.job, looked_at=one.looked_at) for one in self._waiting.values()]
+        return [one.job._replace(looked_at=one.looked_at) for one in self._waiting.values()]
 
     def next_at(self) -> float | None:
         """Return the epoch seconds at which to call :meth:`take` again; ``None`` while all are looked at."""
@@ -355,7 +355,7 @@ def _begin(job: Job, order: int, now: float) -> _Waiting:
     if looked_at is not None and not 0 < looked_at <= now:
         looked_at = None
     return _Waiting(
-        job=replace(job, audio_seconds=audio_seconds),
+        job=job._replace(audio_seconds=audio_seconds),
         order=order,
         began_at=min(now, submitted_at) if is_dated and submitted_at is not None else now,
         is_dated=is_dated,

@@ -10,7 +10,7 @@ import bisect
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 #: What is assumed until something is known: processing seconds per second of audio; seconds of audio that
 #: every recording counts on top; its audio, if that is not known; the spread, as the logarithm of a factor.
@@ -22,8 +22,7 @@ ASSUMED_SPREAD = 0.8
 ASSUMED_WEIGHT = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """
     How long a transcription took, or is known to take at least.
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(NamedTuple):
     """
     Bounds of one call. All times are seconds.
 
@@ -37,7 +36,8 @@ class RetryPolicy:
     max_retry_after: float = 120.0
     remember_refusal: float = 60.0
     now: Callable[[], float] = time.time
-    rng: random.Random = field(default_factory=random.Random)
+    # The operating system's: forked processes do not draw the same numbers.
+    rng: random.Random = random.SystemRandom()
 
     def backoff(self, attempt: int) -> float:
         """Return the wait after the ``attempt``-th try (from 1) failed."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
 
 from plaud_provider.api.effects import (
@@ -100,7 +99,7 @@ def renewed_token(
 def exchanged_token(account: Account, policy: RetryPolicy) -> Generator[Effect, Any, Token]:
     """Exchange the credentials for a token, whatever is stored: what the Test button asks for."""
     # Someone waits in front of a form: two attempts, and no long pause between them.
-    hasty = replace(policy, attempts=2, max_retry_after=min(policy.max_retry_after, 5.0))
+    hasty = policy._replace(attempts=2, max_retry_after=min(policy.max_retry_after, 5.0))
     return (yield from _ask(account, hasty, TokenState()))
 
 
@@ -129,7 +128,7 @@ def _ask(account: Account, policy: RetryPolicy, state: TokenState) -> Generator[
             failure, answer = malformed, None
         if answer is not None and answer.status == 429:
             attempt += 1
-            state = replace(state, not_before=policy.now() + policy.retry_after(answer.headers, attempt))
+            state = state._replace(not_before=policy.now() + policy.retry_after(answer.headers, attempt))
             yield StoreToken(state)
             failure = PlaudRateLimitError(
                 f"Plaud limits the token requests of client {account.client_id} (10 a minute is documented) "

@@ -8,9 +8,9 @@ result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
 
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.exceptions import PlaudError, PlaudNotFoundError, PlaudTriggerEventError
@@ -33,8 +33,7 @@ def is_fresh(submitted_at: float | None, *, now: float) -> bool:
     return submitted_at is not None and abs(now - submitted_at) < NOT_FOUND_GRACE_SECONDS
 
 
-@dataclass(frozen=True)
-class WaitResult:
+class WaitResult(NamedTuple):
     """
     How a wait ended, or how far it has come.
 
@@ -55,7 +54,7 @@ class WaitResult:
     outcome: Outcome
     total: int
     completed: int
-    failed: Mapping[str, str | None] = field(default_factory=dict)
+    failed: Mapping[str, str | None] = MappingProxyType({})
     missing: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     error: str | None = None

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Literal, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, NoReturn
 
 from plaud_provider.archive.ranged_file import ReadLimitError
 from plaud_provider.archive.reference import AudioReference
@@ -39,8 +38,7 @@ _PCM = (1, 3)
 _PADDING_BYTES = 16 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class AudioHeader:
+class AudioHeader(NamedTuple):
     """
     What a recording's content says about it.
 

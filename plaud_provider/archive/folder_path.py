@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from plaud_provider.archive.object_storage import KINDS, Location, parse_location
 from plaud_provider.archive.reference import AudioReference
@@ -12,8 +12,7 @@ from plaud_provider.archive.storage_errors import Subject
 _LOCAL_SCHEME = "file://"
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFolder:
+class LocalFolder(NamedTuple):
     """
     A folder of this host.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from plaud_provider.archive import storage_errors
 from plaud_provider.archive.checks import AUDIO_EXTENSIONS
@@ -18,8 +18,7 @@ from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, 
 _STATE = "Nothing was sent, nothing is paid for."
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """
     A recording that an archive lists.
 
@@ -37,8 +36,7 @@ class Found:
     modified: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     """Which of the files that lie in a folder are listed."""
 
     pattern: GlobPattern | None

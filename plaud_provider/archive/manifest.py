@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from plaud_provider.archive.listing import Found
 from plaud_provider.archive.work_folder import WorkFolder, work_folder
@@ -28,8 +27,7 @@ _KEYS = "plaud_keys"
 _OURS = re.compile(r"chunk-(\d{5,})(\.keys)?\.jsonl")
 
 
-@dataclass(frozen=True, slots=True)
-class Keyed:
+class Keyed(NamedTuple):
     """
     A recording of a chunk and its identity.
 

@@ -12,9 +12,8 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from plaud_provider.archive import storage_errors
 from plaud_provider.archive.reference import AudioReference
@@ -39,8 +38,7 @@ KINDS: dict[str, StorageKind] = {
 _LOCATION = re.compile(r"(?:(?P<user>[^/]*)@)?(?P<bucket>[^/@:]+)(?:/(?P<key>.*))?", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """
     Where something is: ``scheme://connection@bucket/key``.
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from plaud_provider.archive.checks import MINIMUM_VALIDITY, check_audio_url, check_validity
 from plaud_provider.archive.local_files import LocalFile, is_local
@@ -37,8 +36,7 @@ class AudioSource(Protocol):
         """Return a URL that Plaud can fetch; revealed, it is a secret."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(NamedTuple):
     """
     What a look at a recording's storage told.
 

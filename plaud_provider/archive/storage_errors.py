@@ -8,8 +8,7 @@ remedy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from airflow.sdk.exceptions import AirflowException
 
@@ -31,8 +30,7 @@ _NO_CREDENTIALS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """
     What an error is about.
 

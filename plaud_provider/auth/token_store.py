@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from plaud_provider.api.effects import Token, TokenState
 from plaud_provider.api.requests import Account
 from plaud_provider.exceptions import PlaudConnectionError
-from plaud_provider.private_folder import PrivateFolder
+from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
@@ -60,6 +60,7 @@ class TokenStore:
         # that they share the lock.
         self.path = folder / f"{name}-{hashlib.sha256(self._key).hexdigest()[:16]}.token"
         self.lock_path = folder / f"{name}.lock"
+        self._lock = FileLock(self.lock_path, seconds=LOCK_SECONDS, poll_seconds=POLL_SECONDS)
         self._unwritten: TokenState | None = None
 
     def read(self) -> TokenState:
@@ -86,7 +87,9 @@ class TokenStore:
 
     def write(self, state: TokenState) -> None:
         """Store a state, atomically and for this user only."""
-        content = json.dumps({"version": _FORMAT_VERSION, **asdict(_masked(state))}).encode()
+        token = _masked(state).token
+        stored = {**state._asdict(), "token": None if token is None else asdict(token)}
+        content = json.dumps({"version": _FORMAT_VERSION, **stored}).encode()
         try:
             self._folder.replace(self.path, self._cipher().encrypt(content))
             self._unwritten = None
@@ -106,38 +109,28 @@ class TokenStore:
 
         :raises PlaudConnectionError: if someone else holds it for longer than any renewal takes.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.lock_path, timeout=LOCK_SECONDS, mode=0o600)
-        try:
-            self._folder.check()
-            lock.acquire(poll_interval=POLL_SECONDS)
-        except Timeout:
-            raise self._held() from None
-        except OSError as unusable:
-            self._not_locked(unusable)
-        try:
+        with ExitStack() as held:
+            try:
+                self._folder.check()
+                held.enter_context(self._lock.held())
+            except LockedError:
+                raise self._held() from None
+            except OSError as unusable:
+                self._not_locked(unusable)
             yield
-        finally:
-            lock.release()
 
     @asynccontextmanager
     async def async_lock(self) -> AsyncIterator[None]:
         """Hold this client's token as :meth:`lock` does, without blocking the event loop."""
-        from filelock import AsyncFileLock, Timeout
-
-        lock = AsyncFileLock(self.lock_path, timeout=LOCK_SECONDS, mode=0o600)
-        try:
-            self._folder.check()
-            await lock.acquire(poll_interval=POLL_SECONDS)
-        except Timeout:
-            raise self._held() from None
-        except OSError as unusable:
-            self._not_locked(unusable)
-        try:
+        async with AsyncExitStack() as held:
+            try:
+                self._folder.check()
+                await held.enter_async_context(self._lock.aheld())
+            except LockedError:
+                raise self._held() from None
+            except OSError as unusable:
+                self._not_locked(unusable)
             yield
-        finally:
-            await lock.release()
 
     def _held(self) -> PlaudConnectionError:
         return PlaudConnectionError(

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow.sdk import BaseHook
 
 from plaud_provider.api.regions import Region, resolve_base_url
 from plaud_provider.api.requests import Account
 from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.hooks.transport import ca_bundle
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
+
+    from plaud_provider.hooks.plaud import PlaudHook
 
 DEFAULT_CONN_ID = "plaud_default"
 #: Plaud's documented figure is second-hand; the connection may say another.
 DEFAULT_REQUESTS_PER_MINUTE = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class PlaudSettings:
+class PlaudSettings(NamedTuple):
     """
     A connection's settings.
 
@@ -33,6 +37,70 @@ class PlaudSettings:
     account: Account
     requests_per_minute: float
     budget_conn_id: str | None = None
+
+
+class PlaudConnection:
+    """
+    A connection, for tasks that seldom ask Plaud anything.
+
+    It is looked up when it is first asked for something. Its hook, whose libraries take longer to import than
+    such a task takes for all the rest, is made when it is asked for. Usable as a context manager, which
+    closes the hook's connections.
+
+    :param plaud_conn_id: As for :class:`~plaud_provider.hooks.plaud.PlaudHook`.
+    :param region: Likewise.
+    """
+
+    def __init__(self, plaud_conn_id: str = DEFAULT_CONN_ID, region: str | None = None) -> None:
+        self.plaud_conn_id = plaud_conn_id
+        self._asserted_region = region
+
+    @cached_property
+    def settings(self) -> PlaudSettings:
+        """Its settings, checked; raises before anything is sent."""
+        return look_up(self.plaud_conn_id, region=self._asserted_region)
+
+    @property
+    def region(self) -> str:
+        """Its region: ``us``, ``eu`` or ``jp``."""
+        return self.settings.account.region.value
+
+    @property
+    def client_id(self) -> str:
+        """The Plaud client id that pays."""
+        return self.settings.account.client_id
+
+    @cached_property
+    def hook(self) -> PlaudHook:
+        """Its hook."""
+        from plaud_provider.hooks.plaud import PlaudHook
+
+        hook = PlaudHook(self.plaud_conn_id)
+        # Each lookup is a request to Airflow.
+        hook.settings = self.settings
+        return hook
+
+    def __enter__(self) -> PlaudConnection:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if "hook" in self.__dict__:
+            self.hook.close()
+
+
+def look_up(plaud_conn_id: str, *, region: str | None) -> PlaudSettings:
+    """
+    Look a connection up, and read it.
+
+    :param plaud_conn_id: Its id.
+    :param region: What the caller asserts the region to be.
+    :raises PlaudConfigurationError: if it is incomplete or contradicts ``region``, or if the environment
+        names certificate authorities that are not there; nothing was sent.
+    """
+    settings = read_connection(BaseHook.get_connection(plaud_conn_id), region=region)
+    # Before any submit is noted as being sent.
+    ca_bundle(settings.account.base_url)
+    return settings
 
 
 def read_connection(connection: Connection, *, region: str | None) -> PlaudSettings:

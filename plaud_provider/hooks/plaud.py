@@ -10,13 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from airflow.providers.http.hooks.http import HttpHook
 from airflow.sdk.exceptions import AirflowNotFoundException
-from requests import Session
 
 from plaud_provider.api import calls
 from plaud_provider.api.arguments import validate_language, validate_transcription_id, validate_webhook_url
@@ -41,12 +39,14 @@ from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.exceptions import PlaudError
 from plaud_provider.hooks.budget import missing_connection, open_budget
-from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, read_connection
+from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, look_up
 from plaud_provider.hooks.plaud_async import PlaudAsyncHook
-from plaud_provider.hooks.transport import Limits, ca_bundle, open_requests_session, send_with_requests
+from plaud_provider.hooks.transport import Limits, open_requests_session, send_with_requests
 from plaud_provider.quota.turns import ClientBudget, Turn
 
 if TYPE_CHECKING:
+    from requests import Session
+
     from plaud_provider.api.models import Transcription
 
 __all__ = ["PlaudAsyncHook", "PlaudHook"]
@@ -54,8 +54,7 @@ __all__ = ["PlaudAsyncHook", "PlaudHook"]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Shell:
+class _Shell(NamedTuple):
     """What one call works with; the Test button shares neither tokens nor turns."""
 
     store: TokenStore | None
@@ -111,11 +110,7 @@ class PlaudHook(HttpHook):
     @cached_property
     def settings(self) -> PlaudSettings:
         """The connection's settings, checked; raises before anything is sent."""
-        connection = self.get_connection(self.plaud_conn_id)
-        settings = read_connection(connection, region=self._asserted_region)
-        # Before any submit is noted as being sent.
-        ca_bundle(settings.account.base_url)
-        return settings
+        return look_up(self.plaud_conn_id, region=self._asserted_region)
 
     @cached_property
     def _token_store(self) -> TokenStore:

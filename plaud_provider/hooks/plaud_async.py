@@ -100,10 +100,13 @@ class PlaudAsyncHook(BaseHook):
         self._proxy = aiohttp_proxy(base_url)
         self._tls = await asyncio.to_thread(tls_context, base_url)
         self._session = open_aiohttp_session(self._limits, self._tls)
+        # With a connection of its own for each submit: on one that Plaud has just closed it may be lost.
+        self._submits = open_aiohttp_session(self._limits, self._tls, reuse_connections=False)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._session.close()
+        await self._submits.close()
         await self._turns.aclose()
 
     async def get_transcription(self, transcription_id: str) -> Transcription:
@@ -222,7 +225,5 @@ class PlaudAsyncHook(BaseHook):
         return self._remembered
 
     async def _send(self, request: Request) -> Response:
-        if request.repeatable:
-            return await send_with_aiohttp(self._session, request, self._limits, proxy=self._proxy)
-        async with open_aiohttp_session(self._limits, self._tls, reuse_connections=False) as session:
-            return await send_with_aiohttp(session, request, self._limits, proxy=self._proxy)
+        session = self._session if request.repeatable else self._submits
+        return await send_with_aiohttp(session, request, self._limits, proxy=self._proxy)

@@ -13,13 +13,11 @@ import io
 import os
 import ssl
 import threading
-from dataclasses import dataclass
 from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
-
-from requests import Session
+from urllib.request import getproxies
 
 from plaud_provider.api.effects import Request, Response, TransportFailure
 from plaud_provider.api.regions import is_loopback
@@ -27,12 +25,12 @@ from plaud_provider.exceptions import PlaudConfigurationError
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
+    from requests import Session
 
 CHUNK_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """
     Bounds of one exchange.
 
@@ -50,10 +48,11 @@ class Limits:
 
 def proxies_for(url: str) -> dict[str, str]:
     """Return the environment's proxies for a URL; none for loopback."""
+    # Most often there is none, and what decides between several takes long to import.
+    if is_loopback(urlsplit(url).hostname or "") or not getproxies():
+        return {}
     from requests.utils import get_environ_proxies
 
-    if is_loopback(urlsplit(url).hostname or ""):
-        return {}
     return dict(get_environ_proxies(url))
 
 
@@ -80,16 +79,17 @@ def ca_bundle(base_url: str) -> str | None:
     return certifi.where()
 
 
-class _Session(Session):
-    """A session for which a redirect is an answer like any other, not even read for where it leads."""
-
-    def get_redirect_target(self, resp: object) -> None:
-        return None
-
-
 def open_requests_session(base_url: str) -> Session:
     """Return a requests session with this module's policy."""
-    session = _Session()
+    from requests import Session
+
+    class NoRedirects(Session):
+        """A session for which a redirect is an answer like any other, not even read for where it leads."""
+
+        def get_redirect_target(self, resp: object) -> None:
+            return None
+
+    session = NoRedirects()
     session.trust_env = False
     session.proxies = proxies_for(base_url)
     session.verify = ca_bundle(base_url) or True
@@ -277,9 +277,12 @@ def aiohttp_proxy(url: str) -> str | None:
 
     :raises PlaudConfigurationError: if it is of a kind that aiohttp does not know.
     """
+    proxies = proxies_for(url)
+    if not proxies:
+        return None
     from requests.utils import select_proxy
 
-    proxy: str | None = select_proxy(url, proxies_for(url))
+    proxy: str | None = select_proxy(url, proxies)
     if proxy is None:
         return None
     # As requests reads it: "proxy:3128" is the name of a proxy, not of a scheme.

@@ -7,10 +7,9 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
@@ -26,7 +25,8 @@ from plaud_provider.exceptions import (
 
 if TYPE_CHECKING:
     from plaud_provider.archive.signing import AudioSource
-    from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
+    from plaud_provider.hooks.connection import PlaudConnection
+    from plaud_provider.hooks.plaud_async import PlaudAsyncHook
     from plaud_provider.warehouse.ledger import Ledger, Owner
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,7 @@ OF_THE_CLIENT = (402, 403, 404, 405)
 LEDGER_SECONDS = 600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """
     A recording to be submitted.
 
@@ -57,8 +56,7 @@ class Order:
     source: AudioSource
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """
     How recordings are to be transcribed.
 
@@ -98,18 +96,18 @@ class BatchSubmit:
         self.submitted = 0
         self.unreadable: list[PlaudError] = []
 
-    def run(self, orders: Sequence[Order], hook: PlaudHook) -> None:
+    def run(self, orders: Sequence[Order], plaud: PlaudConnection) -> None:
         """
         Submit what is claimed, from a task: :meth:`submit` with an event loop of its own.
 
         :param orders: The recordings.
-        :param hook: Whose connection is used.
+        :param plaud: Connection of the client that pays.
         """
-        from plaud_provider.hooks.plaud import PlaudAsyncHook
+        from plaud_provider.hooks.plaud_async import PlaudAsyncHook
 
         async def run() -> None:
-            async with PlaudAsyncHook(hook.plaud_conn_id, settings=hook.settings) as asynchronous:
-                await self.submit(orders, asynchronous)
+            async with PlaudAsyncHook(plaud.plaud_conn_id, settings=plaud.settings) as hook:
+                await self.submit(orders, hook)
 
         asyncio.run(run())
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -13,7 +14,7 @@ from plaud_provider.exceptions import PlaudInputError
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from plaud_provider.hooks.plaud import PlaudHook
+    from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.warehouse.ledger import Ledger
     from plaud_provider.warehouse.ledger_entry import Owner
 
@@ -50,15 +51,17 @@ class ChunkOperator(BaseOperator):
         self.plaud_conn_id = plaud_conn_id
         self.region = region
 
-    def _hook(self) -> PlaudHook:
-        from plaud_provider.hooks.plaud import PlaudHook
+    def _plaud(self) -> PlaudConnection:
+        from plaud_provider.hooks.connection import PlaudConnection
 
-        return PlaudHook(self.plaud_conn_id, optional(self.region))
+        return PlaudConnection(self.plaud_conn_id, optional(self.region))
 
-    def _ledger(self) -> Ledger:
+    @contextmanager
+    def _ledger(self) -> Iterator[Ledger]:
         from plaud_provider.warehouse.ledger import open_ledger
 
-        return open_ledger(self.ledger_conn_id)
+        with closing(open_ledger(self.ledger_conn_id, keeps_connection=True)) as ledger:
+            yield ledger
 
     def _keys(self) -> dict[str, str]:
         """Return the reference to each recording of the chunk by its key; none if nothing was prepared."""

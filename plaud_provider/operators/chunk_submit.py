@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plaud_provider.archive.audio_header import examine
 from plaud_provider.archive.identity import recording_key
@@ -30,7 +29,7 @@ from plaud_provider.warehouse.standing import Standing
 
 if TYPE_CHECKING:
     from plaud_provider.archive.listing import Found
-    from plaud_provider.hooks.plaud import PlaudHook
+    from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.warehouse.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -39,8 +38,7 @@ log = logging.getLogger(__name__)
 READERS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """
     What may be submitted.
 
@@ -58,8 +56,7 @@ class Rules:
     max_recording_hours: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Recording:
+class _Recording(NamedTuple):
     """
     A recording of the chunk, with whatever keeps it from being submitted.
 
@@ -80,7 +77,7 @@ class ChunkSubmit:
     The submit of one chunk by one task.
 
     :param manifest: Path of the chunk's file.
-    :param hook: Hook of the client that pays.
+    :param plaud: Connection of the client that pays.
     :param ledger: The ledger.
     :param owner: Who submits.
     :param terms: How recordings are to be transcribed.
@@ -88,10 +85,16 @@ class ChunkSubmit:
     """
 
     def __init__(
-        self, manifest: str, hook: PlaudHook, ledger: Ledger, owner: Owner, terms: Terms, rules: Rules
+        self,
+        manifest: str,
+        plaud: PlaudConnection,
+        ledger: Ledger,
+        owner: Owner,
+        terms: Terms,
+        rules: Rules,
     ) -> None:
         self._manifest = manifest
-        self._hook = hook
+        self._plaud = plaud
         self._ledger = ledger
         self._owner = owner
         self._terms = terms
@@ -131,7 +134,7 @@ class ChunkSubmit:
         orders = [Order(recording.key, recording.source) for recording in ready if recording.source]
         if orders:
             try:
-                batch.run(orders, self._hook)
+                batch.run(orders, self._plaud)
             except PlaudWarehouseError:
                 # There is no ledger to tell; a retry of this task has its claims at once.
                 raise
@@ -200,8 +203,8 @@ class ChunkSubmit:
             version=version,
             language=self._terms.language,
             speaker_diarization=self._terms.speaker_diarization,
-            region=self._hook.region,
-            client_id=self._hook.client_id,
+            region=self._plaud.region,
+            client_id=self._plaud.client_id,
         )
 
     def _examined(self, recordings: Sequence[_Recording]) -> list[_Recording]:
@@ -217,8 +220,8 @@ class ChunkSubmit:
             try:
                 header = examine(recording.source, max_hours=self._rules.max_recording_hours)
             except PlaudError as problem:
-                return replace(recording, problem=problem)
-            return replace(recording, duration_seconds=header.duration_seconds)
+                return recording._replace(problem=problem)
+            return recording._replace(duration_seconds=header.duration_seconds)
 
         with ThreadPoolExecutor(READERS) as readers:
             found = list(readers.map(examined, recordings))
@@ -234,8 +237,8 @@ class ChunkSubmit:
                 Recording(
                     recording_key=recording.key,
                     audio_uri=recording.audio.uri,
-                    region=self._hook.region,
-                    client_id=self._hook.client_id,
+                    region=self._plaud.region,
+                    client_id=self._plaud.client_id,
                     language=self._terms.language,
                     speaker_diarization=self._terms.speaker_diarization,
                     duration_seconds=recording.duration_seconds,

@@ -85,10 +85,9 @@ class FinishRecordingsOperator(LandingOperator):
         # What another listing had in this chunk does not count, should its keys still lie there.
         listed = set(recordings)
         keys = {key: uri for key, uri in self._keys().items() if uri in listed}
-        ledger = self._ledger()
-        with self._hook() as hook:
-            self._land(self._kept(waiting_of(ledger, keys, hook)), context, hook, ledger)
-        entries = ledger.entries(list(keys))
+        with self._plaud() as plaud, self._ledger() as ledger:
+            self._land(self._kept(waiting_of(ledger, keys, plaud)), context, plaud, ledger)
+            entries = ledger.entries(list(keys))
         counts = _counts(len(recordings), keys, entries)
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         self.log.info("%s.", _text(counts))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from plaud_provider.archive.results import ResultStore
-    from plaud_provider.hooks.plaud import PlaudHook
+    from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.transfers.landing import Tally
     from plaud_provider.warehouse.ledger import Ledger
     from plaud_provider.warehouse.ledger_entry import Entry
@@ -69,11 +69,15 @@ class LandingOperator(ChunkOperator):
         self.segments_table = segments_table
         self.keep_raw = keep_raw
 
-    def _writer(self) -> WarehouseWriter:
+    def _writer(self, ledger: Ledger) -> WarehouseWriter:
         from plaud_provider.warehouse.connection import open_warehouse
 
         return open_warehouse(
-            self.sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table
+            self.sql_conn_id,
+            optional(self.schema),
+            self.transcripts_table,
+            self.segments_table,
+            ledger=ledger,
         )
 
     def _results(self) -> ResultStore:
@@ -81,7 +85,9 @@ class LandingOperator(ChunkOperator):
 
         return ResultStore(self.results_path)
 
-    def _land(self, entries: Mapping[str, Entry], context: Context, hook: PlaudHook, ledger: Ledger) -> Tally:
+    def _land(
+        self, entries: Mapping[str, Entry], context: Context, plaud: PlaudConnection, ledger: Ledger
+    ) -> Tally:
         """
         Land transcriptions that are final.
 
@@ -93,8 +99,8 @@ class LandingOperator(ChunkOperator):
             return Tally()
         ti = context["ti"]
         lander = Lander(
-            self._writer(),
-            hook,
+            self._writer(ledger),
+            plaud,
             results=self._results(),
             ledger=ledger,
             keep_raw=validate_boolean("keep_raw", self.keep_raw),
@@ -171,12 +177,12 @@ class LandRecordingsOperator(LandingOperator):
         if not keys:
             return {"version": 1, "pending": 0}
         wait = WaitRecord(context, [self.manifest], timeout=self.timeout).open(now=time.time())
-        with self._hook() as hook:
-            ledger = self._ledger()
-            waiting = waiting_of(ledger, keys, hook)
+        with self._plaud() as plaud, self._ledger() as ledger:
+            waiting = waiting_of(ledger, keys, plaud)
             if context["ti"].try_number > 1:
-                self._land(self._kept(waiting), context, hook, ledger)
-            return self._go_on(waiting_of(ledger, keys, hook), wait.started_at)
+                self._land(self._kept(waiting), context, plaud, ledger)
+                waiting = waiting_of(ledger, keys, plaud)
+            return self._go_on(waiting, wait.started_at)
 
     def resume(self, context: Context, event: Any = None, started_at: float = 0.0) -> dict[str, Any]:
         """
@@ -187,24 +193,23 @@ class LandRecordingsOperator(LandingOperator):
         """
         result = WaitResult.from_event(event)
         keys = self._keys()
-        with self._hook() as hook:
-            ledger = self._ledger()
+        with self._plaud() as plaud, self._ledger() as ledger:
             if result.missing:
-                ledger.expired(dict.fromkeys(result.missing, NOT_FOUND_REASON), region=hook.region)
+                ledger.expired(dict.fromkeys(result.missing, NOT_FOUND_REASON), region=plaud.region)
             not_final = set(result.pending)
             self._land(
                 {
                     transcription_id: entry
-                    for transcription_id, entry in waiting_of(ledger, keys, hook).items()
+                    for transcription_id, entry in waiting_of(ledger, keys, plaud).items()
                     if transcription_id not in not_final
                 },
                 context,
-                hook,
+                plaud,
                 ledger,
             )
             if result.outcome == "error":
                 raise error_class(result.error)(result.message)
-            return self._go_on(waiting_of(ledger, keys, hook), started_at)
+            return self._go_on(waiting_of(ledger, keys, plaud), started_at)
 
     def _go_on(self, waiting: Mapping[str, Entry], started_at: float) -> dict[str, Any]:
         deadline = started_at + self.timeout
@@ -242,14 +247,14 @@ class LandRecordingsOperator(LandingOperator):
         )
 
 
-def waiting_of(ledger: Ledger, keys: Mapping[str, str], hook: PlaudHook) -> dict[str, Entry]:
+def waiting_of(ledger: Ledger, keys: Mapping[str, str], plaud: PlaudConnection) -> dict[str, Entry]:
     """Return what of a chunk is at Plaud and not landed yet, by transcription id."""
     from plaud_provider.warehouse.ledger_entry import State
 
     return {
         entry.transcription_id: entry
         for entry in ledger.entries(list(keys)).values()
-        if entry.state is State.PROCESSING and entry.transcription_id and entry.region == hook.region
+        if entry.state is State.PROCESSING and entry.transcription_id and entry.region == plaud.region
     }
 
 

@@ -10,9 +10,8 @@ another recording.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from airflow.sdk.exceptions import AirflowException
 
@@ -40,8 +39,7 @@ class StateStore(Protocol):
         """Store a JSON value."""
 
 
-@dataclass(frozen=True, slots=True)
-class SubmissionRecord:
+class SubmissionRecord(NamedTuple):
     """
     What is known about the submits of one recording in this task instance.
 

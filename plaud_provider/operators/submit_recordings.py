@@ -22,8 +22,8 @@ from plaud_provider.operators.chunk import COUNTS_KEY, HELD_SECONDS, ChunkOperat
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from plaud_provider.hooks.plaud import PlaudHook
-    from plaud_provider.operators.chunk_submit import ChunkSubmit
+    from plaud_provider.operators.batch import Terms
+    from plaud_provider.operators.chunk_submit import Rules
 
 
 class SubmitRecordingsOperator(ChunkOperator):
@@ -120,8 +120,11 @@ class SubmitRecordingsOperator(ChunkOperator):
         return self._run(context, before=before)
 
     def _run(self, context: Context, *, before: dict[str, Any] | None) -> dict[str, Any]:
-        with self._hook() as hook:
-            chunk = self._chunk(hook, context)
+        from plaud_provider.operators.chunk_submit import ChunkSubmit
+
+        terms, rules = self._terms(), self._rules()
+        with self._plaud() as plaud, self._ledger() as ledger:
+            chunk = ChunkSubmit(self.manifest, plaud, ledger, owner_of(context), terms, rules)
             counts = chunk.plan()
             if not validate_boolean("plan_only", self.plan_only):
                 counts["submitted"] = chunk.submit()
@@ -132,24 +135,26 @@ class SubmitRecordingsOperator(ChunkOperator):
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         return counts
 
-    def _chunk(self, hook: PlaudHook, context: Context) -> ChunkSubmit:
+    def _terms(self) -> Terms:
         from plaud_provider.operators.batch import Terms
-        from plaud_provider.operators.chunk_submit import ChunkSubmit, Rules
-        from plaud_provider.warehouse.ledger_entry import RESUBMITTABLE, State
 
-        terms = Terms(
+        return Terms(
             language=validate_language(optional(self.language)),
             speaker_diarization=validate_boolean("speaker_diarization", self.speaker_diarization),
             webhook_url=validate_webhook_url(optional(self.webhook_url)),
         )
-        rules = Rules(
+
+    def _rules(self) -> Rules:
+        from plaud_provider.operators.chunk_submit import Rules
+        from plaud_provider.warehouse.ledger_entry import RESUBMITTABLE, State
+
+        return Rules(
             url_validity=validate_url_validity(self.url_validity),
             public_urls=validate_public_urls(self.public_urls),
             resubmit=[State(word) for word in validate_words("resubmit", self.resubmit, RESUBMITTABLE)],
             max_audio_hours=optional_number("max_audio_hours", self.max_audio_hours, minimum=0),
             max_recording_hours=validate_number("max_recording_hours", self.max_recording_hours, minimum=0),
         )
-        return ChunkSubmit(self.manifest, hook, self._ledger(), owner_of(context), terms, rules)
 
     def _come_back(self, held: int, counts: dict[str, Any]) -> NoReturn:
         from airflow.providers.standard.triggers.temporal import DateTimeTrigger

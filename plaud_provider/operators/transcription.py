@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from airflow.sdk import BaseOperator
 
@@ -44,8 +43,7 @@ if TYPE_CHECKING:
 OnUnknownSubmit = Literal["fail", "resubmit"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
+class _Order(NamedTuple):
     """What is to be transcribed, and how: the arguments, checked."""
 
     source: AudioSource

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from plaud_provider.api.budget import Budget
-from plaud_provider.private_folder import PrivateFolder
+from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
 
 log = logging.getLogger(__name__)
 
@@ -79,25 +79,21 @@ class FileStore:
         self._folder = folder
         self.path = folder.path / f"{name}.budget"
         self.lock_path = folder.path / f"{name}.budget.lock"
+        self._lock = FileLock(self.lock_path, seconds=LOCK_SECONDS, poll_seconds=POLL_SECONDS)
 
     def update(self, change: Change[T]) -> T:
         """Change the budget; a damaged file is a fresh start."""
-        from filelock import FileLock, Timeout
-
         try:
             self._folder.check()
-            lock = FileLock(self.lock_path, timeout=LOCK_SECONDS, mode=0o600, poll_interval=POLL_SECONDS)
-            with lock:
+            with self._lock.held():
                 budget = Budget.from_json(self._read())
                 result = change(budget, time.time())
                 self._folder.replace(self.path, budget.to_json().encode())
                 return result
-        except Timeout:
+        except LockedError:
             raise StoreUnavailableError(
                 f"another process has held {self.lock_path} for {LOCK_SECONDS:.0f} seconds"
             ) from None
-        except NotImplementedError:
-            raise StoreUnavailableError(f"files in {self.path.parent} cannot be locked") from None
         except OSError as unusable:
             raise StoreUnavailableError(f"{self.path}: {unusable.strerror}") from None
 

@@ -270,10 +270,12 @@ class TranscriptionSensor(BaseSensorOperator):
 
     @cached_property
     def _results(self) -> ResultStore | None:
+        path = optional(self.results_path)
+        if path is None:
+            return None
         from plaud_provider.archive.results import ResultStore
 
-        path = optional(self.results_path)
-        return ResultStore(path) if path is not None else None
+        return ResultStore(path)
 
     def _hook(self) -> PlaudHook:
         from plaud_provider.hooks.plaud import PlaudHook

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -145,8 +145,9 @@ class TranscriptionTrigger(BaseTrigger):
         yield TriggerEvent(result.to_event())
 
     async def _wait(self, wait: Wait) -> WaitResult:
-        # In a thread: its imports take a second or more, in which no other trigger would run.
-        hooks = await asyncio.to_thread(import_module, "plaud_provider.hooks.plaud")
+        # In a thread: no other trigger would run meanwhile. The hook imports aiohttp when it first needs it.
+        await asyncio.to_thread(import_module, "aiohttp")
+        hooks = await asyncio.to_thread(import_module, "plaud_provider.hooks.plaud_async")
         for attempt in range(1, CONNECTION_ATTEMPTS + 1):
             try:
                 results = await self._open_results()
@@ -213,7 +214,7 @@ class _Looks:
         self._known = _KNOWN.setdefault((account.base_url, account.client_id), _Known())
         looked_at = self._known.looked_at
         self._schedule = PollSchedule(
-            [replace(job, looked_at=looked_at.pop(job.transcription_id, None)) for job in trigger.jobs()],
+            [job._replace(looked_at=looked_at.pop(job.transcription_id, None)) for job in trigger.jobs()],
             interval=trigger.poke_interval,
             now=self._began_at,
             first_look_after=trigger.first_look_after,

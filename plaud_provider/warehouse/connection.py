@@ -25,6 +25,8 @@ def open_warehouse(
     schema: str | None = None,
     transcripts_table: str = "plaud_transcripts",
     segments_table: str = "plaud_segments",
+    *,
+    ledger: Ledger | None = None,
 ) -> WarehouseWriter:
     """
     Return the writer of a warehouse whose tables are there and fit; they are created if they are not there.
@@ -33,6 +35,7 @@ def open_warehouse(
     :param schema: Schema of both tables; ``None`` for the connection's own. It has to exist.
     :param transcripts_table: Table for transcriptions, taken literally.
     :param segments_table: Table for segments, likewise.
+    :param ledger: A ledger that is open; if it is behind the same connection, what it has open is used.
     :raises PlaudConfigurationError: if the connection is missing or is none of a database.
     :raises PlaudInputError: if a name cannot be one.
     :raises PlaudTableMismatchError: if an existing table cannot hold the rows.
@@ -43,13 +46,21 @@ def open_warehouse(
     from plaud_provider.warehouse.writer import WarehouseWriter
 
     tables = plaud_tables(schema, transcripts_table, segments_table)
-    writer = WarehouseWriter(database_for(database_hook(sql_conn_id)), tables)
+    if ledger is not None and ledger.conn_id == sql_conn_id:
+        database = ledger.database.as_warehouse()
+    else:
+        database = database_for(database_hook(sql_conn_id))
+    writer = WarehouseWriter(database, tables)
     writer.ensure_tables()
     return writer
 
 
 def open_ledger(
-    ledger_conn_id: str, *, schema: str | None = None, table: str = "plaud_submissions"
+    ledger_conn_id: str,
+    *,
+    schema: str | None = None,
+    table: str = "plaud_submissions",
+    keeps_connection: bool = False,
 ) -> Ledger:
     """
     Return the ledger behind a connection; its table is created if it is not there, and checked if it is.
@@ -58,6 +69,7 @@ def open_ledger(
         warehouse's own.
     :param schema: Schema of the table; ``None`` for the connection's own. It has to exist.
     :param table: Name of the table, taken literally.
+    :param keeps_connection: Whether a connection may be kept between calls. Close the ledger then.
     :raises PlaudConfigurationError: if the connection is missing, or its database does not enforce keys.
     :raises PlaudInputError: if a name cannot be one.
     :raises PlaudTableMismatchError: if an existing table cannot be the ledger.
@@ -79,8 +91,15 @@ def open_ledger(
             "database that enforces keys, or two tasks could pay for one recording: PostgreSQL, SQLite or "
             "DuckDB. It need not be the warehouse. Nothing was sent."
         )
-    ledger = Ledger(database_for(hook, role="ledger", parameter="ledger_conn_id"), tables)
-    ledger.ensure_table()
+    database = database_for(
+        hook, role="ledger", parameter="ledger_conn_id", keeps_connection=keeps_connection
+    )
+    ledger = Ledger(database, tables)
+    try:
+        ledger.ensure_table()
+    except BaseException:
+        ledger.close()
+        raise
     return ledger
 
 
@@ -103,8 +122,10 @@ def database_hook(conn_id: str, *, parameter: str = "sql_conn_id") -> DbApiHook:
             f"or AIRFLOW_CONN_{conn_id.upper()}) or pass the id of the database's connection. Nothing "
             "was sent."
         ) from None
+    # Each lookup is a request to Airflow: this hook takes what has been looked up.
+    given = {"connection": connection} if connection.conn_type == "postgres" else None
     try:
-        hook = connection.get_hook()
+        hook = connection.get_hook(hook_params=given)
     except (AirflowException, ImportError):
         raise PlaudConfigurationError(
             f"{parameter}: no installed provider knows the type {connection.conn_type!r} of connection "

@@ -34,7 +34,8 @@ Result = TypeVar("Result")
 
 class Ledger:
     """
-    Who has which recording, and how far it has come. Holds no connection between calls; thread-safe.
+    Who has which recording, and how far it has come. Holds no connection between calls, unless it is opened
+    to keep one; thread-safe.
 
     It waits, for a bounded time, while its database restarts or other writers are in the way.
 
@@ -65,6 +66,15 @@ class Ledger:
         """Airflow connection of its database."""
         return self._database.conn_id
 
+    @property
+    def database(self) -> Database:
+        """The database that keeps it."""
+        return self._database
+
+    def close(self) -> None:
+        """Close the connection that is kept between calls, if there is one."""
+        self._database.close()
+
     def ensure_table(self) -> None:
         """
         Create the table if it is not there; safe when several tasks do it at once.
@@ -84,9 +94,15 @@ class Ledger:
 
         def read(transaction: Transaction) -> dict[str, Entry]:
             now = self._time()
-            for batch in batches(in_order, BATCH):
+            found = self._statements.entries(transaction, in_order)
+            lapsed = sorted(
+                key
+                for key, entry in found.items()
+                if entry.state is State.SUBMITTING and not entry.is_held(now)
+            )
+            for batch in batches(lapsed, BATCH):
                 self._statements.note_lapsed(transaction, now, self._statements.has_key(batch))
-            return self._statements.entries(transaction, in_order)
+            return found | self._statements.entries(transaction, lapsed)
 
         return self._run(read)
 
@@ -189,7 +205,7 @@ class Ledger:
         return self._step(
             key,
             owner,
-            self._statements.is_claimed_by(owner),
+            {State.CLAIMED},
             State.SUBMITTING,
             lambda now: {
                 "lease_until": now + self.LEASE_OF_SUBMIT,
@@ -208,7 +224,7 @@ class Ledger:
         return self._step(
             key,
             owner,
-            self._statements.is_in(State.SUBMITTING, State.UNKNOWN),
+            {State.SUBMITTING, State.UNKNOWN},
             State.CLAIMED,
             lambda now: {
                 "lease_until": now + self.LEASE_OF_CLAIM,
@@ -229,14 +245,10 @@ class Ledger:
         :param transcription_id: Plaud's id.
         :param submitted_at: When it was submitted.
         """
-        is_noted = sa.and_(
-            self._statements.is_in(State.PROCESSING),
-            self._tables.submissions.c.transcription_id == transcription_id,
-        )
         return self._step(
             key,
             owner,
-            sa.or_(self._statements.is_in(State.SUBMITTING, State.UNKNOWN), is_noted),
+            {State.SUBMITTING, State.UNKNOWN, State.PROCESSING},
             State.PROCESSING,
             lambda _: {
                 "transcription_id": transcription_id,
@@ -255,7 +267,7 @@ class Ledger:
         :param owner: Who sent it.
         :param error: What happened.
         """
-        start = self._statements.is_in(State.SUBMITTING, State.UNKNOWN)
+        start = {State.SUBMITTING, State.UNKNOWN}
         return self._step(key, owner, start, State.UNKNOWN, _finished(error))
 
     def refused(self, key: str, owner: Owner, error: str) -> bool:
@@ -266,9 +278,7 @@ class Ledger:
         :param owner: Who has it.
         :param error: Why.
         """
-        start = sa.or_(
-            self._statements.is_claimed_by(owner), self._statements.is_in(State.SUBMITTING, State.UNKNOWN)
-        )
+        start = {State.CLAIMED, State.SUBMITTING, State.UNKNOWN}
         return self._step(key, owner, start, State.FAILED, _finished(error, submitted_at=None))
 
     def landed(self, transcription_ids: Collection[str], *, region: str) -> int:
@@ -356,22 +366,21 @@ class Ledger:
         self,
         key: str,
         owner: Owner,
-        start: sa.ColumnElement[bool],
+        start: Collection[State],
         state: State,
         values_at: Callable[[datetime], dict[str, Any]],
     ) -> bool:
         """Take one recording of this owner from ``start`` to ``state``, and return whether that happened."""
-        is_mine = sa.and_(self._statements.has_key([key]), self._statements.is_owned_by(owner))
-        starts = [start]
+        attempts: list[datetime] = []
 
         def step(transaction: Transaction) -> bool:
             # The time of this attempt: a lease is not to be spent on waiting for the database.
             now = self._time()
-            where = sa.and_(is_mine, sa.or_(*starts))
-            # Should this attempt lose its connection at the commit, the next one finds what it has done.
-            starts.append(self._statements.is_since(state, now))
+            # Should an attempt lose its connection at the commit, the next one finds what it has done.
+            since = min(attempts, default=None)
+            attempts.append(now)
             values = {**values_at(now), "state": state.value, "updated_at": now}
-            return self._statements.change_one(transaction, where, **values)
+            return self._statements.step(transaction, key, owner, start, values, since=since)
 
         return self._run(step)
 

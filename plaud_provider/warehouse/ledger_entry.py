@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class State(StrEnum):
@@ -31,8 +31,7 @@ class State(StrEnum):
 RESUBMITTABLE = frozenset({State.FAILED, State.UNKNOWN, State.EXPIRED})
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """
     The try of a task instance that has a recording.
 
@@ -62,8 +61,7 @@ class Owner:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Recording:
+class Recording(NamedTuple):
     """
     A recording as the ledger needs it.
 
@@ -85,8 +83,7 @@ class Recording:
     duration_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """
     A row of the ledger. Times are in UTC.
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from plaud_provider.warehouse.rows import Row
 
 MAX_ERROR_CHARACTERS = 500
+_OWNER_COLUMNS = [f"owner_{name}" for name in Owner._fields]
 _URL_QUERY = re.compile(r"\?[^\s?'\"<>]*=[^\s'\"<>]*")
 #: Keys per statement: SQLite before 3.32 takes 999 variables, and an id that ends has three.
 BATCH = 300
@@ -39,6 +40,8 @@ class LedgerStatements:
     def __init__(self, table: sa.Table) -> None:
         self._table = table
         self._c = table.c
+        self._is_kept = table.c.lease_until > table.c.claimed_at
+        self._steps: dict[tuple[frozenset[State], frozenset[str]], sa.Update] = {}
 
     def has_key(self, keys: Sequence[str]) -> sa.ColumnElement[bool]:
         """Whether a row is one of these recordings."""
@@ -49,18 +52,13 @@ class LedgerStatements:
         # Not IN: it cannot be in a statement that is run for many rows.
         return sa.or_(sa.false(), *(self._c.state == state.value for state in states))
 
-    def is_since(self, state: State, moment: datetime) -> sa.ColumnElement[bool]:
-        """Whether a row came into this state at this very moment."""
-        return sa.and_(self.is_in(state), self._c.updated_at == moment)
-
     def is_owned_by(self, owner: Owner) -> sa.ColumnElement[bool]:
         """Whether this try has the row."""
         return sa.and_(*(self._c[name] == value for name, value in _owner_columns(owner).items()))
 
     def is_claimed_by(self, owner: Owner) -> sa.ColumnElement[bool]:
         """Whether this try may submit the row: a claim that was released has a lease of no length."""
-        is_kept = self._c.lease_until > self._c.claimed_at
-        return sa.and_(self.is_in(State.CLAIMED), is_kept, self.is_owned_by(owner))
+        return sa.and_(self.is_in(State.CLAIMED), self._is_kept, self.is_owned_by(owner))
 
     def claimed_row(self, recording: Recording, owner: Owner, now: datetime, lease_until: datetime) -> Row:
         """Return the row of a recording that is claimed now."""
@@ -148,9 +146,53 @@ class LedgerStatements:
         transaction.lock_rows(sa.select(key).where(where).order_by(key))
         return transaction.change(sa.update(self._table).where(where).values(values))
 
-    def change_one(self, transaction: Transaction, where: sa.ColumnElement[bool], **values: Any) -> bool:
-        """Change the one row that a condition holds for, if any, and return whether there was one."""
-        return transaction.change(sa.update(self._table).where(where).values(values)) == 1
+    def step(
+        self,
+        transaction: Transaction,
+        key: str,
+        owner: Owner,
+        start: Collection[State],
+        values: Row,
+        *,
+        since: datetime | None,
+    ) -> bool:
+        """
+        Change one recording of an owner, and return whether it was changed.
+
+        :param transaction: Where.
+        :param key: The recording.
+        :param owner: Who has to have it.
+        :param start: States it may be in: ``claimed`` with a claim that is not released, ``processing`` with
+            the transcription id that ``values`` has.
+        :param values: What to write, the new state among it.
+        :param since: It may also have come to the new state then or later.
+        """
+        made_of = (frozenset(start), frozenset(values))
+        if made_of not in self._steps:
+            # Once for all recordings: it takes longer to make than to run.
+            self._steps[made_of] = self._step(*made_of)
+        parameters = {"is_recording_key": key, "since": since}
+        parameters |= {f"is_{name}": value for name, value in _owner_columns(owner).items()}
+        parameters |= {f"new_{name}": value for name, value in values.items()}
+        return transaction.change(self._steps[made_of], parameters) == 1
+
+    def _step(self, start: Collection[State], names: Collection[str]) -> sa.Update:
+        conditions = {
+            State.CLAIMED: self._is_kept,
+            State.PROCESSING: self._c.transcription_id == sa.bindparam("new_transcription_id"),
+        }
+        is_at_start = sa.or_(
+            *(sa.and_(self.is_in(state), conditions.get(state, sa.true())) for state in sorted(start))
+        )
+        is_done = sa.and_(
+            self._c.state == sa.bindparam("new_state"), self._c.updated_at >= sa.bindparam("since")
+        )
+        is_mine = (self._c[name] == sa.bindparam(f"is_{name}") for name in ("recording_key", *_OWNER_COLUMNS))
+        return (
+            sa.update(self._table)
+            .where(*is_mine, sa.or_(is_at_start, is_done))
+            .values({name: sa.bindparam(f"new_{name}") for name in sorted(names)})
+        )
 
     def end(
         self,
@@ -229,13 +271,7 @@ class LedgerStatements:
 
     def _entry(self, row: Sequence[Any]) -> Entry:
         values = dict(zip(self._c.keys(), row, strict=True))
-        owner = Owner(
-            dag_id=values.pop("owner_dag_id"),
-            run_id=values.pop("owner_run_id"),
-            task_id=values.pop("owner_task_id"),
-            map_index=values.pop("owner_map_index"),
-            try_number=values.pop("owner_try_number"),
-        )
+        owner = Owner(*(values.pop(name) for name in _OWNER_COLUMNS))
         times = {name: utc(values[name]) for name in values if name.endswith("_at") or name == "lease_until"}
         values |= {
             **times,
@@ -246,13 +282,7 @@ class LedgerStatements:
 
 
 def _owner_columns(owner: Owner) -> dict[str, Any]:
-    return {
-        "owner_dag_id": owner.dag_id,
-        "owner_run_id": owner.run_id,
-        "owner_task_id": owner.task_id,
-        "owner_map_index": owner.map_index,
-        "owner_try_number": owner.try_number,
-    }
+    return dict(zip(_OWNER_COLUMNS, owner, strict=True))
 
 
 def kept_error(error: str | None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 
@@ -12,15 +11,17 @@ from plaud_provider.warehouse.tables import DeclaredTables, schema_name, table_n
 DEFAULT_SUBMISSIONS_TABLE = "plaud_submissions"
 
 
-@dataclass(frozen=True, slots=True)
 class LedgerTables(DeclaredTables):
     """
     The table of one ledger.
 
+    :param schema: Schema that it is in; ``None`` for the connection's own.
     :param submissions: One row per recording, key ``recording_key``.
     """
 
-    submissions: sa.Table
+    def __init__(self, schema: str | None, submissions: sa.Table) -> None:
+        super().__init__(schema, {submissions: "table"}, keyed=frozenset({submissions}))
+        self.submissions = submissions
 
 
 def ledger_tables(schema: str | None = None, table: str = DEFAULT_SUBMISSIONS_TABLE) -> LedgerTables:
@@ -60,12 +61,7 @@ def ledger_tables(schema: str | None = None, table: str = DEFAULT_SUBMISSIONS_TA
     stem = _index_stem(name)
     sa.Index(f"ix_{stem}_transcription_id", submissions.c.transcription_id)
     sa.Index(f"ix_{stem}_owner_run", submissions.c.owner_dag_id, submissions.c.owner_run_id)
-    return LedgerTables(
-        schema=schema,
-        parameters={submissions: "table"},
-        keyed=frozenset({submissions}),
-        submissions=submissions,
-    )
+    return LedgerTables(schema, submissions)
 
 
 def _index_stem(table: str) -> str:

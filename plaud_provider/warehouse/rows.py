@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from plaud_provider.api.models import Status, Transcription
 
@@ -16,8 +15,7 @@ Row = dict[str, Any]
 _REFUSE_NUL = frozenset({"postgresql", "redshift", "cockroachdb"})
 
 
-@dataclass(frozen=True, slots=True)
-class Landing:
+class Landing(NamedTuple):
     """
     A transcription with what the API's answer does not tell of it.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from plaud_provider.warehouse.ledger_entry import Entry, State
 
@@ -18,8 +18,7 @@ _NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """
     Where the recordings of a chunk stand, as keys.
 

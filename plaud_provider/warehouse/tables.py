@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
@@ -29,7 +28,6 @@ _SQLITE_TIME = sqlite.DATETIME(  # type: ignore[no-untyped-call]
 )
 
 
-@dataclass(frozen=True, slots=True)
 class DeclaredTables:
     """
     Tables that are created on first use, and have to fit if they are there.
@@ -39,9 +37,12 @@ class DeclaredTables:
     :param keyed: Those whose primary key the database itself has to enforce.
     """
 
-    schema: str | None
-    parameters: Mapping[sa.Table, str]
-    keyed: frozenset[sa.Table]
+    def __init__(
+        self, schema: str | None, parameters: Mapping[sa.Table, str], *, keyed: frozenset[sa.Table]
+    ) -> None:
+        self.schema = schema
+        self.parameters = parameters
+        self.keyed = keyed
 
     def refuse_names_longer_than(self, limit: int, database: str) -> None:
         """
@@ -62,17 +63,22 @@ class DeclaredTables:
                 )
 
 
-@dataclass(frozen=True, slots=True)
 class PlaudTables(DeclaredTables):
     """
     The tables that transcriptions land in.
 
+    :param schema: Schema that they are in; ``None`` for the connection's own.
     :param transcripts: One row per transcription, key ``transcription_id``.
     :param segments: One row per stretch of speech, key ``transcription_id, segment_index``.
     """
 
-    transcripts: sa.Table
-    segments: sa.Table
+    def __init__(self, schema: str | None, transcripts: sa.Table, segments: sa.Table) -> None:
+        # Delete and insert replaces rows without a key too, and not every warehouse enforces one.
+        super().__init__(
+            schema, {transcripts: "transcripts_table", segments: "segments_table"}, keyed=frozenset()
+        )
+        self.transcripts = transcripts
+        self.segments = segments
 
 
 def plaud_tables(
@@ -131,14 +137,7 @@ def plaud_tables(
         sa.Column("speaker", sa.Text),
         sa.Column("text", sa.Text, nullable=False),
     )
-    return PlaudTables(
-        schema=schema,
-        parameters={transcripts: "transcripts_table", segments: "segments_table"},
-        # Delete and insert replaces rows without a key too, and not every warehouse enforces one.
-        keyed=frozenset(),
-        transcripts=transcripts,
-        segments=segments,
-    )
+    return PlaudTables(schema, transcripts, segments)
 
 
 def utc_time() -> sa.DateTime:

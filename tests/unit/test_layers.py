@@ -11,6 +11,9 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AT_PARSE_TIME = (
+    "plaud_provider.operators.finish_recordings",
+    "plaud_provider.operators.list_recordings",
+    "plaud_provider.operators.submit_recordings",
     "plaud_provider.operators.transcription",
     "plaud_provider.sensors.transcription",
     "plaud_provider.transfers.transcription_to_sql",
@@ -24,7 +27,6 @@ TOO_DEAR = (
     "cryptography",
     "duckdb",
     "fastapi",
-    "filelock",
     "httpx",
     "numpy",
     "pandas",

@@ -10,13 +10,20 @@ if TYPE_CHECKING:
     from plaud_provider.warehouse.databases.base import Database
 
 
-def database_for(hook: DbApiHook, *, role: str = "warehouse", parameter: str = "sql_conn_id") -> Database:
+def database_for(
+    hook: DbApiHook,
+    *,
+    role: str = "warehouse",
+    parameter: str = "sql_conn_id",
+    keeps_connection: bool = False,
+) -> Database:
     """
     Return the database behind a hook. Nothing is opened yet.
 
     :param hook: Its hook.
     :param role: What it is used as, for messages.
     :param parameter: Argument that names its connection, for messages.
+    :param keeps_connection: Whether a connection may be kept between transactions. Close the database then.
     """
     if hook.conn_type == "duckdb":
         from plaud_provider.warehouse.databases.duckdb import DuckDbDatabase
@@ -24,4 +31,4 @@ def database_for(hook: DbApiHook, *, role: str = "warehouse", parameter: str = "
         return DuckDbDatabase(hook, role=role, parameter=parameter)
     from plaud_provider.warehouse.databases.sqlalchemy import SqlAlchemyDatabase
 
-    return SqlAlchemyDatabase(hook, role=role, parameter=parameter)
+    return SqlAlchemyDatabase(hook, role=role, parameter=parameter, keeps_connection=keeps_connection)

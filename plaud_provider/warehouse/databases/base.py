@@ -8,8 +8,9 @@ import re
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
 
@@ -48,8 +49,13 @@ class Transaction(ABC):
         """Return what a query finds."""
 
     @abstractmethod
-    def change(self, statement: sa.Update) -> int:
-        """Run a statement and return how many rows it changed."""
+    def change(self, statement: sa.Update, parameters: Mapping[str, Any] | None = None) -> int:
+        """
+        Run a statement and return how many rows it changed.
+
+        :param statement: The statement.
+        :param parameters: Values of its parameters that have none yet.
+        """
 
     @abstractmethod
     def insert(self, table: sa.Table, rows: Sequence[Row]) -> None:
@@ -88,7 +94,8 @@ MayReplace = Callable[["ReadOnlyColumnCollection[str, Any]"], "sa.ColumnElement[
 
 class Database(ABC):
     """
-    A database behind an Airflow connection. Holds no connection between calls; may be used by many threads.
+    A database behind an Airflow connection. Holds no connection between calls, unless it is told to keep one;
+    may be used by many threads.
 
     :param hook: Its hook.
     :param role: What it is used as, for messages.
@@ -146,10 +153,19 @@ class Database(ABC):
         self._refuse_names(tables)
         told(lambda: self._ensure(tables), lambda error: self._not_prepared(error, tables))
 
+    def as_warehouse(self) -> Self:
+        """Return the same database as a warehouse, for messages; the two share what they have open."""
+        other = copy(self)
+        other._role, other._parameter = "warehouse", "sql_conn_id"
+        return other
+
+    def close(self) -> None:  # noqa: B027
+        """Close the connection that is kept between calls, if there is one."""
+
     @abstractmethod
     def transaction(self, work: Callable[[Transaction], Result], *, is_patient: bool = False) -> Result:
         """
-        Run ``work`` in a transaction of a new connection, again while another writer is in the way.
+        Run ``work`` in a transaction, again while another writer is in the way.
 
         :param work: What to do; it may be done several times, the last of which counts.
         :param is_patient: Whether to wait as well while the database is away, in a restart. Then ``work`` is

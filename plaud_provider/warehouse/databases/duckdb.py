@@ -8,9 +8,10 @@ own connection: ``duckdb-engine``, which ``get_sqlalchemy_engine`` would need, f
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -40,6 +41,8 @@ Result = TypeVar("Result")
 _quiet = logging.getLogger(f"{__name__}.hook")
 _quiet.setLevel(logging.WARNING)
 _LOCK_HOLDER = re.compile(r"Conflicting lock is held in (.*?\(PID \d+\)(?: by user [^\s.]+)?)")
+#: For so long a file without DuckDB's header may be one that another process creates, which has no lock yet.
+CREATION_SECONDS = 10.0
 _CONFLICT = re.compile(r"conflict|constraint violation", re.IGNORECASE)
 #: What DuckDB calls the types that hold ours.
 _HOLDING: tuple[tuple[type[sa.types.TypeEngine[Any]], frozenset[str]], ...] = (
@@ -102,9 +105,9 @@ class DuckDbTransaction(Transaction):
         """Return what a query finds."""
         return self.run(query).fetchall()
 
-    def change(self, statement: sa.Update) -> int:
+    def change(self, statement: sa.Update, parameters: Mapping[str, Any] | None = None) -> int:
         """Run a statement and return how many rows it changed."""
-        count = self.run(statement).fetchone()
+        count = self.run(statement, parameters).fetchone()
         return int(count[0]) if count else 0
 
     def insert(self, table: sa.Table, rows: Sequence[Row]) -> None:
@@ -128,7 +131,7 @@ class DuckDbTransaction(Transaction):
         self.run(arrays.delete(column), {column.name: list(values)})
 
     def run(
-        self, statement: sa.ClauseElement, parameters: dict[str, Any] | None = None
+        self, statement: sa.ClauseElement, parameters: Mapping[str, Any] | None = None
     ) -> duckdb.DuckDBPyConnection:
         """
         Compile a statement and run it.
@@ -219,7 +222,7 @@ class DuckDbDatabase(Database):
                 connection.commit()
                 return result
 
-        return self._wait_out(attempt, _is_busy)
+        return self._wait_out(attempt, self._is_busy)
 
     def reason(self, error: Exception) -> tuple[str, str]:
         """Return why DuckDB refused, and what to do."""
@@ -255,13 +258,27 @@ class DuckDbDatabase(Database):
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         hook = cast("DuckDBHook", self._hook)
-        if told(hook.get_database, self.not_opened).partition("?")[0] in ("", ":memory:"):
+        if self._path() in ("", ":memory:"):
             raise PlaudConfigurationError(
                 f"{self._parameter}: connection {self.conn_id!r} names no DuckDB file. An in-memory database "
                 "would vanish with the task, and the rows with it. Put the path of a file into the "
                 "connection's host. Nothing was sent."
             )
-        return told(hook.get_conn, self.not_opened, unless=_is_busy)
+        return told(hook.get_conn, self.not_opened, unless=self._is_busy)
+
+    def _path(self) -> str:
+        database: str = told(cast("DuckDBHook", self._hook).get_database, self.not_opened)
+        return database.partition("?")[0]
+
+    def _is_busy(self, error: BaseException) -> bool:
+        return _is_busy(error) or (_is_incomplete(error) and self._is_new())
+
+    def _is_new(self) -> bool:
+        """Whether another process may be about to create the file."""
+        try:
+            return time.time() < os.stat(self._path()).st_mtime + CREATION_SECONDS
+        except OSError:
+            return False
 
 
 _SCHEMATA = sa.table(
@@ -351,6 +368,12 @@ def _dialect() -> sa.Dialect:
 def _is_locked(error: BaseException) -> bool:
     return isinstance(error, duckdb.IOException) and (
         "Could not set lock on file" in str(error) or "already open in" in str(error)
+    )
+
+
+def _is_incomplete(error: BaseException) -> bool:
+    return isinstance(error, duckdb.IOException) and (
+        "not a valid DuckDB database file" in str(error) or "Could not read enough bytes" in str(error)
     )
 
 

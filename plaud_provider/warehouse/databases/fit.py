@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plaud_provider.exceptions import PlaudTableMismatchError
 
@@ -14,8 +13,7 @@ if TYPE_CHECKING:
     from plaud_provider.warehouse.tables import DeclaredTables
 
 
-@dataclass(frozen=True, slots=True)
-class ExistingColumn:
+class ExistingColumn(NamedTuple):
     """
     A column of a table that is there.
 
@@ -33,8 +31,7 @@ class ExistingColumn:
     holds: Callable[[sa.Column[Any]], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class ExistingTable:
+class ExistingTable(NamedTuple):
     """
     A table or view that is there.
 

@@ -7,7 +7,7 @@ Engines are made with ``hide_parameters``: SQLAlchemy's errors and logs would qu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from plaud_provider.exceptions import PlaudConfigurationError
@@ -35,6 +35,17 @@ Result = TypeVar("Result")
 
 # Values per DELETE: the smallest limit on variables is 999, of older SQLite.
 _BATCH = 500
+#: After so many seconds a connection is not used again: firewalls cut those that idle for some minutes.
+KEPT_SECONDS = 30
+# One connection for the next transaction, and a new one for each that runs at the same time. It may be broken
+# by then, after a restart of the server, so it is asked for an answer first.
+_KEEPING: dict[str, Any] = {
+    "poolclass": QueuePool,
+    "pool_size": 1,
+    "max_overflow": -1,
+    "pool_pre_ping": True,
+    "pool_recycle": KEPT_SECONDS,
+}
 
 
 class SqlAlchemyTransaction(Transaction):
@@ -56,9 +67,9 @@ class SqlAlchemyTransaction(Transaction):
         """Return what a query finds."""
         return self._connection.execute(query).all()
 
-    def change(self, statement: sa.Update) -> int:
+    def change(self, statement: sa.Update, parameters: Mapping[str, Any] | None = None) -> int:
         """Run a statement and return how many rows it changed."""
-        return self._connection.execute(statement).rowcount
+        return self._connection.execute(statement, parameters).rowcount
 
     def insert(self, table: sa.Table, rows: Sequence[Row]) -> None:
         """Insert rows, all with the same columns."""
@@ -91,6 +102,8 @@ class SqlAlchemyDatabase(Database):
     :param hook: Its hook.
     :param role: What it is used as, for messages.
     :param parameter: Argument that names its connection, for messages.
+    :param keeps_connection: Whether a connection to PostgreSQL is kept for the next transaction, until
+        :meth:`close`.
     :param wait_seconds: For how long to wait for other writers, in seconds.
     :param sleep: How to wait (SQLite waits by itself).
     """
@@ -101,10 +114,12 @@ class SqlAlchemyDatabase(Database):
         *,
         role: str = "warehouse",
         parameter: str = "sql_conn_id",
+        keeps_connection: bool = False,
         wait_seconds: float = 60.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(hook, role=role, parameter=parameter, wait_seconds=wait_seconds, sleep=sleep)
+        self._keeps_connection = keeps_connection
         self._engine: sa.Engine | None = None
 
     @property
@@ -113,7 +128,7 @@ class SqlAlchemyDatabase(Database):
         return self.engine.dialect.name
 
     def transaction(self, work: Callable[[Transaction], Result], *, is_patient: bool = False) -> Result:
-        """Run ``work`` in a transaction of a new connection; see the base class."""
+        """Run ``work`` in a transaction of a connection; see the base class."""
 
         def is_passing(error: BaseException) -> bool:
             # In PostgreSQL locks keep writers of one row apart: a key that is there twice is not ours.
@@ -144,13 +159,20 @@ class SqlAlchemyDatabase(Database):
             self._engine = told(self._create_engine, self.not_opened)
         return self._engine
 
+    def close(self) -> None:
+        """Close the connection that is kept, if there is one."""
+        if self._engine is not None:
+            self._engine.dispose()
+
     def _create_engine(self) -> sa.Engine:
-        # No pool: a connection that idles through minutes of API calls may be cut by a firewall or a restart.
         options: dict[str, Any] = {"hide_parameters": True, "poolclass": NullPool}
         if self._hook.conn_type == "sqlite":
             options["connect_args"] = {"timeout": self._wait_seconds}
         elif self._hook.conn_type == "postgres":
             options["connect_args"] = _libpq_options(self._hook)
+            # An engine with a token is used once: nobody would come back for its connection.
+            if self._keeps_connection and not self._hook.connection_extra.get("iam"):
+                options |= _KEEPING
         engine: sa.Engine = self._hook.get_sqlalchemy_engine(engine_kwargs=options)
         if engine.dialect.name == "sqlite":
             if _is_in_memory(engine.url):
@@ -162,8 +184,7 @@ class SqlAlchemyDatabase(Database):
             event.listen(engine, "connect", _leave_transactions_to_us)
             event.listen(engine, "begin", _take_write_lock)
         elif engine.dialect.name == "postgresql":
-            # Who has waited for a lock has to see what the other one wrote.
-            engine = engine.execution_options(isolation_level="READ COMMITTED")
+            event.listen(engine, "connect", partial(_set_up_postgres, engine.dialect))
         return engine
 
     def _begun(self, connection: sa.Connection) -> Transaction:
@@ -249,6 +270,15 @@ def _libpq_options(hook: Any) -> dict[str, Any]:
         name: value for name, value in hook.connection_extra.items() if name not in hook.ignored_extra_options
     }
     return {"connect_timeout": 30, "keepalives_idle": 60} | given
+
+
+def _set_up_postgres(dialect: sa.Dialect, connection: Any, _record: object) -> None:
+    # Who has waited for a lock has to see what the other one wrote.
+    dialect.set_isolation_level(connection, "READ COMMITTED")
+    # psycopg prepares what it has run five times on a connection, of which a pooler such as PgBouncer, with a
+    # server's connection for each transaction, knows nothing at the sixth.
+    if hasattr(connection, "prepare_threshold"):
+        connection.prepare_threshold = None
 
 
 def _leave_transactions_to_us(connection: Any, _record: object) -> None:

@@ -13,6 +13,7 @@ import pytest
 from plaud_provider.api.regions import Region
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.hooks.connection import PlaudConnection
 from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
 from tests.unit.hooks.conftest import Client, Connect
 
@@ -218,6 +219,41 @@ def test_what_is_left_out_has_its_default(connect: Connect, extra: object) -> No
     assert hook.client_id == "client"
     assert hook.settings.requests_per_minute == 60.0
     assert hook.settings.budget_conn_id is None
+
+
+# Without the hook
+
+
+def test_a_connection_is_looked_up_when_it_is_asked_for_something_and_once(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plaud = PlaudConnection(region="eu")
+    connect(extra={"region": "eu"})
+
+    assert (plaud.region, plaud.client_id) == ("eu", "client")
+
+    monkeypatch.delenv("AIRFLOW_CONN_PLAUD_DEFAULT")
+    assert plaud.hook.settings is plaud.settings
+
+
+def test_it_is_refused_as_by_the_hook(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = refusal(connect, extra={"region": "us"}, asserted="eu")
+    with pytest.raises(PlaudConfigurationError, match=f"^{re.escape(told)}$"):
+        PlaudConnection(region="eu").region  # noqa: B018
+
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
+    told = refusal(connect)
+    with pytest.raises(PlaudConfigurationError, match=f"^{re.escape(told)}$"):
+        PlaudConnection().client_id  # noqa: B018
+
+
+def test_it_closes_what_its_hook_has_opened(plaud: EmulatorServer) -> None:
+    with PlaudConnection() as connection:
+        submitted = connection.hook.submit_transcription("https://bucket.example/a.wav")
+        connection.hook.get_transcription(submitted.transcription_id)
+        assert connection.hook._session is not None
+
+    assert connection.hook._session is None
 
 
 def test_a_connection_s_values_are_not_masked_in_every_log(connect: Connect) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -160,10 +161,9 @@ def test_an_encoding_that_is_a_lie_is_an_error(connect: Connect, open_client: Op
             open_client(policy=ONCE).get("txn_1")
 
 
-def test_a_submit_never_goes_out_on_a_connection_that_was_idle(
-    plaud: EmulatorServer, connect: Connect, txn: str
-) -> None:
-    """A server that closes an idle connection at that moment would leave the outcome unknown."""
+@contextmanager
+def heard_by(plaud: EmulatorServer, connect: Connect) -> Iterator[list[list[bytes]]]:
+    """Put a server before Plaud; yield what it hears on each connection, in order of being opened."""
     heard: list[list[bytes]] = []
 
     def serve(connection: socket.socket) -> None:
@@ -173,16 +173,39 @@ def test_a_submit_never_goes_out_on_a_connection_that_was_idle(
     with TcpServer(serve) as server:
         connection = json.loads(plaud.airflow_connection)
         connect(f"http://127.0.0.1:{server.port}", login=connection["login"], password=connection["password"])
-        with PlaudHook(retry_policy=FAST) as hook:
-            hook.get_transcription(txn)
-            hook.submit_transcription("https://bucket.example/a.wav")
-            hook.get_transcription(txn)
+        yield heard
 
-    methods = [
+
+def methods(heard: list[list[bytes]]) -> list[list[bytes]]:
+    return [
         [line.split()[0] for line in b"".join(parts).split(b"\r\n") if b" HTTP/1.1" in line]
         for parts in heard
     ]
-    assert methods == [[b"POST", b"GET", b"GET"], [b"POST"]]
+
+
+def test_a_submit_never_goes_out_on_a_connection_that_was_idle(
+    plaud: EmulatorServer, connect: Connect, txn: str
+) -> None:
+    """A server that closes an idle connection at that moment would leave the outcome unknown."""
+    with heard_by(plaud, connect) as heard, PlaudHook(retry_policy=FAST) as hook:
+        hook.get_transcription(txn)
+        hook.submit_transcription("https://bucket.example/a.wav")
+        hook.get_transcription(txn)
+
+    assert methods(heard) == [[b"POST", b"GET", b"GET"], [b"POST"]]
+
+
+async def test_neither_does_one_of_many_of_the_asynchronous_hook(
+    plaud: EmulatorServer, connect: Connect, txn: str
+) -> None:
+    with heard_by(plaud, connect) as heard:
+        async with PlaudAsyncHook(retry_policy=FAST) as hook:
+            await hook.get_transcription(txn)
+            await hook.submit_transcription("https://bucket.example/a.wav")
+            await hook.submit_transcription("https://bucket.example/b.wav")
+            await hook.get_transcription(txn)
+
+    assert methods(heard) == [[b"POST", b"GET", b"GET"], [b"POST"], [b"POST"]]
 
 
 @pytest.mark.filterwarnings("error::ResourceWarning")

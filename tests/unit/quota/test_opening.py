@@ -141,4 +141,4 @@ def test_without_a_database_nothing_heavy_is_loaded(home: Path) -> None:
         check=True,
     )
 
-    assert json.loads(done.stdout.splitlines()[-1]) == ["filelock", "plaud_provider"]
+    assert json.loads(done.stdout.splitlines()[-1]) == ["plaud_provider"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import sqlalchemy as sa
 from airflow.providers.duckdb.hooks.duckdb import DuckDBHook
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.providers.sqlite.hooks.sqlite import SqliteHook
@@ -12,7 +13,7 @@ from plaud_provider.warehouse.connection import database_hook
 from plaud_provider.warehouse.databases import database_for
 from plaud_provider.warehouse.databases.duckdb import DuckDbDatabase
 from plaud_provider.warehouse.databases.sqlalchemy import SqlAlchemyDatabase
-from tests.unit.warehouse.warehouses import Warehouse
+from tests.unit.warehouse.warehouses import PostgresWarehouse, Warehouse
 
 
 def test_connection_leads_to_its_hook_and_database(warehouse: Warehouse) -> None:
@@ -25,6 +26,17 @@ def test_connection_leads_to_its_hook_and_database(warehouse: Warehouse) -> None
     assert type(warehouse.hook) is hook
     assert type(database_for(warehouse.hook)) is database
     assert warehouse.is_untouched
+
+
+def test_connection_to_postgresql_is_looked_up_once(
+    postgres_warehouse: PostgresWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = database_hook(postgres_warehouse.conn_id)
+    monkeypatch.delenv(f"AIRFLOW_CONN_{postgres_warehouse.conn_id.upper()}")
+
+    found = database_for(hook).transaction(lambda transaction: transaction.rows(sa.select(sa.literal(1))))
+
+    assert found == [(1,)]
 
 
 @pytest.mark.parametrize("parameter", ["sql_conn_id", "ledger_conn_id"])

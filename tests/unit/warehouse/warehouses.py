@@ -184,7 +184,7 @@ def landing(
     transcription_id: str = "txn_1", *, segments: int | tuple[Segment, ...] = 2, **values: Any
 ) -> Landing:
     """Return a landing; values of a transcription go into its transcription."""
-    own = {name: values.pop(name) for name in Landing.__dataclass_fields__ if name in values}
+    own = {name: values.pop(name) for name in Landing._fields if name in values}
     told: dict[str, Any] = {
         "transcription": transcription(transcription_id, segments=segments, **values),
         "region": "us",

@@ -29,9 +29,19 @@ from tests.unit.warehouse.ledgers import (
 from tests.unit.warehouse.warehouses import PostgresWarehouse, Warehouse, connected_postgres
 
 
-def ledger_that_waits(conn_id: str, sleep: Callable[[float], None], *, clock: Clock | None = None) -> Ledger:
+def ledger_that_waits(
+    conn_id: str,
+    sleep: Callable[[float], None],
+    *,
+    clock: Clock | None = None,
+    keeps_connection: bool = False,
+) -> Ledger:
     database = SqlAlchemyDatabase(
-        database_hook(conn_id), role="ledger", parameter="ledger_conn_id", sleep=sleep
+        database_hook(conn_id),
+        role="ledger",
+        parameter="ledger_conn_id",
+        keeps_connection=keeps_connection,
+        sleep=sleep,
     )
     return Ledger(database, ledger_tables(), now=clock or Clock())
 
@@ -104,19 +114,25 @@ STEPS: dict[str, tuple[State, Callable[[Ledger], object]]] = {
 }
 
 
+@pytest.mark.parametrize("keeps_connection", [False, True])
 @pytest.mark.parametrize("step", STEPS)
 def test_fault_75_answer_lost_after_commit_is_no_harm(
-    postgres_database: dict[str, Any], lossy_proxy: LossyProxy, monkeypatch: pytest.MonkeyPatch, step: str
+    postgres_database: dict[str, Any],
+    lossy_proxy: LossyProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    keeps_connection: bool,
 ) -> None:
     connected_postgres(postgres_database, monkeypatch, host=lossy_proxy.folder, conn_id="books")
     start, take = STEPS[step]
-    ledger = ledger_that_waits("books", lambda _: None)
+    ledger = ledger_that_waits("books", lambda _: None, keeps_connection=keeps_connection)
     ledger.ensure_table()
     bring(ledger, start)
     lossy_proxy.lose_the_next_commit()
 
     assert take(ledger)
     assert lossy_proxy.losses == 1
+    ledger.close()
 
 
 def test_fault_75_what_somebody_else_did_meanwhile_is_not_taken_for_ones_own(
