@@ -73,7 +73,7 @@ lint: $(STAMP) ## Check style, types and import rules
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-cache
 
-# A quarter of an hour on two cores. `make bench FULL=--full` takes an hour more.
+# Half an hour on two cores. `make bench FULL=--full` takes an hour more.
 bench: $(STAMP) ## Measure ours against what one would write today
 	@$(PY) -m benchmarks $(FULL)
 
