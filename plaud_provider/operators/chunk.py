@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -56,12 +56,10 @@ class ChunkOperator(BaseOperator):
 
         return PlaudConnection(self.plaud_conn_id, optional(self.region))
 
-    @contextmanager
-    def _ledger(self) -> Iterator[Ledger]:
+    def _ledger(self) -> AbstractContextManager[Ledger]:
         from plaud_provider.warehouse.ledger import open_ledger
 
-        with closing(open_ledger(self.ledger_conn_id, keeps_connection=True)) as ledger:
-            yield ledger
+        return closing(open_ledger(self.ledger_conn_id, keeps_connection=True))
 
     def _keys(self) -> dict[str, str]:
         """Return the reference to each recording of the chunk by its key; none if nothing was prepared."""

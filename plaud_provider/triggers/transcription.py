@@ -209,12 +209,13 @@ class _Looks:
         self._hook = hook
         self._results = results
         self._began_at = time.time()
-        self._submitted_at = {job.transcription_id: job.submitted_at for job in trigger.jobs()}
+        jobs = trigger.jobs()
+        self._submitted_at = {job.transcription_id: job.submitted_at for job in jobs}
         account = hook.settings.account
         self._known = _KNOWN.setdefault((account.base_url, account.client_id), _Known())
         looked_at = self._known.looked_at
         self._schedule = PollSchedule(
-            [job._replace(looked_at=looked_at.pop(job.transcription_id, None)) for job in trigger.jobs()],
+            [job._replace(looked_at=looked_at.pop(job.transcription_id, None)) for job in jobs],
             interval=trigger.poke_interval,
             now=self._began_at,
             first_look_after=trigger.first_look_after,

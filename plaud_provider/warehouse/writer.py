@@ -38,7 +38,7 @@ class Landed(NamedTuple):
 
 class WarehouseWriter:
     """
-    Writes transcriptions to one warehouse. Holds no connection between calls.
+    Writes transcriptions to one warehouse.
 
     :param database: The warehouse.
     :param tables: Tables to write.
