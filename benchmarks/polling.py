@@ -95,6 +95,7 @@ class FixedInterval:
 
 
 MakeSchedule = Callable[[list[Job], float], Schedule]
+PlaudsClock = Callable[[float], float | None]
 
 
 def ours(interval: float = 30.0, *, seed: int = 1) -> MakeSchedule:
@@ -186,13 +187,19 @@ class Chunk:
     """A chunk: its submits one after the other, then its wait."""
 
     def __init__(
-        self, recordings: Sequence[Recording], clock: Clock, budget: Budget, make: MakeSchedule
+        self,
+        recordings: Sequence[Recording],
+        clock: Clock,
+        budget: Budget,
+        make: MakeSchedule,
+        plauds: PlaudsClock,
     ) -> None:
         self._recordings = {recording.transcription_id: recording for recording in recordings}
         self._to_submit = deque(recordings)
         self._clock = clock
         self._budget = budget
         self._make = make
+        self._plauds = plauds
         self._under_way = 0
         self._wakes_at = math.inf
         self.left = len(recordings)
@@ -200,7 +207,10 @@ class Chunk:
     def submit(self, then: Callable[[], None]) -> None:
         if not self._to_submit:
             everything = self._recordings.values()
-            jobs = [Job(one.transcription_id, one.submitted_at, one.audio_seconds) for one in everything]
+            jobs = [
+                Job(one.transcription_id, one.submitted_at, one.audio_seconds, self._plauds(one.submitted_at))
+                for one in everything
+            ]
             self._schedule = self._make(jobs, self._clock.now)
             self._start_due_looks()
             then()
@@ -246,7 +256,8 @@ class Chunk:
         if is_done:
             recording.seen_at = now
             self.left -= 1
-            self._schedule.seen(recording.transcription_id, now=now, completed_at=recording.done_at)
+            completed_at = self._plauds(recording.done_at)
+            self._schedule.seen(recording.transcription_id, now=now, completed_at=completed_at)
         else:
             self._schedule.again(recording.transcription_id, now=now)
         self._start_due_looks()
@@ -255,12 +266,25 @@ class Chunk:
         return lambda: self._clock.after(seconds, call)
 
 
-def play(recordings: Sequence[Recording], *, per_minute: float, make: MakeSchedule) -> None:
-    """Submit and wait for all of them; what became of each is in the recordings."""
+def play(
+    recordings: Sequence[Recording],
+    *,
+    per_minute: float,
+    make: MakeSchedule,
+    plauds: PlaudsClock = lambda moment: moment,
+) -> None:
+    """
+    Submit and wait for all of them; what became of each is in the recordings.
+
+    :param recordings: What is to be submitted.
+    :param per_minute: Limit of requests.
+    :param make: Makes the schedule of a chunk.
+    :param plauds: What Plaud's clock says at a moment; ``None`` where Plaud tells no times.
+    """
     clock = Clock()
     budget = Budget(per_minute, clock)
     chunks = [
-        Chunk(recordings[begin : begin + CHUNK], clock, budget, make)
+        Chunk(recordings[begin : begin + CHUNK], clock, budget, make, plauds)
         for begin in range(0, len(recordings), CHUNK)
     ]
     to_submit = deque(chunks)

@@ -44,12 +44,22 @@ ENOUGH = 8
 SCOUT_PAUSE = 0.05
 SCOUT_GROWTH = 1.2
 LONGEST_SCOUT_PAUSE = 0.1
+#: From then on they do while nearly no look is in vain and the budget has room, as that may mean that all
+#: come too late: Plaud has become faster, or its clock tells longer times than this host's. Each result earns
+#: such a part of a look in vain, and no more than so many are kept.
+EARNED = 0.04
+MOST_EARNED = 4.0
+#: Such a part of the time after which a look pays has to have passed; by the first factor less when a scout
+#: has found a result even earlier, by the other one more when one has looked in vain even later.
+AHEAD = 0.8
+BOLDER = 0.9
+SHYER = 1.25
 
 #: Seconds by which epoch seconds as floats may be off.
 ROUNDING = 1e-5
 #: Seconds that processing takes at least.
 SHORTEST_TIME = 0.01
-#: Seconds by which Plaud's clock may differ from this host's.
+#: Seconds by which a time by Plaud's clock may differ from one by this host's.
 SKEW = 5.0
 #: Seconds. A clock that steps forward by more was set.
 LONGEST_STEP = 900.0
@@ -62,6 +72,8 @@ class Job(NamedTuple):
     :param transcription_id: Plaud's id.
     :param submitted_at: Epoch seconds by this host's clock; ``None``: unknown.
     :param audio_seconds: Length of the recording; ``None``: unknown.
+    :param accepted_at: Epoch seconds at which Plaud says that it accepted it, by Plaud's clock; ``None``:
+        unknown.
     :param looked_at: Epoch seconds of the last look so far, which found it processing; ``None``: there was
         none.
     """
@@ -69,6 +81,7 @@ class Job(NamedTuple):
     transcription_id: str
     submitted_at: float | None = None
     audio_seconds: float | None = None
+    accepted_at: float | None = None
     looked_at: float | None = None
 
 
@@ -80,6 +93,7 @@ class _Waiting:
     :param order: Its place in the order of submission.
     :param began_at: When it was submitted; when the schedule began, where that is not known.
     :param is_dated: Whether it is known.
+    :param scouted_at: While a scout looks at it: which part of the time after which a look pays had passed.
     :param version: An entry of a queue that was made for another version is void.
     """
 
@@ -90,6 +104,12 @@ class _Waiting:
     looked_at: float | None
     version: int = 0
     is_under_way: bool = False
+    scouted_at: float | None = None
+
+    @property
+    def last_at(self) -> float:
+        """When it was looked at last; when it began, if it never was."""
+        return self.began_at if self.looked_at is None else self.looked_at
 
     @property
     def elapsed(self) -> float:
@@ -107,7 +127,8 @@ class PollSchedule:
     While nothing is known, a single one is looked at now and then, the one that is probably done first. From
     then on each is looked at when that pays: the less the budget has to spare, the surer a look has to be to
     find a result, and those that are probably done come first. What is not done is looked at again at the
-    latest when it has taken twice as long, or half an hour later. Where it is not known when something was
+    latest when it has taken twice as long, or half an hour later. While nearly every look finds a result, a
+    few are tried before they pay, as all may come late. Where it is not known when something was
     submitted, the pauses between its looks just grow.
 
     The budget below may delay a look by any time. A clock that is set back, or far forward, is taken to have
@@ -144,6 +165,8 @@ class PollSchedule:
         self._spare = UNTOLD_SPARE
         self._scout_at = now
         self._scout_pause = SCOUT_PAUSE * interval
+        self._earned = 0.0
+        self._ahead = AHEAD
         self._waiting: dict[str, _Waiting] = {}
         for job in jobs:
             self._waiting.setdefault(job.transcription_id, _begin(job, len(self._waiting), now))
@@ -187,12 +210,14 @@ class PollSchedule:
         self._learn()
         first = self._first(self._level())
         if first is not None and first[0] > now + ROUNDING:
-            first = self._scout(now)
-        if first is None:
+            one = self._scout(now)
+        else:
+            one = None if first is None else first[1]
+        if one is None:
             return None
-        first[1].is_under_way = True
-        first[1].version += 1
-        return first[1].job.transcription_id
+        one.is_under_way = True
+        one.version += 1
+        return one.job.transcription_id
 
     def again(self, transcription_id: str, *, now: float, answered: bool = True) -> None:
         """
@@ -206,9 +231,13 @@ class PollSchedule:
         one = self._waiting[transcription_id]
         one.is_under_way = False
         one.version += 1
+        scouted_at, one.scouted_at = one.scouted_at, None
         not_before = now + self._interval * self._rng.uniform(0.9, 1.1)
         if answered:
             not_before = now
+            self._earned = max(-MOST_EARNED, self._earned - 1.0)
+            if scouted_at is not None:
+                self._ahead = min(1.0, max(self._ahead, scouted_at) * SHYER)
             is_first, one.looked_at = one.looked_at is None, now
             self._note(one, now - one.began_at, is_done=False, is_first=is_first)
         for level, queue in enumerate(self._queues):
@@ -221,16 +250,21 @@ class PollSchedule:
 
         :param transcription_id: What was looked at.
         :param now: Epoch seconds.
-        :param completed_at: Epoch seconds at which Plaud finished it, by Plaud's clock. What cannot be true,
-            given the looks, is ignored.
+        :param completed_at: Epoch seconds at which Plaud finished it, by Plaud's clock: from when Plaud
+            accepted it by the same clock, that is how long it took, whatever both clocks say of the time of
+            day. What cannot be true, given the looks, is ignored.
         """
         now = self._pass_to(now)
         one = self._waiting.pop(transcription_id)
         one.version += 1
         self._dated -= one.is_dated
         self._scout_at, self._scout_pause = now, SCOUT_PAUSE * self._interval
+        self._earned = min(MOST_EARNED, self._earned + EARNED)
+        if one.scouted_at is not None:
+            self._ahead = min(self._ahead, one.scouted_at) * BOLDER
         longest = max(one.elapsed, now - one.began_at)
-        seconds = -1.0 if completed_at is None else completed_at + self._clock_offset - one.began_at
+        accepted_at = one.job.accepted_at
+        seconds = -1.0 if completed_at is None or accepted_at is None else completed_at - accepted_at
         if not (seconds > 0 and one.elapsed - SKEW <= seconds <= longest + SKEW):
             seconds = self._forecast.draw(one.job.audio_seconds, one.elapsed, longest, self._rng)
         seconds = min(longest, max(one.elapsed, seconds))
@@ -277,25 +311,31 @@ class PollSchedule:
         return self._interval if level else min(self._interval, SHORTEST_PAUSE)
 
     def _has_scouts(self) -> bool:
-        return self._forecast.known < ENOUGH and self._dated > 0 and not self._is_few
+        if self._is_few or not self._dated:
+            return False
+        return self._forecast.known < ENOUGH or (self._earned >= 1.0 and self._spare > 0)
 
     def _scout_due(self) -> float:
         first = self._first(0)
         if first is None:
             return math.inf
         due, one = first
-        is_unknown = one.looked_at is None and not self._forecast.known
-        return max(self._scout_at, self._not_before if is_unknown else due)
+        if self._forecast.known >= ENOUGH:
+            due = one.last_at + self._ahead * (due - one.last_at)
+        elif one.looked_at is None and not self._forecast.known:
+            due = self._not_before
+        return max(self._scout_at, due)
 
-    def _scout(self, now: float) -> tuple[float, _Waiting] | None:
-        if not self._has_scouts() or self._scout_due() > now + ROUNDING:
-            return None
+    def _scout(self, now: float) -> _Waiting | None:
         first = self._first(0)
-        if first is not None:
-            longest = max(self._shortest_pause(0), LONGEST_SCOUT_PAUSE * (now - first[1].began_at))
-            self._scout_at = now + min(self._scout_pause, longest)
-            self._scout_pause *= SCOUT_GROWTH
-        return first
+        if first is None or not self._has_scouts() or self._scout_due() > now + ROUNDING:
+            return None
+        due, one = first
+        one.scouted_at = min(1.0, (now - one.last_at) / max(ROUNDING, due - one.last_at))
+        longest = max(self._shortest_pause(0), LONGEST_SCOUT_PAUSE * (now - one.began_at))
+        self._scout_at = now + min(self._scout_pause, longest)
+        self._scout_pause *= SCOUT_GROWTH
+        return one
 
     def _first(self, level: int) -> tuple[float, _Waiting] | None:
         """Return who is looked at first at a price, and when."""

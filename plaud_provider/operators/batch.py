@@ -181,6 +181,7 @@ class BatchSubmit:
                 self._owner,
                 transcription.transcription_id,
                 submitted_at=datetime.now(tz=UTC),
+                accepted_at=transcription.created_at,
             )
             self.submitted += 1
 

@@ -119,6 +119,7 @@ class Claim:
                 self._owner,
                 transcription.transcription_id,
                 submitted_at=datetime.now(tz=UTC),
+                accepted_at=transcription.created_at,
             )
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from plaud_provider.api.arguments import optional, validate_boolean, validate_number
@@ -224,7 +224,7 @@ class LandRecordingsOperator(LandingOperator):
         return {"version": 1, "pending": len(waiting)}
 
     def _defer(self, waiting: Mapping[str, Entry], started_at: float, deadline: float) -> NoReturn:
-        in_order = sorted(waiting.items(), key=lambda item: _epoch(item[1]) or started_at)
+        in_order = sorted(waiting.items(), key=lambda item: _epoch(item[1].submitted_at) or started_at)
         entries = [entry for _, entry in in_order]
         self.log.info("Handing the wait for %d transcription(s) to the triggerer.", len(in_order))
         self.defer(
@@ -238,7 +238,8 @@ class LandRecordingsOperator(LandingOperator):
                 results_path=self.results_path,
                 partial_count=self.partial_count,
                 partial_seconds=self.partial_seconds,
-                submitted_at=[_epoch(entry) for entry in entries],
+                submitted_at=[_epoch(entry.submitted_at) for entry in entries],
+                accepted_at=[_epoch(entry.accepted_at) for entry in entries],
                 audio_seconds=[entry.duration_seconds for entry in entries],
             ),
             method_name="resume",
@@ -258,8 +259,8 @@ def waiting_of(ledger: Ledger, keys: Mapping[str, str], plaud: PlaudConnection) 
     }
 
 
-def _epoch(entry: Entry) -> float | None:
-    return entry.submitted_at.timestamp() if entry.submitted_at else None
+def _epoch(moment: datetime | None) -> float | None:
+    return moment.timestamp() if moment else None
 
 
 def _seconds(name: str, value: timedelta | float) -> float:

@@ -75,6 +75,7 @@ class TranscriptionTrigger(BaseTrigger):
     :param partial_seconds: After how many seconds what is final makes one, however little it is; ``None``:
         never.
     :param submitted_at: Epoch seconds at which each was submitted, where that is known.
+    :param accepted_at: The same by Plaud's clock: epoch seconds at which Plaud says that it accepted each.
     :param audio_seconds: Length of each recording, where that is known.
     """
 
@@ -92,6 +93,7 @@ class TranscriptionTrigger(BaseTrigger):
         partial_count: int | None = None,
         partial_seconds: float | None = None,
         submitted_at: Sequence[float | None] | None = None,
+        accepted_at: Sequence[float | None] | None = None,
         audio_seconds: Sequence[float | None] | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -106,6 +108,7 @@ class TranscriptionTrigger(BaseTrigger):
         self.partial_count = partial_count
         self.partial_seconds = partial_seconds
         self.submitted_at = submitted_at
+        self.accepted_at = accepted_at
         self.audio_seconds = audio_seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -124,6 +127,7 @@ class TranscriptionTrigger(BaseTrigger):
                 "partial_count": self.partial_count,
                 "partial_seconds": self.partial_seconds,
                 "submitted_at": self.submitted_at,
+                "accepted_at": self.accepted_at,
                 "audio_seconds": self.audio_seconds,
             },
         )
@@ -171,11 +175,12 @@ class TranscriptionTrigger(BaseTrigger):
         """Return what is waited for with what is known of each."""
         unknown = [None] * len(self.transcription_ids)
         return [
-            Job(transcription_id, submitted_at, audio_seconds)
-            for transcription_id, submitted_at, audio_seconds in zip(
+            Job(transcription_id, submitted_at, audio_seconds, accepted_at)
+            for transcription_id, submitted_at, audio_seconds, accepted_at in zip(
                 self.transcription_ids,
                 self.submitted_at or unknown,
                 self.audio_seconds or unknown,
+                self.accepted_at or unknown,
                 strict=True,
             )
         ]

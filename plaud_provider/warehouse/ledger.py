@@ -235,7 +235,15 @@ class Ledger:
             },
         )
 
-    def processing(self, key: str, owner: Owner, transcription_id: str, *, submitted_at: datetime) -> bool:
+    def processing(
+        self,
+        key: str,
+        owner: Owner,
+        transcription_id: str,
+        *,
+        submitted_at: datetime,
+        accepted_at: datetime | None = None,
+    ) -> bool:
         """
         Note that Plaud has accepted a recording; it is billed from now on.
 
@@ -244,6 +252,7 @@ class Ledger:
         :param owner: Who sent it.
         :param transcription_id: Plaud's id.
         :param submitted_at: When it was submitted.
+        :param accepted_at: When Plaud accepted it, by Plaud's clock, where Plaud told.
         """
         return self._step(
             key,
@@ -253,6 +262,7 @@ class Ledger:
             lambda _: {
                 "transcription_id": transcription_id,
                 "submitted_at": utc(submitted_at),
+                "accepted_at": utc(accepted_at),
                 "lease_until": None,
                 "finished_at": None,
                 "error": None,

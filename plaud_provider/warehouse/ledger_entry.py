@@ -101,6 +101,7 @@ class Entry(NamedTuple):
     :param lease_until: Until when the owner has it, while ``claimed`` or ``submitting``.
     :param claimed_at: When its owner claimed it.
     :param submitted_at: When it was sent.
+    :param accepted_at: When Plaud accepted it, by Plaud's clock; ``None``: Plaud did not tell.
     :param finished_at: When it became ``landed``, ``failed``, ``unknown`` or ``expired``.
     :param updated_at: When this row was changed last.
     """
@@ -119,6 +120,7 @@ class Entry(NamedTuple):
     lease_until: datetime | None
     claimed_at: datetime
     submitted_at: datetime | None
+    accepted_at: datetime | None
     finished_at: datetime | None
     updated_at: datetime
 

@@ -77,6 +77,7 @@ class LedgerStatements:
             "lease_until": lease_until,
             "claimed_at": now,
             "submitted_at": None,
+            "accepted_at": None,
             "finished_at": None,
             "updated_at": now,
         }

@@ -55,6 +55,7 @@ def ledger_tables(schema: str | None = None, table: str = DEFAULT_SUBMISSIONS_TA
         sa.Column("lease_until", utc_time()),
         sa.Column("claimed_at", utc_time(), nullable=False),
         sa.Column("submitted_at", utc_time()),
+        sa.Column("accepted_at", utc_time()),
         sa.Column("finished_at", utc_time()),
         sa.Column("updated_at", utc_time(), nullable=False),
     )

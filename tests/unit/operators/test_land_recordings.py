@@ -108,6 +108,7 @@ def test_the_trigger_gets_what_is_known_of_each_and_no_text(chunk: Archive) -> N
 
     assert sorted(arguments["transcription_ids"]) == sorted(ids(chunk).values())
     assert arguments["submitted_at"] == sorted(arguments["submitted_at"]), "in the order of submission"
+    assert arguments["accepted_at"] == pytest.approx(arguments["submitted_at"], abs=5), "by Plaud's clock"
     assert arguments["audio_seconds"] == pytest.approx([36] * 3, abs=0.1)
     assert arguments["end_time"] - arguments["started_at"] == 3600
     assert (arguments["poke_interval"], arguments["partial_count"]) == (7, 50)

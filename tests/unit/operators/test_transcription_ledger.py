@@ -74,6 +74,7 @@ def test_it_is_a_row_of_the_ledger(plaud: EmulatorServer, warehouse: Warehouse) 
     assert (row.region, row.client_id, row.language, row.speaker_diarization) == ("us", "client", "en", True)
     assert row.owner == Owner("dag", "run", "submit", -1, 1)
     assert row.submitted_at is not None
+    assert row.accepted_at is not None
     assert SIGNATURE not in repr(warehouse.rows("select * from plaud_submissions"))
 
 

@@ -51,6 +51,7 @@ ARGUMENTS: dict[str, Any] = {
     "partial_count": 100,
     "partial_seconds": 300.0,
     "submitted_at": [1.0, None],
+    "accepted_at": [None, 2.0],
     "audio_seconds": [None, 36.0],
 }
 

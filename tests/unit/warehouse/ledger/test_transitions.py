@@ -118,6 +118,7 @@ def test_row_of_a_claim_says_all_of_it(ledger: Ledger) -> None:
             lease_until=NOW + Ledger.LEASE_OF_CLAIM,
             claimed_at=NOW,
             submitted_at=None,
+            accepted_at=None,
             finished_at=None,
             updated_at=NOW,
         )
@@ -141,10 +142,13 @@ def test_processing_keeps_the_id_and_when_it_was_submitted(ledger: Ledger) -> No
     bring(ledger, State.SUBMITTING)
     submitted_at = datetime(2026, 3, 29, 3, 31, 0, 123456, tzinfo=timezone(timedelta(hours=2)))
 
-    assert ledger.processing("key_1", OWNER, "txn_1", submitted_at=submitted_at)
+    assert ledger.processing(
+        "key_1", OWNER, "txn_1", submitted_at=submitted_at, accepted_at=submitted_at - timedelta(hours=1)
+    )
 
     noted = entry(ledger)
     assert (noted.transcription_id, noted.submitted_at) == ("txn_1", submitted_at.astimezone(UTC))
+    assert noted.accepted_at == submitted_at.astimezone(UTC) - timedelta(hours=1)
     assert (noted.lease_until, noted.finished_at, noted.error) == (None, None, None)
 
 
