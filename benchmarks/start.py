@@ -199,7 +199,7 @@ def median(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.start", description=__doc__)
-    parser.add_argument("--repeat", type=int, default=3, help="fresh processes per figure")
+    parser.add_argument("--repeat", type=int, default=5, help="fresh processes per figure")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child is not None:

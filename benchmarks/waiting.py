@@ -71,6 +71,7 @@ def wait(ids: list[list[str]], seconds: float) -> dict[str, float]:
                 partial_count=100,
                 partial_seconds=300,
                 submitted_at=[now] * len(chunk),
+                accepted_at=[now] * len(chunk),
                 audio_seconds=[60.0] * len(chunk),
             )
             for chunk in ids

@@ -10,17 +10,17 @@ from urllib.parse import urlsplit
 from plaud_provider.api.regions import is_loopback
 from plaud_provider.exceptions import PlaudInputError
 
-_TRANSCRIPTION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.~-]{0,254}", re.ASCII)
+# Patterns are compiled when they are first needed: each task is a new process.
+_TRANSCRIPTION_ID = r"[A-Za-z0-9][A-Za-z0-9_.~-]{0,254}"
 # RFC 5646 also knows registered languages of 5 to 8 letters; there are none, but "english" would pass as one.
-_LANGUAGE = re.compile(
+_LANGUAGE = (
     r"[A-Za-z]{2,3}"  # language
     r"(-[A-Za-z]{3}){0,3}"  # extended language
     r"(-[A-Za-z]{4})?"  # script
     r"(-([A-Za-z]{2}|\d{3}))?"  # region
     r"(-([A-Za-z0-9]{5,8}|\d[A-Za-z0-9]{3}))*"  # variants
     r"(-[A-WY-Za-wy-z0-9](-[A-Za-z0-9]{2,8})+)*"  # extensions
-    r"(-x(-[A-Za-z0-9]{1,8})+)?",  # private use
-    re.ASCII,
+    r"(-x(-[A-Za-z0-9]{1,8})+)?"  # private use
 )
 
 
@@ -33,7 +33,7 @@ def validate_transcription_id(value: object) -> str:
 
     :raises PlaudInputError: if it cannot; nothing was sent.
     """
-    if isinstance(value, str) and _TRANSCRIPTION_ID.fullmatch(value) and ".." not in value:
+    if isinstance(value, str) and re.fullmatch(_TRANSCRIPTION_ID, value, re.ASCII) and ".." not in value:
         return value
     shown = repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
     raise PlaudInputError(
@@ -139,7 +139,7 @@ def validate_language(value: str | None) -> str | None:
 
     :raises PlaudInputError: if it is not; nothing was sent.
     """
-    if value is None or (isinstance(value, str) and _LANGUAGE.fullmatch(value)):
+    if value is None or (isinstance(value, str) and re.fullmatch(_LANGUAGE, value, re.ASCII)):
         return value
     raise PlaudInputError(
         f"language: {value!r} is not a language tag. Use a BCP-47 code such as 'en', 'ja', 'zh' or 'pt-BR', "

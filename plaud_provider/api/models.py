@@ -22,7 +22,7 @@ from plaud_provider.exceptions import PlaudInputError, PlaudResponseError
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_URL_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*", re.IGNORECASE)
+_URL_QUERY = r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*"
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_ERROR_CHARACTERS = 500
 
@@ -291,7 +291,7 @@ def _error(value: object) -> str:
         text = ": ".join(parts) or json.dumps(value, default=str)
     else:
         text = "" if value is None else str(value)
-    text = _URL_QUERY.sub(r"\1?<query removed>", _clean(" ".join(text.split())))
+    text = re.sub(_URL_QUERY, r"\1?<query removed>", _clean(" ".join(text.split())), flags=re.IGNORECASE)
     return text[:MAX_ERROR_CHARACTERS] or "no reason given"
 
 

@@ -50,7 +50,7 @@ _BASE_URLS = {
 }
 _LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 # A name that ends in a number is an address in disguise (2130706433, 0x7f.1).
-_HOST_NAME = re.compile(rf"({_LABEL}\.)*(?!\d+$|0x){_LABEL}", re.ASCII)
+_HOST_NAME = rf"({_LABEL}\.)*(?!\d+$|0x){_LABEL}"
 _REGION_OF_HOST = {urlsplit(url).hostname: region for region, url in _BASE_URLS.items()}
 
 
@@ -115,7 +115,7 @@ def _is_host_name(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        return len(name) <= 253 and _HOST_NAME.fullmatch(name) is not None
+        return len(name) <= 253 and re.fullmatch(_HOST_NAME, name, re.ASCII) is not None
     return True
 
 

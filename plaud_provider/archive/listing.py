@@ -11,29 +11,12 @@ from plaud_provider.archive import storage_errors
 from plaud_provider.archive.checks import AUDIO_EXTENSIONS
 from plaud_provider.archive.folder_path import LocalFolder, folder_key, parse_folder
 from plaud_provider.archive.glob_pattern import GlobPattern
+from plaud_provider.archive.manifest import Found
 from plaud_provider.archive.object_storage import Bucket, Location
 from plaud_provider.archive.storage_errors import Subject
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, PlaudStorageError
 
 _STATE = "Nothing was sent, nothing is paid for."
-
-
-class Found(NamedTuple):
-    """
-    A recording that an archive lists.
-
-    :param uri: Reference to it, as :class:`~plaud_provider.archive.reference.AudioReference` takes it; a
-        single submit of this reference is the same recording.
-    :param version: Version of its content, as ``look()`` would return it; ``None`` where listing does not
-        tell (local files).
-    :param size: Bytes, where the storage tells.
-    :param modified: Time of its last change (UTC), where the storage tells.
-    """
-
-    uri: str
-    version: str | None
-    size: int | None
-    modified: datetime | None
 
 
 class _Wanted(NamedTuple):

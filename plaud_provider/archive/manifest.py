@@ -14,7 +14,6 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from plaud_provider.archive.listing import Found
 from plaud_provider.archive.work_folder import WorkFolder, work_folder
 from plaud_provider.exceptions import PlaudInputError
 
@@ -25,6 +24,24 @@ _VERSION = 1
 _MANIFEST = "plaud_manifest"
 _KEYS = "plaud_keys"
 _OURS = re.compile(r"chunk-(\d{5,})(\.keys)?\.jsonl")
+
+
+class Found(NamedTuple):
+    """
+    A recording that an archive lists.
+
+    :param uri: Reference to it, as :class:`~plaud_provider.archive.reference.AudioReference` takes it; a
+        single submit of this reference is the same recording.
+    :param version: Version of its content, as ``look()`` would return it; ``None`` where listing does not
+        tell (local files).
+    :param size: Bytes, where the storage tells.
+    :param modified: Time of its last change (UTC), where the storage tells.
+    """
+
+    uri: str
+    version: str | None
+    size: int | None
+    modified: datetime | None
 
 
 class Keyed(NamedTuple):

@@ -37,13 +37,12 @@ _SIGNATURES = (
         frozenset(_AZURE_PARAMETERS.split()),
     ),
 )
-_SECRET_NAME = re.compile(
+_SECRET_NAME = (
     r"token|sig|secret|passw|auth|credential|api.?key|access.?key|hmac|hdnts|hdnea|jwt|"
-    r"^(key|code|hash|sas|verify|s|q-ak)$",
-    re.IGNORECASE,
+    r"^(key|code|hash|sas|verify|s|q-ak)$"
 )
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_PASSWORD = re.compile(r"(^|//)([^/?#@:]*):[^/?#@]*@")
+_PASSWORD = r"(^|//)([^/?#@:]*):[^/?#@]*@"
 
 
 class AudioReference:
@@ -78,14 +77,16 @@ class AudioReference:
     @cached_property
     def _without_secrets(self) -> str:
         kept = [
-            part for name, part in self._parts if not self._is_signing(name) and not _SECRET_NAME.search(name)
+            part
+            for name, part in self._parts
+            if not self._is_signing(name) and not re.search(_SECRET_NAME, name, re.IGNORECASE)
         ]
         if self.scheme in _WEB:
             netloc = self._split.netloc.rpartition("@")[2]
             return self._split._replace(netloc=netloc, query="&".join(kept), fragment="").geturl()
         # In a storage key '?' and '#' are ordinary characters, and a user there names a connection. But it
         # may also be a URL with a slip in its scheme.
-        shown = _PASSWORD.sub(r"\1\2@", self._value)
+        shown = re.sub(_PASSWORD, r"\1\2@", self._value)
         if len(kept) == len(self._parts):
             return shown
         return shown.partition("?")[0] + ("?" + "&".join(kept) if kept else "")

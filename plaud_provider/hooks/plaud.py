@@ -40,7 +40,6 @@ from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.exceptions import PlaudError
 from plaud_provider.hooks.budget import missing_connection, open_budget
 from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, look_up
-from plaud_provider.hooks.plaud_async import PlaudAsyncHook
 from plaud_provider.hooks.transport import Limits, open_requests_session, send_with_requests
 from plaud_provider.quota.turns import ClientBudget, Turn
 
@@ -48,10 +47,20 @@ if TYPE_CHECKING:
     from requests import Session
 
     from plaud_provider.api.models import Transcription
+    from plaud_provider.hooks.plaud_async import PlaudAsyncHook
 
 __all__ = ["PlaudAsyncHook", "PlaudHook"]
 
 T = TypeVar("T")
+
+
+def __getattr__(name: str) -> Any:
+    # Most tasks need one of the two.
+    if name == "PlaudAsyncHook":
+        from plaud_provider.hooks.plaud_async import PlaudAsyncHook
+
+        return PlaudAsyncHook
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class _Shell(NamedTuple):

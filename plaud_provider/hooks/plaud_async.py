@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from airflow.providers.common.compat.connection import get_async_connection
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
-from asgiref.sync import sync_to_async
 
 from plaud_provider.api import calls
 from plaud_provider.api.arguments import validate_language, validate_transcription_id, validate_webhook_url
@@ -201,6 +200,8 @@ class PlaudAsyncHook(BaseHook):
 
     async def _read_settings(self) -> PlaudSettings:
         if self._given_settings is None:
+            from airflow.providers.common.compat.connection import get_async_connection
+
             connection = await get_async_connection(self.plaud_conn_id)
             return read_connection(connection, region=self._asserted_region)
         region = self._given_settings.account.region
@@ -208,16 +209,18 @@ class PlaudAsyncHook(BaseHook):
         return self._given_settings
 
     async def _open_budget(self) -> ClientBudget:
-        shared = None
-        if (budget_conn_id := self.settings.budget_conn_id) is not None:
-            try:
-                shared = await get_async_connection(budget_conn_id)
-            except AirflowNotFoundException:
-                raise missing_connection(budget_conn_id) from None
+        make = partial(open_budget, self.settings, limits=self._limits, minute=self._minute, log=self.log)
+        if (budget_conn_id := self.settings.budget_conn_id) is None:
+            return await asyncio.to_thread(make, None)
+        from airflow.providers.common.compat.connection import get_async_connection
+        from asgiref.sync import sync_to_async
+
+        try:
+            shared = await get_async_connection(budget_conn_id)
+        except AirflowNotFoundException:
+            raise missing_connection(budget_conn_id) from None
         # On Airflow 3.2, what a thread asks of the supervisor only arrives if asgiref started the thread.
-        return await sync_to_async(open_budget, thread_sensitive=False)(
-            self.settings, shared, limits=self._limits, minute=self._minute, log=self.log
-        )
+        return await sync_to_async(make, thread_sensitive=False)(shared)
 
     async def _read_token(self, *, renewing: bool) -> TokenState:
         if renewing or self._remembered.token is None:

@@ -28,7 +28,7 @@ from plaud_provider.warehouse.ledger_entry import Owner, Recording, State
 from plaud_provider.warehouse.standing import Standing
 
 if TYPE_CHECKING:
-    from plaud_provider.archive.listing import Found
+    from plaud_provider.archive.manifest import Found
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.warehouse.ledger import Ledger
 

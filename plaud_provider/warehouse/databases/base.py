@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_SECRET_EXTRA = re.compile(r"token|secret|passw|key", re.IGNORECASE)
+_SECRET_NAME = r"(?i)token|secret|passw|key"
 
 
 class Transaction(ABC):
@@ -250,7 +250,7 @@ class Database(ABC):
         message = f"{type(error).__name__}: {lines[0].strip().rstrip('.') if lines else 'no message'}"
         connection = self._hook.get_connection(self.conn_id)
         secrets = [connection.password]
-        secrets += [value for name, value in connection.extra_dejson.items() if _SECRET_EXTRA.search(name)]
+        secrets += [value for name, value in connection.extra_dejson.items() if re.search(_SECRET_NAME, name)]
         for secret in secrets:
             if isinstance(secret, str) and secret:
                 message = message.replace(secret, "***")

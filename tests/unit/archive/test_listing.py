@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from airflow.sdk import ObjectStoragePath
 
-from plaud_provider.archive.listing import Found, list_recordings
+from plaud_provider.archive.listing import list_recordings
+from plaud_provider.archive.manifest import Found
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudError,

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plaud_provider.archive.listing import Found
-from plaud_provider.archive.manifest import Keyed, read_keys, read_manifest, write_keys, write_manifest
+from plaud_provider.archive.manifest import Found, Keyed, read_keys, read_manifest, write_keys, write_manifest
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, PlaudStorageError
 from tests.unit.s3_server import S3Server
 

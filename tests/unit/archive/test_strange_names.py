@@ -16,9 +16,9 @@ import requests
 
 from plaud_provider.archive.audio_header import examine
 from plaud_provider.archive.identity import recording_key
-from plaud_provider.archive.listing import Found, list_recordings
+from plaud_provider.archive.listing import list_recordings
 from plaud_provider.archive.local_files import validate_public_urls
-from plaud_provider.archive.manifest import read_manifest, write_manifest
+from plaud_provider.archive.manifest import Found, read_manifest, write_manifest
 from plaud_provider.archive.reference import AudioReference
 from plaud_provider.archive.signing import AudioSource, audio_source
 from tests.unit.archive.sounds import WAV

@@ -10,9 +10,9 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from plaud_provider.api.effects import SubmitPhase
-from plaud_provider.archive.listing import Found, list_recordings
+from plaud_provider.archive.listing import list_recordings
 from plaud_provider.archive.local_files import LocalFile
-from plaud_provider.archive.manifest import write_manifest
+from plaud_provider.archive.manifest import Found, write_manifest
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
     PlaudConfigurationError,

@@ -15,7 +15,7 @@ from airflow.sdk.definitions.taskgroup import MappedTaskGroup
 from airflow.sdk.definitions.xcom_arg import XComArg
 from airflow.serialization.serialized_objects import DagSerialization
 
-from plaud_provider.archive.listing import Found
+from plaud_provider.archive.manifest import Found
 from plaud_provider.operators.finish_recordings import FinishRecordingsOperator, ReportRecordingsOperator
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
