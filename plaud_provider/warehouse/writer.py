@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from plaud_provider.exceptions import PlaudWarehouseError
 from plaud_provider.warehouse.databases.base import batches, told
-from plaud_provider.warehouse.rows import clean_text
+from plaud_provider.warehouse.rows import clean_text, columns_of, segment_columns
 
 if TYPE_CHECKING:
     from plaud_provider.warehouse.databases.base import Database, Transaction
@@ -115,12 +115,12 @@ class WarehouseWriter:
             transaction.delete(table.c.transcription_id, ids)
         segment_count = replaced = 0
         for batch in batches(landings, _BATCH):
-            transcripts = [landing.transcript_row() for landing in batch]
-            segments = [row for landing in batch for row in landing.segment_rows()]
-            replaced += clean_text([*transcripts, *segments], transaction.kind)
+            transcripts = columns_of([landing.transcript_row() for landing in batch])
+            segments = segment_columns(batch)
+            replaced += clean_text([*transcripts.values(), *segments.values()], transaction.kind)
             transaction.insert(self._tables.transcripts, transcripts)
             transaction.insert(self._tables.segments, segments)
-            segment_count += len(segments)
+            segment_count += len(segments["text"])
         return Landed(len(landings), segment_count, replaced)
 
     def _landing_refused(self, error: Exception, count: int) -> PlaudWarehouseError:

@@ -7,7 +7,7 @@ rows/s, where ``executemany`` makes 2,200.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -15,14 +15,14 @@ from sqlalchemy.dialects import postgresql
 
 if TYPE_CHECKING:
     from plaud_provider.warehouse.databases.base import MayReplace
-    from plaud_provider.warehouse.rows import Row
+    from plaud_provider.warehouse.rows import Columns
 
 #: Rows per statement.
 BATCH = 20_000
 
 
 def insert(table: sa.Table) -> postgresql.Insert:
-    """Return the statement that inserts rows given as :func:`columns_of` returns them."""
+    """Return the statement that inserts rows given as :func:`parts` returns them."""
     names = table.columns.keys()
     columns = [_unnest(name, table.c[name].type).label(name) for name in names]
     return postgresql.insert(table).from_select(names, sa.select(*columns))
@@ -44,9 +44,11 @@ def delete(column: sa.Column[Any]) -> sa.Delete:
     return sa.delete(column.table).where(column.in_(values))
 
 
-def columns_of(table: sa.Table, rows: Sequence[Row]) -> dict[str, list[Any]]:
-    """Return rows as one list per column."""
-    return {name: [row[name] for row in rows] for name in table.columns.keys()}  # noqa: SIM118
+def parts(columns: Columns) -> Iterator[Columns]:
+    """Return rows, given as the values of each column, in parts that fit into a statement."""
+    count = len(next(iter(columns.values()), ()))
+    for start in range(0, count, BATCH):
+        yield {name: values[start : start + BATCH] for name, values in columns.items()}
 
 
 def _unnest(name: str, kind: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
     from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-    from plaud_provider.warehouse.rows import Row
+    from plaud_provider.warehouse.rows import Columns, Row
     from plaud_provider.warehouse.tables import DeclaredTables
 
 log = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class Transaction(ABC):
         """
 
     @abstractmethod
-    def insert(self, table: sa.Table, rows: Sequence[Row]) -> None:
-        """Insert rows, all with the same columns."""
+    def insert(self, table: sa.Table, columns: Columns) -> None:
+        """Insert rows, given as the values of each column."""
 
     @abstractmethod
     def upsert(self, table: sa.Table, rows: Sequence[Row], *, may_replace: MayReplace) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 if TYPE_CHECKING:
-    from plaud_provider.warehouse.rows import Row
+    from plaud_provider.warehouse.rows import Columns
 
 #: Drivers that know it.
 DRIVERS = frozenset({"psycopg2", "psycopg"})
@@ -24,23 +24,22 @@ _PIECE = 1024 * 1024
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
-def copy_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+def copy_rows(connection: sa.Connection, table: sa.Table, values: Columns) -> None:
     """
     Insert rows in the transaction of a connection.
 
     :param connection: A connection of one of :data:`DRIVERS`.
     :param table: The table.
-    :param rows: Rows, all with the columns of the first.
+    :param values: The rows, as the values of each column.
     """
-    if not rows:
+    if not any(values.values()):
         return
-    names = list(rows[0])
     preparer = connection.dialect.identifier_preparer
-    columns = ", ".join(preparer.format_column(table.c[name]) for name in names)
+    columns = ", ".join(preparer.format_column(table.c[name]) for name in values)
     # Drivers take %% for % in statements with parameters, which this is not.
     statement = f"COPY {preparer.format_table(table)} ({columns}) FROM STDIN".replace("%%", "%")
     try:
-        _copy(connection, statement, _pieces(names, rows))
+        _copy(connection, statement, _pieces(zip(*values.values(), strict=True)))
     except connection.dialect.loaded_dbapi.Error as error:
         failure = error
     else:
@@ -71,12 +70,12 @@ def _copy(connection: sa.Connection, statement: str, pieces: Iterable[str]) -> N
         cursor.close()
 
 
-def _pieces(names: Sequence[str], rows: Iterable[Row]) -> Iterable[str]:
+def _pieces(rows: Iterable[Sequence[Any]]) -> Iterable[str]:
     """Return rows as text, many at a time."""
     lines: list[str] = []
     size = 0
     for row in rows:
-        line = "\t".join([_text(row[name]) for name in names])
+        line = "\t".join([_text(value) for value in row])
         lines.append(line)
         size += len(line)
         if size >= _PIECE:

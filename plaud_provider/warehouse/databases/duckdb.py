@@ -24,8 +24,9 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.warehouse.databases import arrays
-from plaud_provider.warehouse.databases.base import Database, Transaction, batches, origin, told
+from plaud_provider.warehouse.databases.base import Database, Transaction, origin, told
 from plaud_provider.warehouse.databases.fit import ExistingColumn, ExistingTable, refuse_misfits
+from plaud_provider.warehouse.rows import columns_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from plaud_provider.exceptions import PlaudWarehouseError
     from plaud_provider.warehouse.databases.base import MayReplace
-    from plaud_provider.warehouse.rows import Row
+    from plaud_provider.warehouse.rows import Columns, Row
     from plaud_provider.warehouse.tables import DeclaredTables
 
 Result = TypeVar("Result")
@@ -110,16 +111,16 @@ class DuckDbTransaction(Transaction):
         count = self.run(statement, parameters).fetchone()
         return int(count[0]) if count else 0
 
-    def insert(self, table: sa.Table, rows: Sequence[Row]) -> None:
-        """Insert rows, all with the same columns."""
-        for batch in batches(rows, arrays.BATCH):
-            self.run(arrays.insert(table), arrays.columns_of(table, batch))
+    def insert(self, table: sa.Table, columns: Columns) -> None:
+        """Insert rows, given as the values of each column."""
+        for batch in arrays.parts(columns):
+            self.run(arrays.insert(table), batch)
 
     def upsert(self, table: sa.Table, rows: Sequence[Row], *, may_replace: MayReplace) -> None:
         """Insert rows, or replace those that may be; see the base class."""
-        for batch in batches(rows, arrays.BATCH):
+        for batch in arrays.parts(columns_of(rows)):
             try:
-                self.run(arrays.upsert(table, may_replace), arrays.columns_of(table, batch))
+                self.run(arrays.upsert(table, may_replace), batch)
             except duckdb.ConstraintException as error:
                 if "Duplicate key" not in str(error):
                     raise

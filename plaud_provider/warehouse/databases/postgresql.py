@@ -10,12 +10,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from plaud_provider.warehouse.databases import arrays, copying
-from plaud_provider.warehouse.databases.base import batches
 from plaud_provider.warehouse.databases.sqlalchemy import SqlAlchemyTransaction
+from plaud_provider.warehouse.rows import columns_of
 
 if TYPE_CHECKING:
     from plaud_provider.warehouse.databases.base import MayReplace
-    from plaud_provider.warehouse.rows import Row
+    from plaud_provider.warehouse.rows import Columns, Row
 
 # Advisory locks are numbers that all programs of a database share: the first of two is ours ("plau").
 _LOCK_SPACE = int.from_bytes(b"plau")
@@ -31,18 +31,18 @@ class PostgresTransaction(SqlAlchemyTransaction):
     :param connection: The connection, in a transaction.
     """
 
-    def insert(self, table: sa.Table, rows: Sequence[Row]) -> None:
-        """Insert rows, all with the same columns."""
+    def insert(self, table: sa.Table, columns: Columns) -> None:
+        """Insert rows, given as the values of each column."""
         if self._connection.dialect.driver in copying.DRIVERS:
-            copying.copy_rows(self._connection, table, rows)
+            copying.copy_rows(self._connection, table, columns)
             return
-        for batch in batches(rows, arrays.BATCH):
-            self._connection.execute(arrays.insert(table), arrays.columns_of(table, batch))
+        for batch in arrays.parts(columns):
+            self._connection.execute(arrays.insert(table), batch)
 
     def upsert(self, table: sa.Table, rows: Sequence[Row], *, may_replace: MayReplace) -> None:
         """Insert rows, or replace those that may be; see the base class."""
-        for batch in batches(rows, arrays.BATCH):
-            self._connection.execute(arrays.upsert(table, may_replace), arrays.columns_of(table, batch))
+        for batch in arrays.parts(columns_of(rows)):
+            self._connection.execute(arrays.upsert(table, may_replace), batch)
 
     def delete(self, column: sa.Column[Any], values: Sequence[str]) -> None:
         """Delete the rows of the column's table that have one of these values."""

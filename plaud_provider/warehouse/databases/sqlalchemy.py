@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
     from plaud_provider.warehouse.databases.base import MayReplace
-    from plaud_provider.warehouse.rows import Row
+    from plaud_provider.warehouse.rows import Columns, Row
     from plaud_provider.warehouse.tables import DeclaredTables
 
 Result = TypeVar("Result")
@@ -71,8 +71,9 @@ class SqlAlchemyTransaction(Transaction):
         """Run a statement and return how many rows it changed."""
         return self._connection.execute(statement, parameters).rowcount
 
-    def insert(self, table: sa.Table, rows: Sequence[Row]) -> None:
-        """Insert rows, all with the same columns."""
+    def insert(self, table: sa.Table, columns: Columns) -> None:
+        """Insert rows, given as the values of each column."""
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         if rows:
             self._connection.execute(sa.insert(table), rows)
 

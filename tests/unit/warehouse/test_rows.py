@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from plaud_provider.api.models import Status
+from plaud_provider.warehouse.rows import segment_columns
+from plaud_provider.warehouse.tables import plaud_tables
 from tests.unit.warehouse.warehouses import NOW, landing, segment
 
 
@@ -34,17 +36,15 @@ def test_transcript_row_has_what_the_answer_and_the_landing_say() -> None:
     }
 
 
-def test_segment_rows_are_keyed_by_the_apis_own_order() -> None:
-    rows = landing("txn_9", segments=2).segment_rows()
+def test_segments_are_keyed_by_the_apis_own_order() -> None:
+    columns = segment_columns([landing("txn_8", segments=1), landing("txn_9", segments=2)])
 
-    assert rows[1] == {
-        "transcription_id": "txn_9",
-        "segment_index": 1,
-        "start_seconds": 1.5,
-        "end_seconds": 2.75,
-        "speaker": "speaker_1",
-        "text": "Sentence 1.",
-    }
+    assert list(zip(*columns.values(), strict=True))[2] == (
+        *("txn_9", 1),
+        *(1.5, 2.75),
+        *("speaker_1", "Sentence 1."),
+    )
+    assert list(columns) == list(plaud_tables().segments.columns.keys())
 
 
 def test_failed_transcription_is_a_row_with_its_error_and_no_segments() -> None:
@@ -53,7 +53,7 @@ def test_failed_transcription_is_a_row_with_its_error_and_no_segments() -> None:
     row = failed.transcript_row()
 
     assert (row["status"], row["error"], row["text"]) == ("failed", "AUDIO_TOO_SHORT", None)
-    assert (row["segment_count"], row["speaker_count"], failed.segment_rows()) == (0, 0, [])
+    assert (row["segment_count"], row["speaker_count"], segment_columns([failed])["text"]) == (0, 0, [])
 
 
 def test_submit_time_given_outranks_the_apis() -> None:
@@ -90,8 +90,8 @@ def test_seconds_that_are_no_number_are_unknown(seconds: float | None) -> None:
     )
 
     assert odd.transcript_row()["duration_seconds"] is None
-    assert odd.segment_rows()[0]["start_seconds"] is None
-    assert odd.segment_rows()[0]["end_seconds"] is None
+    assert segment_columns([odd])["start_seconds"] == [None]
+    assert segment_columns([odd])["end_seconds"] == [None]
 
 
 def test_representation_shows_no_transcript_text() -> None:

@@ -29,7 +29,7 @@ def test_duckdb_key_that_another_thread_adds_meanwhile_is_seen_in_the_next_attem
         seen.append(len(transaction.rows(sa.select(TABLE))))
         if not waits:
             duckdb_warehouse.database.transaction(
-                lambda other: other.insert(TABLE, [{"name": "one", "owner": "other"}])
+                lambda other: other.insert(TABLE, {"name": ["one"], "owner": ["other"]})
             )
         transaction.upsert(TABLE, [{"name": "one", "owner": "us"}], may_replace=lambda _: sa.false())
 
