@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +27,12 @@ for _name in list(os.environ):
     if _name.startswith(_FOREIGN) or _name.lower() in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         del os.environ[_name]
 os.environ["AIRFLOW_HOME"] = _HOME
+
+# Who runs tests in the background (nohup, a shell's &) has us ignore these, and so would all that we start,
+# whereas what we handle they take as usual.
+for _signal in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, lambda *_: None)
 
 
 @pytest.fixture(autouse=True)
