@@ -15,7 +15,7 @@ SCRIPTS = ("polling", "start", "landing", "waiting", "archive")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="with the larger archives; takes an hour more")
+    parser.add_argument("--full", action="store_true", help="see benchmarks.archive")
     parser.add_argument("--save", action="store_true", help=f"keep the tables in {FIGURES.name}/ for docs/")
     options = parser.parse_args(arguments)
     began = time.monotonic()
