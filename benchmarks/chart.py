@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape
 
-WIDTH, LABELS, VALUES = 720, 250, 90
+WIDTH, LABELS, VALUES = 740, 275, 90
 BAR, GAP, BETWEEN, TOP = 18, 4, 16, 40
 COLOURS = ("#1a73e8", "#9aa0a6", "#c5a880", "#b39ddb")
 #: Grey enough for a light and a dark page.
