@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from plaud_provider.api.processing_times import Observation, ProcessingTimes
+from plaud_provider.api.scouts import Scouts
 
 #: What a look counts for: so many typical processing times of a finished result that waits to be seen. The
 #: first price holds while the budget has plenty to spare, the last one while it has nothing.
@@ -37,23 +38,6 @@ RECHECK = 10.0
 #: probably waiting for them.
 FEW = 4
 GROWTH_OF_FEW = 0.1
-
-#: Until so many processing times are known, scouts look ahead: one at a time, at first such a part of a poke
-#: interval apart, and with each that finds nothing more by a factor, up to a tenth of the time so far.
-ENOUGH = 8
-SCOUT_PAUSE = 0.05
-SCOUT_GROWTH = 1.2
-LONGEST_SCOUT_PAUSE = 0.1
-#: From then on they do while nearly no look is in vain and the budget has room, as that may mean that all
-#: come too late: Plaud has become faster, or its clock tells longer times than this host's. Each result earns
-#: such a part of a look in vain, and no more than so many are kept.
-EARNED = 0.04
-MOST_EARNED = 4.0
-#: Such a part of the time after which a look pays has to have passed; by the first factor less when a scout
-#: has found a result even earlier, by the other one more when one has looked in vain even later.
-AHEAD = 0.8
-BOLDER = 0.9
-SHYER = 1.25
 
 #: Seconds by which epoch seconds as floats may be off.
 ROUNDING = 1e-5
@@ -163,10 +147,7 @@ class PollSchedule:
         self._next_at = now
         self._not_before = now + first_look_after
         self._spare = UNTOLD_SPARE
-        self._scout_at = now
-        self._scout_pause = SCOUT_PAUSE * interval
-        self._earned = 0.0
-        self._ahead = AHEAD
+        self._scouts = Scouts(interval=interval, now=now)
         self._waiting: dict[str, _Waiting] = {}
         for job in jobs:
             self._waiting.setdefault(job.transcription_id, _begin(job, len(self._waiting), now))
@@ -235,9 +216,7 @@ class PollSchedule:
         not_before = now + self._interval * self._rng.uniform(0.9, 1.1)
         if answered:
             not_before = now
-            self._earned = max(-MOST_EARNED, self._earned - 1.0)
-            if scouted_at is not None:
-                self._ahead = min(1.0, max(self._ahead, scouted_at) * SHYER)
+            self._scouts.in_vain(scouted_at)
             is_first, one.looked_at = one.looked_at is None, now
             self._note(one, now - one.began_at, is_done=False, is_first=is_first)
         for level, queue in enumerate(self._queues):
@@ -258,10 +237,7 @@ class PollSchedule:
         one = self._waiting.pop(transcription_id)
         one.version += 1
         self._dated -= one.is_dated
-        self._scout_at, self._scout_pause = now, SCOUT_PAUSE * self._interval
-        self._earned = min(MOST_EARNED, self._earned + EARNED)
-        if one.scouted_at is not None:
-            self._ahead = min(self._ahead, one.scouted_at) * BOLDER
+        self._scouts.found(one.scouted_at, now=now)
         longest = max(one.elapsed, now - one.began_at)
         accepted_at = one.job.accepted_at
         seconds = -1.0 if completed_at is None or accepted_at is None else completed_at - accepted_at
@@ -313,18 +289,16 @@ class PollSchedule:
     def _has_scouts(self) -> bool:
         if self._is_few or not self._dated:
             return False
-        return self._forecast.known < ENOUGH or (self._earned >= 1.0 and self._spare > 0)
+        return self._scouts.may_look(known=self._forecast.known, spare=self._spare)
 
     def _scout_due(self) -> float:
         first = self._first(0)
         if first is None:
             return math.inf
         due, one = first
-        if self._forecast.known >= ENOUGH:
-            due = one.last_at + self._ahead * (due - one.last_at)
-        elif one.looked_at is None and not self._forecast.known:
+        if one.looked_at is None and not self._forecast.known:
             due = self._not_before
-        return max(self._scout_at, due)
+        return self._scouts.due(one.last_at, due, known=self._forecast.known)
 
     def _scout(self, now: float) -> _Waiting | None:
         first = self._first(0)
@@ -332,9 +306,7 @@ class PollSchedule:
             return None
         due, one = first
         one.scouted_at = min(1.0, (now - one.last_at) / max(ROUNDING, due - one.last_at))
-        longest = max(self._shortest_pause(0), LONGEST_SCOUT_PAUSE * (now - one.began_at))
-        self._scout_at = now + min(self._scout_pause, longest)
-        self._scout_pause *= SCOUT_GROWTH
+        self._scouts.sent(now=now, elapsed=now - one.began_at, shortest=self._shortest_pause(0))
         return one
 
     def _first(self, level: int) -> tuple[float, _Waiting] | None:

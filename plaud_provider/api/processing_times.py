@@ -139,8 +139,9 @@ class Forecast:
 
     def draw(self, audio_seconds: float | None, lower: float, upper: float, rng: random.Random) -> float:
         """Return a likely processing time between two bounds."""
-        typical = self.typical_seconds(audio_seconds)
-        seconds = typical if lower <= typical <= upper else math.sqrt(max(lower, 0.0) * upper) or upper / 2
+        seconds = self.typical_seconds(audio_seconds)
+        if not lower <= seconds <= upper:
+            seconds = math.sqrt(lower * upper) if lower > 0 else upper / 2
         if self.known:
             size = self._size(audio_seconds)
             below, above = self._at(lower / size)[0], self._at(upper / size)[0]

@@ -211,6 +211,7 @@ class PlaudAsyncHook(BaseHook):
     async def _open_budget(self) -> ClientBudget:
         make = partial(open_budget, self.settings, limits=self._limits, minute=self._minute, log=self.log)
         if (budget_conn_id := self.settings.budget_conn_id) is None:
+            # Nothing is asked of the supervisor, so any thread will do, and asgiref need not be imported.
             return await asyncio.to_thread(make, None)
         from airflow.providers.common.compat.connection import get_async_connection
         from asgiref.sync import sync_to_async
