@@ -33,7 +33,7 @@ from demo.postgres import Postgres
 from plaud_provider.api.models import parse_transcription
 from plaud_provider.transfers.landing import SLAB_ASKED, SLAB_SEGMENTS
 from plaud_provider.warehouse.connection import open_warehouse
-from plaud_provider.warehouse.rows import Landing, segment_columns
+from plaud_provider.warehouse.rows import Landing, rows_of, segment_columns
 
 Rows = list[dict[str, Any]]
 TABLES = ("plaud_transcripts", "plaud_segments")
@@ -168,8 +168,7 @@ def compare(target: Target, every: Sequence[Landing], *, slab: int, repeat: int)
     os.environ[f"AIRFLOW_CONN_{target.conn_id.upper()}"] = json.dumps(target.connection())
     writer = open_warehouse(target.conn_id)
     transcripts = [landing.transcript_row() for landing in every]
-    columns = segment_columns(every)
-    segments = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    segments = rows_of(segment_columns(every))
 
     def ours() -> None:
         for start in range(0, len(every), slab):

@@ -74,6 +74,11 @@ def columns_of(rows: Sequence[Row]) -> Columns:
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 
+def rows_of(columns: Columns) -> list[Row]:
+    """Return what :func:`columns_of` has taken apart."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 def segment_columns(landings: Sequence[Landing]) -> Columns:
     """Return the rows of ``plaud_segments``; of a failed transcription there are none."""
     done = [

@@ -23,6 +23,7 @@ from plaud_provider.warehouse.databases import codes
 from plaud_provider.warehouse.databases.base import Database, Transaction, batches, origin, told
 from plaud_provider.warehouse.databases.columns import existing_column
 from plaud_provider.warehouse.databases.fit import ExistingTable, refuse_misfits
+from plaud_provider.warehouse.rows import rows_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -73,8 +74,7 @@ class SqlAlchemyTransaction(Transaction):
 
     def insert(self, table: sa.Table, columns: Columns) -> None:
         """Insert rows, given as the values of each column."""
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        if rows:
+        if rows := rows_of(columns):
             self._connection.execute(sa.insert(table), rows)
 
     def upsert(self, table: sa.Table, rows: Sequence[Row], *, may_replace: MayReplace) -> None:
