@@ -177,6 +177,7 @@ class Budget:
         pace: Pace,
         sent: bool = True,
         refused_for: float | None = None,
+        ago: float = 0.0,
         place: str | None = None,
     ) -> float | None:
         """
@@ -185,6 +186,7 @@ class Budget:
         :param ticket: The ticket for which it was taken; one that nobody knows (any more) does no harm.
         :param sent: Whether Plaud may have received the request; if not, the slot is free at once.
         :param refused_for: Seconds that everyone pauses because Plaud answered 429; ``None`` if it did not.
+        :param ago: Seconds since the answer came, if it is said late.
         :param place: The place to give up; by default the ticket's own.
         :return: Requests a minute from now on, if that was corrected; else ``None``.
         """
@@ -193,7 +195,8 @@ class Budget:
         slot = self.out.pop(ticket, None)
         limit = self.limit(now=now, pace=pace)
         if sent:
-            self.returned.append(_Returned(now + pace.hold(limit), passed=refused_for is None))
+            free_at = now - max(0.0, ago) + pace.hold(limit)
+            self.returned.append(_Returned(free_at, passed=refused_for is None))
         if refused_for is None:
             return None
         self.paused_until = max(self.paused_until, now + refused_for)

@@ -5,19 +5,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
-from plaud_provider.api.budget import Pace
+from plaud_provider.api.budget import Budget, Pace
 from plaud_provider.api.effects import Operation, ReturnSlot
 from plaud_provider.quota.stores import BudgetStore
 
 #: A wait that is longer is told, at most once in so many seconds.
 NOTICE_AFTER = 5.0
 NOTICE_EVERY = 60.0
+#: Seconds that a slot may be returned late, so that the next call can do it along with taking its own: where
+#: calls follow each other closely, the store is asked once for each of them, not twice.
+RETURN_AFTER = 0.05
+
+
+class _Return(NamedTuple):
+    ticket: str
+    sent: bool
+    at: float
 
 
 class _Line:
@@ -51,12 +60,27 @@ class ClientBudget:
         self._log = log
         self._next_notice = 0.0
 
-    def take(self, ticket: str, operation: Operation, *, place: str | None = None, calls: int = 1) -> float:
-        """Take a slot, or return the seconds until it is worth another try."""
+    def take(
+        self,
+        ticket: str,
+        operation: Operation,
+        *,
+        place: str | None = None,
+        calls: int = 1,
+        returns: Sequence[_Return] = (),
+    ) -> float:
+        """Return slots, then take one, or return the seconds until it is worth another try."""
         pace = self._pace
-        return self.store.update(
-            lambda budget, now: budget.take(ticket, operation, now=now, pace=pace, place=place, calls=calls)
-        )
+
+        def change(budget: Budget, now: float) -> float:
+            _return(budget, returns, now=now, pace=pace)
+            return budget.take(ticket, operation, now=now, pace=pace, place=place, calls=calls)
+
+        return self.store.update(change)
+
+    def give_back_late(self, returns: Sequence[_Return]) -> None:
+        """Return slots of requests that Plaud has not refused."""
+        self.store.update(lambda budget, now: _return(budget, returns, now=now, pace=self._pace))
 
     def give_back(self, ticket: str, returned: ReturnSlot, *, place: str | None = None) -> None:
         """Return a slot or leave the queue; where Plaud has refused a request, all pause."""
@@ -136,6 +160,8 @@ class AsyncTurns:
 
     def __init__(self, budget: ClientBudget) -> None:
         self._budget = budget
+        self._returns: list[_Return] = []
+        self._timer: asyncio.TimerHandle | None = None
         self._returning: set[asyncio.Task[None]] = set()
 
     def open(self) -> AsyncTurn:
@@ -146,6 +172,24 @@ class AsyncTurns:
         """Return how many requests a minute the budget has to spare."""
         return await asyncio.to_thread(self._budget.spare)
 
+    def return_soon(self, ticket: str, *, sent: bool) -> None:
+        """Return a slot with the next that is taken, or a moment later."""
+        self._returns.append(_Return(ticket, sent, time.monotonic()))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(RETURN_AFTER, self._return_now)
+
+    def collect(self) -> list[_Return]:
+        """Hand over the slots that are to be returned."""
+        returns, self._returns = self._returns, []
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return returns
+
+    def _return_now(self) -> None:
+        if returns := self.collect():
+            self.in_background(asyncio.to_thread(self._budget.give_back_late, returns))
+
     def in_background(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Return slots without holding a call up, or letting its end be cut short."""
         task = asyncio.create_task(work)
@@ -155,6 +199,7 @@ class AsyncTurns:
 
     async def aclose(self) -> None:
         """Wait until all slots are returned."""
+        self._return_now()
         await asyncio.gather(*self._returning)
 
 
@@ -187,7 +232,14 @@ class AsyncTurn:
     async def _try(self, ticket: str, operation: Operation, line: _Line) -> float:
         # A thread goes on when its call is cancelled; whoever cleans up has to know when it has ended.
         self._look = asyncio.ensure_future(
-            asyncio.to_thread(self._budget.take, ticket, operation, place=line.place, calls=line.calls)
+            asyncio.to_thread(
+                self._budget.take,
+                ticket,
+                operation,
+                place=line.place,
+                calls=line.calls,
+                returns=self._turns.collect(),
+            )
         )
         return await asyncio.shield(self._look)
 
@@ -205,9 +257,11 @@ class AsyncTurn:
         ticket, self._ticket = self._ticket, None
         if ticket is None:
             return
-        task = self._turns.in_background(asyncio.to_thread(self._budget.give_back, ticket, returned))
-        if returned.refused_for is not None:
-            await asyncio.shield(task)
+        if returned.refused_for is None:
+            self._turns.return_soon(ticket, sent=returned.sent)
+        else:
+            work = asyncio.to_thread(self._budget.give_back, ticket, returned)
+            await asyncio.shield(self._turns.in_background(work))
 
     def close(self) -> None:
         """Return what the call still has: it was cut short."""
@@ -222,6 +276,11 @@ class AsyncTurn:
         # The place is left to those behind it.
         place = self._line.place if self._line is not None and not self._line.calls else None
         await asyncio.to_thread(self._budget.give_back, ticket, ReturnSlot(sent=self._sent), place=place)
+
+
+def _return(budget: Budget, returns: Sequence[_Return], *, now: float, pace: Pace) -> None:
+    for one in returns:
+        budget.give_back(one.ticket, now=now, pace=pace, sent=one.sent, ago=time.monotonic() - one.at)
 
 
 def _line(store: BudgetStore, operation: Operation) -> _Line:

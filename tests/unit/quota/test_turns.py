@@ -31,12 +31,14 @@ class World:
         self.budget = Budget()
         self.slept: list[float] = []
         self.is_frozen = False
+        self.updates = 0
         self.before_update: Callable[[], None] = lambda: None
         self._lock = threading.Lock()
 
     def update(self, change: Change[T]) -> T:
         self.before_update()
         with self._lock:
+            self.updates += 1
             return change(self.budget, self.now)
 
     def sleep(self, seconds: float) -> None:
@@ -162,6 +164,43 @@ async def test_an_asynchronous_call_waits_until_there_is_room(world: World) -> N
             await turns.aclose()
 
     assert world.now - began == pytest.approx(120, abs=0.1)
+
+
+async def test_calls_that_follow_each_other_ask_the_store_once_each(world: World) -> None:
+    turns = AsyncTurns(world.client(60))
+    for _ in range(20):
+        with closing(turns.open()) as turn:
+            await turn.take(GET)
+            turn.sending()
+            await turn.give_back(ReturnSlot())
+    await turns.aclose()
+
+    assert world.updates == 21
+    assert world.is_empty
+    assert len(world.budget.returned) == 20
+
+
+async def test_a_slot_that_no_call_follows_is_returned_a_moment_later(world: World) -> None:
+    turns = AsyncTurns(world.client(60))
+    with closing(turns.open()) as turn:
+        await turn.take(GET)
+        await turn.give_back(UNUSED)
+
+    await reached(lambda: world.is_empty)
+
+
+async def test_a_slot_that_is_returned_late_is_busy_for_no_longer(world: World) -> None:
+    turns = AsyncTurns(world.client(60))
+    turn = turns.open()
+    await turn.take(GET)
+    turn.sending()
+    await turn.give_back(ReturnSlot())
+    answered_at = world.now
+    world.now += 7
+    await turns.aclose()
+
+    [slot] = world.budget.returned
+    assert slot.free_at == answered_at + 60
 
 
 async def test_only_the_first_of_each_kind_looks_at_the_store() -> None:
