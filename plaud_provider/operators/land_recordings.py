@@ -159,7 +159,7 @@ class LandRecordingsOperator(LandingOperator):
         *,
         timeout: timedelta | float = timedelta(hours=24),
         poke_interval: timedelta | float = 30.0,
-        partial_count: int = 100,
+        partial_count: int = 200,
         partial_seconds: float = 300.0,
         plan_only: bool | str = False,
         **kwargs: Any,

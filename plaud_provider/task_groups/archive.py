@@ -42,7 +42,7 @@ def transcribe_archive(
     dry_run: bool | str = False,
     timeout: timedelta | float = timedelta(hours=24),
     poke_interval: timedelta | float = 30.0,
-    partial_count: int = 100,
+    partial_count: int = 200,
     partial_seconds: float = 300.0,
     url_validity: timedelta | float | str = timedelta(hours=6),
     public_urls: Mapping[str, str] | str | None = None,
