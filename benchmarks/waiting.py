@@ -68,7 +68,7 @@ def wait(ids: list[list[str]], seconds: float) -> dict[str, float]:
                 started_at=now,
                 end_time=now + 86400,
                 results_path=os.environ["RESULTS_PATH"],
-                partial_count=100,
+                partial_count=200,
                 partial_seconds=300,
                 submitted_at=[now] * len(chunk),
                 accepted_at=[now] * len(chunk),
