@@ -82,14 +82,25 @@ class ClientBudget:
         """Return slots of requests that Plaud has not refused."""
         self.store.update(lambda budget, now: _return(budget, returns, now=now, pace=self._pace))
 
-    def give_back(self, ticket: str, returned: ReturnSlot, *, place: str | None = None) -> None:
-        """Return a slot or leave the queue; where Plaud has refused a request, all pause."""
+    def give_back(
+        self,
+        ticket: str,
+        returned: ReturnSlot,
+        *,
+        place: str | None = None,
+        returns: Sequence[_Return] = (),
+    ) -> None:
+        """Return slots, then one more, or leave the queue; where Plaud has refused a request, all pause."""
         pace, sent, refused_for = self._pace, returned.sent, returned.refused_for
-        limit = self.store.update(
-            lambda budget, now: budget.give_back(
+
+        def change(budget: Budget, now: float) -> float | None:
+            # First those that passed: what Plaud allows is found out from their number.
+            _return(budget, returns, now=now, pace=pace)
+            return budget.give_back(
                 ticket, now=now, pace=pace, sent=sent, refused_for=refused_for, place=place
             )
-        )
+
+        limit = self.store.update(change)
         if limit is not None:
             self._log.warning(
                 "Plaud refused a request of client %s with 429, within its budget of %g a minute. From now "
@@ -260,7 +271,7 @@ class AsyncTurn:
         if returned.refused_for is None:
             self._turns.return_soon(ticket, sent=returned.sent)
         else:
-            work = asyncio.to_thread(self._budget.give_back, ticket, returned)
+            work = asyncio.to_thread(self._budget.give_back, ticket, returned, returns=self._turns.collect())
             await asyncio.shield(self._turns.in_background(work))
 
     def close(self) -> None:

@@ -338,6 +338,20 @@ async def test_after_a_refusal_the_pause_has_begun_before_the_call_goes_on(world
     assert world.budget.paused_until == world.now + 30.0
 
 
+async def test_what_passed_right_before_a_refusal_counts_for_what_plaud_allows(world: World) -> None:
+    turns = AsyncTurns(world.client(60))
+    passed = [turns.open() for _ in range(40)]
+    refused = turns.open()
+    for turn in (*passed, refused):
+        await turn.take(GET)
+        turn.sending()
+    for turn in passed:
+        await turn.give_back(ReturnSlot())
+    await refused.give_back(ReturnSlot(refused_for=1.0))
+
+    assert world.budget.corrected_limit == 40
+
+
 def test_each_event_loop_has_a_queue_of_its_own(world: World) -> None:
     async def call() -> None:
         turns = AsyncTurns(world.client(1))
