@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Segments landed in one transaction: a bound on memory, about 60 MB. A smaller one costs time: DuckDB opens
-#: and closes its file for each.
-SLAB_SEGMENTS = 100_000
+#: Segments landed in one transaction: a bound on memory, about 75 MB. A smaller one costs time: DuckDB opens
+#: and closes its file for each, and writes again the row group that it adds to. This is one of those.
+SLAB_SEGMENTS = 122_880
 #: Transcriptions asked of Plaud for one transaction: so many requests it costs if it is rolled back.
 SLAB_ASKED = 50
 SHOWN_IDS = 5
