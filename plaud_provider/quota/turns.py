@@ -7,13 +7,15 @@ import time
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from plaud_provider.api.budget import Budget, Pace
 from plaud_provider.api.effects import Operation, ReturnSlot
-from plaud_provider.quota.stores import BudgetStore
+from plaud_provider.quota.stores import BudgetStore, Change
+
+T = TypeVar("T")
 
 #: A wait that is longer is told, at most once in so many seconds.
 NOTICE_AFTER = 5.0
@@ -71,16 +73,14 @@ class ClientBudget:
     ) -> float:
         """Return slots, then take one, or return the seconds until it is worth another try."""
         pace = self._pace
-
-        def change(budget: Budget, now: float) -> float:
-            _return(budget, returns, now=now, pace=pace)
-            return budget.take(ticket, operation, now=now, pace=pace, place=place, calls=calls)
-
-        return self.store.update(change)
+        return self._update(
+            lambda budget, now: budget.take(ticket, operation, now=now, pace=pace, place=place, calls=calls),
+            returns,
+        )
 
     def give_back_late(self, returns: Sequence[_Return]) -> None:
         """Return slots of requests that Plaud has not refused."""
-        self.store.update(lambda budget, now: _return(budget, returns, now=now, pace=self._pace))
+        self._update(lambda budget, now: None, returns)
 
     def give_back(
         self,
@@ -92,15 +92,12 @@ class ClientBudget:
     ) -> None:
         """Return slots, then one more, or leave the queue; where Plaud has refused a request, all pause."""
         pace, sent, refused_for = self._pace, returned.sent, returned.refused_for
-
-        def change(budget: Budget, now: float) -> float | None:
-            # First those that passed: what Plaud allows is found out from their number.
-            _return(budget, returns, now=now, pace=pace)
-            return budget.give_back(
+        limit = self._update(
+            lambda budget, now: budget.give_back(
                 ticket, now=now, pace=pace, sent=sent, refused_for=refused_for, place=place
-            )
-
-        limit = self.store.update(change)
+            ),
+            returns,
+        )
         if limit is not None:
             self._log.warning(
                 "Plaud refused a request of client %s with 429, within its budget of %g a minute. From now "
@@ -116,6 +113,16 @@ class ClientBudget:
         """Return how many requests a minute the budget has to spare."""
         pace = self._pace
         return self.store.update(lambda budget, now: budget.spare(now=now, pace=pace))
+
+    def _update(self, change: Change[T], returns: Sequence[_Return]) -> T:
+        def with_returns(budget: Budget, now: float) -> T:
+            # First, as what Plaud allows is found out from the number of those that passed.
+            for one in returns:
+                ago = time.monotonic() - one.at
+                budget.give_back(one.ticket, now=now, pace=self._pace, sent=one.sent, ago=ago)
+            return change(budget, now)
+
+        return self.store.update(with_returns)
 
     def note_wait(self, seconds: float) -> None:
         """Say that a call waits, if it does so for long and nothing was said a moment ago."""
@@ -287,11 +294,6 @@ class AsyncTurn:
         # The place is left to those behind it.
         place = self._line.place if self._line is not None and not self._line.calls else None
         await asyncio.to_thread(self._budget.give_back, ticket, ReturnSlot(sent=self._sent), place=place)
-
-
-def _return(budget: Budget, returns: Sequence[_Return], *, now: float, pace: Pace) -> None:
-    for one in returns:
-        budget.give_back(one.ticket, now=now, pace=pace, sent=one.sent, ago=time.monotonic() - one.at)
 
 
 def _line(store: BudgetStore, operation: Operation) -> _Line:
