@@ -153,15 +153,19 @@ def test_a_correction_is_told_with_what_to_do(world: World, caplog: pytest.LogCa
     assert "budget_conn_id" in record.getMessage()
 
 
+async def answered_call(turns: AsyncTurns) -> None:
+    with closing(turns.open()) as turn:
+        await turn.take(GET)
+        turn.sending()
+        await turn.give_back(ReturnSlot())
+
+
 async def test_an_asynchronous_call_waits_until_there_is_room(world: World) -> None:
     turns = AsyncTurns(world.client(1))
     began = world.now
     for _ in range(3):
-        with closing(turns.open()) as turn:
-            await turn.take(GET)
-            turn.sending()
-            await turn.give_back(ReturnSlot())
-            await turns.aclose()
+        await answered_call(turns)
+        await turns.aclose()
 
     assert world.now - began == pytest.approx(120, abs=0.1)
 
@@ -169,10 +173,7 @@ async def test_an_asynchronous_call_waits_until_there_is_room(world: World) -> N
 async def test_calls_that_follow_each_other_ask_the_store_once_each(world: World) -> None:
     turns = AsyncTurns(world.client(60))
     for _ in range(20):
-        with closing(turns.open()) as turn:
-            await turn.take(GET)
-            turn.sending()
-            await turn.give_back(ReturnSlot())
+        await answered_call(turns)
     await turns.aclose()
 
     assert world.updates == 21
@@ -191,10 +192,7 @@ async def test_a_slot_that_no_call_follows_is_returned_a_moment_later(world: Wor
 
 async def test_a_slot_that_is_returned_late_is_busy_for_no_longer(world: World) -> None:
     turns = AsyncTurns(world.client(60))
-    turn = turns.open()
-    await turn.take(GET)
-    turn.sending()
-    await turn.give_back(ReturnSlot())
+    await answered_call(turns)
     answered_at = world.now
     world.now += 7
     await turns.aclose()
