@@ -52,14 +52,14 @@ CIPHER = "cryptography.fernet"
 WAREHOUSE = (
     "plaud_provider.warehouse.connection",
     "plaud_provider.warehouse.tables",
-    "plaud_provider.warehouse.databases.sqlalchemy",
-    "plaud_provider.warehouse.databases.postgresql",
+    "plaud_provider.database.sqlalchemy",
+    "plaud_provider.database.postgresql",
 )
-LEDGER = ("plaud_provider.warehouse.ledger", "plaud_provider.warehouse.ledger_table", *WAREHOUSE)
+LEDGER = ("plaud_provider.ledger.ledger", "plaud_provider.ledger.table", *WAREHOUSE)
 TASKS: dict[str, tuple[str, ...]] = {
     "SubmitTranscriptionOperator": (
         "plaud_provider.operators.transcription",
-        "plaud_provider.operators.submission",
+        "plaud_provider.submit.submission",
         "plaud_provider.hooks.plaud",
         CIPHER,
     ),
@@ -67,7 +67,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "TranscriptionToSqlOperator": (
         "plaud_provider.transfers.transcription_to_sql",
         "plaud_provider.transfers.landing",
-        "plaud_provider.archive.results",
+        "plaud_provider.handover.kept_results",
         "plaud_provider.warehouse.writer",
         *LEDGER,
         "plaud_provider.hooks.plaud",
@@ -75,20 +75,20 @@ TASKS: dict[str, tuple[str, ...]] = {
     ),
     "archive: list": (
         "plaud_provider.operators.list_recordings",
-        "plaud_provider.archive.listing",
-        "plaud_provider.archive.manifest",
+        "plaud_provider.recordings.listing",
+        "plaud_provider.handover.manifest",
     ),
     "archive: submit": (
         "plaud_provider.operators.submit_recordings",
-        "plaud_provider.operators.chunk_submit",
+        "plaud_provider.submit.chunk_submit",
         *LEDGER,
         "plaud_provider.hooks.plaud_async",
         CIPHER,
     ),
     "archive: land": (
         "plaud_provider.operators.land_recordings",
-        "plaud_provider.archive.manifest",
-        "plaud_provider.archive.results",
+        "plaud_provider.handover.manifest",
+        "plaud_provider.handover.kept_results",
         "plaud_provider.hooks.connection",
         "plaud_provider.transfers.landing",
         "plaud_provider.warehouse.writer",
@@ -96,11 +96,11 @@ TASKS: dict[str, tuple[str, ...]] = {
     ),
     "archive: finish": (
         "plaud_provider.operators.finish_recordings",
-        "plaud_provider.archive.manifest",
-        "plaud_provider.archive.results",
+        "plaud_provider.handover.manifest",
+        "plaud_provider.handover.kept_results",
         "plaud_provider.hooks.connection",
         "plaud_provider.transfers.landing",
-        "plaud_provider.warehouse.standing",
+        "plaud_provider.ledger.standing",
         *LEDGER,
     ),
 }

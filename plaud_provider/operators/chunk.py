@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from plaud_provider.hooks.connection import PlaudConnection
-    from plaud_provider.warehouse.ledger import Ledger
-    from plaud_provider.warehouse.ledger_entry import Owner
+    from plaud_provider.ledger.entry import Owner
+    from plaud_provider.ledger.ledger import Ledger
 
 COUNTS_KEY = "counts"
 #: Until recordings that another task is about to submit are looked at again.
@@ -57,13 +57,13 @@ class ChunkOperator(BaseOperator):
         return PlaudConnection(self.plaud_conn_id, optional(self.region))
 
     def _ledger(self) -> AbstractContextManager[Ledger]:
-        from plaud_provider.warehouse.ledger import open_ledger
+        from plaud_provider.ledger.ledger import open_ledger
 
         return closing(open_ledger(self.ledger_conn_id, keeps_connection=True))
 
     def _keys(self) -> dict[str, str]:
         """Return the reference to each recording of the chunk by its key; none if nothing was prepared."""
-        from plaud_provider.archive.manifest import read_keys
+        from plaud_provider.handover.manifest import read_keys
 
         try:
             return {keyed.key: keyed.uri for keyed in read_keys(self.manifest)}
@@ -74,14 +74,14 @@ class ChunkOperator(BaseOperator):
 
 def shown(uri: str) -> str:
     """Return a listed reference as the ledger and the keys of a chunk have it."""
-    from plaud_provider.archive.reference import AudioReference
+    from plaud_provider.recordings.reference import AudioReference
 
     return AudioReference(uri.replace("\x00", "\ufffd")).uri
 
 
 def owner_of(context: Context) -> Owner:
     """Return who a task instance is to the ledger."""
-    from plaud_provider.warehouse.ledger_entry import Owner
+    from plaud_provider.ledger.entry import Owner
 
     ti = context["ti"]
     return Owner(

@@ -17,7 +17,7 @@ from plaud_provider.operators.land_recordings import LandingOperator, waiting_of
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from plaud_provider.warehouse.ledger_entry import Entry
+    from plaud_provider.ledger.entry import Entry
 
 SHOWN = 5
 _COUNTS = ("total", "landed", "failed", "unknown", "expired", "processing", "not_submitted")
@@ -78,7 +78,7 @@ class FinishRecordingsOperator(LandingOperator):
         """Land what is left, count, and judge."""
         if validate_boolean("plan_only", self.plan_only):
             return {}
-        from plaud_provider.archive.manifest import read_manifest
+        from plaud_provider.handover.manifest import read_manifest
 
         max_failed = optional_number("max_failed", self.max_failed, minimum=0)
         recordings = [shown(found.uri) for found in read_manifest(self.manifest)]
@@ -184,7 +184,7 @@ class ReportRecordingsOperator(BaseOperator):
 
 
 def _counts(total: int, keys: Iterable[str], entries: Mapping[str, Entry]) -> dict[str, int]:
-    from plaud_provider.warehouse.standing import Standing
+    from plaud_provider.ledger.standing import Standing
 
     standing = Standing.of(list(keys), entries, is_open=lambda entry: False)
     finished = {

@@ -17,11 +17,11 @@ from plaud_provider.triggers.transcription import BACKSTOP, TranscriptionTrigger
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from plaud_provider.archive.results import ResultStore
+    from plaud_provider.handover.kept_results import ResultStore
     from plaud_provider.hooks.connection import PlaudConnection
+    from plaud_provider.ledger.entry import Entry
+    from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.transfers.landing import Tally
-    from plaud_provider.warehouse.ledger import Ledger
-    from plaud_provider.warehouse.ledger_entry import Entry
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 
@@ -81,7 +81,7 @@ class LandingOperator(ChunkOperator):
         )
 
     def _results(self) -> ResultStore:
-        from plaud_provider.archive.results import ResultStore
+        from plaud_provider.handover.kept_results import ResultStore
 
         return ResultStore(self.results_path)
 
@@ -250,7 +250,7 @@ class LandRecordingsOperator(LandingOperator):
 
 def waiting_of(ledger: Ledger, keys: Mapping[str, str], plaud: PlaudConnection) -> dict[str, Entry]:
     """Return what of a chunk is at Plaud and not landed yet, by transcription id."""
-    from plaud_provider.warehouse.ledger_entry import State
+    from plaud_provider.ledger.entry import State
 
     return {
         entry.transcription_id: entry

@@ -12,8 +12,8 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional, split_words, validate_number
-from plaud_provider.archive.checks import AUDIO_EXTENSIONS
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.recordings.checks import AUDIO_EXTENSIONS
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -82,8 +82,8 @@ class ListRecordingsOperator(BaseOperator):
 
     def execute(self, context: Context) -> list[str]:
         """List and write."""
-        from plaud_provider.archive.listing import list_recordings
-        from plaud_provider.archive.manifest import write_manifest
+        from plaud_provider.handover.manifest import write_manifest
+        from plaud_provider.recordings.listing import list_recordings
 
         path = self._path(context)
         found = list_recordings(

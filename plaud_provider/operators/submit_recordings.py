@@ -15,15 +15,15 @@ from plaud_provider.api.arguments import (
     validate_webhook_url,
     validate_words,
 )
-from plaud_provider.archive.local_files import validate_public_urls
-from plaud_provider.archive.signing import validate_url_validity
 from plaud_provider.operators.chunk import COUNTS_KEY, HELD_SECONDS, ChunkOperator, owner_of
+from plaud_provider.recordings.local_files import validate_public_urls
+from plaud_provider.recordings.signing import validate_url_validity
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from plaud_provider.operators.batch import Terms
-    from plaud_provider.operators.chunk_submit import Rules
+    from plaud_provider.submit.batch import Terms
+    from plaud_provider.submit.chunk_submit import Rules
 
 
 class SubmitRecordingsOperator(ChunkOperator):
@@ -120,7 +120,7 @@ class SubmitRecordingsOperator(ChunkOperator):
         return self._run(context, before=before)
 
     def _run(self, context: Context, *, before: dict[str, Any] | None) -> dict[str, Any]:
-        from plaud_provider.operators.chunk_submit import ChunkSubmit
+        from plaud_provider.submit.chunk_submit import ChunkSubmit
 
         terms, rules = self._terms(), self._rules()
         with self._plaud() as plaud, self._ledger() as ledger:
@@ -136,7 +136,7 @@ class SubmitRecordingsOperator(ChunkOperator):
         return counts
 
     def _terms(self) -> Terms:
-        from plaud_provider.operators.batch import Terms
+        from plaud_provider.submit.batch import Terms
 
         return Terms(
             language=validate_language(optional(self.language)),
@@ -145,8 +145,8 @@ class SubmitRecordingsOperator(ChunkOperator):
         )
 
     def _rules(self) -> Rules:
-        from plaud_provider.operators.chunk_submit import Rules
-        from plaud_provider.warehouse.ledger_entry import RESUBMITTABLE, State
+        from plaud_provider.ledger.entry import RESUBMITTABLE, State
+        from plaud_provider.submit.chunk_submit import Rules
 
         return Rules(
             url_validity=validate_url_validity(self.url_validity),

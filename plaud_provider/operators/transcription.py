@@ -16,10 +16,6 @@ from plaud_provider.api.arguments import (
     validate_words,
 )
 from plaud_provider.api.effects import SubmitPhase
-from plaud_provider.archive.identity import recording_key
-from plaud_provider.archive.local_files import validate_public_urls
-from plaud_provider.archive.reference import AudioReference
-from plaud_provider.archive.signing import AudioSource, audio_source, look_at, validate_url_validity
 from plaud_provider.exceptions import (
     PlaudError,
     PlaudInputError,
@@ -29,15 +25,19 @@ from plaud_provider.exceptions import (
     PlaudWarehouseError,
 )
 from plaud_provider.operators.chunk import HELD_SECONDS, owner_of
-from plaud_provider.operators.submission import Submission, SubmissionRecord
+from plaud_provider.recordings.identity import recording_key
+from plaud_provider.recordings.local_files import validate_public_urls
+from plaud_provider.recordings.reference import AudioReference
+from plaud_provider.recordings.signing import AudioSource, audio_source, look_at, validate_url_validity
+from plaud_provider.submit.submission import Submission, SubmissionRecord
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from plaud_provider.api.models import Transcription
     from plaud_provider.hooks.plaud import PlaudHook
-    from plaud_provider.operators.claim import Claim
-    from plaud_provider.warehouse.ledger_entry import Entry, State
+    from plaud_provider.ledger.entry import Entry, State
+    from plaud_provider.submit.claim import Claim
 
 #: What to do about a submit whose outcome nobody knows.
 OnUnknownSubmit = Literal["fail", "resubmit"]
@@ -201,9 +201,9 @@ class SubmitTranscriptionOperator(BaseOperator):
         conn_id = optional(self.ledger_conn_id)
         if conn_id is None or key is None:
             return None
-        from plaud_provider.operators.claim import Claim
-        from plaud_provider.warehouse.ledger import open_ledger
-        from plaud_provider.warehouse.ledger_entry import Recording
+        from plaud_provider.ledger.entry import Recording
+        from plaud_provider.ledger.ledger import open_ledger
+        from plaud_provider.submit.claim import Claim
 
         recording = Recording(
             recording_key=key,
@@ -254,14 +254,14 @@ class SubmitTranscriptionOperator(BaseOperator):
             raise
 
     def _resubmittable(self, policy: OnUnknownSubmit) -> list[State]:
-        from plaud_provider.warehouse.ledger_entry import State
+        from plaud_provider.ledger.entry import State
 
         words = validate_words("resubmit", self.resubmit, (State.FAILED, State.EXPIRED))
         return [State(word) for word in words] + ([State.UNKNOWN] if policy == "resubmit" else [])
 
     def _attach(self, entry: Entry) -> str:
         """Return the id of what is at Plaud already, or wait for another task that is about to submit."""
-        from plaud_provider.warehouse.ledger_entry import State
+        from plaud_provider.ledger.entry import State
 
         if entry.transcription_id is not None and entry.state is not State.UNKNOWN:
             self.log.info(

@@ -38,7 +38,7 @@ from plaud_provider.triggers.transcription import (
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from plaud_provider.archive.results import ResultStore
+    from plaud_provider.handover.kept_results import ResultStore
     from plaud_provider.hooks.plaud import PlaudHook
 
 #: What to do when Plaud reports transcriptions as failed.
@@ -273,7 +273,7 @@ class TranscriptionSensor(BaseSensorOperator):
         path = optional(self.results_path)
         if path is None:
             return None
-        from plaud_provider.archive.results import ResultStore
+        from plaud_provider.handover.kept_results import ResultStore
 
         return ResultStore(path)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from airflow.sdk import Asset, TaskGroup, task_group
 
-from plaud_provider.archive.checks import AUDIO_EXTENSIONS
 from plaud_provider.operators.finish_recordings import FinishRecordingsOperator, ReportRecordingsOperator
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
+from plaud_provider.recordings.checks import AUDIO_EXTENSIONS
 
 
 def transcribe_archive(

@@ -13,9 +13,9 @@ from plaud_provider.api.waiting import NOT_FOUND_REASON, is_fresh
 from plaud_provider.exceptions import PlaudError, PlaudNotFoundError, PlaudStillProcessingError
 
 if TYPE_CHECKING:
-    from plaud_provider.archive.results import ResultStore
+    from plaud_provider.handover.kept_results import ResultStore
     from plaud_provider.hooks.connection import PlaudConnection
-    from plaud_provider.warehouse.ledger import Ledger
+    from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.rows import Landing
     from plaud_provider.warehouse.writer import WarehouseWriter
 

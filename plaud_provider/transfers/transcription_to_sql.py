@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import Asset, BaseOperator
 
 from plaud_provider.api.arguments import optional, validate_boolean, validate_transcription_ids
-from plaud_provider.archive.reference import AudioReference
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.recordings.reference import AudioReference
 from plaud_provider.transfers.landing import Lander, Tally
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from plaud_provider.archive.results import ResultStore
-    from plaud_provider.warehouse.ledger import Ledger
+    from plaud_provider.handover.kept_results import ResultStore
+    from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 
@@ -189,14 +189,14 @@ class TranscriptionToSqlOperator(BaseOperator):
     def _results(self) -> ResultStore | None:
         if (results_path := optional(self.results_path)) is None:
             return None
-        from plaud_provider.archive.results import ResultStore
+        from plaud_provider.handover.kept_results import ResultStore
 
         return ResultStore(results_path)
 
     def _ledger(self) -> Ledger | None:
         if (ledger_conn_id := optional(self.ledger_conn_id)) is None:
             return None
-        from plaud_provider.warehouse.ledger import open_ledger
+        from plaud_provider.ledger.ledger import open_ledger
 
         return open_ledger(ledger_conn_id)
 

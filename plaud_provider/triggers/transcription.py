@@ -29,7 +29,7 @@ from plaud_provider.exceptions import (
 
 if TYPE_CHECKING:
     from plaud_provider.api.models import Transcription
-    from plaud_provider.archive.results import ResultStore
+    from plaud_provider.handover.kept_results import ResultStore
     from plaud_provider.hooks.plaud import PlaudAsyncHook
 
 #: What a later look may mend. Everything else ends the wait: waiting on would only hide it.
@@ -166,7 +166,7 @@ class TranscriptionTrigger(BaseTrigger):
     async def _open_results(self) -> ResultStore | None:
         if self.results_path is None:
             return None
-        module = await asyncio.to_thread(import_module, "plaud_provider.archive.results")
+        module = await asyncio.to_thread(import_module, "plaud_provider.handover.kept_results")
         results: ResultStore = module.ResultStore(self.results_path)
         await results.aopen()
         return results

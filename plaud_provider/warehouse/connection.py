@@ -12,7 +12,7 @@ from plaud_provider.exceptions import PlaudConfigurationError
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-    from plaud_provider.warehouse.ledger import Ledger
+    from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 
@@ -41,7 +41,7 @@ def open_warehouse(
     :raises PlaudTableMismatchError: if an existing table cannot hold the rows.
     :raises PlaudWarehouseError: if the warehouse is away, locked or refuses.
     """
-    from plaud_provider.warehouse.databases import database_for
+    from plaud_provider.database import database_for
     from plaud_provider.warehouse.tables import plaud_tables
     from plaud_provider.warehouse.writer import WarehouseWriter
 
@@ -75,9 +75,9 @@ def open_ledger(
     :raises PlaudTableMismatchError: if an existing table cannot be the ledger.
     :raises PlaudWarehouseError: if the database is away, locked or refuses.
     """
-    from plaud_provider.warehouse.databases import database_for
-    from plaud_provider.warehouse.ledger import Ledger
-    from plaud_provider.warehouse.ledger_table import ledger_tables
+    from plaud_provider.database import database_for
+    from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.ledger.table import ledger_tables
 
     tables = ledger_tables(schema, table)
     hook = database_hook(ledger_conn_id, parameter="ledger_conn_id")

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from plaud_provider.database.base import batches, told
 from plaud_provider.exceptions import PlaudWarehouseError
-from plaud_provider.warehouse.databases.base import batches, told
 from plaud_provider.warehouse.rows import clean_text, columns_of, segment_columns
 
 if TYPE_CHECKING:
-    from plaud_provider.warehouse.databases.base import Database, Transaction
-    from plaud_provider.warehouse.ledger import Ledger
+    from plaud_provider.database.base import Database, Transaction
+    from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.rows import Landing
     from plaud_provider.warehouse.tables import PlaudTables
 

@@ -22,10 +22,10 @@ from airflow.sdk import DAG, BaseHook
 from demo.processes import wait_until
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.hooks.plaud import PlaudHook
+from plaud_provider.ledger.ledger import Ledger, Owner, State
 from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
-from plaud_provider.warehouse.ledger import Ledger, Owner, State
+from tests.unit.ledger.ledgers import Clock, ledger_in, recording
 from tests.unit.tasks import task_context
-from tests.unit.warehouse.ledgers import Clock, ledger_in, recording
 from tests.unit.warehouse.warehouses import Warehouse
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -11,15 +11,15 @@ from typing import Any
 
 from airflow.sdk.exceptions import TaskDeferred
 
-from plaud_provider.archive.listing import list_recordings
-from plaud_provider.archive.manifest import read_keys, write_manifest
 from plaud_provider.emulator.server import EmulatorServer
+from plaud_provider.handover.manifest import read_keys, write_manifest
+from plaud_provider.ledger.ledger import Entry, Ledger, Owner, Recording, open_ledger
 from plaud_provider.operators.chunk import COUNTS_KEY
 from plaud_provider.operators.finish_recordings import FinishRecordingsOperator
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
-from plaud_provider.warehouse.ledger import Entry, Ledger, Owner, Recording, open_ledger
-from tests.unit.archive.sounds import wav
+from plaud_provider.recordings.listing import list_recordings
+from tests.unit.recordings.sounds import wav
 from tests.unit.tasks import TaskStateStore, event_of, task_context
 from tests.unit.warehouse.warehouses import CONN_ID, Warehouse
 

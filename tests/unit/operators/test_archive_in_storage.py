@@ -6,8 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from plaud_provider.archive.listing import list_recordings
-from plaud_provider.archive.manifest import write_manifest
+from plaud_provider.handover.manifest import write_manifest
+from plaud_provider.recordings.listing import list_recordings
 from tests.unit.operators.archives import Archive
 from tests.unit.operators.test_storage_references import CALL, OTHER_CALL
 from tests.unit.operators.test_storage_references import fetching_server as fetching_server

@@ -9,12 +9,12 @@ import pytest
 from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from plaud_provider.archive.results import ResultStore
 from plaud_provider.exceptions import PlaudArchiveError, PlaudInputError
+from plaud_provider.handover.kept_results import ResultStore
 from plaud_provider.hooks.plaud import PlaudHook
+from plaud_provider.ledger.ledger import State
 from plaud_provider.operators.chunk import COUNTS_KEY
 from plaud_provider.operators.finish_recordings import FinishRecordingsOperator, ReportRecordingsOperator
-from plaud_provider.warehouse.ledger import State
 from tests.unit.operators.archives import Archive
 from tests.unit.tasks import task_context
 

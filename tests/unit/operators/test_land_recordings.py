@@ -10,7 +10,6 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from plaud_provider.api.waiting import WaitResult
-from plaud_provider.archive.results import ResultStore
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
@@ -19,10 +18,11 @@ from plaud_provider.exceptions import (
     PlaudTriggerEventError,
     PlaudWarehouseError,
 )
+from plaud_provider.handover.kept_results import ResultStore
 from plaud_provider.hooks.plaud import PlaudHook
+from plaud_provider.ledger.ledger import State
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.triggers.transcription import BACKSTOP, TranscriptionTrigger
-from plaud_provider.warehouse.ledger import State
 from plaud_provider.warehouse.writer import WarehouseWriter
 from tests.unit.operators.archives import Archive
 from tests.unit.warehouse.warehouses import CONN_ID

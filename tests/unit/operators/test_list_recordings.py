@@ -11,8 +11,8 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowSkipException
 
-from plaud_provider.archive.manifest import read_manifest
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
+from plaud_provider.handover.manifest import read_manifest
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from tests.unit.operators.archives import Archive
 from tests.unit.s3_server import S3Server

@@ -10,9 +10,9 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
 from plaud_provider.api.waiting import WaitResult
-from plaud_provider.archive.results import ResultStore
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import PlaudArchiveError, PlaudError
+from plaud_provider.handover.kept_results import ResultStore
 from plaud_provider.hooks.plaud import PlaudHook
 from tests.unit.operators.archives import Archive
 from tests.unit.operators.fresh_process import loaded_by

@@ -293,7 +293,7 @@ def test_a_storage_that_cannot_be_asked_may_be_asked_again(
 ) -> None:
     store = TaskStateStore()
     with monkeypatch.context() as away:
-        away.setattr("plaud_provider.archive.object_storage.LOOKUP_SECONDS", 0.001)
+        away.setattr("plaud_provider.storage.bucket.LOOKUP_SECONDS", 0.001)
         with pytest.raises(PlaudStorageError):
             submit(store)
 

@@ -13,9 +13,9 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
 
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
+from plaud_provider.ledger.ledger import Owner, State
 from plaud_provider.operators.chunk import HELD_SECONDS
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
-from plaud_provider.warehouse.ledger import Owner, State
 from tests.integration.archive import BAD_NAMES, write_bad
 from tests.unit.operators.archives import STRANGER, SUBMIT, Archive
 

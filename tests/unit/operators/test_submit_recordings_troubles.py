@@ -10,9 +10,6 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from plaud_provider.api.effects import SubmitPhase
-from plaud_provider.archive.listing import list_recordings
-from plaud_provider.archive.local_files import LocalFile
-from plaud_provider.archive.manifest import Found, write_manifest
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
     PlaudConfigurationError,
@@ -22,9 +19,12 @@ from plaud_provider.exceptions import (
     PlaudStorageError,
     PlaudWarehouseError,
 )
+from plaud_provider.handover.manifest import Found, write_manifest
 from plaud_provider.hooks.plaud_async import PlaudAsyncHook
-from plaud_provider.operators import batch, chunk_submit
-from plaud_provider.warehouse.ledger import Ledger, State
+from plaud_provider.ledger.ledger import Ledger, State
+from plaud_provider.recordings.listing import list_recordings
+from plaud_provider.recordings.local_files import LocalFile
+from plaud_provider.submit import batch, chunk_submit
 from tests.unit.operators.archives import STRANGER, Archive
 from tests.unit.s3_server import S3Server
 
@@ -215,7 +215,7 @@ def test_local_recordings_that_are_served_nowhere_are_one_error_and_not_a_row_ea
 def test_recordings_of_one_storage_share_its_connection(
     archive: Archive, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from plaud_provider.archive.object_storage import Bucket
+    from plaud_provider.storage.bucket import Bucket
 
     opened: list[Bucket] = []
     real = Bucket._opened

@@ -10,8 +10,6 @@ from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskDeferred
 
-from plaud_provider.archive.identity import recording_key
-from plaud_provider.archive.reference import AudioReference
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
@@ -20,9 +18,11 @@ from plaud_provider.exceptions import (
     PlaudRequestError,
     PlaudSubmitOutcomeUnknownError,
 )
+from plaud_provider.ledger.ledger import Entry, Ledger, Owner, Recording, State, open_ledger
 from plaud_provider.operators.chunk import HELD_SECONDS
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
-from plaud_provider.warehouse.ledger import Entry, Ledger, Owner, Recording, State, open_ledger
+from plaud_provider.recordings.identity import recording_key
+from plaud_provider.recordings.reference import AudioReference
 from tests.unit.operators.archives import STRANGER, Archive
 from tests.unit.tasks import TaskStateStore, task_context
 from tests.unit.warehouse.warehouses import CONN_ID, Warehouse

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from plaud_provider.archive.results import ResultStore
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudStorageError
+from plaud_provider.handover.kept_results import ResultStore
 from plaud_provider.sensors.transcription import TranscriptionSensor
 from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
 from tests.unit.sensors.test_transcription import MODES, run, submitted

@@ -15,7 +15,7 @@ from airflow.sdk.definitions.taskgroup import MappedTaskGroup
 from airflow.sdk.definitions.xcom_arg import XComArg
 from airflow.serialization.serialized_objects import DagSerialization
 
-from plaud_provider.archive.manifest import Found
+from plaud_provider.handover.manifest import Found
 from plaud_provider.operators.finish_recordings import FinishRecordingsOperator, ReportRecordingsOperator
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
@@ -311,7 +311,7 @@ def test_a_listing_of_50_000_recordings_leaves_only_paths(
     found = (
         Found(f"s3://calls/2024/{n:05}.wav", "0123456789abcdef", 1_000_000, MAY) for n in range(200 * CHUNKS)
     )
-    monkeypatch.setattr("plaud_provider.archive.listing.list_recordings", lambda *_, **__: found)
+    monkeypatch.setattr("plaud_provider.recordings.listing.list_recordings", lambda *_, **__: found)
     task = ListRecordingsOperator(task_id="list", path="s3://calls/2024/", results_path=str(archive.results))
 
     chunks = task.execute(task_context(None, task_id=LIST, run_id="scheduled__2024-05-01T00:00:00+00:00"))

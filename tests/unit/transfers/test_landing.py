@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from plaud_provider.archive.results import ResultStore
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
@@ -17,12 +16,13 @@ from plaud_provider.exceptions import (
     PlaudRequestError,
     PlaudWarehouseError,
 )
+from plaud_provider.handover.kept_results import ResultStore
 from plaud_provider.hooks.plaud import PlaudHook
+from plaud_provider.ledger.ledger import Ledger, State, open_ledger
 from plaud_provider.transfers import landing
-from plaud_provider.warehouse.ledger import Ledger, State, open_ledger
 from plaud_provider.warehouse.writer import WarehouseWriter
+from tests.unit.ledger.ledgers import OWNER, entry, recording
 from tests.unit.transfers.test_transcription_to_sql import SENTINEL, load, reads, submitted
-from tests.unit.warehouse.ledgers import OWNER, entry, recording
 from tests.unit.warehouse.warehouses import CONN_ID, Warehouse, connected
 
 OTHER_CONN_ID = "books"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from airflow.serialization.serialized_objects import BaseSerialization
 
-from plaud_provider.archive.results import ResultStore
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import PlaudStorageError
+from plaud_provider.handover.kept_results import ResultStore
 from plaud_provider.triggers import transcription
 from plaud_provider.triggers.transcription import TranscriptionTrigger
 from tests.unit.triggers.test_transcription import TEXT, ending, submitted, trigger

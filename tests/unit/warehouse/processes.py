@@ -19,15 +19,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from plaud_provider.database import copying
+from plaud_provider.database.base import Database
+from plaud_provider.database.duckdb import DuckDbTransaction
+from plaud_provider.database.sqlalchemy import SqlAlchemyDatabase
 from plaud_provider.exceptions import PlaudWarehouseError
-from plaud_provider.warehouse.databases import copying
-from plaud_provider.warehouse.databases.base import Database
-from plaud_provider.warehouse.databases.duckdb import DuckDbTransaction
-from plaud_provider.warehouse.databases.sqlalchemy import SqlAlchemyDatabase
-from plaud_provider.warehouse.ledger import Owner
+from plaud_provider.ledger.ledger import Owner
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter
-from tests.unit.warehouse.ledgers import OWNER, ledger_in, recording
+from tests.unit.ledger.ledgers import OWNER, ledger_in, recording
 from tests.unit.warehouse.warehouses import Warehouse, landing, segment
 
 WAIT_SECONDS = 60

@@ -8,11 +8,11 @@ from airflow.providers.duckdb.hooks.duckdb import DuckDBHook
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 
+from plaud_provider.database import database_for
+from plaud_provider.database.duckdb import DuckDbDatabase
+from plaud_provider.database.sqlalchemy import SqlAlchemyDatabase
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.warehouse.connection import database_hook
-from plaud_provider.warehouse.databases import database_for
-from plaud_provider.warehouse.databases.duckdb import DuckDbDatabase
-from plaud_provider.warehouse.databases.sqlalchemy import SqlAlchemyDatabase
 from tests.unit.warehouse.warehouses import PostgresWarehouse, Warehouse
 
 

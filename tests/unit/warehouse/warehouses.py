@@ -17,11 +17,11 @@ import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 
 from plaud_provider.api.models import Segment, Status, Transcription
+from plaud_provider.database import database_for
+from plaud_provider.database.base import Database
+from plaud_provider.database.duckdb import DuckDbDatabase
+from plaud_provider.database.sqlalchemy import SqlAlchemyDatabase
 from plaud_provider.warehouse.connection import database_hook
-from plaud_provider.warehouse.databases import database_for
-from plaud_provider.warehouse.databases.base import Database
-from plaud_provider.warehouse.databases.duckdb import DuckDbDatabase
-from plaud_provider.warehouse.databases.sqlalchemy import SqlAlchemyDatabase
 from plaud_provider.warehouse.rows import Landing
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter

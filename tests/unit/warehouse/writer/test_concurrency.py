@@ -7,8 +7,8 @@ import sqlite3
 
 import pytest
 
+from plaud_provider.database.base import Transaction
 from plaud_provider.exceptions import PlaudWarehouseError
-from plaud_provider.warehouse.databases.base import Transaction
 from tests.unit.warehouse import processes
 from tests.unit.warehouse.warehouses import Warehouse, landing
 

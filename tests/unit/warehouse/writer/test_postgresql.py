@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from plaud_provider.database.base import Transaction
 from plaud_provider.exceptions import PlaudInputError, PlaudTableMismatchError, PlaudWarehouseError
-from plaud_provider.warehouse.databases.base import Transaction
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter
 from tests.unit.postgres_server import LossyProxy, PostgresServer

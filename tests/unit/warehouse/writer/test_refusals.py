@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from structlog.tracebacks import ExceptionDictTransformer
 
+from plaud_provider.database.base import told
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
-from plaud_provider.warehouse.databases.base import told
 from plaud_provider.warehouse.writer import WarehouseWriter
 from tests.unit.warehouse.warehouses import CONN_ID, Warehouse, landing, segment
 

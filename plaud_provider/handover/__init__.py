@@ -1,0 +1,1 @@
+"""What tasks and triggers leave for each other at results_path."""

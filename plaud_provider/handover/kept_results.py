@@ -1,0 +1,99 @@
+"""
+Transcripts on their way from whoever saw them completed to whoever lands them.
+
+Plaud's answer that a transcription is completed carries the transcript: kept, it does not have to be asked
+for again. A kept file that cannot be used counts as none, since Plaud still has the transcript.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Iterable
+from typing import Self
+
+from plaud_provider.api.models import Transcription, parse_transcription
+from plaud_provider.exceptions import PlaudResponseError
+from plaud_provider.handover.folder import work_folder
+
+log = logging.getLogger(__name__)
+
+_STATE = "No transcript is lost: Plaud keeps them for some days."
+
+
+class ResultStore:
+    """
+    Answers of Plaud, one file each: ``<results_path>/<sha256 of region and transcription id>.json``.
+
+    Nothing is looked up until :meth:`open`, :meth:`aopen` or the first use. All methods but :meth:`aopen`
+    block; a trigger calls them with ``asyncio.to_thread`` after ``await store.aopen()``. Several threads may,
+    and several processes: two that save the same answer leave one of the two, whole.
+
+    All methods raise :class:`~plaud_provider.exceptions.PlaudConfigurationError` if the folder's connection,
+    a right or an extra is missing, and :class:`~plaud_provider.exceptions.PlaudStorageError` if the storage
+    cannot be used now.
+
+    :param results_path: The folder: ``s3://connection@bucket/prefix/``, ``gs://…``, ``abfs://…``,
+        ``file:///folder`` or an absolute path. A local one is made, for its user alone, if it does not exist.
+    :raises PlaudConfigurationError: if it is none, or carries a password.
+    """
+
+    def __init__(self, results_path: str) -> None:
+        self._files = work_folder(results_path, argument="results_path", state=_STATE)
+
+    def open(self) -> Self:
+        """Look the connection up and make the folder."""
+        self._files.open()
+        return self
+
+    async def aopen(self) -> Self:
+        """
+        As :meth:`open`, from an event loop.
+
+        :raises AirflowNotFoundException: if there is no such connection. A failure of Airflow's API looks the
+            same, so that another attempt may find it.
+        """
+        if self._files.conn_id:
+            from airflow.providers.common.compat.connection import get_async_connection
+
+            await get_async_connection(self._files.conn_id)
+        # A lookup of the file system's own then goes from that thread over this loop to the supervisor.
+        await asyncio.to_thread(self._files.open)
+        return self
+
+    def save(self, transcription: Transcription, region: str) -> None:
+        """
+        Save an answer, in place of an earlier copy; a reader sees all of it or nothing.
+
+        :param transcription: What Plaud answered.
+        :param region: Plaud region that it came from.
+        """
+        name = _name(region, transcription.transcription_id)
+        self._files.write(name, transcription.raw.encode())
+
+    def load(self, region: str, transcription_id: str) -> Transcription | None:
+        """Return what was saved; ``None`` if nothing was, or what is there is no answer about this one."""
+        name = _name(region, transcription_id)
+        content = self._files.read(name)
+        if content is None:
+            return None
+        try:
+            return parse_transcription(content, requested_id=transcription_id)
+        except PlaudResponseError:
+            log.warning(
+                "results_path: %s in %s is no answer about transcription %s, and is not used.",
+                name,
+                self._files.subject.uri,
+                transcription_id,
+            )
+            return None
+
+    def remove(self, region: str, transcription_ids: Iterable[str]) -> None:
+        """Remove what was saved, where there is something."""
+        self._files.remove(_name(region, transcription_id) for transcription_id in transcription_ids)
+
+
+def _name(region: str, transcription_id: str) -> str:
+    """Return a name that any storage takes, whatever an id looks like, and that tells nothing."""
+    return hashlib.sha256(f"{region}\x00{transcription_id}".encode()).hexdigest() + ".json"

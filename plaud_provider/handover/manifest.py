@@ -1,0 +1,213 @@
+"""
+Chunks of an archive, as files that tasks hand to each other by their paths.
+
+A file has a line of JSON for each recording, behind a line that says what it is and how many there are. XCom
+carries the paths only, so an archive may have any number of recordings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.handover.folder import WorkFolder, work_folder
+
+T = TypeVar("T")
+
+_STATE = "Nothing was sent, nothing is paid for."
+_VERSION = 1
+_MANIFEST = "plaud_manifest"
+_KEYS = "plaud_keys"
+_OURS = re.compile(r"chunk-(\d{5,})(\.keys)?\.jsonl")
+
+
+class Found(NamedTuple):
+    """
+    A recording that an archive lists.
+
+    :param uri: Reference to it, as :class:`~plaud_provider.recordings.reference.AudioReference` takes it; a
+        single submit of this reference is the same recording.
+    :param version: Version of its content, as ``look()`` would return it; ``None`` where listing does not
+        tell (local files).
+    :param size: Bytes, where the storage tells.
+    :param modified: Time of its last change (UTC), where the storage tells.
+    """
+
+    uri: str
+    version: str | None
+    size: int | None
+    modified: datetime | None
+
+
+class Keyed(NamedTuple):
+    """
+    A recording of a chunk and its identity.
+
+    :param key: What :func:`~plaud_provider.recordings.identity.recording_key` returned for it.
+    :param uri: Its reference.
+    """
+
+    key: str
+    uri: str
+
+
+def write_manifest(found: Iterable[Found], folder: str, *, chunk_size: int = 200) -> list[str]:
+    """
+    Write recordings to ``chunk-00001.jsonl`` and so on in a folder, and return the paths of these files.
+
+    Chunks that an earlier, longer listing left there are removed. So the folder is one of this run and task;
+    two that share one would take each other's chunks.
+
+    :param found: The recordings; not more than a chunk of them is in memory.
+    :param folder: The folder: ``s3://connection@bucket/prefix/``, ``gs://…``, ``abfs://…``,
+        ``file:///folder`` or an absolute path. A local one is made if it does not exist.
+    :param chunk_size: Recordings in a file, at least 1.
+    :raises PlaudInputError: if there cannot be such chunks.
+    :raises PlaudConfigurationError: if the folder, its connection, an extra or a right is missing.
+    :raises PlaudStorageError: if it cannot be written now.
+    """
+    if chunk_size < 1:
+        raise PlaudInputError(f"chunk_size: {chunk_size} is less than 1. {_STATE}")
+    files = _folder(folder, "results_path")
+    files.open()
+    recordings = iter(found)
+    paths: list[str] = []
+    while chunk := list(islice(recordings, chunk_size)):
+        name = f"chunk-{len(paths) + 1:05}.jsonl"
+        files.write(name, _lines(_MANIFEST, [_described(recording) for recording in chunk]))
+        paths.append(files.root + name)
+    written = len(paths)
+    files.remove([name for name in files.names() if _number(name) > written])
+    return paths
+
+
+def read_manifest(path: str) -> list[Found]:
+    """
+    Return the recordings of a chunk.
+
+    :param path: A path that :func:`write_manifest` returned.
+    :raises PlaudInputError: if there is no such file, or it is no chunk of a manifest.
+    :raises PlaudConfigurationError: if its folder's connection, an extra or a right is missing.
+    :raises PlaudStorageError: if it cannot be read now.
+    """
+    return _read(path, _name(path), _MANIFEST, _found)
+
+
+def write_keys(path: str, keyed: Iterable[Keyed]) -> str:
+    """
+    Write which recordings of a chunk have which keys to the file beside it, and return that file's path.
+
+    :param path: The chunk's path.
+    :param keyed: The recordings.
+    :raises PlaudError: as :func:`write_manifest`.
+    """
+    files = _folder(_parent(path), "manifest")
+    name = _keys_name(path)
+    files.write(name, _lines(_KEYS, [{"key": one.key, "uri": one.uri} for one in keyed]))
+    return files.root + name
+
+
+def read_keys(path: str) -> list[Keyed]:
+    """
+    Return what :func:`write_keys` wrote.
+
+    :param path: The chunk's path.
+    :raises PlaudInputError: if there is no such file, or it is another one.
+    :raises PlaudError: as :func:`read_manifest`.
+    """
+    return _read(path, _keys_name(path), _KEYS, _keyed)
+
+
+def _described(found: Found) -> dict[str, Any]:
+    return {
+        "uri": found.uri,
+        "version": found.version,
+        "size": found.size,
+        "modified": found.modified.isoformat() if found.modified else None,
+    }
+
+
+def _found(line: dict[str, Any]) -> Found:
+    modified = _optional(str, line.pop("modified"))
+    return Found(
+        uri=_typed(str, line.pop("uri")),
+        version=_optional(str, line.pop("version")),
+        size=_optional(int, line.pop("size")),
+        modified=datetime.fromisoformat(modified) if modified else None,
+    )
+
+
+def _keyed(line: dict[str, Any]) -> Keyed:
+    return Keyed(key=_typed(str, line.pop("key")), uri=_typed(str, line.pop("uri")))
+
+
+def _typed(kind: type[T], value: object) -> T:
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def _optional(kind: type[T], value: object) -> T | None:
+    return None if value is None else _typed(kind, value)
+
+
+def _lines(kind: str, entries: Sequence[dict[str, Any]]) -> bytes:
+    # Names need not be valid Unicode: as ASCII with escapes any of them comes back as it was.
+    return b"".join(
+        json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        for line in [{kind: _VERSION, "recordings": len(entries)}, *entries]
+    )
+
+
+def _read(path: str, name: str, kind: str, convert: Callable[[dict[str, Any]], T]) -> list[T]:
+    files = _folder(_parent(path), "manifest")
+    content = files.read(name)
+    if content is None:
+        raise _unusable(files, name, "does not exist, or no more")
+    try:
+        head, *entries = [json.loads(line) for line in content.splitlines()]
+        if head != {kind: _VERSION, "recordings": len(entries)}:
+            raise ValueError
+        converted = [convert(entry) for entry in entries]
+        if any(entries):
+            # Something is in it that this version does not know.
+            raise ValueError
+    except (AttributeError, KeyError, ValueError, TypeError, RecursionError):
+        raise _unusable(
+            files, name, f"is not what this version of airflow-provider-plaud writes ({kind} {_VERSION})"
+        ) from None
+    return converted
+
+
+def _unusable(files: WorkFolder, name: str, why: str) -> PlaudInputError:
+    return PlaudInputError(
+        f"manifest: {files.subject.uri.rstrip('/') + '/' + name!r} {why}. Clear the task that writes it (the "
+        f"list task, or the submit task of its chunk). {_STATE}"
+    )
+
+
+def _folder(path: str, argument: str) -> WorkFolder:
+    return work_folder(path, argument=argument, state=_STATE)
+
+
+def _parent(path: str) -> str:
+    return path[: path.rfind("/") + 1]
+
+
+def _name(path: str) -> str:
+    return path[path.rfind("/") + 1 :]
+
+
+def _keys_name(path: str) -> str:
+    return _name(path).removesuffix(".jsonl") + ".keys.jsonl"
+
+
+def _number(name: str) -> int:
+    """Return the number of a chunk or keys file; 0 of any other file."""
+    ours = _OURS.fullmatch(name)
+    return int(ours[1]) if ours else 0

@@ -1,0 +1,1 @@
+"""Who may pay for what: one row for each recording."""

@@ -1,0 +1,1 @@
+"""Recordings: how they are referred to, identified, measured, signed and listed."""

@@ -1,0 +1,52 @@
+"""
+Which recording is which.
+
+Plaud's API has no idempotency key: what keeps a recording from being paid for twice is that every retry, run
+and DAG computes the same key for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.recordings.reference import AudioReference
+
+
+def recording_key(
+    audio: AudioReference,
+    *,
+    version: str | None = None,
+    language: str | None,
+    speaker_diarization: bool,
+    region: str,
+    client_id: str,
+) -> str:
+    r"""
+    Return the identity of one paid transcription of one recording, as 64 hex digits.
+
+    The parts are joined by ``\x00``, so that no two different lists of parts read the same. The webhook URL
+    is not part of it: it changes where a result goes, not what is paid for.
+
+    :param audio: The recording.
+    :param version: Version or ETag of the object, where it is known.
+    :param language: Language that is asked for.
+    :param speaker_diarization: Whether speakers are asked for.
+    :param region: Plaud region.
+    :param client_id: Plaud client id: another client pays on another account.
+    :raises PlaudInputError: if a part contains ``\x00``.
+    """
+    parts = (
+        audio.identity,
+        version or "",
+        language or "",
+        "diarization" if speaker_diarization else "",
+        region,
+        client_id,
+    )
+    if any("\x00" in part for part in parts):
+        raise PlaudInputError(
+            f"audio_url: {audio.uri!r}, or what it is identified by, contains a NUL character. Nothing was "
+            "sent."
+        )
+    return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,155 @@
+"""Local recordings that a web server of the user's hands to Plaud."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import quote
+
+from plaud_provider.api.regions import is_loopback
+from plaud_provider.exceptions import PlaudInputError, PlaudStorageError
+from plaud_provider.recordings.checks import check_extension
+from plaud_provider.recordings.reference import AudioReference
+from plaud_provider.storage.errors import refused
+from plaud_provider.storage.ranges import open_ranges
+
+_SCHEME = "file://"
+_EXAMPLE = "public_urls={'/data/calls/': 'https://files.example/calls/'}"
+
+
+def is_local(audio: AudioReference) -> bool:
+    """Whether a reference is a path of this host."""
+    return audio.scheme == "file" or audio.reveal().startswith("/")
+
+
+def validate_public_urls(value: Mapping[str, str] | str | None) -> dict[str, str]:
+    """
+    Return which folders Plaud can fetch from where: base URL by absolute path.
+
+    :param value: Such a mapping, or its JSON text as a template renders it.
+    :raises PlaudInputError: if it is none; nothing was sent.
+    """
+    if value is None or value in ("", "None"):
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise _wrong_public_urls("its text is no JSON") from None
+    if not isinstance(value, Mapping):
+        raise _wrong_public_urls(f"it is no mapping but a {type(value).__name__}")
+    return dict(_checked_root(folder, base) for folder, base in value.items())
+
+
+class LocalFile:
+    """
+    A recording below a folder that is served at a base URL.
+
+    :param audio: ``file:///…`` or an absolute path, taken as it is, not percent-decoded.
+    :param public_urls: What :func:`validate_public_urls` returned.
+    :raises PlaudInputError: if Plaud could not fetch or transcribe it.
+    """
+
+    def __init__(self, audio: AudioReference, public_urls: Mapping[str, str]) -> None:
+        self.audio = audio
+        path = audio.reveal().removeprefix(_SCHEME)
+        if not path.startswith("/"):
+            raise refused(audio, "names no absolute path; write file:///folder/name.wav")
+        if ".." in path.split("/") or "\x00" in path:
+            raise refused(audio, "contains '..'; pass the path itself")
+        check_extension(audio)
+        self._path = Path(path)
+        roots = [Path(folder) for folder in public_urls if self._path.is_relative_to(folder)]
+        if not roots:
+            raise refused(
+                audio,
+                "is a local file, which Plaud cannot fetch. Serve its folder and say where, as in "
+                f"{_EXAMPLE}, or put the file into object storage and pass its s3://, gs:// or abfs:// "
+                "reference",
+            )
+        self._root = max(roots, key=lambda root: len(root.parts))
+        self._base = public_urls[str(self._root)]
+
+    def look(self) -> str:
+        """
+        Check that the file is there; return the hash of its content as its version.
+
+        Not its time of change: the same file may have another one on another worker.
+
+        :raises PlaudInputError: if Plaud could not transcribe it.
+        :raises PlaudStorageError: if it cannot be read.
+        """
+        with self._readable(), self._path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def open(self) -> BinaryIO:
+        """
+        Open it for a few reads; more of it than a few megabytes is not read.
+
+        :raises PlaudError: as :meth:`look`, also while it is read.
+        """
+        with self._readable():
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            size = os.fstat(descriptor).st_size
+
+        def read(start: int, end: int) -> bytes:
+            with self._explained():
+                return os.pread(descriptor, end - start, start)
+
+        return open_ranges(read, size=size, close=lambda: os.close(descriptor))
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        with self._explained():
+            self._check()
+            yield
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            why = f"cannot be read by this worker ({type(error).__name__})"
+            raise refused(self.audio, why, PlaudStorageError) from None
+
+    def _check(self) -> None:
+        if not self._path.resolve().is_relative_to(self._root.resolve()):
+            raise refused(self.audio, f"is a link that leads out of {str(self._root)!r}")
+        if not self._path.exists():
+            why = "does not exist on this worker. Check its path, which is not percent-decoded"
+            raise refused(self.audio, why)
+        if not self._path.is_file():
+            raise refused(self.audio, "is not a file; pass one recording")
+        if not self._path.stat().st_size:
+            raise refused(self.audio, "is empty")
+
+    def url(self) -> AudioReference:
+        """Return where Plaud can fetch it."""
+        relative = self._path.relative_to(self._root)
+        return AudioReference(f"{self._base}/{quote(os.fsencode(relative), safe='/')}")
+
+
+def _checked_root(folder: object, base: object) -> tuple[str, str]:
+    if not isinstance(folder, str) or not isinstance(base, str):
+        raise _wrong_public_urls("its keys and values are text")
+    path = folder.removeprefix(_SCHEME)
+    if not path.startswith("/") or ".." in path.split("/"):
+        raise _wrong_public_urls(f"{folder!r} is no absolute folder")
+    url = AudioReference(base)
+    if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.host)):
+        raise _wrong_public_urls(f"{url.uri!r} is no https:// URL")
+    if not url.host or url.has_user_information or "?" in base or "#" in base:
+        raise _wrong_public_urls(f"{url.uri!r} has no host, or a user, '?' or '#'")
+    return str(Path(path)), url.reveal().rstrip("/")
+
+
+def _wrong_public_urls(why: str) -> PlaudInputError:
+    return PlaudInputError(
+        f"public_urls: {why}. It says where Plaud can fetch what is in a folder, as in {_EXAMPLE}. Nothing "
+        "was sent, nothing is paid for."
+    )

@@ -1,0 +1,114 @@
+"""
+Recordings in object storage, and URLs that are signed for them.
+
+An object is pre-signed with the credentials of its Airflow connection: for reading this one object, for a
+limited time. Whoever has such a URL has the recording, so it is only ever returned.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from typing import BinaryIO
+
+from plaud_provider.api.regions import is_loopback
+from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.recordings.checks import check_extension
+from plaud_provider.recordings.reference import AudioReference
+from plaud_provider.storage import errors as storage_errors
+from plaud_provider.storage.bucket import KINDS, Bucket, FileSystems, parse_location
+from plaud_provider.storage.errors import recording, refused
+from plaud_provider.storage.kinds import Entry
+from plaud_provider.storage.ranges import BLOCK_BYTES, open_ranges
+
+
+def is_stored(audio: AudioReference) -> bool:
+    """Whether a reference is one of an object in storage."""
+    return audio.scheme in KINDS
+
+
+class StoredObject:
+    """
+    A recording in object storage.
+
+    Of ``scheme://connection@bucket/key`` the connection may be left out, as with Airflow's
+    ``ObjectStoragePath``: then the libraries' default credentials are used. Azure's own form,
+    ``abfs://container@account.dfs.core.windows.net/path``, is known by the dots in its host.
+
+    :param audio: The reference; its key is taken as it is, not percent-decoded.
+    :param url_validity: How long Plaud has to fetch it.
+    :param file_systems: Shared with other recordings; ``None``: not shared.
+    :raises PlaudInputError: if Plaud could not transcribe it.
+    """
+
+    def __init__(
+        self, audio: AudioReference, url_validity: timedelta, file_systems: FileSystems | None = None
+    ) -> None:
+        self.audio = audio
+        self._validity = url_validity
+        wanted = f"object; write {audio.scheme}://bucket/key"
+        location = parse_location(audio, recording(audio), wanted=wanted)
+        if not location.key.strip("/"):
+            raise refused(audio, f"names no {wanted}")
+        if location.key.endswith("/"):
+            raise refused(audio, "names a folder; pass one recording")
+        check_extension(audio)
+        self._kind = location.kind
+        self._key = location.key
+        self._bucket = Bucket(location, recording(audio), file_systems)
+        self._seen: tuple[Entry, bytes] | None = None
+
+    def look(self) -> str | None:
+        """
+        Check that the object is there, is a file, has content and can be read; return its version.
+
+        :raises PlaudInputError: if it cannot be transcribed.
+        :raises PlaudConfigurationError: if the connection or an extra is missing, or may not read it.
+        :raises PlaudStorageError: if the storage could not be asked.
+        """
+        self._seen = self._look()
+        return self._seen[0].version
+
+    def open(self) -> BinaryIO:
+        """
+        Open it for a few ranged reads; more of it than a few megabytes is not read.
+
+        :raises PlaudError: as :meth:`look`, which is done first where it has not been.
+        """
+        found, head = self._seen = self._seen or self._look()
+        return open_ranges(self._read, size=found.size or len(head), head=head)
+
+    def url(self) -> AudioReference:
+        """
+        Return a URL that is signed now.
+
+        :raises PlaudConfigurationError: if the connection cannot sign a URL that Plaud could fetch.
+        :raises PlaudStorageError: if the storage could not be asked.
+        """
+        explain = partial(storage_errors.not_signed, needs=self._kind.needs)
+        signed = AudioReference(self._bucket.ask(explain, "sign", self._key, self._validity))
+        if signed.scheme != "https" and not is_loopback(signed.host):
+            raise self._misconfigured(
+                f"is in a storage to which {self._bucket.connection} leads over {signed.scheme}://; Plaud "
+                "fetches https:// URLs only"
+            )
+        if signed.expires_at is None:
+            raise self._misconfigured(
+                f"was not signed by {self._bucket.connection}. Signing needs {self._kind.needs}. Of a public "
+                "object pass its https:// URL"
+            )
+        return signed
+
+    def _look(self) -> tuple[Entry, bytes]:
+        found: Entry = self._bucket.ask(storage_errors.not_found, "describe", self._key)
+        if found.size == 0:
+            raise refused(self.audio, "is empty")
+        # Archived and encrypted objects are listed like any other, and then cannot be fetched.
+        return found, self._read(0, min(BLOCK_BYTES, found.size or BLOCK_BYTES))
+
+    def _read(self, start: int, end: int) -> bytes:
+        content: bytes = self._bucket.ask(storage_errors.not_readable, "read", self._key, (start, end))
+        return content
+
+    def _misconfigured(self, why: str) -> PlaudConfigurationError:
+        return refused(self.audio, why, PlaudConfigurationError)

@@ -1,0 +1,1 @@
+"""Object storage: kinds, buckets, ranges of a file, errors without secrets."""

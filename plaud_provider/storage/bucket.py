@@ -1,0 +1,263 @@
+"""
+A bucket behind an Airflow connection, asked without leaking anything.
+
+Whatever a library raises or logs stays here: a signed URL, a header or what was written is in no log record,
+not even in those that the libraries write, and in no exception.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import Any, NamedTuple, TypeVar
+
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudError
+from plaud_provider.recordings.reference import AudioReference
+from plaud_provider.storage import errors as storage_errors
+from plaud_provider.storage.errors import Subject
+from plaud_provider.storage.kinds import S3, Azure, GoogleCloudStorage, Page, StorageKind
+
+T = TypeVar("T")
+Explain = Callable[[Subject, str, Exception], PlaudError]
+
+#: A storage that does not answer must not keep a task from re-attaching to what it has paid for.
+LOOKUP_SECONDS = 60
+
+KINDS: dict[str, StorageKind] = {
+    "s3": S3(),
+    "gs": GoogleCloudStorage(),
+    "abfs": Azure(),
+    "abfss": Azure(),
+}
+
+# [connection@]bucket[/key]; a key may contain anything.
+_LOCATION = re.compile(r"(?:(?P<user>[^/]*)@)?(?P<bucket>[^/@:]+)(?:/(?P<key>.*))?", re.DOTALL)
+
+
+class Location(NamedTuple):
+    """
+    Where something is: ``scheme://connection@bucket/key``.
+
+    Azure's own form, ``abfs://container@account.dfs.core.windows.net/path``, is known by the dots in its
+    host.
+
+    :param root: The reference as given, up to the key and with a ``/`` at its end.
+    :param kind: Kind of storage.
+    :param scheme: Its scheme in lower case.
+    :param conn_id: Airflow connection; ``None`` for the libraries' default credentials.
+    :param account: Azure's storage account, where it is named.
+    :param bucket: Bucket or container.
+    :param key: The rest, not percent-decoded.
+    """
+
+    root: str
+    kind: StorageKind
+    scheme: str
+    conn_id: str | None
+    account: str
+    bucket: str
+    key: str
+
+
+def parse_location(reference: AudioReference, subject: Subject, *, wanted: str) -> Location:
+    """
+    Take a reference apart.
+
+    :param reference: The reference, or that of a folder, of a scheme in :data:`KINDS`.
+    :param subject: What errors are about.
+    :param wanted: What it is to name, as in "names no ...".
+    :raises PlaudInputError: if it is none.
+    """
+    value, scheme = reference.reveal(), reference.scheme
+    kind = KINDS[scheme]
+    found = _LOCATION.fullmatch(value.partition("://")[2])
+    if not found:
+        raise subject.refused(f"names no {wanted}")
+    user, bucket, key = found["user"] or "", found["bucket"], found["key"] or ""
+    if ":" in user:
+        raise subject.refused("carries a password; name an Airflow connection instead")
+    account = ""
+    if isinstance(kind, Azure) and "." in bucket:
+        account = bucket.partition(".")[0]
+        user, _, bucket = user.rpartition("@")
+        if not bucket:
+            raise subject.refused(f"names no container; write {scheme}://container@account.…/path")
+    root = value[: len(value) - len(key)].removesuffix("/") + "/"
+    return Location(root, kind, scheme, user or None, account, bucket, key)
+
+
+class FileSystems:
+    """
+    File systems that are open, for as long as this lives: one for each scheme and connection.
+
+    Opening one looks a connection up, and may ask for temporary credentials; it keeps its own connections to
+    the storage. So whoever handles many recordings shares one of these among them. Any thread may.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._opened: dict[tuple[str, str | None], Any] = {}
+
+    def get(self, location: Location, opened: Callable[[], Any]) -> Any:
+        """Return the file system of a location, opened now if it is the first of its kind."""
+        key = (location.scheme, location.conn_id)
+        with self._lock:
+            if key not in self._opened:
+                self._opened[key] = opened()
+            return self._opened[key]
+
+
+class Bucket:
+    """
+    The bucket of a location. It is opened at its first use, and keeps no listing.
+
+    :param location: Where it is.
+    :param subject: What errors are about.
+    :param file_systems: Where its file system is kept; ``None``: nobody else uses it.
+    """
+
+    def __init__(self, location: Location, subject: Subject, file_systems: FileSystems | None = None) -> None:
+        self._location = location
+        self._subject = subject
+        self._file_systems = file_systems or FileSystems()
+
+    def open(self) -> None:
+        """
+        Look the connection up.
+
+        :raises PlaudConfigurationError: if it, or an extra, is missing or leads to another account.
+        :raises PlaudStorageError: if it cannot be used now.
+        """
+        _ = self._file_system
+
+    def ask(self, explain: Explain, operation: str, *args: Any, **options: Any) -> Any:
+        """
+        Have the storage do something, but not for ever: some libraries retry for half an hour.
+
+        :param explain: Says what an error of the library means.
+        :param operation: Name of a method of :class:`~plaud_provider.storage.kinds.StorageKind`.
+        """
+        file_system = self._file_system
+        method = getattr(self._location.kind, operation)
+        coroutine = partial(method, file_system, self._location.bucket, *args, **options)
+        return self._guard(lambda: _wait(file_system, coroutine), explain)
+
+    def pages(self, prefix: str, *, delimiter: str = "") -> Iterator[Page]:
+        """
+        List what begins with a prefix.
+
+        :raises PlaudError: what :func:`~plaud_provider.storage.errors.not_listed` makes of an error.
+        """
+        after = ""
+        while True:
+            page: Page = self.ask(storage_errors.not_listed, "page", prefix, after=after, delimiter=delimiter)
+            yield page
+            after = page.next
+            if not after:
+                return
+
+    @property
+    def connection(self) -> str:
+        """How errors call whom the storage is asked as."""
+        conn_id = self._location.conn_id
+        return f"connection {conn_id!r}" if conn_id else "this worker's default credentials"
+
+    @cached_property
+    def _file_system(self) -> Any:
+        kind = self._location.kind
+        file_system = self._file_systems.get(self._location, self._opened)
+        if self._location.account and kind.account(file_system) != self._location.account:
+            raise self._misconfigured(
+                f"is in the storage account {self._location.account!r}, but {self.connection} leads to "
+                "another. Name a connection of that account: abfs://connection@container@account.…/path"
+            )
+        return file_system
+
+    def _opened(self) -> Any:
+        kind = self._location.kind
+        self._check_connection()
+        file_system = self._guard(self._open, partial(storage_errors.not_opened, needs=kind.needs))
+        kind.prepare(file_system)
+        # fsspec would keep it, and its network connections, until the process ends; a triggerer opens many.
+        type(file_system)._cache.pop(file_system._fs_token_, None)
+        return file_system
+
+    def _check_connection(self) -> None:
+        """Without a connection that is missing, the Amazon provider would go on as somebody else."""
+        conn_id = self._location.conn_id
+        if not conn_id:
+            return
+        from airflow.sdk import BaseHook
+        from airflow.sdk.exceptions import AirflowNotFoundException
+
+        try:
+            BaseHook.get_connection(conn_id)
+        except AirflowNotFoundException:
+            raise self._misconfigured(
+                f"names the Airflow connection {conn_id!r}, which does not exist. Create it (Admin > "
+                f"Connections, or AIRFLOW_CONN_{conn_id.upper()}) or correct the reference"
+            ) from None
+
+    def _open(self) -> Any:
+        from airflow.sdk.io import get_fs, has_fs
+
+        kind, scheme = self._location.kind, self._location.scheme
+        try:
+            if has_fs(scheme):
+                return get_fs(scheme, self._location.conn_id, dict(kind.file_system_options))
+        except ImportError:
+            pass
+        raise self._misconfigured(
+            "needs libraries that are not installed on this worker. Install them: pip install "
+            f"'airflow-provider-plaud[{kind.extra}]'"
+        )
+
+    def _guard(self, call: Callable[[], T], explain: Explain) -> T:
+        """Call a library; whatever it raises or logs stays here."""
+        try:
+            with _no_debug_records():
+                return call()
+        except PlaudError:
+            raise
+        except Exception as error:
+            problem = explain(self._subject, self.connection, error)
+        # Raised out here, it has no context that would carry the library's text along.
+        raise problem
+
+    def _misconfigured(self, why: str) -> PlaudConfigurationError:
+        return self._subject.refused(why, PlaudConfigurationError)
+
+
+def _wait(file_system: Any, coroutine: Callable[[], Any]) -> Any:
+    from fsspec.asyn import sync  # type: ignore[import-untyped]
+
+    return sync(file_system.loop, coroutine, timeout=LOOKUP_SECONDS)
+
+
+class _Silence:
+    """Who, in any thread, has DEBUG records disabled now."""
+
+    lock = threading.Lock()
+    holders = 0
+    before = 0
+
+
+@contextmanager
+def _no_debug_records() -> Iterator[None]:
+    """Keep libraries from logging what they sign or send; botocore does at DEBUG, and in another thread."""
+    with _Silence.lock:
+        if not _Silence.holders:
+            _Silence.before = logging.root.manager.disable
+            logging.disable(max(_Silence.before, logging.DEBUG))
+        _Silence.holders += 1
+    try:
+        yield
+    finally:
+        with _Silence.lock:
+            _Silence.holders -= 1
+            if not _Silence.holders:
+                logging.disable(_Silence.before)

@@ -1,0 +1,253 @@
+"""Tables that are already there: those that fit are used, the others are told apart by column."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from plaud_provider.database.columns import holds
+from plaud_provider.exceptions import PlaudInputError, PlaudTableMismatchError, PlaudWarehouseError
+from plaud_provider.warehouse.tables import plaud_tables
+from tests.unit.warehouse.warehouses import Warehouse, landing
+
+COLUMNS = {
+    "transcription_id": "varchar not null",
+    "segment_index": "bigint not null",
+    "start_seconds": "double",
+    "end_seconds": "double",
+    "speaker": "text",
+    "text": "text",
+}
+
+
+def existing(warehouse: Warehouse, **changes: str | None) -> None:
+    """Create the segments table as a user might have, with some columns changed, added or (None) left out."""
+    columns = {name: in_words_of(warehouse, kind) for name, kind in (COLUMNS | changes).items() if kind}
+    warehouse.run(
+        f"create table plaud_segments ({', '.join(f'{name} {kind}' for name, kind in columns.items())})"
+    )
+
+
+def in_words_of(warehouse: Warehouse, kind: str) -> str:
+    if warehouse.kind == "postgres":
+        return {"double": "double precision", "blob": "bytea"}.get(kind, kind)
+    return kind
+
+
+def refusal(warehouse: Warehouse) -> str:
+    with pytest.raises(PlaudTableMismatchError) as refused:
+        warehouse.writer().ensure_tables()
+    return str(refused.value)
+
+
+def test_table_made_by_hand_is_used(warehouse: Warehouse) -> None:
+    existing(warehouse)
+    writer = warehouse.writer()
+
+    writer.ensure_tables()
+
+    assert writer.replace([landing()]) == writer.replace([landing()]) == (1, 2, 0)
+    assert warehouse.rows("select count(*) from plaud_segments") == [(2,)]
+
+
+def test_extra_columns_that_may_be_empty_or_have_a_default_are_fine(warehouse: Warehouse) -> None:
+    existing(warehouse, reviewed_by="text", source="text not null default 'plaud'")
+    writer = warehouse.writer()
+
+    writer.ensure_tables()
+    writer.replace([landing(segments=1)])
+
+    assert warehouse.rows("select reviewed_by, source from plaud_segments") == [(None, "plaud")]
+
+
+def test_fault_76_missing_column_is_named(warehouse: Warehouse) -> None:
+    existing(warehouse, speaker=None)
+
+    message = refusal(warehouse)
+
+    assert "Table 'plaud_segments' of warehouse 'warehouse_default'" in message
+    assert "column 'speaker' is missing, TEXT is needed" in message
+    assert "segments_table" in message
+    assert message.endswith("Nothing was written.")
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        ("text", "integer"),
+        ("text", "double"),
+        ("text", "blob"),
+        ("speaker", "date"),
+        ("start_seconds", "integer"),
+        ("start_seconds", "decimal(9, 3)"),
+        ("end_seconds", "text"),
+        ("segment_index", "smallint"),
+        ("segment_index", "text"),
+        ("transcription_id", "integer"),
+    ],
+)
+def test_fault_76_column_that_cannot_hold_ours_is_named_with_both_types(
+    warehouse: Warehouse, column: str, kind: str
+) -> None:
+    existing(warehouse, **{column: kind})
+
+    message = refusal(warehouse)
+
+    shown = {
+        "text": ("TEXT", "VARCHAR"),
+        "decimal(9, 3)": ("DECIMAL(9", "NUMERIC(9"),
+        "double": ("DOUBLE",),
+        "blob": ("BLOB", "BYTEA"),
+    }.get(kind, (kind.upper(),))
+    assert any(f"column '{column}' is {name}" in message for name in shown)
+    assert "is needed" in message
+
+
+@pytest.mark.parametrize("kind", ["date", "integer"])
+def test_time_column_that_loses_the_time_is_named(warehouse: Warehouse, kind: str) -> None:
+    warehouse.writer().ensure_tables()
+    warehouse.run(
+        "alter table plaud_transcripts drop column completed_at",
+        f"alter table plaud_transcripts add column completed_at {kind}",
+    )
+
+    assert f"does not fit: column 'completed_at' is {kind.upper()}" in refusal(warehouse)
+
+
+def test_time_without_zone_is_named_in_duckdb(duckdb_warehouse: Warehouse) -> None:
+    duckdb_warehouse.writer().ensure_tables()
+    duckdb_warehouse.run("alter table plaud_transcripts alter completed_at type timestamp")
+
+    assert "column 'completed_at' is TIMESTAMP, TIMESTAMP WITH TIME ZONE is needed" in refusal(
+        duckdb_warehouse
+    )
+
+
+def test_32_bit_seconds_are_named_in_duckdb(duckdb_warehouse: Warehouse) -> None:
+    existing(duckdb_warehouse, start_seconds="float")
+
+    assert "column 'start_seconds' is FLOAT, DOUBLE PRECISION is needed" in refusal(duckdb_warehouse)
+
+
+@pytest.mark.parametrize("warehouse", ["sqlite", "postgres"], indirect=True)
+def test_bounded_text_is_named(warehouse: Warehouse) -> None:
+    existing(warehouse, text="varchar(200)")
+
+    assert "column 'text' is VARCHAR(200), TEXT is needed" in refusal(warehouse)
+
+
+def test_time_without_zone_is_named_in_postgresql(postgres_warehouse: Warehouse) -> None:
+    postgres_warehouse.writer().ensure_tables()
+    postgres_warehouse.run("alter table plaud_transcripts alter completed_at type timestamp")
+
+    assert "column 'completed_at' is TIMESTAMP, TIMESTAMP WITH TIME ZONE is needed" in refusal(
+        postgres_warehouse
+    ).replace(" WITHOUT TIME ZONE", "")
+
+
+def test_extra_column_that_must_be_filled_is_named(warehouse: Warehouse) -> None:
+    existing(warehouse, reviewer="text not null")
+
+    assert "column 'reviewer' is NOT NULL without a default, and nothing here fills it" in refusal(warehouse)
+
+
+def test_column_that_must_be_filled_where_ours_may_be_empty_is_named(warehouse: Warehouse) -> None:
+    existing(warehouse, speaker="text not null")
+
+    assert "column 'speaker' is NOT NULL, but not every row has a value" in refusal(warehouse)
+
+
+def test_all_that_is_wrong_is_named_at_once(warehouse: Warehouse) -> None:
+    existing(warehouse, speaker=None, text="integer")
+    warehouse.run("create table plaud_transcripts (transcription_id varchar)")
+
+    message = refusal(warehouse)
+
+    assert all(part in message for part in ("'speaker' is missing", "'text' is INTEGER", "'raw' is missing"))
+
+
+def test_view_is_refused(warehouse: Warehouse) -> None:
+    existing(warehouse)
+    warehouse.run("create view plaud_transcripts as select * from plaud_segments")
+
+    assert "it is a view, a table is needed" in refusal(warehouse)
+
+
+def test_refusal_creates_nothing(warehouse: Warehouse) -> None:
+    existing(warehouse, speaker=None)
+    refusal(warehouse)
+
+    assert warehouse.tables() == {"plaud_segments"}
+
+
+def test_missing_schema_is_told(warehouse: Warehouse) -> None:
+    with pytest.raises(PlaudWarehouseError, match=r"^schema: .* has no schema 'analytics'. Create it"):
+        warehouse.writer(schema="analytics").ensure_tables()
+
+
+def test_schema_in_other_letters_is_found_in_duckdb(duckdb_warehouse: Warehouse) -> None:
+    duckdb_warehouse.run("create schema Analytics")
+
+    duckdb_warehouse.writer(schema="ANALYTICS").ensure_tables()
+
+    assert duckdb_warehouse.rows("select distinct table_schema from information_schema.tables") == [
+        ("Analytics",)
+    ]
+
+
+def test_table_in_another_schema_is_not_taken_for_ours(duckdb_warehouse: Warehouse) -> None:
+    duckdb_warehouse.run("create schema other", "create table other.plaud_segments (i integer)")
+
+    duckdb_warehouse.writer().ensure_tables()
+
+    assert duckdb_warehouse.writer().replace([landing()]) == (1, 2, 0)
+
+
+def test_fault_71_name_longer_than_sqlite_takes_is_refused(sqlite_warehouse: Warehouse) -> None:
+    with pytest.raises(PlaudInputError, match=r"^transcripts_table: .* sqlite takes names of at most 9999"):
+        sqlite_warehouse.writer("n" * 10_000).ensure_tables()
+    assert not sqlite_warehouse.path.exists()
+
+
+POSTGRESQL = postgresql.dialect()
+
+
+@pytest.mark.parametrize(
+    ("column", "there", "fits"),
+    [
+        ("text", sa.TEXT(), True),
+        ("text", sa.VARCHAR(), True),
+        ("text", sa.VARCHAR(2000), False),
+        ("text", sa.CHAR(), False),
+        ("text", postgresql.JSONB(), False),
+        ("text", postgresql.ENUM("a", name="e"), False),
+        ("text", sa.types.NullType(), True),
+        ("transcription_id", sa.VARCHAR(255), True),
+        ("transcription_id", sa.VARCHAR(64), False),
+        ("transcription_id", sa.TEXT(), True),
+        ("duration_seconds", postgresql.DOUBLE_PRECISION(precision=53), True),
+        ("duration_seconds", sa.REAL(), False),
+        ("duration_seconds", sa.FLOAT(24), False),
+        ("duration_seconds", sa.NUMERIC(), False),
+        ("segment_count", sa.BIGINT(), True),
+        ("segment_count", sa.SMALLINT(), False),
+        ("segment_count", sa.NUMERIC(38, 0), True),
+        ("segment_count", sa.DOUBLE(), False),
+        ("landed_at", postgresql.TIMESTAMP(timezone=True), True),
+        ("landed_at", postgresql.TIMESTAMP(timezone=False), False),
+        ("landed_at", sa.DATE(), False),
+        ("landed_at", sa.TEXT(), False),
+    ],
+)
+def test_what_fits_in_postgresql(column: str, there: sa.types.TypeEngine[Any], fits: bool) -> None:
+    assert holds(there, POSTGRESQL, plaud_tables().transcripts.c[column]) is fits
+
+
+@pytest.mark.parametrize(
+    ("there", "fits"), [(sa.TEXT(), True), (sa.TIMESTAMP(), True), (sa.DATE(), False), (sa.TIME(), False)]
+)
+def test_what_holds_a_time_in_sqlite(there: sa.types.TypeEngine[Any], fits: bool) -> None:
+    assert holds(there, sqlite.dialect(), plaud_tables().transcripts.c.landed_at) is fits
