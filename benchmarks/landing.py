@@ -31,9 +31,10 @@ from benchmarks.recordings import transcript
 from benchmarks.tables import machine, table
 from demo.postgres import Postgres
 from plaud_provider.api.models import parse_transcription
+from plaud_provider.database.rows import rows_of
 from plaud_provider.transfers.landing import SLAB_ASKED, SLAB_SEGMENTS
-from plaud_provider.warehouse.connection import open_warehouse
-from plaud_provider.warehouse.rows import Landing, rows_of, segment_columns
+from plaud_provider.warehouse.rows import Landing, segment_columns
+from plaud_provider.warehouse.writer import open_warehouse
 
 Rows = list[dict[str, Any]]
 TABLES = ("plaud_transcripts", "plaud_segments")

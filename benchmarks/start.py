@@ -49,13 +49,12 @@ POSTGRES_HOOK = ("airflow.providers.postgres.hooks.postgres",)
 # `sys.modules` at the end of real tasks of the DAG files below, on PostgreSQL.
 #: What opens the file of tokens.
 CIPHER = "cryptography.fernet"
-WAREHOUSE = (
-    "plaud_provider.warehouse.connection",
-    "plaud_provider.warehouse.tables",
-    "plaud_provider.database.sqlalchemy",
+DATABASE = (
+    "plaud_provider.database.connection",
+    "plaud_provider.database.database",
     "plaud_provider.database.postgresql",
 )
-LEDGER = ("plaud_provider.ledger.ledger", "plaud_provider.ledger.table", *WAREHOUSE)
+LEDGER = ("plaud_provider.ledger.ledger", "plaud_provider.ledger.table", *DATABASE)
 TASKS: dict[str, tuple[str, ...]] = {
     "SubmitTranscriptionOperator": (
         "plaud_provider.operators.transcription",

@@ -93,7 +93,7 @@ with DAG(
     def check(params: dict[str, Any]) -> None:
         """Open the warehouse and read the Plaud connection before anything is paid for."""
         from plaud_provider.hooks.plaud import PlaudHook
-        from plaud_provider.warehouse.connection import open_warehouse
+        from plaud_provider.warehouse.writer import open_warehouse
 
         open_warehouse(params["sql_conn_id"])
         region = PlaudHook(params["plaud_conn_id"]).region

@@ -7,50 +7,62 @@ rows/s, where ``executemany`` makes 2,200.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from plaud_provider.database.rows import columns_of
+
 if TYPE_CHECKING:
-    from plaud_provider.database.base import MayReplace
-    from plaud_provider.warehouse.rows import Columns
+    from plaud_provider.database.dialect import MayReplace
+    from plaud_provider.database.rows import Columns, Row
 
 #: Rows per statement.
-BATCH = 20_000
+_BATCH = 20_000
 
 
-def insert(table: sa.Table) -> postgresql.Insert:
-    """Return the statement that inserts rows given as :func:`parts` returns them."""
-    names = table.columns.keys()
-    columns = [_unnest(name, table.c[name].type).label(name) for name in names]
-    return postgresql.insert(table).from_select(names, sa.select(*columns))
+def insert(connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
+    """Do what :meth:`.Dialect.insert` does."""
+    statement = _insert(table)
+    for part in _parts(columns):
+        connection.execute(statement, part)
 
 
-def upsert(table: sa.Table, may_replace: MayReplace) -> postgresql.Insert:
-    """Return the statement of :meth:`Transaction.upsert`, for rows given likewise."""
-    statement = insert(table)
-    return statement.on_conflict_do_update(
+def upsert(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[Row], may_replace: MayReplace | None
+) -> None:
+    """Do what :meth:`.Dialect.upsert` does."""
+    statement = _insert(table)
+    new = statement.excluded
+    statement = statement.on_conflict_do_update(
         index_elements=list(table.primary_key),
-        set_={column.name: statement.excluded[column.name] for column in table.c if not column.primary_key},
-        where=may_replace(statement.excluded),
+        set_={column.name: new[column.name] for column in table.c if not column.primary_key},
+        where=may_replace(new) if may_replace else None,
     )
+    for part in _parts(columns_of(rows)):
+        connection.execute(statement, part)
 
 
-def delete(column: sa.Column[Any]) -> sa.Delete:
-    """Return the statement that deletes rows by values of a column, given as its name's array."""
-    values = sa.select(_unnest(column.name, sa.Text()))
-    return sa.delete(column.table).where(column.in_(values))
+def delete(connection: sa.Connection, column: sa.Column[Any], values: Sequence[str]) -> None:
+    """Do what :meth:`.Dialect.delete` does."""
+    chosen = sa.select(_unnest(column.name, sa.Text()))
+    connection.execute(sa.delete(column.table).where(column.in_(chosen)), {column.name: list(values)})
 
 
-def parts(columns: Columns) -> Iterator[Columns]:
-    """Return rows, given as the values of each column, in parts that fit into a statement."""
-    count = len(next(iter(columns.values()), ()))
-    for start in range(0, count, BATCH):
-        yield {name: values[start : start + BATCH] for name, values in columns.items()}
+def _insert(table: sa.Table) -> postgresql.Insert:
+    columns = [_unnest(column.name, column.type).label(column.name) for column in table.c]
+    return postgresql.insert(table).from_select(table.columns.keys(), sa.select(*columns))
 
 
 def _unnest(name: str, kind: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:
     values = postgresql.ARRAY(kind)
     return sa.func.unnest(sa.cast(sa.bindparam(name, type_=values), values))
+
+
+def _parts(columns: Columns) -> Iterator[Columns]:
+    """Return rows in parts that fit into a statement."""
+    count = len(next(iter(columns.values()), ()))
+    for start in range(0, count, _BATCH):
+        yield {name: values[start : start + _BATCH] for name, values in columns.items()}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 if TYPE_CHECKING:
-    from plaud_provider.warehouse.rows import Columns
+    from plaud_provider.database.rows import Columns
 
 #: Drivers that know it.
 DRIVERS = frozenset({"psycopg2", "psycopg"})

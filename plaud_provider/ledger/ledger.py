@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 
 from plaud_provider.api.models import Status
-from plaud_provider.database.base import batches, told
-from plaud_provider.exceptions import PlaudInputError, PlaudWarehouseError
+from plaud_provider.database.connection import open_database
+from plaud_provider.database.rows import batches, utc
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
 from plaud_provider.ledger.entry import RESUBMITTABLE, Entry, Owner, Recording, State
 from plaud_provider.ledger.statements import BATCH, LedgerStatements, kept_error
-from plaud_provider.warehouse.connection import open_ledger
-from plaud_provider.warehouse.rows import clean_text, utc
+from plaud_provider.ledger.table import DEFAULT_SUBMISSIONS_TABLE, ledger_tables
 
 if TYPE_CHECKING:
-    from plaud_provider.database.base import Database, Transaction
+    from plaud_provider.database.database import Database
     from plaud_provider.ledger.table import LedgerTables
     from plaud_provider.warehouse.rows import Landing
 
@@ -58,7 +58,7 @@ class Ledger:
     ) -> None:
         self._database = database
         self._tables = tables
-        self._statements = LedgerStatements(tables.submissions)
+        self._statements = LedgerStatements(tables.submissions, database.dialect)
         self._now = now
 
     @property
@@ -92,17 +92,17 @@ class Ledger:
         """
         in_order = sorted(set(keys))
 
-        def read(transaction: Transaction) -> dict[str, Entry]:
+        def read(connection: sa.Connection) -> dict[str, Entry]:
             now = self._time()
-            found = self._statements.entries(transaction, in_order)
+            found = self._statements.entries(connection, in_order)
             lapsed = sorted(
                 key
                 for key, entry in found.items()
                 if entry.state is State.SUBMITTING and not entry.is_held(now)
             )
             for batch in batches(lapsed, BATCH):
-                self._statements.note_lapsed(transaction, now, self._statements.has_key(batch))
-            return found | self._statements.entries(transaction, lapsed)
+                self._statements.note_lapsed(connection, now, self._statements.has_key(batch))
+            return found | self._statements.entries(connection, lapsed)
 
         return self._run(read)
 
@@ -141,11 +141,11 @@ class Ledger:
         rows = [
             self._statements.claimed_row(by_key[key], owner, now, now + self.LEASE_OF_CLAIM) for key in keys
         ]
-        clean_text(rows, self._database.kind)
+        self._database.dialect.clean(rows)
 
-        def claim(transaction: Transaction) -> dict[str, Entry]:
-            self._statements.claim(transaction, rows, resubmit, resubmit_own=resubmit_own)
-            return self._statements.entries(transaction, keys)
+        def claim(connection: sa.Connection) -> dict[str, Entry]:
+            self._statements.claim(connection, rows, resubmit, resubmit_own=resubmit_own)
+            return self._statements.entries(connection, keys)
 
         return self._run(claim)
 
@@ -158,8 +158,8 @@ class Ledger:
         """
         now = self._time()
         return self._run(
-            lambda transaction: self._statements.change(
-                transaction,
+            lambda connection: self._statements.change(
+                connection,
                 self._statements.is_claimed_by(owner),
                 lease_until=now + self.LEASE_OF_CLAIM,
                 updated_at=now,
@@ -186,8 +186,8 @@ class Ledger:
         )
         is_claimed = self._statements.is_claimed_by(owner)
         return self._run(
-            lambda transaction: sum(
-                self._statements.change(transaction, sa.and_(is_claimed, some), **values) for some in chosen
+            lambda connection: sum(
+                self._statements.change(connection, sa.and_(is_claimed, some), **values) for some in chosen
             )
         )
 
@@ -300,7 +300,7 @@ class Ledger:
         :return: How many were not noted as landed before.
         """
         ids = dict.fromkeys(transcription_ids)
-        return self._run(lambda transaction: self._end(transaction, region, ids, State.LANDED))
+        return self._run(lambda connection: self._end(connection, region, ids, State.LANDED))
 
     def failed(self, errors: Mapping[str, str], *, region: str) -> int:
         """
@@ -310,7 +310,7 @@ class Ledger:
         :param region: Plaud region.
         :return: How many were processing before.
         """
-        return self._run(lambda transaction: self._end(transaction, region, errors, State.FAILED))
+        return self._run(lambda connection: self._end(connection, region, errors, State.FAILED))
 
     def expired(self, errors: Mapping[str, str], *, region: str) -> int:
         """
@@ -320,37 +320,37 @@ class Ledger:
         :param region: Plaud region.
         :return: How many were processing before.
         """
-        return self._run(lambda transaction: self._end(transaction, region, errors, State.EXPIRED))
+        return self._run(lambda connection: self._end(connection, region, errors, State.EXPIRED))
 
-    def settle(self, landings: Sequence[Landing], transaction: Transaction | None = None) -> None:
+    def settle(self, landings: Sequence[Landing], connection: sa.Connection | None = None) -> None:
         """
         Note what was landed: transcripts as ``landed``, failed transcriptions as ``failed``.
 
         :param landings: What was landed.
-        :param transaction: Transaction to do it in; ``None`` for one of its own.
+        :param connection: Connection to do it on; ``None`` for a transaction of its own.
         """
 
-        def settle(transaction: Transaction) -> None:
+        def settle(connection: sa.Connection) -> None:
             for region in sorted({landing.region for landing in landings}):
                 here = [landing.transcription for landing in landings if landing.region == region]
                 failed = {t.transcription_id: t.error for t in here if t.status is Status.FAILED}
                 landed = dict.fromkeys(t.transcription_id for t in here if t.status is not Status.FAILED)
-                self._end(transaction, region, landed, State.LANDED)
-                self._end(transaction, region, failed, State.FAILED)
+                self._end(connection, region, landed, State.LANDED)
+                self._end(connection, region, failed, State.FAILED)
 
-        self._run(settle, transaction)
+        self._run(settle, connection)
 
     def origins(
-        self, landings: Sequence[Landing], transaction: Transaction | None = None
+        self, landings: Sequence[Landing], connection: sa.Connection | None = None
     ) -> dict[tuple[str, str], Entry]:
         """
         Return what is known of recordings, by the region and the id of their transcriptions.
 
         :param landings: Transcriptions of them.
-        :param transaction: Transaction to look in; ``None`` for one of its own.
+        :param connection: Connection to look on; ``None`` for a transaction of its own.
         """
         ids = [(landing.region, landing.transcription_id) for landing in landings]
-        return self._run(lambda transaction: self._statements.origins(transaction, ids), transaction)
+        return self._run(lambda connection: self._statements.origins(connection, ids), connection)
 
     def audio_hours(self, dag_id: str, run_id: str) -> float:
         """
@@ -361,14 +361,14 @@ class Ledger:
         :param dag_id: Its dag.
         :param run_id: The run.
         """
-        return self._run(lambda transaction: self._statements.seconds(transaction, dag_id, run_id)) / 3600
+        return self._run(lambda connection: self._statements.seconds(connection, dag_id, run_id)) / 3600
 
     def counts(self) -> dict[State, int]:
         """Return how many recordings are in each state."""
 
-        def count(transaction: Transaction) -> dict[State, int]:
-            self._statements.note_lapsed(transaction, self._time(), sa.true())
-            return self._statements.counts(transaction)
+        def count(connection: sa.Connection) -> dict[State, int]:
+            self._statements.note_lapsed(connection, self._time(), sa.true())
+            return self._statements.counts(connection)
 
         return self._run(count)
 
@@ -383,36 +383,32 @@ class Ledger:
         """Take one recording of this owner from ``start`` to ``state``, and return whether that happened."""
         attempts: list[datetime] = []
 
-        def step(transaction: Transaction) -> bool:
+        def step(connection: sa.Connection) -> bool:
             # The time of this attempt: a lease is not to be spent on waiting for the database.
             now = self._time()
             # Should an attempt lose its connection at the commit, the next one finds what it has done.
             since = min(attempts, default=None)
             attempts.append(now)
             values = {**values_at(now), "state": state.value, "updated_at": now}
-            return self._statements.step(transaction, key, owner, start, values, since=since)
+            return self._statements.step(connection, key, owner, start, values, since=since)
 
         return self._run(step)
 
     def _end(
-        self, transaction: Transaction, region: str, errors: Mapping[str, str | None], state: State
+        self, connection: sa.Connection, region: str, errors: Mapping[str, str | None], state: State
     ) -> int:
         reasons = {
             known: kept_error(error) if state is not State.LANDED else None for known, error in errors.items()
         }
-        return self._statements.end(transaction, region, reasons, state, self._time())
+        return self._statements.end(connection, region, reasons, state, self._time())
 
-    def _run(self, work: Callable[[Transaction], Result], transaction: Transaction | None = None) -> Result:
-        if transaction is not None:
-            return work(transaction)
-        return told(lambda: self._database.transaction(work, is_patient=True), self._refusal)
-
-    def _refusal(self, error: Exception) -> PlaudWarehouseError:
-        reason, advice = self._database.reason(error)
-        return PlaudWarehouseError(
-            f"{self._tables.submissions.fullname} of {self._database.title} could not be read or written: "
-            f"{reason}. {self._database.outcome(error)}. {advice}"
-        )
+    def _run(
+        self, work: Callable[[sa.Connection], Result], connection: sa.Connection | None = None
+    ) -> Result:
+        if connection is not None:
+            return work(connection)
+        failed = f"{self._tables.submissions.fullname} of {self._database.title} could not be read or written"
+        return self._database.run(work, failed=failed, is_patient=True)
 
     def _time(self) -> datetime:
         moment = utc(self._now())
@@ -423,3 +419,42 @@ class Ledger:
 def _finished(error: str, **values: Any) -> Callable[[datetime], dict[str, Any]]:
     reason = kept_error(error)
     return lambda now: {**values, "lease_until": None, "finished_at": now, "error": reason}
+
+
+def open_ledger(
+    ledger_conn_id: str,
+    *,
+    schema: str | None = None,
+    table: str = DEFAULT_SUBMISSIONS_TABLE,
+    keeps_connection: bool = False,
+) -> Ledger:
+    """
+    Return the ledger behind a connection; its table is created if it is not there, and checked if it is.
+
+    :param ledger_conn_id: Airflow connection of a PostgreSQL, SQLite or DuckDB database. It may be the
+        warehouse's own.
+    :param schema: Schema of the table; ``None`` for the connection's own. It has to exist.
+    :param table: Name of the table, taken literally.
+    :param keeps_connection: Whether a connection may be kept between calls. Close the ledger then.
+    :raises PlaudConfigurationError: if the connection is missing, or its database does not enforce keys.
+    :raises PlaudInputError: if a name cannot be one.
+    :raises PlaudTableMismatchError: if an existing table cannot be the ledger.
+    :raises PlaudWarehouseError: if the database is away, locked or refuses.
+    """
+    tables = ledger_tables(schema, table)
+    database = open_database(
+        ledger_conn_id, role="ledger", parameter="ledger_conn_id", keeps_connection=keeps_connection
+    )
+    if not database.dialect.enforces_keys:
+        raise PlaudConfigurationError(
+            f"ledger_conn_id: connection {ledger_conn_id!r} is of type {database.dialect.conn_type!r}. The "
+            "ledger needs a database that enforces keys, or two tasks could pay for one recording: "
+            "PostgreSQL, SQLite or DuckDB. It need not be the warehouse. Nothing was sent."
+        )
+    ledger = Ledger(database, tables)
+    try:
+        ledger.ensure_table()
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from plaud_provider.database.base import batches
+from plaud_provider.database.rows import batches, utc
 from plaud_provider.ledger.entry import Entry, Owner, Recording, State
-from plaud_provider.warehouse.rows import utc
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-    from plaud_provider.database.base import Transaction
-    from plaud_provider.warehouse.rows import Row
+    from plaud_provider.database.dialect import Dialect
+    from plaud_provider.database.rows import Row
 
 MAX_ERROR_CHARACTERS = 500
 _OWNER_COLUMNS = [f"owner_{name}" for name in Owner._fields]
@@ -35,9 +34,11 @@ class LedgerStatements:
     The statements of one ledger's table.
 
     :param table: The table.
+    :param dialect: Dialect of its database.
     """
 
-    def __init__(self, table: sa.Table) -> None:
+    def __init__(self, table: sa.Table, dialect: Dialect) -> None:
+        self._dialect = dialect
         self._table = table
         self._c = table.c
         self._is_kept = table.c.lease_until > table.c.claimed_at
@@ -84,7 +85,7 @@ class LedgerStatements:
 
     def claim(
         self,
-        transaction: Transaction,
+        connection: sa.Connection,
         rows: Sequence[Row],
         resubmit: Collection[State],
         *,
@@ -93,7 +94,7 @@ class LedgerStatements:
         """
         Insert rows, or let them replace those that may be claimed.
 
-        :param transaction: Where.
+        :param connection: Where.
         :param rows: Rows of :meth:`claimed_row`, in the order of their keys.
         :param resubmit: States to claim again from.
         :param resubmit_own: Whether also those that came about in this run.
@@ -104,11 +105,12 @@ class LedgerStatements:
         # First all locks, in the order of the keys, then all changes: two claims never wait in a circle.
         keys = [row["recording_key"] for row in rows]
         for batch in batches(keys, BATCH):
-            transaction.lock_rows(
-                sa.select(there.recording_key).where(self.has_key(batch)).order_by(there.recording_key)
+            self._dialect.lock_rows(
+                connection,
+                sa.select(there.recording_key).where(self.has_key(batch)).order_by(there.recording_key),
             )
         for batch in batches(keys, BATCH):
-            self.note_lapsed(transaction, rows[0]["claimed_at"], self.has_key(batch))
+            self.note_lapsed(connection, rows[0]["claimed_at"], self.has_key(batch))
 
         def may_replace(new: ReadOnlyColumnCollection[str, Any]) -> sa.ColumnElement[bool]:
             is_same_run = sa.and_(
@@ -127,12 +129,12 @@ class LedgerStatements:
                 sa.and_(self.is_in(*sorted(resubmit)), sa.true() if resubmit_own else sa.not_(is_same_run)),
             )
 
-        transaction.upsert(self._table, rows, may_replace=may_replace)
+        self._dialect.upsert(connection, self._table, rows, may_replace=may_replace)
 
-    def note_lapsed(self, transaction: Transaction, now: datetime, where: sa.ColumnElement[bool]) -> None:
+    def note_lapsed(self, connection: sa.Connection, now: datetime, where: sa.ColumnElement[bool]) -> None:
         """Make ``unknown`` what was being sent when its lease ended."""
         self.change(
-            transaction,
+            connection,
             sa.and_(where, self.is_in(State.SUBMITTING), self._c.lease_until <= now),
             state=State.UNKNOWN.value,
             error=LAPSED,
@@ -141,15 +143,15 @@ class LedgerStatements:
             updated_at=now,
         )
 
-    def change(self, transaction: Transaction, where: sa.ColumnElement[bool], **values: Any) -> int:
+    def change(self, connection: sa.Connection, where: sa.ColumnElement[bool], **values: Any) -> int:
         """Change all rows that a condition holds for, and return how many they are."""
         key = self._c.recording_key
-        transaction.lock_rows(sa.select(key).where(where).order_by(key))
-        return transaction.change(sa.update(self._table).where(where).values(values))
+        self._dialect.lock_rows(connection, sa.select(key).where(where).order_by(key))
+        return connection.execute(sa.update(self._table).where(where).values(values)).rowcount
 
     def step(
         self,
-        transaction: Transaction,
+        connection: sa.Connection,
         key: str,
         owner: Owner,
         start: Collection[State],
@@ -160,7 +162,7 @@ class LedgerStatements:
         """
         Change one recording of an owner, and return whether it was changed.
 
-        :param transaction: Where.
+        :param connection: Where.
         :param key: The recording.
         :param owner: Who has to have it.
         :param start: States it may be in: ``claimed`` with a claim that is not released, ``processing`` with
@@ -175,7 +177,7 @@ class LedgerStatements:
         parameters = {"is_recording_key": key, "since": since}
         parameters |= {f"is_{name}": value for name, value in _owner_columns(owner).items()}
         parameters |= {f"new_{name}": value for name, value in values.items()}
-        return transaction.change(self._steps[made_of], parameters) == 1
+        return connection.execute(self._steps[made_of], parameters).rowcount == 1
 
     def _step(self, start: Collection[State], names: Collection[str]) -> sa.Update:
         conditions = {
@@ -197,7 +199,7 @@ class LedgerStatements:
 
     def end(
         self,
-        transaction: Transaction,
+        connection: sa.Connection,
         region: str,
         errors: Mapping[str, str | None],
         state: State,
@@ -206,7 +208,7 @@ class LedgerStatements:
         """
         Bring recordings to an end, and return how many came to it now.
 
-        :param transaction: Where.
+        :param connection: Where.
         :param region: Plaud region.
         :param errors: What to note of each, by the id that Plaud gave.
         :param state: ``landed``, from wherever they were; ``failed`` or ``expired``, from ``processing``.
@@ -218,7 +220,7 @@ class LedgerStatements:
         for ids in batches(sorted(errors), BATCH):
             reasons = {known: errors[known] for known in ids if errors[known] is not None}
             changed += self.change(
-                transaction,
+                connection,
                 sa.and_(start, self._c.transcription_id.in_(ids)),
                 state=state.value,
                 error=sa.case(reasons, value=self._c.transcription_id, else_=None) if reasons else None,
@@ -228,17 +230,17 @@ class LedgerStatements:
             )
         return changed
 
-    def entries(self, transaction: Transaction, keys: Sequence[str]) -> dict[str, Entry]:
+    def entries(self, connection: sa.Connection, keys: Sequence[str]) -> dict[str, Entry]:
         """Return rows by their keys."""
         found = [
             self._entry(row)
             for batch in batches(keys, BATCH)
-            for row in transaction.rows(sa.select(self._table).where(self.has_key(batch)))
+            for row in connection.execute(sa.select(self._table).where(self.has_key(batch)))
         ]
         return {entry.recording_key: entry for entry in found}
 
     def origins(
-        self, transaction: Transaction, ids: Collection[tuple[str, str]]
+        self, connection: sa.Connection, ids: Collection[tuple[str, str]]
     ) -> dict[tuple[str, str], Entry]:
         """Return rows by region and transcription id."""
         found = {}
@@ -246,13 +248,13 @@ class LedgerStatements:
             here = sorted(known for where, known in ids if where == region)
             for batch in batches(here, BATCH):
                 is_one = sa.and_(self._c.region == region, self._c.transcription_id.in_(batch))
-                for row in transaction.rows(sa.select(self._table).where(is_one)):
+                for row in connection.execute(sa.select(self._table).where(is_one)):
                     entry = self._entry(row)
                     if entry.transcription_id is not None:
                         found[region, entry.transcription_id] = entry
         return found
 
-    def seconds(self, transaction: Transaction, dag_id: str, run_id: str) -> float:
+    def seconds(self, connection: sa.Connection, dag_id: str, run_id: str) -> float:
         """Return how many seconds of audio a run has claimed, submitted or paid for."""
         is_released = sa.and_(self.is_in(State.CLAIMED), self._c.lease_until <= self._c.claimed_at)
         is_unpaid = sa.and_(self.is_in(State.FAILED), self._c.transcription_id.is_(None))
@@ -261,13 +263,13 @@ class LedgerStatements:
             self._c.owner_run_id == run_id,
             sa.not_(sa.or_(is_released, is_unpaid)),
         )
-        ((seconds,),) = transaction.rows(query)
+        ((seconds,),) = connection.execute(query)
         return float(seconds or 0)
 
-    def counts(self, transaction: Transaction) -> dict[State, int]:
+    def counts(self, connection: sa.Connection) -> dict[State, int]:
         """Return how many rows are in each state."""
         query = sa.select(self._c.state, sa.func.count()).group_by(self._c.state)
-        found = {str(state): int(count) for state, count in transaction.rows(query)}
+        found = {str(state): int(count) for state, count in connection.execute(query)}
         return {state: found.get(state.value, 0) for state in State}
 
     def _entry(self, row: Sequence[Any]) -> Entry:

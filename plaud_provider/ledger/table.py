@@ -6,7 +6,8 @@ import hashlib
 
 import sqlalchemy as sa
 
-from plaud_provider.warehouse.tables import DeclaredTables, schema_name, table_name, utc_time
+from plaud_provider.database.tables import DeclaredTables, schema_name, table_name
+from plaud_provider.database.types import utc_time
 
 DEFAULT_SUBMISSIONS_TABLE = "plaud_submissions"
 

@@ -70,7 +70,7 @@ class LandingOperator(ChunkOperator):
         self.keep_raw = keep_raw
 
     def _writer(self, ledger: Ledger) -> WarehouseWriter:
-        from plaud_provider.warehouse.connection import open_warehouse
+        from plaud_provider.warehouse.writer import open_warehouse
 
         return open_warehouse(
             self.sql_conn_id,

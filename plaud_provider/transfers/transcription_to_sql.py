@@ -124,7 +124,7 @@ class TranscriptionToSqlOperator(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, int]:
         """Fetch and land, slab by slab."""
-        from plaud_provider.warehouse.connection import open_warehouse
+        from plaud_provider.warehouse.writer import open_warehouse
 
         recordings = self._recordings()
         tally = Tally()

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
 
 from plaud_provider.api.models import Status, Transcription
-
-Row = dict[str, Any]
-#: Many rows as a list of values for each column: of many segments that is made in a third of the time.
-Columns = dict[str, list[Any]]
-
-#: Kinds of database whose text cannot hold a NUL character, by SQLAlchemy's name of the dialect.
-_REFUSE_NUL = frozenset({"postgresql", "redshift", "cockroachdb"})
+from plaud_provider.database.rows import Columns, Row, utc
 
 
 class Landing(NamedTuple):
@@ -69,16 +63,6 @@ class Landing(NamedTuple):
         }
 
 
-def columns_of(rows: Sequence[Row]) -> Columns:
-    """Return rows, all with the same columns, as the values of each column."""
-    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
-
-
-def rows_of(columns: Columns) -> list[Row]:
-    """Return what :func:`columns_of` has taken apart."""
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
 def segment_columns(landings: Sequence[Landing]) -> Columns:
     """Return the rows of ``plaud_segments``; of a failed transcription there are none."""
     done = [
@@ -98,31 +82,3 @@ def segment_columns(landings: Sequence[Landing]) -> Columns:
 def _finite(seconds: float | None) -> float | None:
     """Return finite seconds or ``None``: of NaN SQLite would make a NULL, DuckDB a value that sorts last."""
     return float(seconds) if seconds is not None and math.isfinite(seconds) else None
-
-
-def utc(moment: datetime | None) -> datetime | None:
-    """Return a time in UTC; one without time zone is taken as UTC."""
-    if moment is None:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-
-
-def clean_text(rows_or_columns: Iterable[Row | list[Any]], kind: str) -> int:
-    """
-    Replace, in place, what this kind of database refuses in text: NUL in PostgreSQL and its kin becomes
-    U+FFFD.
-
-    :param rows_or_columns: Rows, or columns of many, to clean.
-    :param kind: Kind of database, by SQLAlchemy's name of the dialect.
-    :return: How many characters were replaced.
-    """
-    if kind not in _REFUSE_NUL:
-        return 0
-    replaced = 0
-    for values in rows_or_columns:
-        places: Any = values.items() if isinstance(values, dict) else enumerate(values)
-        for place, value in places:
-            if isinstance(value, str) and "\x00" in value:
-                values[place] = value.replace("\x00", "\ufffd")
-                replaced += value.count("\x00")
-    return replaced

@@ -6,12 +6,15 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from plaud_provider.database.base import batches, told
-from plaud_provider.exceptions import PlaudWarehouseError
-from plaud_provider.warehouse.rows import clean_text, columns_of, segment_columns
+from plaud_provider.database.connection import open_database
+from plaud_provider.database.rows import batches, columns_of
+from plaud_provider.warehouse.rows import segment_columns
+from plaud_provider.warehouse.tables import DEFAULT_SEGMENTS_TABLE, DEFAULT_TRANSCRIPTS_TABLE, plaud_tables
 
 if TYPE_CHECKING:
-    from plaud_provider.database.base import Database, Transaction
+    import sqlalchemy as sa
+
+    from plaud_provider.database.database import Database
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.rows import Landing
     from plaud_provider.warehouse.tables import PlaudTables
@@ -78,22 +81,7 @@ class WarehouseWriter:
         latest = {landing.transcription_id: landing for landing in in_order}
         if not latest:
             return Landed(0, 0)
-        return told(
-            lambda: self._replace(list(latest.values()), ledger),
-            lambda error: self._landing_refused(error, len(latest)),
-        )
-
-    def _replace(self, landings: list[Landing], ledger: Ledger | None) -> Landed:
-        if ledger is None:
-            landed = self._database.transaction(lambda transaction: self._land(transaction, landings))
-        elif ledger.conn_id == self._database.conn_id:
-            landed = self._database.transaction(
-                lambda transaction: self._land_and_settle(transaction, landings, ledger)
-            )
-        else:
-            completed = _with_origins(landings, ledger, None)
-            landed = self._database.transaction(lambda transaction: self._land(transaction, completed))
-            ledger.settle(completed)
+        landed = self._replace(list(latest.values()), ledger)
         if landed.nuls_replaced:
             log.warning(
                 "%d NUL characters, which %s cannot store, were replaced by U+FFFD",
@@ -102,40 +90,49 @@ class WarehouseWriter:
             )
         return landed
 
-    def _land_and_settle(self, transaction: Transaction, landings: list[Landing], ledger: Ledger) -> Landed:
-        landed = self._land(transaction, _with_origins(landings, ledger, transaction))
-        ledger.settle(landings, transaction)
+    def _replace(self, landings: list[Landing], ledger: Ledger | None) -> Landed:
+        failed = (
+            f"{self._database.title_at_start} did not take {len(landings)} "
+            f"transcription{'s' * (len(landings) != 1)} into {self._tables.names} (what the database itself "
+            "said is not shown, as it may quote a transcript)"
+        )
+        if ledger is None:
+            return self._database.run(lambda connection: self._land(connection, landings), failed=failed)
+        if ledger.conn_id == self._database.conn_id:
+            return self._database.run(
+                lambda connection: self._land_and_settle(connection, landings, ledger), failed=failed
+            )
+        completed = _with_origins(landings, ledger, None)
+        landed = self._database.run(lambda connection: self._land(connection, completed), failed=failed)
+        ledger.settle(completed)
         return landed
 
-    def _land(self, transaction: Transaction, landings: list[Landing]) -> Landed:
+    def _land_and_settle(self, connection: sa.Connection, landings: list[Landing], ledger: Ledger) -> Landed:
+        landed = self._land(connection, _with_origins(landings, ledger, connection))
+        ledger.settle(landings, connection)
+        return landed
+
+    def _land(self, connection: sa.Connection, landings: list[Landing]) -> Landed:
         ids = [landing.transcription_id for landing in landings]
+        dialect = self._database.dialect
         # Two that land an id for the first time find nothing to delete, and a user's table may have no key.
-        transaction.lock(ids)
+        dialect.lock(connection, ids)
         for table in (self._tables.transcripts, self._tables.segments):
-            transaction.delete(table.c.transcription_id, ids)
+            dialect.delete(connection, table.c.transcription_id, ids)
         segment_count = replaced = 0
         for batch in batches(landings, _BATCH):
             transcripts = columns_of([landing.transcript_row() for landing in batch])
             segments = segment_columns(batch)
-            replaced += clean_text([*transcripts.values(), *segments.values()], transaction.kind)
-            transaction.insert(self._tables.transcripts, transcripts)
-            transaction.insert(self._tables.segments, segments)
+            replaced += dialect.clean([*transcripts.values(), *segments.values()])
+            dialect.insert(connection, self._tables.transcripts, transcripts)
+            dialect.insert(connection, self._tables.segments, segments)
             segment_count += len(segments["text"])
         return Landed(len(landings), segment_count, replaced)
 
-    def _landing_refused(self, error: Exception, count: int) -> PlaudWarehouseError:
-        reason, advice = self._database.reason(error)
-        names = f"{self._tables.transcripts.fullname} and {self._tables.segments.fullname}"
-        return PlaudWarehouseError(
-            f"{self._database.title_at_start} did not take {count} transcription{'s' * (count != 1)} into "
-            f"{names}: {reason}. {self._database.outcome(error)}. {advice} What the database itself said is "
-            "not shown, as it may quote a transcript."
-        )
 
-
-def _with_origins(landings: list[Landing], ledger: Ledger, transaction: Transaction | None) -> list[Landing]:
+def _with_origins(landings: list[Landing], ledger: Ledger, connection: sa.Connection | None) -> list[Landing]:
     """Return landings with what the ledger knows of their recordings and they do not."""
-    origins = ledger.origins(landings, transaction)
+    origins = ledger.origins(landings, connection)
     completed = []
     for landing in landings:
         origin = origins.get((landing.region, landing.transcription_id))
@@ -149,3 +146,34 @@ def _with_origins(landings: list[Landing], ledger: Ledger, transaction: Transact
             )
         )
     return completed
+
+
+def open_warehouse(
+    sql_conn_id: str,
+    schema: str | None = None,
+    transcripts_table: str = DEFAULT_TRANSCRIPTS_TABLE,
+    segments_table: str = DEFAULT_SEGMENTS_TABLE,
+    *,
+    ledger: Ledger | None = None,
+) -> WarehouseWriter:
+    """
+    Return the writer of a warehouse whose tables are there and fit; they are created if they are not there.
+
+    :param sql_conn_id: Airflow connection of a database with a ``common-sql`` hook.
+    :param schema: Schema of both tables; ``None`` for the connection's own. It has to exist.
+    :param transcripts_table: Table for transcriptions, taken literally.
+    :param segments_table: Table for segments, likewise.
+    :param ledger: A ledger that is open; if it is behind the same connection, what it has open is used.
+    :raises PlaudConfigurationError: if the connection is missing or is none of a database.
+    :raises PlaudInputError: if a name cannot be one.
+    :raises PlaudTableMismatchError: if an existing table cannot hold the rows.
+    :raises PlaudWarehouseError: if the warehouse is away, locked or refuses.
+    """
+    tables = plaud_tables(schema, transcripts_table, segments_table)
+    if ledger is not None and ledger.conn_id == sql_conn_id:
+        database = ledger.database.as_warehouse()
+    else:
+        database = open_database(sql_conn_id)
+    writer = WarehouseWriter(database, tables)
+    writer.ensure_tables()
+    return writer

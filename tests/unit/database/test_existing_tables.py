@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from plaud_provider.database.columns import holds
+from plaud_provider.database.fit import holds
 from plaud_provider.exceptions import PlaudInputError, PlaudTableMismatchError, PlaudWarehouseError
 from plaud_provider.warehouse.tables import plaud_tables
 from tests.unit.warehouse.warehouses import Warehouse, landing

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from plaud_provider.database.sqlalchemy import KEPT_SECONDS, SqlAlchemyDatabase
+from plaud_provider.database.connection import open_database
+from plaud_provider.database.postgresql import KEPT_SECONDS
 from plaud_provider.exceptions import PlaudTableMismatchError
-from plaud_provider.ledger.ledger import Ledger, State
+from plaud_provider.ledger.ledger import Ledger, State, open_ledger
 from plaud_provider.ledger.table import ledger_tables
-from plaud_provider.warehouse.connection import database_hook, open_ledger, open_warehouse
+from plaud_provider.warehouse.writer import open_warehouse
 from tests.unit.ledger.ledgers import NOW, OWNER, bring, state
 from tests.unit.postgres_server import PostgresServer
 from tests.unit.warehouse.warehouses import PostgresWarehouse, connected_postgres, landing
@@ -95,8 +96,8 @@ def test_a_restart_between_two_transitions_is_neither_an_error_nor_a_wait(
     postgres_warehouse: PostgresWarehouse, postgres_server: PostgresServer
 ) -> None:
     waits: list[float] = []
-    hook = database_hook(postgres_warehouse.conn_id)
-    with closing(SqlAlchemyDatabase(hook, keeps_connection=True, sleep=waits.append)) as database:
+    with closing(open_database(postgres_warehouse.conn_id, keeps_connection=True)) as database:
+        database._sleep = waits.append
         ledger = Ledger(database, ledger_tables())
         ledger.ensure_table()
         bring(ledger, State.SUBMITTING)
@@ -173,7 +174,7 @@ def test_nothing_is_prepared_on_it(ledger: Ledger) -> None:
         ledger.counts()
 
     prepared = sa.select(sa.func.count()).select_from(sa.table("pg_prepared_statements"))
-    assert ledger.database.transaction(lambda transaction: transaction.rows(prepared)) == [(0,)]
+    assert ledger.database.run(lambda connection: connection.scalar(prepared), failed="looking") == 0
 
 
 def test_one_that_was_opened_with_a_token_is_not_kept(

@@ -9,7 +9,6 @@ import duckdb
 import pytest
 import sqlalchemy as sa
 
-from plaud_provider.database.base import Transaction
 from plaud_provider.exceptions import PlaudWarehouseError
 from tests.unit.warehouse.warehouses import Warehouse
 
@@ -25,15 +24,18 @@ def test_duckdb_key_that_another_thread_adds_meanwhile_is_seen_in_the_next_attem
     waits: list[float] = []
     seen: list[int] = []
 
-    def claim(transaction: Transaction) -> None:
-        seen.append(len(transaction.rows(sa.select(TABLE))))
-        if not waits:
-            duckdb_warehouse.database.transaction(
-                lambda other: other.insert(TABLE, {"name": ["one"], "owner": ["other"]})
-            )
-        transaction.upsert(TABLE, [{"name": "one", "owner": "us"}], may_replace=lambda _: sa.false())
+    database = duckdb_warehouse.impatient_database(sleep=waits.append)
+    other = duckdb_warehouse.database
 
-    duckdb_warehouse.impatient_database(sleep=waits.append).transaction(claim)
+    def claim(connection: sa.Connection) -> None:
+        seen.append(len(connection.execute(sa.select(TABLE)).all()))
+        if not waits:
+            theirs = {"name": ["one"], "owner": ["other"]}
+            other.run(lambda another: other.dialect.insert(another, TABLE, theirs), failed="inserting")
+        ours = {"name": "one", "owner": "us"}
+        database.dialect.upsert(connection, TABLE, [ours], may_replace=lambda _: sa.false())
+
+    database.run(claim, failed="claiming")
 
     assert seen == [0, 1]
     assert len(waits) == 1
@@ -51,7 +53,7 @@ def test_duckdb_file_that_another_process_is_creating_is_waited_for(duckdb_wareh
 
     database = duckdb_warehouse.impatient_database(sleep=sleep)
 
-    assert database.transaction(lambda transaction: transaction.rows(sa.select(sa.literal(7)))) == [(7,)]
+    assert database.run(lambda connection: connection.scalar(sa.select(sa.literal(7))), failed="asking") == 7
     assert len(waits) == 1
 
 
@@ -61,4 +63,4 @@ def test_file_that_is_no_duckdb_database_is_told_at_once(duckdb_warehouse: Wareh
     os.utime(duckdb_warehouse.path, (yesterday, yesterday))
 
     with pytest.raises(PlaudWarehouseError, match="not a valid DuckDB database file"):
-        duckdb_warehouse.impatient_database(sleep=pytest.fail).transaction(lambda transaction: None)
+        duckdb_warehouse.impatient_database(sleep=pytest.fail).run(lambda _: None, failed="looking")

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from plaud_provider.database import database_for
+from plaud_provider.database.connection import open_database
 from plaud_provider.ledger.ledger import Entry, Ledger, Owner, Recording, State
 from plaud_provider.ledger.table import ledger_tables
-from plaud_provider.warehouse.connection import database_hook
 from tests.unit.warehouse.warehouses import Warehouse
 
 NOW = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
@@ -37,7 +36,7 @@ def ledger_in(
     warehouse: Warehouse, clock: Clock | None = None, *names: str, schema: str | None = None
 ) -> Ledger:
     """Return a ledger whose table is there."""
-    database = database_for(database_hook(warehouse.conn_id), role="ledger", parameter="ledger_conn_id")
+    database = open_database(warehouse.conn_id, role="ledger", parameter="ledger_conn_id")
     ledger = Ledger(database, ledger_tables(schema, *names), now=clock or Clock())
     ledger.ensure_table()
     return ledger

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from plaud_provider.database.sqlalchemy import SqlAlchemyDatabase
+from plaud_provider.database.connection import open_database
 from plaud_provider.exceptions import PlaudWarehouseError
 from plaud_provider.ledger.ledger import Ledger, State
 from plaud_provider.ledger.table import ledger_tables
-from plaud_provider.warehouse.connection import database_hook
 from tests.unit.ledger.ledgers import (
     NOW,
     OWNER,
@@ -36,13 +35,10 @@ def ledger_that_waits(
     clock: Clock | None = None,
     keeps_connection: bool = False,
 ) -> Ledger:
-    database = SqlAlchemyDatabase(
-        database_hook(conn_id),
-        role="ledger",
-        parameter="ledger_conn_id",
-        keeps_connection=keeps_connection,
-        sleep=sleep,
+    database = open_database(
+        conn_id, role="ledger", parameter="ledger_conn_id", keeps_connection=keeps_connection
     )
+    database._sleep = sleep
     return Ledger(database, ledger_tables(), now=clock or Clock())
 
 

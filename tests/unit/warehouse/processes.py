@@ -20,9 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from plaud_provider.database import copying
-from plaud_provider.database.base import Database
-from plaud_provider.database.duckdb import DuckDbTransaction
-from plaud_provider.database.sqlalchemy import SqlAlchemyDatabase
+from plaud_provider.database.database import Database
 from plaud_provider.exceptions import PlaudWarehouseError
 from plaud_provider.ledger.ledger import Owner
 from plaud_provider.warehouse.tables import plaud_tables
@@ -75,26 +73,16 @@ def die_between_delete_and_insert(warehouse: Warehouse) -> None:
 
 def before_statement(database: Database, start: str, action: Callable[[], None]) -> None:
     """Do something before each statement that starts like this."""
-    if isinstance(database, SqlAlchemyDatabase):
 
-        def listen(*args: Any) -> None:
-            if args[2].startswith(start):
-                action()
-
-        sa.event.listen(database.engine, "before_cursor_execute", listen)
-        _before_copy(database, start.replace("INSERT INTO", "COPY"), action)
-        return
-    run = DuckDbTransaction.run
-
-    def listening(self: DuckDbTransaction, statement: sa.ClauseElement, *args: Any) -> Any:
-        if str(statement.compile(dialect=self.dialect)).startswith(start):
+    def listen(*args: Any) -> None:
+        if args[2].startswith(start):
             action()
-        return run(self, statement, *args)
 
-    DuckDbTransaction.run = listening  # type: ignore[method-assign]
+    sa.event.listen(database.engine, "before_cursor_execute", listen)
+    _before_copy(database, start.replace("INSERT INTO", "COPY"), action)
 
 
-def _before_copy(database: SqlAlchemyDatabase, start: str, action: Callable[[], None]) -> None:
+def _before_copy(database: Database, start: str, action: Callable[[], None]) -> None:
     """Do something before rows go in by PostgreSQL's COPY, of which SQLAlchemy knows nothing."""
     copy = copying._copy
 

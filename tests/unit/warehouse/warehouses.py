@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,14 +16,10 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
-from airflow.providers.common.sql.hooks.sql import DbApiHook
 
 from plaud_provider.api.models import Segment, Status, Transcription
-from plaud_provider.database import database_for
-from plaud_provider.database.base import Database
-from plaud_provider.database.duckdb import DuckDbDatabase
-from plaud_provider.database.sqlalchemy import SqlAlchemyDatabase
-from plaud_provider.warehouse.connection import database_hook
+from plaud_provider.database.connection import open_database
+from plaud_provider.database.database import Database
 from plaud_provider.warehouse.rows import Landing
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter
@@ -46,12 +44,8 @@ class Warehouse:
         return json.dumps({"conn_type": self.kind, "host": str(self.path), "extra": self.extra})
 
     @property
-    def hook(self) -> DbApiHook:
-        return database_hook(self.conn_id)
-
-    @property
     def database(self) -> Database:
-        return database_for(self.hook)
+        return open_database(self.conn_id)
 
     def connect(self) -> None:
         """Make the Airflow connection to it, in a process of its own."""
@@ -60,9 +54,14 @@ class Warehouse:
     def writer(self, *names: str, schema: str | None = None) -> WarehouseWriter:
         return WarehouseWriter(self.database, plaud_tables(schema, *names))
 
-    def impatient_database(self, **options: Any) -> Database:
-        database = DuckDbDatabase if self.kind == "duckdb" else SqlAlchemyDatabase
-        return database(self.hook, **options)
+    def impatient_database(
+        self, *, wait_seconds: float | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> Database:
+        database = self.database
+        database._sleep = sleep
+        if wait_seconds is not None:
+            database.dialect.wait_seconds = wait_seconds
+        return database
 
     def impatient_writer(self, **options: Any) -> WarehouseWriter:
         return WarehouseWriter(self.impatient_database(**options), plaud_tables())

@@ -6,8 +6,8 @@ import signal
 import sqlite3
 
 import pytest
+import sqlalchemy as sa
 
-from plaud_provider.database.base import Transaction
 from plaud_provider.exceptions import PlaudWarehouseError
 from tests.unit.warehouse import processes
 from tests.unit.warehouse.warehouses import Warehouse, landing
@@ -120,8 +120,8 @@ def test_warehouse_that_comes_back_is_used_again(file_warehouse: Warehouse) -> N
 
 
 def test_sqlite_write_lock_is_taken_before_anything_is_read(sqlite_warehouse: Warehouse) -> None:
-    def another_writes(_: Transaction) -> None:
+    def another_writes(_: sa.Connection) -> None:
         sqlite3.connect(sqlite_warehouse.path, timeout=0, isolation_level=None).execute("begin immediate")
 
-    with pytest.raises(sqlite3.OperationalError, match="locked"):
-        sqlite_warehouse.database.transaction(another_writes)
+    with pytest.raises(PlaudWarehouseError, match="held SQLite's write lock"):
+        sqlite_warehouse.database.run(another_writes, failed="reading")

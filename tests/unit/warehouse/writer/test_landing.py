@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plaud_provider.api.models import Status
-from plaud_provider.warehouse.rows import clean_text
 from tests.unit.warehouse.warehouses import NOW, Warehouse, landing, segment
 
 ODD_TEXTS = [
@@ -343,15 +342,6 @@ def test_sqlite_file_can_be_opened_for_writing_right_after(sqlite_warehouse: War
 
     with sqlite3.connect(sqlite_warehouse.path, timeout=0) as connection:
         connection.execute("delete from plaud_segments")
-
-
-@pytest.mark.parametrize("dialect", ["postgresql", "redshift"])
-def test_nul_is_replaced_and_counted_where_text_cannot_hold_it(dialect: str) -> None:
-    rows = [{"text": "a\x00b\x00", "seconds": 1.0, "speaker": None}, {"text": "c"}]
-
-    assert clean_text(rows, dialect) == 2
-
-    assert rows == [{"text": "a\ufffdb\ufffd", "seconds": 1.0, "speaker": None}, {"text": "c"}]
 
 
 def test_fault_31_nul_in_text_is_replaced_counted_and_logged_in_postgresql(

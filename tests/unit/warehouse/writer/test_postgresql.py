@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from plaud_provider.database.base import Transaction
 from plaud_provider.exceptions import PlaudInputError, PlaudTableMismatchError, PlaudWarehouseError
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter
@@ -104,11 +104,13 @@ def pause(gate: threading.Barrier) -> None:
 def test_fault_73_others_that_land_other_ids_do_not_wait(
     postgres_warehouse: PostgresWarehouse, writer: WarehouseWriter
 ) -> None:
-    def land_another_meanwhile(transaction: Transaction) -> None:
-        transaction.lock(["txn_1"])
+    database = postgres_warehouse.database
+
+    def land_another_meanwhile(connection: sa.Connection) -> None:
+        database.dialect.lock(connection, ["txn_1"])
         postgres_warehouse.writer().replace([landing("txn_2")])
 
-    postgres_warehouse.database.transaction(land_another_meanwhile)
+    database.run(land_another_meanwhile, failed="landing")
 
     assert postgres_warehouse.rows("select count(*) from plaud_transcripts") == [(2,)]
 
@@ -116,7 +118,8 @@ def test_fault_73_others_that_land_other_ids_do_not_wait(
 def test_many_ids_at_once_do_not_fill_the_servers_lock_table(postgres_warehouse: PostgresWarehouse) -> None:
     ids = [f"txn_{number}" for number in range(50_000)]
 
-    postgres_warehouse.database.transaction(lambda transaction: transaction.lock(ids))
+    database = postgres_warehouse.database
+    database.run(lambda connection: database.dialect.lock(connection, ids), failed="locking")
 
 
 def test_fault_74_restart_in_mid_load_is_told_and_mended_by_a_retry(
@@ -309,15 +312,12 @@ def test_database_that_repeats_reads_by_default_lands_all_the_same(
 ) -> None:
     name = postgres_warehouse.values["schema"]
     postgres_warehouse.run(f"alter database {name} set default_transaction_isolation = 'repeatable read'")
-    levels: list[Any] = []
 
-    postgres_warehouse.database.transaction(
-        lambda transaction: levels.extend(
-            transaction._connection.exec_driver_sql("show transaction_isolation")
-        )  # type: ignore[attr-defined]
+    level = postgres_warehouse.database.run(
+        lambda connection: connection.exec_driver_sql("show transaction_isolation").scalar(), failed="asking"
     )
 
-    assert levels == [("read committed",)]
+    assert level == "read committed"
 
 
 def test_token_of_a_cloud_is_asked_for_anew_for_each_transaction(

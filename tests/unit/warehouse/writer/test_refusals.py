@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from structlog.tracebacks import ExceptionDictTransformer
 
-from plaud_provider.database.base import told
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
 from plaud_provider.warehouse.writer import WarehouseWriter
 from tests.unit.warehouse.warehouses import CONN_ID, Warehouse, landing, segment
@@ -131,14 +131,15 @@ def test_error_that_is_no_databases_is_told_by_class_and_line_only(warehouse: Wa
     assert caught.value.__context__ is None
 
 
-def test_error_is_raised_without_context() -> None:
-    def fail() -> None:
+def test_error_is_raised_without_context(warehouse: Warehouse) -> None:
+    def fail(_: sa.Connection) -> None:
         raise ValueError(SENTINEL)
 
-    with pytest.raises(PlaudWarehouseError) as caught:
-        told(fail, lambda error: PlaudWarehouseError(type(error).__name__))
+    with pytest.raises(PlaudWarehouseError, match=r"^This was not done: ValueError at \S+\. The") as caught:
+        warehouse.database.run(fail, failed="This was not done")
 
-    assert (str(caught.value), caught.value.__context__, caught.value.__cause__) == ("ValueError", None, None)
+    assert SENTINEL not in str(caught.value)
+    assert (caught.value.__context__, caught.value.__cause__) == (None, None)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "duckdb"])

@@ -1,0 +1,238 @@
+"""One database behind an Airflow connection: work in a transaction, waiting, and errors that quote no row."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from copy import copy
+from functools import partial
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
+
+from plaud_provider.database.fit import create_or_check
+from plaud_provider.exceptions import PlaudError, PlaudWarehouseError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+    from plaud_provider.database.dialect import Dialect
+    from plaud_provider.database.tables import DeclaredTables
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_SECRET_NAME = r"(?i)token|secret|passw|key"
+
+
+class Database:
+    """
+    A database behind an Airflow connection. Holds no connection between calls, unless its dialect is told to
+    keep one; may be used by many threads.
+
+    :param hook: Its hook.
+    :param dialect: What this kind of database does in its own way.
+    :param role: What it is used as, for messages.
+    :param parameter: Argument that names its connection, for messages.
+    """
+
+    def __init__(self, hook: DbApiHook, dialect: Dialect, *, role: str, parameter: str) -> None:
+        self.dialect = dialect
+        self.conn_id = str(hook.get_conn_id())
+        self._hook = hook
+        self._role = role
+        self._parameter = parameter
+        self._sleep = time.sleep
+        self._lock = threading.Lock()
+        self._engine: sa.Engine | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is, for the middle of a sentence."""
+        named = f" ({self._parameter})" if self._role != "warehouse" else ""
+        return f"{self._role} {self.conn_id!r}{named}"
+
+    @property
+    def title_at_start(self) -> str:
+        """The same at the start of a sentence."""
+        return self.title[0].upper() + self.title[1:]
+
+    @property
+    def kind(self) -> str:
+        """Kind of database, by SQLAlchemy's name of the dialect."""
+        return self.dialect.name
+
+    def as_warehouse(self) -> Self:
+        """Return the same database as a warehouse, for messages; the two share what they have open."""
+        other = copy(self)
+        other._role, other._parameter = "warehouse", "sql_conn_id"
+        return other
+
+    def close(self) -> None:
+        """Close the connection that is kept between calls, if there is one."""
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def run(
+        self, work: Callable[[sa.Connection], Result], *, failed: str, is_patient: bool = False
+    ) -> Result:
+        """
+        Run ``work`` in a transaction, again while another writer is in the way, for a bounded time.
+
+        :param work: What to do; it may be done several times, the last of which counts.
+        :param failed: What has not been done, for the message.
+        :param is_patient: Whether to wait as well while the database is away, in a restart. Then ``work`` is
+            also done again if the connection broke at its commit: it has to be one that can be.
+        :raises PlaudWarehouseError: if it cannot be opened, or refuses; in words that quote no row.
+        :raises PlaudError: what ``work`` raises of it.
+        """
+        return self._run(work, lambda error: self._refusal(failed, error), is_patient=is_patient)
+
+    def ensure(self, tables: DeclaredTables) -> None:
+        """
+        Create tables if they are not there, and check those that are; safe when several tasks do it at once.
+
+        :param tables: What is needed.
+        :raises PlaudTableMismatchError: if an existing table does not fit.
+        :raises PlaudWarehouseError: if the database cannot be reached, or does not let us.
+        :raises PlaudConfigurationError: if the connection names a database that would vanish with the task.
+        :raises PlaudInputError: if a name is too long for this kind of database.
+        """
+        tables.refuse_names_longer_than(self.engine.dialect.max_identifier_length, self.kind)
+        self._run(
+            partial(create_or_check, tables=tables, title=self.title),
+            lambda error: self._not_prepared(error, tables),
+            # Another task may have been faster. IF NOT EXISTS is no help: in PostgreSQL it can fail then.
+            is_tried_twice=True,
+        )
+
+    @property
+    def engine(self) -> sa.Engine:
+        """SQLAlchemy's engine, made at first use."""
+        refusal: PlaudError
+        with self._lock:
+            if self._engine is not None and self.dialect.engine_stays_good:
+                return self._engine
+            try:
+                self._engine = self.dialect.create_engine()
+            except PlaudError:
+                raise
+            except Exception as error:
+                refusal = self._not_opened(error)
+            else:
+                return self._engine
+        raise refusal
+
+    def _run(
+        self,
+        work: Callable[[sa.Connection], Result],
+        tell: Callable[[Exception], PlaudError],
+        *,
+        is_patient: bool = False,
+        is_tried_twice: bool = False,
+    ) -> Result:
+        """
+        Do it; on an error raise what ``tell`` says of it, with nothing left of the error itself.
+
+        Messages of databases quote values, and the frames they come from hold rows. ``raise ... from None``
+        only hides the original: ``__context__`` would still lead to it, and error trackers print the local
+        variables of its frames. So it is raised after the ``except`` block, where there is no context any
+        more.
+        """
+        is_open = False
+
+        def attempt() -> Result:
+            nonlocal is_open
+            is_open = False
+            with self.engine.connect() as connection, connection.begin():
+                is_open = True
+                if self.dialect.begin is not None:
+                    connection.exec_driver_sql(self.dialect.begin)
+                return work(connection)
+
+        def passes(error: BaseException) -> bool:
+            return self.dialect.is_passing(error) or (is_patient and self.dialect.is_away(error))
+
+        try:
+            return self._retried(attempt, passes, is_tried_twice=is_tried_twice)
+        except PlaudError:
+            raise
+        except Exception as error:
+            refusal = tell(error) if is_open or passes(error) else self._not_opened(error)
+        raise refusal
+
+    def _retried(
+        self,
+        attempt: Callable[[], Result],
+        passes: Callable[[BaseException], bool],
+        *,
+        is_tried_twice: bool,
+    ) -> Result:
+        attempts = Retrying(
+            retry=retry_if_exception(passes),
+            wait=wait_exponential(multiplier=0.05, max=3) + wait_random(0, 0.2),
+            stop=lambda state: state.idle_for + state.upcoming_sleep > self.dialect.wait_seconds,
+            sleep=self._sleep,
+            before_sleep=self._say_that_we_wait,
+            reraise=True,
+        )
+        try:
+            return attempts(attempt)
+        except DBAPIError as error:
+            if not is_tried_twice or passes(error):
+                raise
+        return attempts(attempt)
+
+    def _say_that_we_wait(self, state: RetryCallState) -> None:
+        if state.attempt_number == 1:
+            error = state.outcome.exception() if state.outcome is not None else None
+            log.info(
+                "%s is %s; waiting up to %.0f s",
+                self.title_at_start,
+                "away" if error is not None and self.dialect.is_away(error) else "busy with another writer",
+                self.dialect.wait_seconds,
+            )
+
+    def _refusal(self, failed: str, error: Exception) -> PlaudWarehouseError:
+        reason, advice = self.dialect.explain(error)
+        outcome = "The transaction was rolled back"
+        if self.dialect.is_away(error):
+            outcome += (
+                ", unless it was complete when the connection broke; then doing it again changes nothing"
+            )
+        return PlaudWarehouseError(f"{failed}: {reason}. {outcome}. {advice}")
+
+    def _not_opened(self, error: Exception) -> PlaudWarehouseError:
+        return PlaudWarehouseError(
+            f"{self.title_at_start} could not be opened: {self._safe_message(error)}. Nothing was written. "
+            "Check the connection; a retry helps if the database was only away."
+        )
+
+    def _not_prepared(self, error: Exception, tables: DeclaredTables) -> PlaudWarehouseError:
+        reason, advice = self.dialect.explain(error)
+        return PlaudWarehouseError(
+            f"{tables.names} of {self.title} could not be created or looked at: {reason} "
+            f"({self._safe_message(error)}). Nothing was written. {advice}"
+        )
+
+    def _safe_message(self, error: Exception) -> str:
+        """
+        Return the first line of a driver's message without the connection's secrets.
+
+        Only for what happens before any row is sent: later messages may quote rows.
+        """
+        lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+        message = f"{type(error).__name__}: {lines[0].strip().rstrip('.') if lines else 'no message'}"
+        connection = self._hook.get_connection(self.conn_id)
+        secrets = [connection.password]
+        secrets += [value for name, value in connection.extra_dejson.items() if re.search(_SECRET_NAME, name)]
+        for secret in secrets:
+            if isinstance(secret, str) and secret:
+                message = message.replace(secret, "***")
+        return message[:300]

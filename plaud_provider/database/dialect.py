@@ -1,0 +1,231 @@
+"""
+What one kind of database does in its own way.
+
+:class:`Dialect` serves every database that SQLAlchemy speaks to, with statements that all of them know; those
+that keep a ledger have a file of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from plaud_provider.database.rows import batches, rows_of
+from plaud_provider.exceptions import PlaudConfigurationError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+    from sqlalchemy.sql.base import ReadOnlyColumnCollection
+
+    from plaud_provider.database.rows import Columns, Row
+
+    MayReplace = Callable[[ReadOnlyColumnCollection[str, Any]], sa.ColumnElement[bool]]
+
+# Values per DELETE: the smallest limit on variables is 999, of older SQLite.
+_BATCH = 500
+_LOOK_FOR_CONSTRAINTS = "Look for checks, keys and triggers that this package did not make."
+
+
+class Dialect:
+    """
+    A kind of database of which nothing particular is known.
+
+    Errors pass as the database raises them.
+
+    :param hook: Hook of the database.
+    :param parameter: Argument that names its connection, for messages.
+    :param keeps_connection: Whether a connection may be kept for the next transaction.
+    """
+
+    #: For how long to wait for other writers, in seconds.
+    wait_seconds = 60.0
+    #: What begins a transaction, after what the driver itself does.
+    begin: ClassVar[str | None] = None
+    #: Whether keys are enforced, so that :meth:`upsert` is there.
+    enforces_keys = False
+    #: Whether an engine can be used again.
+    engine_stays_good = True
+    #: What an error's code means and what to do, by the start of the code.
+    advice: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "08": ("the connection broke", "Retry."),
+        "22": ("a column cannot hold a value of ours", "Compare the table's types with ours."),
+        "23": ("a constraint of the table refused a row", _LOOK_FOR_CONSTRAINTS),
+        "25006": ("the database is read-only", "Check the connection: this may be a standby."),
+        "40": ("other writers kept getting in the way", "Retry."),
+        "42501": (
+            "permission was denied",
+            "Grant select, insert, update and delete on our tables, create on the schema.",
+        ),
+        "42P01": ("a table is not there any more", "Retry: each task creates missing tables first."),
+        "42703": ("a column is not there any more", "Retry: each task tells first what does not fit."),
+        "53": ("the database is out of disk space, memory or connections", "Make room, then retry."),
+        "55P03": ("another writer held a lock for too long", "Raise lock_timeout, or retry."),
+        "57": (
+            "the statement was cancelled, by a timeout or by an operator",
+            "Raise statement_timeout, or retry.",
+        ),
+    }
+
+    def __init__(self, hook: DbApiHook, *, parameter: str, keeps_connection: bool = False) -> None:
+        self._hook = hook
+        self._parameter = parameter
+        self._keeps_connection = keeps_connection
+        #: Kind of database as the user of its connection names it.
+        self.conn_type = str(hook.conn_type)
+        #: Kind of database, by SQLAlchemy's name of the dialect.
+        self.name = self.conn_type
+
+    def create_engine(self) -> sa.Engine:
+        """
+        Return SQLAlchemy's engine. Nothing is opened yet.
+
+        :raises PlaudConfigurationError: if the database would vanish with the task.
+        """
+        return self._engine(poolclass=NullPool)
+
+    def insert(self, connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
+        """
+        Insert rows.
+
+        :param connection: Where.
+        :param table: The table.
+        :param columns: The rows, as the values of each column.
+        """
+        if rows := rows_of(columns):
+            connection.execute(sa.insert(table), rows)
+
+    def upsert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        rows: Sequence[Row],
+        *,
+        may_replace: MayReplace | None = None,
+    ) -> None:
+        """
+        Insert rows; one whose primary key is there replaces that row if it may, else nothing happens to it.
+
+        Each row is one atomic step, taken in the order given: two transactions that upsert the same keys in
+        the same order wait for each other, not in a circle.
+
+        :param connection: Where.
+        :param table: A table whose primary key the database enforces.
+        :param rows: Rows, all with every column of the table, no key twice.
+        :param may_replace: Tells, of the columns of the row to be inserted, when it replaces the one there;
+            ``None``: always.
+        """
+        raise NotImplementedError(f"{self.name} keeps no ledger")
+
+    def delete(self, connection: sa.Connection, column: sa.Column[Any], values: Sequence[str]) -> None:
+        """
+        Delete rows.
+
+        :param connection: Where.
+        :param column: A column of the table.
+        :param values: Its values in the rows to delete.
+        """
+        for batch in batches(values, _BATCH):
+            connection.execute(sa.delete(column.table).where(column.in_(batch)))
+
+    def lock(self, connection: sa.Connection, names: Iterable[str]) -> None:
+        """
+        Keep other transactions that lock one of these names waiting until this one ends.
+
+        For what no key keeps apart. Databases that take one writer at a time need nothing.
+
+        :param connection: Where.
+        :param names: The names.
+        """
+
+    def lock_rows(self, connection: sa.Connection, query: sa.Select[Any]) -> None:
+        """
+        Lock the rows that a query finds, in its order; where one writer at a time is the rule, nothing.
+
+        :param connection: Where.
+        :param query: The query.
+        """
+
+    def now(self, connection: sa.Connection) -> datetime:
+        """
+        Return the time by the database's clock, in UTC: the same for all who use it.
+
+        Of a database in this process that is the host's clock.
+
+        :param connection: Where.
+        """
+        return datetime.now(tz=UTC)
+
+    def clean(self, rows_or_columns: Iterable[Row | list[Any]]) -> int:
+        """
+        Replace, in place, what this kind of database refuses in text.
+
+        :param rows_or_columns: Rows, or columns of many, to clean.
+        :return: How many characters were replaced.
+        """
+        # Kin of PostgreSQL.
+        return replace_nuls(rows_or_columns) if self.name in ("redshift", "cockroachdb") else 0
+
+    def is_passing(self, error: BaseException) -> bool:
+        """Whether another writer was in the way, or is; it passes by itself."""
+        # SQLSTATEs of two writers of one row: serialization failure, deadlock, a key added meanwhile.
+        return code_of(error) in ("40001", "40P01", "23505")
+
+    def is_away(self, error: BaseException) -> bool:
+        """Whether the database cannot be reached (any more) but may come back by itself."""
+        return False
+
+    def explain(self, error: BaseException) -> tuple[str, str]:
+        """Return what an error means, and what to do; in words that quote no row."""
+        code = code_of(error)
+        for start, (reason, remedy) in self.advice.items():
+            if code.startswith(start):
+                return f"{reason} ({code})", remedy
+        return f"{_origin(error)} {code}".strip(), "Retry; if it stays, look at the database's own log."
+
+    def _engine(self, **options: Any) -> sa.Engine:
+        # SQLAlchemy's errors and logs would quote the rows otherwise.
+        engine: sa.Engine = self._hook.get_sqlalchemy_engine(
+            engine_kwargs={"hide_parameters": True, **options}
+        )
+        return engine
+
+    def _names_no_file(self, title: str) -> PlaudConfigurationError:
+        return PlaudConfigurationError(
+            f"{self._parameter}: connection {self._hook.get_conn_id()!r} names no {title} file. An in-memory "
+            "database would vanish with the task, and the rows with it. Put the path of a file into the "
+            "connection's host. Nothing was sent."
+        )
+
+
+def code_of(error: BaseException) -> str:
+    """Return the database's code for an error: SQLite's name, a SQLSTATE, or nothing."""
+    original = getattr(error, "orig", None) or error
+    for attribute in ("sqlite_errorname", "sqlstate", "pgcode"):
+        if isinstance(code := getattr(original, attribute, None), str):
+            return code
+    return ""
+
+
+def replace_nuls(rows_or_columns: Iterable[Row | list[Any]]) -> int:
+    """Replace, in place, NUL in text by U+FFFD, and return how many there were."""
+    replaced = 0
+    for values in rows_or_columns:
+        places: Any = values.items() if isinstance(values, dict) else enumerate(values)
+        for place, value in places:
+            if isinstance(value, str) and "\x00" in value:
+                values[place] = value.replace("\x00", "\ufffd")
+                replaced += value.count("\x00")
+    return replaced
+
+
+def _origin(error: BaseException) -> str:
+    """Return an error's class and the line it came from, which show no value."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"

@@ -1,0 +1,35 @@
+"""Rows as both rooms above write them: one by one, or as the values of each column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+Row = dict[str, Any]
+#: Many rows as a list of values for each column: of many segments that is made in a third of the time.
+Columns = dict[str, list[Any]]
+
+
+def columns_of(rows: Sequence[Row]) -> Columns:
+    """Return rows, all with the same columns, as the values of each column."""
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+def rows_of(columns: Columns) -> list[Row]:
+    """Return what :func:`columns_of` has taken apart."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Return ``items`` in sequences of at most ``size``."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def utc(moment: datetime | None) -> datetime | None:
+    """Return a time in UTC; one without time zone is taken as UTC."""
+    if moment is None:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

@@ -1,0 +1,78 @@
+"""SQLite: a file, one writer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.pool import NullPool
+
+from plaud_provider.database.dialect import Dialect
+
+if TYPE_CHECKING:
+    from plaud_provider.database.dialect import MayReplace
+    from plaud_provider.database.rows import Row
+
+
+class SqliteDialect(Dialect):
+    """
+    What SQLite does in its own way.
+
+    Its own timeout waits for other writers: an error that says that it is busy comes afterwards.
+    """
+
+    enforces_keys = True
+    # A transaction that starts by reading fails at its first write if another one wrote meanwhile, without
+    # waiting.
+    begin = "BEGIN IMMEDIATE"
+    advice: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "SQLITE_BUSY": (
+            "another process held SQLite's write lock for too long",
+            "Let fewer tasks write at once.",
+        ),
+        "SQLITE_READONLY": ("the database is read-only", "Check the file's permissions and the connection."),
+        "SQLITE_FULL": ("the disk is full", "Make room, then retry."),
+        "SQLITE_IOERR": (
+            "the file could not be written",
+            "Make room on its disk, check its permissions; then retry.",
+        ),
+        "SQLITE_CONSTRAINT": Dialect.advice["23"],
+    }
+
+    def create_engine(self) -> sa.Engine:
+        """Return SQLAlchemy's engine; see the base class."""
+        # No isolation level: the driver is to begin no transaction of its own.
+        options = {"timeout": self.wait_seconds, "isolation_level": None}
+        engine = self._engine(poolclass=NullPool, connect_args=options)
+        if _is_in_memory(engine.url):
+            raise self._names_no_file("SQLite")
+        return engine
+
+    def upsert(
+        self,
+        connection: sa.Connection,
+        table: sa.Table,
+        rows: Sequence[Row],
+        *,
+        may_replace: MayReplace | None = None,
+    ) -> None:
+        """Insert rows, or replace those that may be; see the base class."""
+        if not rows:
+            return
+        statement = sqlite.insert(table)
+        new = statement.excluded
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=list(table.primary_key),
+                set_={column.name: new[column.name] for column in table.c if not column.primary_key},
+                where=may_replace(new) if may_replace else None,
+            ),
+            rows,
+        )
+
+
+def _is_in_memory(url: sa.URL) -> bool:
+    name = url.database or ""
+    return name in ("", ":memory:", "file:", "file::memory:") or url.query.get("mode") == "memory"
