@@ -82,6 +82,14 @@ class PlaudSubmitOutcomeUnknownError(PlaudError, AirflowFailException):
     """A recording was sent and the answer was lost: it may have been accepted and billed."""
 
 
+class PlaudTakenOverError(PlaudError):
+    """Another task has a recording now. Nothing was sent from here; a retry attaches to what it submits."""
+
+
+class PlaudReplacedError(PlaudError):
+    """A recording has another content than when it was identified. Nothing was sent; it is looked at anew."""
+
+
 class PlaudTranscriptionFailedError(PlaudError, AirflowFailException):
     """Plaud reports that a transcription failed."""
 

@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 
 from plaud_provider.api.arguments import validate_transcription_id
 from plaud_provider.api.effects import (
+    Do,
     Effect,
     Note,
+    Operation,
     Request,
     Response,
     ReturnSlot,
@@ -58,7 +60,9 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
     """
     validate_transcription_id(transcription_id)
 
-    def request(token: Token) -> Request:
+    def request(token: Token) -> Call[Request]:
+        # A generator, as that of a submit is, which has to ask for something.
+        yield from ()
         return get_request(account, token.access_token, transcription_id)
 
     attempt = 0
@@ -67,7 +71,7 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
         attempts = policy.attempts
         failure: PlaudError
         try:
-            answer = yield from _authorized(account, policy, request, attempt)
+            answer = yield from _authorized(account, policy, Operation.GET, request, attempt)
         except TransportFailure as broken:
             failure = unreachable(account, broken)
             if not broken.passing:
@@ -96,7 +100,7 @@ def submit_transcription(
     account: Account,
     policy: RetryPolicy,
     *,
-    audio_url: str,
+    audio_url: str | Callable[[], str],
     language: str | None = None,
     webhook_url: str | None = None,
     speaker_diarization: bool = False,
@@ -108,15 +112,18 @@ def submit_transcription(
     401 or 429. Every other doubt ends the call. The API has no idempotency key and no list, so nobody can
     look it up.
 
+    :param audio_url: Pre-signed URL; or what returns one, which is asked right before each POST, when there
+        is nothing to wait for any more. What that raises ends the call.
     :raises PlaudSubmitOutcomeUnknownError: if the recording may have been accepted.
     :raises PlaudError: any other class: it certainly was not accepted.
     """
 
-    def request(token: Token) -> Request:
+    def request(token: Token) -> Call[Request]:
+        url: str = audio_url if isinstance(audio_url, str) else (yield Do(audio_url))
         return submit_request(
             account,
             token.access_token,
-            audio_url=audio_url,
+            audio_url=url,
             language=language,
             webhook_url=webhook_url,
             speaker_diarization=speaker_diarization,
@@ -127,7 +134,7 @@ def submit_transcription(
         attempt += 1
         failure: PlaudError
         try:
-            answer = yield from _authorized(account, policy, request, attempt)
+            answer = yield from _authorized(account, policy, Operation.SUBMIT, request, attempt)
         except TransportFailure as broken:
             if broken.sent:
                 raise _unknown(account, broken.reason) from None
@@ -156,7 +163,11 @@ def verify_credentials(account: Account, policy: RetryPolicy) -> Call[Token]:
 
 
 def _authorized(
-    account: Account, policy: RetryPolicy, request: Callable[[Token], Request], attempt: int
+    account: Account,
+    policy: RetryPolicy,
+    operation: Operation,
+    request: Callable[[Token], Call[Request]],
+    attempt: int,
 ) -> Call[Response]:
     """
     Send a request with the current token; where Plaud rejects the token, replace it and send again.
@@ -166,11 +177,16 @@ def _authorized(
     token = yield from current_token(account, policy)
     replacements = 2
     while True:
-        outgoing = request(token)
         # Before the note: a process that is killed while it waits has sent nothing.
-        yield TakeSlot(outgoing.operation)
-        if not outgoing.repeatable:
-            yield Note(SubmitPhase.SENDING)
+        yield TakeSlot(operation)
+        try:
+            outgoing = yield from request(token)
+            if not outgoing.repeatable:
+                yield Note(SubmitPhase.SENDING)
+        except Exception:
+            # It could not be signed, or not be noted.
+            yield ReturnSlot(sent=False)
+            raise
         try:
             answer: Response = yield Send(outgoing)
         except TransportFailure as broken:

@@ -7,7 +7,7 @@ and sends the answer back, or throws what went wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -159,6 +159,16 @@ class Note(NamedTuple):
     phase: SubmitPhase
 
 
+class Do(NamedTuple):
+    """
+    Do blocking work of the caller's, such as a step of the ledger; the answer is what it returns.
+
+    :param work: The work. What it raises is raised in the call.
+    """
+
+    work: Callable[[], object]
+
+
 class TakeSlot(NamedTuple):
     """
     Wait until the client's budget of requests has room for one more.
@@ -182,4 +192,4 @@ class ReturnSlot(NamedTuple):
     refused_for: float | None = None
 
 
-Effect = Send | Sleep | ReadToken | StoreToken | LockToken | UnlockToken | Note | TakeSlot | ReturnSlot
+Effect = Send | Sleep | ReadToken | StoreToken | LockToken | UnlockToken | Note | Do | TakeSlot | ReturnSlot

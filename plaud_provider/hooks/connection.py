@@ -17,8 +17,6 @@ from plaud_provider.hooks.transport import ca_bundle
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from plaud_provider.hooks.plaud import PlaudHook
-
 DEFAULT_CONN_ID = "plaud_default"
 #: Plaud's documented figure is second-hand; the connection may say another.
 DEFAULT_REQUESTS_PER_MINUTE = 60.0
@@ -41,11 +39,9 @@ class PlaudSettings(NamedTuple):
 
 class PlaudConnection:
     """
-    A connection, for tasks that seldom ask Plaud anything.
+    A connection, for tasks that seldom ask Plaud anything: it imports no HTTP library.
 
-    It is looked up when it is first asked for something. Its hook, whose libraries take longer to import than
-    such a task takes for all the rest, is made when it is asked for. Usable as a context manager, which
-    closes the hook's connections.
+    It is looked up when it is first asked for something.
 
     :param plaud_conn_id: As for :class:`~plaud_provider.hooks.plaud.PlaudHook`.
     :param region: Likewise.
@@ -69,23 +65,6 @@ class PlaudConnection:
     def client_id(self) -> str:
         """The Plaud client id that pays."""
         return self.settings.account.client_id
-
-    @cached_property
-    def hook(self) -> PlaudHook:
-        """Its hook."""
-        from plaud_provider.hooks.plaud import PlaudHook
-
-        hook = PlaudHook(self.plaud_conn_id)
-        # Each lookup is a request to Airflow.
-        hook.settings = self.settings
-        return hook
-
-    def __enter__(self) -> PlaudConnection:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if "hook" in self.__dict__:
-            self.hook.close()
 
 
 def look_up(plaud_conn_id: str, *, region: str | None) -> PlaudSettings:

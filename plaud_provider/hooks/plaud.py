@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from plaud_provider.api import calls
 from plaud_provider.api.arguments import validate_language, validate_transcription_id, validate_webhook_url
 from plaud_provider.api.effects import (
+    Do,
     Effect,
     LockToken,
     Note,
@@ -39,7 +40,7 @@ from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.exceptions import PlaudError
 from plaud_provider.hooks.budget import missing_connection, open_budget
-from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, look_up
+from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, look_up, refuse_other_region
 from plaud_provider.hooks.transport import Limits, open_requests_session, send_with_requests
 from plaud_provider.quota.turns import ClientBudget, Turn
 
@@ -92,6 +93,8 @@ class PlaudHook(HttpHook):
     :param retry_policy: Bounds of retries.
     :param minute: Seconds of a minute of ``requests_per_minute``; less only for an emulator whose clock runs
         faster.
+    :param settings: What the connection says, if it has been read already (each lookup is a request to
+        Airflow).
     """
 
     conn_name_attr = "plaud_conn_id"
@@ -107,19 +110,24 @@ class PlaudHook(HttpHook):
         limits: Limits | None = None,
         retry_policy: RetryPolicy | None = None,
         minute: float = 60.0,
+        settings: PlaudSettings | None = None,
     ) -> None:
         super().__init__(http_conn_id=plaud_conn_id)
         self.plaud_conn_id = plaud_conn_id
         self._asserted_region = region
         self._limits = limits or Limits()
-        self._policy = retry_policy or RetryPolicy()
+        self.retry_policy = retry_policy or RetryPolicy()
         self._minute = minute
+        self._given_settings = settings
         self._session: Session | None = None
 
     @cached_property
     def settings(self) -> PlaudSettings:
         """The connection's settings, checked; raises before anything is sent."""
-        return look_up(self.plaud_conn_id, region=self._asserted_region)
+        if self._given_settings is None:
+            return look_up(self.plaud_conn_id, region=self._asserted_region)
+        refuse_other_region(self._given_settings.account.region, self._asserted_region, self.plaud_conn_id)
+        return self._given_settings
 
     @cached_property
     def _token_store(self) -> TokenStore:
@@ -170,13 +178,13 @@ class PlaudHook(HttpHook):
         """
         call = calls.submit_transcription(
             self.settings.account,
-            self._policy,
+            self.retry_policy,
             audio_url=audio_url,
             language=validate_language(language),
             webhook_url=validate_webhook_url(webhook_url),
             speaker_diarization=speaker_diarization,
         )
-        return self._drive(call, on_phase=on_phase)
+        return self.drive(call, on_phase=on_phase)
 
     def get_transcription(self, transcription_id: str) -> Transcription:
         """
@@ -187,13 +195,13 @@ class PlaudHook(HttpHook):
         :raises PlaudError: its other classes, after retries where they may pass.
         """
         validate_transcription_id(transcription_id)
-        return self._drive(calls.get_transcription(self.settings.account, transcription_id, self._policy))
+        return self.drive(calls.get_transcription(self.settings.account, transcription_id, self.retry_policy))
 
     def test_connection(self) -> tuple[bool, str]:
         """Exchange the credentials for a token, past every cache: what the Test button does."""
         try:
             account = self.settings.account
-            token = self._drive(calls.verify_credentials(account, self._policy), shared=False)
+            token = self.drive(calls.verify_credentials(account, self.retry_policy), shared=False)
         except PlaudError as refused:
             # Airflow tests a copy of the connection, under an id that nobody knows.
             return False, str(refused).removeprefix(f"Connection {self.plaud_conn_id!r}: ")
@@ -234,13 +242,20 @@ class PlaudHook(HttpHook):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _drive(
+    def drive(
         self,
         call: calls.Call[T],
         *,
         on_phase: Callable[[SubmitPhase], None] | None = None,
         shared: bool = True,
     ) -> T:
+        """
+        Perform the effects of a call, and return its result.
+
+        :param call: A call of :mod:`plaud_provider.api.calls`, or what wraps one.
+        :param on_phase: As for :meth:`submit_transcription`.
+        :param shared: Whether it takes part in the tokens and the budget that the host's processes share.
+        """
         store = self._token_store if shared else None
         turn = Turn(self._budget) if shared else None
         answer: object = None
@@ -254,7 +269,7 @@ class PlaudHook(HttpHook):
                 while True:
                     try:
                         answer = self._perform(effect, shell)
-                    except TransportFailure as failure:
+                    except Exception as failure:
                         effect = call.throw(failure)
                     else:
                         effect = call.send(answer)
@@ -286,6 +301,8 @@ class PlaudHook(HttpHook):
                 shell.locks.close()
             case Note(phase) if shell.on_phase:
                 shell.on_phase(phase)
+            case Do(work):
+                return work()
         return None
 
     def _send(self, request: Request) -> Response:

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from plaud_provider.api import calls
 from plaud_provider.api.arguments import validate_language, validate_transcription_id, validate_webhook_url
 from plaud_provider.api.effects import (
+    Do,
     Effect,
     LockToken,
     Note,
@@ -27,7 +28,6 @@ from plaud_provider.api.effects import (
     SubmitPhase,
     TakeSlot,
     TokenState,
-    TransportFailure,
     UnlockToken,
 )
 from plaud_provider.api.retry import RetryPolicy
@@ -84,7 +84,7 @@ class PlaudAsyncHook(BaseHook):
         self.plaud_conn_id = plaud_conn_id
         self._asserted_region = region
         self._limits = limits or Limits()
-        self._policy = retry_policy or RetryPolicy()
+        self.retry_policy = retry_policy or RetryPolicy()
         self._minute = minute
         self._given_settings = settings
 
@@ -111,8 +111,8 @@ class PlaudAsyncHook(BaseHook):
     async def get_transcription(self, transcription_id: str) -> Transcription:
         """Ask for a transcription; see :meth:`~plaud_provider.hooks.plaud.PlaudHook.get_transcription`."""
         validate_transcription_id(transcription_id)
-        return await self._drive(
-            calls.get_transcription(self.settings.account, transcription_id, self._policy)
+        return await self.drive(
+            calls.get_transcription(self.settings.account, transcription_id, self.retry_policy)
         )
 
     async def spare_requests(self) -> float:
@@ -135,17 +135,18 @@ class PlaudAsyncHook(BaseHook):
         """
         call = calls.submit_transcription(
             self.settings.account,
-            self._policy,
+            self.retry_policy,
             audio_url=audio_url,
             language=validate_language(language),
             webhook_url=validate_webhook_url(webhook_url),
             speaker_diarization=speaker_diarization,
         )
-        return await self._drive(call, on_phase=on_phase)
+        return await self.drive(call, on_phase=on_phase)
 
-    async def _drive(
+    async def drive(
         self, call: calls.Call[T], *, on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None
     ) -> T:
+        """Perform the effects of a call; see :meth:`~plaud_provider.hooks.plaud.PlaudHook.drive`."""
         answer: object = None
         turn = self._turns.open()
         with ExitStack() as ends:
@@ -157,7 +158,7 @@ class PlaudAsyncHook(BaseHook):
                     while True:
                         try:
                             answer = await self._perform(effect, turn, locks, on_phase)
-                        except TransportFailure as failure:
+                        except Exception as failure:
                             effect = call.throw(failure)
                         else:
                             effect = call.send(answer)
@@ -196,6 +197,8 @@ class PlaudAsyncHook(BaseHook):
                 await locks.aclose()
             case Note(phase) if on_phase:
                 await on_phase(phase)
+            case Do(work):
+                return await asyncio.to_thread(work)
         return None
 
     async def _read_settings(self) -> PlaudSettings:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
+
+MAX_ERROR_CHARACTERS = 500
+_URL_QUERY = re.compile(r"\?[^\s?'\"<>]*=[^\s'\"<>]*")
 
 
 class State(StrEnum):
@@ -48,17 +51,10 @@ class Owner(NamedTuple):
     map_index: int
     try_number: int
 
-    def is_of_run_of(self, other: Owner) -> bool:
-        """Whether both belong to one run."""
-        return (self.dag_id, self.run_id) == (other.dag_id, other.run_id)
-
-    def is_earlier_try_than(self, other: Owner) -> bool:
-        """Whether this is an earlier try of the task instance that ``other`` is a try of, or the same one."""
-        return (
-            self.is_of_run_of(other)
-            and (self.task_id, self.map_index) == (other.task_id, other.map_index)
-            and self.try_number <= other.try_number
-        )
+    @property
+    def in_words(self) -> str:
+        """The run, as messages name it."""
+        return f"run {self.run_id!r} of DAG {self.dag_id!r}"
 
 
 class Recording(NamedTuple):
@@ -142,15 +138,10 @@ class Entry(NamedTuple):
         is_leased = self.lease_until is not None and self.lease_until > now
         return self.state in (State.CLAIMED, State.SUBMITTING) and is_leased
 
-    def may_be_claimed_by(self, owner: Owner, *, resubmit: Collection[State] = (), now: datetime) -> bool:
-        """
-        Whether a claim would succeed now, by the rule of :meth:`.Ledger.claim`.
 
-        :param owner: Who would claim.
-        :param resubmit: States to claim again from.
-        :param now: The time.
-        """
-        if self.state is not State.CLAIMED:
-            return self.state in resubmit and not self.owner.is_of_run_of(owner)
-        is_open = self.lease_until is None or self.lease_until <= now
-        return is_open or self.owner.is_earlier_try_than(owner)
+def kept_error(error: str | None) -> str:
+    """Return an error as it is kept: short, without query strings, which may be signatures."""
+    text = _URL_QUERY.sub("", " ".join((error or "").split())).replace("\x00", "\ufffd")
+    if len(text) > MAX_ERROR_CHARACTERS:
+        text = f"{text[: MAX_ERROR_CHARACTERS - 3]}..."
+    return text or "no reason given"

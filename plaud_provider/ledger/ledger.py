@@ -1,195 +1,79 @@
-"""
-The ledger: one row per recording, so that each is paid for once, whoever asks.
-
-Every transition is one conditional statement: it happens if the row is in a state, and with the owner, that
-it starts from, and says whether it did. Each can be done again with the same result, so that a connection
-which breaks at its commit does no harm.
-"""
+"""The ledger: one row per recording, so that each is paid for once, whoever asks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+import hashlib
+import logging
+from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from plaud_provider.api.models import Status
 from plaud_provider.database.connection import open_database
 from plaud_provider.database.rows import batches, utc
-from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
-from plaud_provider.ledger.entry import RESUBMITTABLE, Entry, Owner, Recording, State
-from plaud_provider.ledger.statements import BATCH, LedgerStatements, kept_error
-from plaud_provider.ledger.table import DEFAULT_SUBMISSIONS_TABLE, ledger_tables
-
-if TYPE_CHECKING:
-    from plaud_provider.database.database import Database
-    from plaud_provider.ledger.table import LedgerTables
-    from plaud_provider.warehouse.rows import Landing
+from plaud_provider.database.types import utc_time
+from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.ledger.claims import Claims
+from plaud_provider.ledger.entry import Entry, Owner, Recording, State, kept_error
+from plaud_provider.ledger.reading import BATCH
+from plaud_provider.ledger.table import ledger_tables, owner_columns
 
 __all__ = ["Entry", "Ledger", "Owner", "Recording", "State", "open_ledger"]
 
+log = logging.getLogger(__name__)
+
 Result = TypeVar("Result")
 
+# What the statements of steps are given when they are run.
+_NOW = sa.bindparam("now_at", type_=utc_time())
+_LEASE = sa.bindparam("new_lease", type_=utc_time())
+_SINCE = sa.bindparam("since_at", type_=utc_time())
+_ERROR = sa.bindparam("new_error", type_=sa.Text())
+_NEW_ID = sa.bindparam("new_transcription_id", type_=sa.Text())
 
-class Ledger:
+
+class Ledger(Claims):
     """
-    Who has which recording, and how far it has come. Holds no connection between calls, unless it is opened
-    to keep one; thread-safe.
+    Who has which recording, and how far it has come.
 
-    It waits, for a bounded time, while its database restarts or other writers are in the way.
+    ============================  =============================================  ==========================
+    step                          from                                           to
+    ============================  =============================================  ==========================
+    :meth:`claim`                 no row; ``claimed`` with a lease that has      ``claimed``, nothing sent
+                                  ended, or of an earlier try of the same task;
+                                  what ``resubmit`` names
+    :meth:`release`               ``claimed``                                    ``claimed``, anybody's
+    :meth:`submitting`            ``claimed``                                    ``submitting``
+    :meth:`not_accepted`          ``submitting``, ``unknown``                    ``claimed``
+    :meth:`refused`               ``claimed``, ``submitting``, ``unknown``       ``failed``, without an id
+    :meth:`unknown`; or the       ``submitting``                                 ``unknown``
+    lease of a submit ends
+    :meth:`processing`            ``submitting``, ``unknown``; and from          ``processing``
+                                  wherever an id comes late
+    :meth:`landed`                ``processing``; ``failed``, ``unknown``,       ``landed``
+                                  ``expired`` with an id
+    :meth:`failed`                ``processing``                                 ``failed``, with its id
+    :meth:`expired`               ``processing``                                 ``expired``
+    ============================  =============================================  ==========================
+
+    A step is one conditional statement: it happens if the row is in a state, and with the owner, that it
+    starts from, and says whether it did. Each can be done again with the same result, so that a connection
+    which breaks at its commit does no harm. Leases go by the clock of the database, which all hosts share.
+
+    Holds no connection between calls, unless it is opened to keep one; thread-safe. It waits, for a bounded
+    time, while its database restarts or other writers are in the way.
 
     :param database: Database that keeps it.
     :param tables: Its table.
-    :param now: Tells the time, with time zone.
+    :param now: Tells the time, with time zone, on a connection; by default the database's own.
     """
 
-    #: For how long a claimed recording is its owner's, unless renewed.
-    LEASE_OF_CLAIM = timedelta(minutes=3)
     #: For how long a submit may take; afterwards its outcome is unknown.
     LEASE_OF_SUBMIT = timedelta(minutes=3)
 
-    def __init__(
-        self,
-        database: Database,
-        tables: LedgerTables,
-        *,
-        now: Callable[[], datetime] = lambda: datetime.now(tz=UTC),
-    ) -> None:
-        self._database = database
-        self._tables = tables
-        self._statements = LedgerStatements(tables.submissions, database.dialect)
-        self._now = now
-
-    @property
-    def conn_id(self) -> str:
-        """Airflow connection of its database."""
-        return self._database.conn_id
-
-    @property
-    def database(self) -> Database:
-        """The database that keeps it."""
-        return self._database
-
-    def close(self) -> None:
-        """Close the connection that is kept between calls, if there is one."""
-        self._database.close()
-
-    def ensure_table(self) -> None:
-        """
-        Create the table if it is not there; safe when several tasks do it at once.
-
-        :raises PlaudTableMismatchError: if an existing table cannot be the ledger.
-        :raises PlaudWarehouseError: if the database cannot be reached, or does not let us.
-        """
-        self._database.ensure(self._tables)
-
-    def entries(self, keys: Collection[str]) -> dict[str, Entry]:
-        """
-        Return what is known of these recordings; one that nobody has claimed is left out.
-
-        :param keys: Recording keys.
-        """
-        in_order = sorted(set(keys))
-
-        def read(connection: sa.Connection) -> dict[str, Entry]:
-            now = self._time()
-            found = self._statements.entries(connection, in_order)
-            lapsed = sorted(
-                key
-                for key, entry in found.items()
-                if entry.state is State.SUBMITTING and not entry.is_held(now)
-            )
-            for batch in batches(lapsed, BATCH):
-                self._statements.note_lapsed(connection, now, self._statements.has_key(batch))
-            return found | self._statements.entries(connection, lapsed)
-
-        return self._run(read)
-
-    def claim(
-        self,
-        recordings: Collection[Recording],
-        owner: Owner,
-        *,
-        resubmit: Collection[State] = (),
-        resubmit_own: bool = False,
-    ) -> dict[str, Entry]:
-        """
-        Claim recordings for submitting, and return the state of all of them afterwards.
-
-        Those that ``owner`` has got are claimed by it in what is returned. Claimed are those that nobody has,
-        those whose claim has lapsed or was released, those of an earlier try of the same task instance (and
-        of this one, whose lease starts anew), and those in a state of ``resubmit``, unless it came about in
-        this very run: what failed is tried once a run.
-
-        :param recordings: Recordings to claim.
-        :param owner: Who claims.
-        :param resubmit: States to claim again from: ``failed``, ``unknown``, ``expired``. What Plaud has
-            accepted before is paid for again.
-        :param resubmit_own: Whether also what came to such a state in this very run.
-        :raises PlaudInputError: if recordings in another state were to be resubmitted.
-        """
-        if beyond := set(resubmit) - RESUBMITTABLE:
-            raise PlaudInputError(
-                f"resubmit: what is {', '.join(sorted(beyond))} cannot be submitted again; only failed, "
-                "unknown and expired recordings can. Nothing was sent."
-            )
-        by_key = {recording.recording_key: recording for recording in recordings}
-        # In the same order in every task: two that claim the same keys wait for each other, not in a circle.
-        keys = sorted(by_key)
-        now = self._time()
-        rows = [
-            self._statements.claimed_row(by_key[key], owner, now, now + self.LEASE_OF_CLAIM) for key in keys
-        ]
-        self._database.dialect.clean(rows)
-
-        def claim(connection: sa.Connection) -> dict[str, Entry]:
-            self._statements.claim(connection, rows, resubmit, resubmit_own=resubmit_own)
-            return self._statements.entries(connection, keys)
-
-        return self._run(claim)
-
-    def renew(self, owner: Owner) -> int:
-        """
-        Start the lease of what this owner still has claimed anew.
-
-        :param owner: Who has claimed.
-        :return: How many recordings that are.
-        """
-        now = self._time()
-        return self._run(
-            lambda connection: self._statements.change(
-                connection,
-                self._statements.is_claimed_by(owner),
-                lease_until=now + self.LEASE_OF_CLAIM,
-                updated_at=now,
-            )
-        )
-
-    def release(self, owner: Owner, error: str | None = None, *, keys: Collection[str] | None = None) -> int:
-        """
-        Give up claims: others may take them at once.
-
-        :param owner: Who has claimed.
-        :param error: Why they are given up; kept until they are claimed again.
-        :param keys: Recordings to give up; ``None`` for all that this owner has claimed.
-        :return: How many were given up.
-        """
-        now = self._time()
-        values = {
-            "lease_until": self._tables.submissions.c.claimed_at,
-            "error": kept_error(error) if error is not None else None,
-            "updated_at": now,
-        }
-        chosen = (
-            [sa.true()] if keys is None else [*map(self._statements.has_key, batches(sorted(keys), BATCH))]
-        )
-        is_claimed = self._statements.is_claimed_by(owner)
-        return self._run(
-            lambda connection: sum(
-                self._statements.change(connection, sa.and_(is_claimed, some), **values) for some in chosen
-            )
-        )
+    # The steps of a submit, each of one recording by its owner
 
     def submitting(self, key: str, owner: Owner) -> bool:
         """
@@ -202,16 +86,16 @@ class Ledger:
         :param owner: Who sends it.
         :return: ``False`` if somebody else has taken it over: then it must not be sent.
         """
-        return self._step(
-            key,
-            owner,
-            {State.CLAIMED},
+        return self._step(self._to_submitting, key, owner, lease=self.LEASE_OF_SUBMIT)
+
+    @cached_property
+    def _to_submitting(self) -> sa.Update:
+        return self._update_to(
             State.SUBMITTING,
-            lambda now: {
-                "lease_until": now + self.LEASE_OF_SUBMIT,
-                "submitted_at": now,
-                "error": None,
-            },
+            sa.and_(self._is(State.CLAIMED), self._is_kept),
+            lease_until=_LEASE,
+            submitted_at=_NOW,
+            error=None,
         )
 
     def not_accepted(self, key: str, owner: Owner) -> bool:
@@ -221,52 +105,18 @@ class Ledger:
         :param key: A recording that this owner was sending, or whose sending has become ``unknown``.
         :param owner: Who sent it.
         """
-        return self._step(
-            key,
-            owner,
-            {State.SUBMITTING, State.UNKNOWN},
+        return self._step(self._to_claimed, key, owner, lease=self.LEASE_OF_CLAIM)
+
+    @cached_property
+    def _to_claimed(self) -> sa.Update:
+        return self._update_to(
             State.CLAIMED,
-            lambda now: {
-                "lease_until": now + self.LEASE_OF_CLAIM,
-                "claimed_at": now,
-                "submitted_at": None,
-                "finished_at": None,
-                "error": None,
-            },
-        )
-
-    def processing(
-        self,
-        key: str,
-        owner: Owner,
-        transcription_id: str,
-        *,
-        submitted_at: datetime,
-        accepted_at: datetime | None = None,
-    ) -> bool:
-        """
-        Note that Plaud has accepted a recording; it is billed from now on.
-
-        :param key: A recording that this owner was sending, or whose sending has become ``unknown``: a late
-            answer.
-        :param owner: Who sent it.
-        :param transcription_id: Plaud's id.
-        :param submitted_at: When it was submitted.
-        :param accepted_at: When Plaud accepted it, by Plaud's clock, where Plaud told.
-        """
-        return self._step(
-            key,
-            owner,
-            {State.SUBMITTING, State.UNKNOWN, State.PROCESSING},
-            State.PROCESSING,
-            lambda _: {
-                "transcription_id": transcription_id,
-                "submitted_at": utc(submitted_at),
-                "accepted_at": utc(accepted_at),
-                "lease_until": None,
-                "finished_at": None,
-                "error": None,
-            },
+            self._is(State.SUBMITTING, State.UNKNOWN),
+            lease_until=_LEASE,
+            claimed_at=_NOW,
+            submitted_at=None,
+            finished_at=None,
+            error=None,
         )
 
     def unknown(self, key: str, owner: Owner, error: str) -> bool:
@@ -277,8 +127,17 @@ class Ledger:
         :param owner: Who sent it.
         :param error: What happened.
         """
-        start = {State.SUBMITTING, State.UNKNOWN}
-        return self._step(key, owner, start, State.UNKNOWN, _finished(error))
+        return self._step(self._to_unknown, key, owner, new_error=kept_error(error))
+
+    @cached_property
+    def _to_unknown(self) -> sa.Update:
+        return self._update_to(
+            State.UNKNOWN,
+            self._is(State.SUBMITTING, State.UNKNOWN),
+            lease_until=None,
+            finished_at=_NOW,
+            error=_ERROR,
+        )
 
     def refused(self, key: str, owner: Owner, error: str) -> bool:
         """
@@ -288,8 +147,101 @@ class Ledger:
         :param owner: Who has it.
         :param error: Why.
         """
-        start = {State.CLAIMED, State.SUBMITTING, State.UNKNOWN}
-        return self._step(key, owner, start, State.FAILED, _finished(error, submitted_at=None))
+        return self._step(self._to_refused, key, owner, new_error=kept_error(error))
+
+    @cached_property
+    def _to_refused(self) -> sa.Update:
+        return self._update_to(
+            State.FAILED,
+            sa.or_(
+                sa.and_(self._is(State.CLAIMED), self._is_kept), self._is(State.SUBMITTING, State.UNKNOWN)
+            ),
+            lease_until=None,
+            submitted_at=None,
+            finished_at=_NOW,
+            error=_ERROR,
+        )
+
+    def processing(
+        self,
+        recording: Recording,
+        owner: Owner,
+        transcription_id: str,
+        *,
+        submitted_at: datetime,
+        accepted_at: datetime | None = None,
+    ) -> bool:
+        """
+        Note that Plaud has accepted a recording; it is billed from now on.
+
+        Whatever has become of its row meanwhile, the id is in the ledger afterwards: a row that has no id
+        takes it, whoever has claimed it; beside a row that has another id, it gets a row of its own.
+
+        :param recording: A recording that this owner was sending.
+        :param owner: Who sent it.
+        :param transcription_id: Plaud's id.
+        :param submitted_at: When it was submitted.
+        :param accepted_at: When Plaud accepted it, by Plaud's clock, where Plaud told.
+        :return: ``False`` if the id came late, and was written with an error that names it.
+        """
+        accepted = {
+            "new_transcription_id": transcription_id,
+            "new_submitted_at": utc(submitted_at),
+            "new_accepted_at": utc(accepted_at),
+        }
+        return self._step(self._to_processing, recording.recording_key, owner, **accepted) or self._run(
+            lambda connection: self._note_late(connection, recording, owner, accepted)
+        )
+
+    @cached_property
+    def _to_processing(self) -> sa.Update:
+        return self._update_to(
+            State.PROCESSING,
+            sa.or_(
+                self._is(State.SUBMITTING, State.UNKNOWN),
+                sa.and_(self._is(State.PROCESSING), self._c.transcription_id == _NEW_ID),
+            ),
+            transcription_id=_NEW_ID,
+            submitted_at=sa.bindparam("new_submitted_at", type_=utc_time()),
+            accepted_at=sa.bindparam("new_accepted_at", type_=utc_time()),
+            lease_until=None,
+            finished_at=None,
+            error=None,
+        )
+
+    def _note_late(
+        self, connection: sa.Connection, recording: Recording, owner: Owner, accepted: Mapping[str, Any]
+    ) -> bool:
+        """Write an id whose row is gone, somebody else's, or another id's; ``True`` if it is there already."""
+        key, transcription_id = recording.recording_key, accepted["new_transcription_id"]
+        self._lock(connection, self._has_key([key]))
+        there = self._read(connection, [key]).get(key)
+        if there is not None and there.transcription_id == transcription_id:
+            return True
+        if there is None:
+            what = "its row was gone"
+        elif there.transcription_id is None:
+            what = f"its row was {there.state.value}, of {there.owner.in_words}"
+        else:
+            what = f"it has been paid for as {there.transcription_id} as well"
+            # Nobody looks for it under this key; its text says to which recording it belongs.
+            key = hashlib.sha256(f"{key}\x00{transcription_id}".encode()).hexdigest()
+        error = kept_error(
+            f"Plaud accepted it as {transcription_id}, submitted by {owner.in_words}, when {what}."
+        )
+        log.error("%s: %s It is waited for like any other.", recording.audio_uri, error)
+        now = self._now(connection)
+        row = self._claimed_row(recording._replace(recording_key=key), owner, now) | {
+            "state": State.PROCESSING.value,
+            **{name.removeprefix("new_"): value for name, value in accepted.items()},
+            "lease_until": None,
+            "error": error,
+        }
+        self.database.dialect.clean([row])
+        self.database.dialect.upsert(connection, self._table, [row])
+        return False
+
+    # What became of it at Plaud
 
     def landed(self, transcription_ids: Collection[str], *, region: str) -> int:
         """
@@ -299,10 +251,13 @@ class Ledger:
         :param region: Plaud region.
         :return: How many were not noted as landed before.
         """
-        ids = dict.fromkeys(transcription_ids)
-        return self._run(lambda connection: self._end(connection, region, ids, State.LANDED))
+        return self._run(lambda connection: self._landed(connection, transcription_ids, region))
 
-    def failed(self, errors: Mapping[str, str], *, region: str) -> int:
+    def _landed(self, connection: sa.Connection, ids: Collection[str], region: str) -> int:
+        start = (State.PROCESSING, State.FAILED, State.UNKNOWN, State.EXPIRED)
+        return self._end(connection, State.LANDED, start, dict.fromkeys(ids), region)
+
+    def failed(self, errors: Mapping[str, str | None], *, region: str) -> int:
         """
         Note that Plaud could not transcribe recordings.
 
@@ -310,7 +265,11 @@ class Ledger:
         :param region: Plaud region.
         :return: How many were processing before.
         """
-        return self._run(lambda connection: self._end(connection, region, errors, State.FAILED))
+        return self._run(lambda connection: self._failed(connection, errors, region))
+
+    def _failed(self, connection: sa.Connection, errors: Mapping[str, str | None], region: str) -> int:
+        reasons = {known: kept_error(error) for known, error in errors.items()}
+        return self._end(connection, State.FAILED, (State.PROCESSING,), reasons, region)
 
     def expired(self, errors: Mapping[str, str], *, region: str) -> int:
         """
@@ -320,112 +279,102 @@ class Ledger:
         :param region: Plaud region.
         :return: How many were processing before.
         """
-        return self._run(lambda connection: self._end(connection, region, errors, State.EXPIRED))
+        reasons = {known: kept_error(error) for known, error in errors.items()}
+        return self._run(
+            lambda connection: self._end(connection, State.EXPIRED, (State.PROCESSING,), reasons, region)
+        )
 
-    def settle(self, landings: Sequence[Landing], connection: sa.Connection | None = None) -> None:
+    def settle(
+        self,
+        landed: Collection[str],
+        failed: Mapping[str, str | None],
+        *,
+        region: str,
+        connection: sa.Connection | None = None,
+    ) -> None:
         """
         Note what was landed: transcripts as ``landed``, failed transcriptions as ``failed``.
 
-        :param landings: What was landed.
-        :param connection: Connection to do it on; ``None`` for a transaction of its own.
+        :param landed: Ids of transcripts.
+        :param failed: Why, by the id of a transcription that has failed.
+        :param region: Plaud region.
+        :param connection: Connection, in the transaction to do it in; ``None`` for one of its own.
         """
 
         def settle(connection: sa.Connection) -> None:
-            for region in sorted({landing.region for landing in landings}):
-                here = [landing.transcription for landing in landings if landing.region == region]
-                failed = {t.transcription_id: t.error for t in here if t.status is Status.FAILED}
-                landed = dict.fromkeys(t.transcription_id for t in here if t.status is not Status.FAILED)
-                self._end(connection, region, landed, State.LANDED)
-                self._end(connection, region, failed, State.FAILED)
+            self._landed(connection, landed, region)
+            self._failed(connection, failed, region)
 
-        self._run(settle, connection)
+        if connection is not None:
+            settle(connection)
+        else:
+            self._run(settle)
 
-    def origins(
-        self, landings: Sequence[Landing], connection: sa.Connection | None = None
-    ) -> dict[tuple[str, str], Entry]:
-        """
-        Return what is known of recordings, by the region and the id of their transcriptions.
+    def _end(
+        self,
+        connection: sa.Connection,
+        state: State,
+        start: Collection[State],
+        reasons: Mapping[str, str | None],
+        region: str,
+    ) -> int:
+        """Bring what Plaud gave these ids to an end, and return how many came to it now."""
+        changed, now = 0, self._now(connection)
+        for ids in batches(sorted(reasons), BATCH):
+            told = {known: reasons[known] for known in ids if reasons[known] is not None}
+            changed += self._change(
+                connection,
+                sa.and_(self._c.region == region, self._is(*start), self._c.transcription_id.in_(ids)),
+                state=state.value,
+                error=sa.case(told, value=self._c.transcription_id, else_=None) if told else None,
+                lease_until=None,
+                finished_at=now,
+                updated_at=now,
+            )
+        return changed
 
-        :param landings: Transcriptions of them.
-        :param connection: Connection to look on; ``None`` for a transaction of its own.
-        """
-        ids = [(landing.region, landing.transcription_id) for landing in landings]
-        return self._run(lambda connection: self._statements.origins(connection, ids), connection)
+    # What the statements of steps are made of
 
-    def audio_hours(self, dag_id: str, run_id: str) -> float:
-        """
-        Return how many hours of audio a run has claimed, submitted or paid for, where their length is known.
-
-        What it has released, or what was refused without being paid for, does not count.
-
-        :param dag_id: Its dag.
-        :param run_id: The run.
-        """
-        return self._run(lambda connection: self._statements.seconds(connection, dag_id, run_id)) / 3600
-
-    def counts(self) -> dict[State, int]:
-        """Return how many recordings are in each state."""
-
-        def count(connection: sa.Connection) -> dict[State, int]:
-            self._statements.note_lapsed(connection, self._time(), sa.true())
-            return self._statements.counts(connection)
-
-        return self._run(count)
+    def _update_to(self, state: State, is_at_start: sa.ColumnElement[bool], **values: Any) -> sa.Update:
+        """Return the statement of a step, made once for all recordings: making takes longer than running."""
+        c = self._c
+        is_mine = [
+            c[name] == sa.bindparam(f"is_{name}") for name in (f"owner_{name}" for name in Owner._fields)
+        ]
+        # An attempt that lost its connection at the commit has done it already.
+        is_done = sa.and_(c.state == state.value, c.updated_at >= _SINCE)
+        return (
+            sa.update(self._table)
+            .where(c.recording_key == sa.bindparam("is_key"), *is_mine, sa.or_(is_at_start, is_done))
+            .values(state=state.value, updated_at=_NOW, **values)
+        )
 
     def _step(
-        self,
-        key: str,
-        owner: Owner,
-        start: Collection[State],
-        state: State,
-        values_at: Callable[[datetime], dict[str, Any]],
+        self, statement: sa.Update, key: str, owner: Owner, *, lease: timedelta | None = None, **values: Any
     ) -> bool:
-        """Take one recording of this owner from ``start`` to ``state``, and return whether that happened."""
+        """Take one recording of this owner a step further, and return whether that happened."""
+        parameters = {"is_key": key, **values}
+        parameters |= {f"is_{name}": value for name, value in owner_columns(owner).items()}
         attempts: list[datetime] = []
 
         def step(connection: sa.Connection) -> bool:
-            # The time of this attempt: a lease is not to be spent on waiting for the database.
-            now = self._time()
+            now = self._now(connection)
             # Should an attempt lose its connection at the commit, the next one finds what it has done.
-            since = min(attempts, default=None)
+            parameters["since_at"] = min(attempts, default=None)
             attempts.append(now)
-            values = {**values_at(now), "state": state.value, "updated_at": now}
-            return self._statements.step(connection, key, owner, start, values, since=since)
+            parameters["now_at"] = now
+            if lease is not None:
+                parameters["new_lease"] = now + lease
+            return connection.execute(statement, parameters).rowcount == 1
 
         return self._run(step)
-
-    def _end(
-        self, connection: sa.Connection, region: str, errors: Mapping[str, str | None], state: State
-    ) -> int:
-        reasons = {
-            known: kept_error(error) if state is not State.LANDED else None for known, error in errors.items()
-        }
-        return self._statements.end(connection, region, reasons, state, self._time())
-
-    def _run(
-        self, work: Callable[[sa.Connection], Result], connection: sa.Connection | None = None
-    ) -> Result:
-        if connection is not None:
-            return work(connection)
-        failed = f"{self._tables.submissions.fullname} of {self._database.title} could not be read or written"
-        return self._database.run(work, failed=failed, is_patient=True)
-
-    def _time(self) -> datetime:
-        moment = utc(self._now())
-        assert moment is not None  # noqa: S101
-        return moment
-
-
-def _finished(error: str, **values: Any) -> Callable[[datetime], dict[str, Any]]:
-    reason = kept_error(error)
-    return lambda now: {**values, "lease_until": None, "finished_at": now, "error": reason}
 
 
 def open_ledger(
     ledger_conn_id: str,
     *,
     schema: str | None = None,
-    table: str = DEFAULT_SUBMISSIONS_TABLE,
+    table: str = "plaud_submissions",
     keeps_connection: bool = False,
 ) -> Ledger:
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -85,10 +86,11 @@ class FinishRecordingsOperator(LandingOperator):
         # What another listing had in this chunk does not count, should its keys still lie there.
         listed = set(recordings)
         keys = {key: uri for key, uri in self._keys().items() if uri in listed}
-        with self._plaud() as plaud, self._ledger() as ledger:
+        plaud = self._plaud()
+        with self._ledger() as ledger:
             self._land(self._kept(waiting_of(ledger, keys, plaud)), context, plaud, ledger)
             entries = ledger.entries(list(keys))
-        counts = _counts(len(recordings), keys, entries)
+        counts = _counts(len(recordings), entries)
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         self.log.info("%s.", _text(counts))
         complaints = _complaints(counts, max_failed)
@@ -183,16 +185,16 @@ class ReportRecordingsOperator(BaseOperator):
         return count
 
 
-def _counts(total: int, keys: Iterable[str], entries: Mapping[str, Entry]) -> dict[str, int]:
-    from plaud_provider.ledger.standing import Standing
+def _counts(total: int, entries: Mapping[str, Entry]) -> dict[str, int]:
+    from plaud_provider.ledger.entry import State
 
-    standing = Standing.of(list(keys), entries, is_open=lambda entry: False)
+    states = Counter(entry.state for entry in entries.values())
     finished = {
-        "landed": len(standing.landed),
-        "failed": len(standing.failed),
-        "unknown": len(standing.unknown),
-        "expired": len(standing.expired),
-        "processing": len(standing.waiting),
+        "landed": states[State.LANDED],
+        "failed": states[State.FAILED],
+        "unknown": states[State.UNKNOWN],
+        "expired": states[State.EXPIRED],
+        "processing": states[State.PROCESSING],
     }
     return {"total": total, **finished, "not_submitted": total - sum(finished.values())}
 

@@ -177,7 +177,8 @@ class LandRecordingsOperator(LandingOperator):
         if not keys:
             return {"version": 1, "pending": 0}
         wait = WaitRecord(context, [self.manifest], timeout=self.timeout).open(now=time.time())
-        with self._plaud() as plaud, self._ledger() as ledger:
+        plaud = self._plaud()
+        with self._ledger() as ledger:
             waiting = waiting_of(ledger, keys, plaud)
             if context["ti"].try_number > 1:
                 self._land(self._kept(waiting), context, plaud, ledger)
@@ -193,7 +194,8 @@ class LandRecordingsOperator(LandingOperator):
         """
         result = WaitResult.from_event(event)
         keys = self._keys()
-        with self._plaud() as plaud, self._ledger() as ledger:
+        plaud = self._plaud()
+        with self._ledger() as ledger:
             if result.missing:
                 ledger.expired(dict.fromkeys(result.missing, NOT_FOUND_REASON), region=plaud.region)
             not_final = set(result.pending)

@@ -22,8 +22,8 @@ from plaud_provider.recordings.signing import validate_url_validity
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from plaud_provider.submit.batch import Terms
-    from plaud_provider.submit.chunk_submit import Rules
+    from plaud_provider.submit.course import Terms
+    from plaud_provider.submit.plan import Rules
 
 
 class SubmitRecordingsOperator(ChunkOperator):
@@ -120,11 +120,11 @@ class SubmitRecordingsOperator(ChunkOperator):
         return self._run(context, before=before)
 
     def _run(self, context: Context, *, before: dict[str, Any] | None) -> dict[str, Any]:
-        from plaud_provider.submit.chunk_submit import ChunkSubmit
+        from plaud_provider.submit.chunk import ChunkSubmit
 
         terms, rules = self._terms(), self._rules()
-        with self._plaud() as plaud, self._ledger() as ledger:
-            chunk = ChunkSubmit(self.manifest, plaud, ledger, owner_of(context), terms, rules)
+        with self._ledger() as ledger:
+            chunk = ChunkSubmit(self.manifest, self._plaud(), ledger, owner_of(context), terms, rules)
             counts = chunk.plan()
             if not validate_boolean("plan_only", self.plan_only):
                 counts["submitted"] = chunk.submit()
@@ -136,7 +136,7 @@ class SubmitRecordingsOperator(ChunkOperator):
         return counts
 
     def _terms(self) -> Terms:
-        from plaud_provider.submit.batch import Terms
+        from plaud_provider.submit.course import Terms
 
         return Terms(
             language=validate_language(optional(self.language)),
@@ -146,7 +146,7 @@ class SubmitRecordingsOperator(ChunkOperator):
 
     def _rules(self) -> Rules:
         from plaud_provider.ledger.entry import RESUBMITTABLE, State
-        from plaud_provider.submit.chunk_submit import Rules
+        from plaud_provider.submit.plan import Rules
 
         return Rules(
             url_validity=validate_url_validity(self.url_validity),

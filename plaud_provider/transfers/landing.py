@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.api.waiting import NOT_FOUND_REASON, is_fresh
-from plaud_provider.exceptions import PlaudError, PlaudNotFoundError, PlaudStillProcessingError
+from plaud_provider.exceptions import (
+    PlaudError,
+    PlaudNotFoundError,
+    PlaudRequestError,
+    PlaudResponseError,
+    PlaudServerError,
+    PlaudStillProcessingError,
+)
 
 if TYPE_CHECKING:
     from plaud_provider.handover.kept_results import ResultStore
     from plaud_provider.hooks.connection import PlaudConnection
+    from plaud_provider.hooks.plaud import PlaudHook
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.rows import Landing
     from plaud_provider.warehouse.writer import WarehouseWriter
@@ -26,6 +36,8 @@ log = logging.getLogger(__name__)
 SLAB_SEGMENTS = 122_880
 #: Transcriptions asked of Plaud for one transaction: so many requests it costs if it is rolled back.
 SLAB_ASKED = 50
+#: After so many server errors one after the other it is Plaud that is away, not a transcription.
+MAX_SERVER_ERRORS = 3
 SHOWN_IDS = 5
 
 
@@ -39,6 +51,7 @@ class Tally:
     :param failed: Transcriptions that Plaud reports as failed; they are rows too.
     :param processing: Ids that Plaud has not finished.
     :param missing: Ids that Plaud does not know (any more).
+    :param unreadable: What is wrong with Plaud's answer about others.
     """
 
     transcripts: int = 0
@@ -46,6 +59,7 @@ class Tally:
     failed: int = 0
     processing: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    unreadable: dict[str, PlaudError] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -64,6 +78,14 @@ class Tally:
                 f"Plaud has not finished {_shown(self.processing)}. {rest}. Wait for all with "
                 "TranscriptionSensor before loading, or let this task retry."
             )
+        if self.unreadable:
+            # What may pass goes first: the task is retried then.
+            first = min(self.unreadable.values(), key=lambda error: isinstance(error, PlaudRequestError))
+            raise type(first)(
+                f"Plaud's answers about {_shown(list(self.unreadable))} cannot be used, such as: {first} "
+                f"{rest}.",
+                status_code=first.status_code,
+            )
         if self.missing:
             raise PlaudNotFoundError(
                 f"Plaud does not know {_shown(self.missing)}. {rest}. Plaud keeps results for a few days, "
@@ -78,7 +100,7 @@ class Lander:
     Lands transcriptions in one warehouse, from files that a wait has kept or from Plaud.
 
     :param writer: The warehouse.
-    :param plaud: Whose hook is asked for what is not kept.
+    :param plaud: Connection of the client that is asked for what is not kept.
     :param results: Where a wait has kept final answers, if it has.
     :param ledger: Ledger of submissions, if there is one; what is landed is marked there.
     :param keep_raw: Whether kept answers stay after they are landed.
@@ -115,37 +137,39 @@ class Lander:
         :raises PlaudError: its other classes, if Plaud cannot be asked.
         """
         tally = Tally()
-        for slab in self._slabs(recordings, tally):
-            self._land_slab(slab, tally)
-            log.info(
-                "Landed %d of %d transcription(s) so far, %d of them failed, with %d segments.",
-                tally.transcripts,
-                len(recordings),
-                tally.failed,
-                tally.segments,
-            )
+        try:
+            for slab in self._slabs(recordings, tally):
+                self._land_slab(slab, tally)
+                log.info(
+                    "Landed %d of %d transcription(s) so far, %d of them failed, with %d segments.",
+                    tally.transcripts,
+                    len(recordings),
+                    tally.failed,
+                    tally.segments,
+                )
+        finally:
+            if "_hook" in self.__dict__:
+                self._hook.close()
         self._note_expired(tally.missing)
         return tally
+
+    @cached_property
+    def _hook(self) -> PlaudHook:
+        # Its libraries take longer to import than landing what was kept.
+        from plaud_provider.hooks.plaud import PlaudHook
+
+        return PlaudHook(self._plaud.plaud_conn_id, settings=self._plaud.settings)
 
     def _note_expired(self, missing: Collection[str]) -> None:
         """Tell the ledger what Plaud does not know any more; what is new it may not know yet."""
         if self._ledger is None or not missing:
             return
-        from plaud_provider.warehouse.rows import Landing
-
-        now, region = datetime.now(tz=UTC), self._plaud.region
-        asked_for = [
-            Landing(Transcription(known, Status.PROCESSING, "processing"), region=region, landed_at=now)
-            for known in missing
-        ]
+        now, region = time.time(), self._plaud.region
         submitted = {
-            known: origin.submitted_at for (_, known), origin in self._ledger.origins(asked_for).items()
+            known: entry.submitted_at.timestamp() if entry.submitted_at else None
+            for known, entry in self._ledger.origins(missing, region=region).items()
         }
-        gone = [
-            known
-            for known in missing
-            if not is_fresh(at.timestamp() if (at := submitted.get(known)) else None, now=now.timestamp())
-        ]
+        gone = [known for known in missing if not is_fresh(submitted.get(known), now=now)]
         self._ledger.expired(dict.fromkeys(gone, NOT_FOUND_REASON), region=region)
 
     def _slabs(self, recordings: Mapping[str, str | None], tally: Tally) -> Iterator[list[Landing]]:
@@ -188,14 +212,23 @@ class Lander:
 
     def _final(self, ids: Iterable[str], tally: Tally) -> Iterator[tuple[Transcription, bool]]:
         """Yield what is final, and whether it was kept."""
+        server_errors = 0
         for transcription_id in ids:
             kept = self._kept(transcription_id)
             try:
-                transcription = kept or self._plaud.hook.get_transcription(transcription_id)
+                transcription = kept or self._hook.get_transcription(transcription_id)
             except PlaudNotFoundError:
                 log.warning("Plaud does not know transcription %s (any more).", transcription_id)
                 tally.missing.append(transcription_id)
                 continue
+            except (PlaudResponseError, PlaudRequestError, PlaudServerError) as error:
+                server_errors = server_errors + 1 if isinstance(error, PlaudServerError) else 0
+                if server_errors >= MAX_SERVER_ERRORS:
+                    raise
+                log.warning("Transcription %s cannot be read: %s", transcription_id, error)
+                tally.unreadable[transcription_id] = error
+                continue
+            server_errors = 0
             if transcription.is_final:
                 yield transcription, kept is not None
             else:

@@ -67,6 +67,7 @@ class TranscriptionToSqlOperator(BaseOperator):
     :raises PlaudTableMismatchError: if an existing table cannot hold the rows; nothing was sent.
     :raises PlaudWarehouseError: if the warehouse is away, locked or refuses; the slab was rolled back.
     :raises PlaudStillProcessingError: if Plaud has not finished some; all others are landed.
+    :raises PlaudResponseError: if Plaud's answer about some cannot be used; all others are landed.
     :raises PlaudNotFoundError: if Plaud does not know some (any more); all others are landed.
     :raises PlaudError: its other classes, if Plaud cannot be asked.
     """
@@ -166,25 +167,25 @@ class TranscriptionToSqlOperator(BaseOperator):
         from plaud_provider.hooks.connection import PlaudConnection
 
         ti = context["ti"]
-        with PlaudConnection(self.plaud_conn_id, optional(self.region)) as plaud:
-            self.log.info(
-                "Landing %d transcription(s) of Plaud region '%s' in %r and %r of warehouse %r.",
-                len(recordings),
-                plaud.region,
-                self.transcripts_table,
-                self.segments_table,
-                self.sql_conn_id,
-            )
-            lander = Lander(
-                writer,
-                plaud,
-                results=self._results(),
-                ledger=self._ledger(),
-                keep_raw=validate_boolean("keep_raw", self.keep_raw),
-                dag_id=ti.dag_id,
-                run_id=ti.run_id,
-            )
-            return lander.land(recordings)
+        plaud = PlaudConnection(self.plaud_conn_id, optional(self.region))
+        self.log.info(
+            "Landing %d transcription(s) of Plaud region '%s' in %r and %r of warehouse %r.",
+            len(recordings),
+            plaud.region,
+            self.transcripts_table,
+            self.segments_table,
+            self.sql_conn_id,
+        )
+        lander = Lander(
+            writer,
+            plaud,
+            results=self._results(),
+            ledger=self._ledger(),
+            keep_raw=validate_boolean("keep_raw", self.keep_raw),
+            dag_id=ti.dag_id,
+            run_id=ti.run_id,
+        )
+        return lander.land(recordings)
 
     def _results(self) -> ResultStore | None:
         if (results_path := optional(self.results_path)) is None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from plaud_provider.api.models import Status
 from plaud_provider.database.connection import open_database
 from plaud_provider.database.rows import batches, columns_of
 from plaud_provider.warehouse.rows import segment_columns
@@ -104,12 +105,12 @@ class WarehouseWriter:
             )
         completed = _with_origins(landings, ledger, None)
         landed = self._database.run(lambda connection: self._land(connection, completed), failed=failed)
-        ledger.settle(completed)
+        _settle(completed, ledger)
         return landed
 
     def _land_and_settle(self, connection: sa.Connection, landings: list[Landing], ledger: Ledger) -> Landed:
         landed = self._land(connection, _with_origins(landings, ledger, connection))
-        ledger.settle(landings, connection)
+        _settle(landings, ledger, connection)
         return landed
 
     def _land(self, connection: sa.Connection, landings: list[Landing]) -> Landed:
@@ -132,20 +133,36 @@ class WarehouseWriter:
 
 def _with_origins(landings: list[Landing], ledger: Ledger, connection: sa.Connection | None) -> list[Landing]:
     """Return landings with what the ledger knows of their recordings and they do not."""
-    origins = ledger.origins(landings, connection)
+    origins = {
+        (region, known): entry
+        for region, ids in _by_region(landings).items()
+        for known, entry in ledger.origins(ids, region=region, connection=connection).items()
+    }
     completed = []
     for landing in landings:
         origin = origins.get((landing.region, landing.transcription_id))
-        if origin is None:
-            completed.append(landing)
-            continue
-        completed.append(
-            landing._replace(
+        if origin is not None:
+            landing = landing._replace(
                 audio_uri=landing.audio_uri or origin.audio_uri,
                 submitted_at=landing.submitted_at or origin.submitted_at,
             )
-        )
+        completed.append(landing)
     return completed
+
+
+def _settle(landings: list[Landing], ledger: Ledger, connection: sa.Connection | None = None) -> None:
+    """Tell the ledger what is landed."""
+    for region, ids in _by_region(landings).items():
+        here = [landing.transcription for landing in landings if landing.region == region]
+        failed = {one.transcription_id: one.error for one in here if one.status is Status.FAILED}
+        ledger.settle(set(ids) - set(failed), failed, region=region, connection=connection)
+
+
+def _by_region(landings: list[Landing]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for landing in landings:
+        found.setdefault(landing.region, []).append(landing.transcription_id)
+    return found
 
 
 def open_warehouse(

@@ -151,7 +151,7 @@ def fill(warehouse: Warehouse, plaud: EmulatorServer) -> Ledger:
     for key in ("0001", "0002", "0003", "0006", "0007", "0009"):
         assert ledger.submitting(key, owner)
     for key in ("0001", "0002", "0003", "0006"):
-        assert ledger.processing(key, owner, f"txn_{key}", submitted_at=now)
+        assert ledger.processing(recording(key), owner, f"txn_{key}", submitted_at=now)
     ledger.unknown("0007", owner, "No answer came in 60 s.")
     ledger.expired({"txn_0006": "Plaud does not know it any more."}, region="us")
 

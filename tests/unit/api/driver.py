@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from plaud_provider.api.effects import (
+    Do,
     Effect,
     LockToken,
     Note,
@@ -113,7 +114,7 @@ class World:
             while True:
                 try:
                     result = self._perform(effect)
-                except TransportFailure as failure:
+                except Exception as failure:
                     effect = call.throw(failure)
                 else:
                     effect = call.send(result)
@@ -157,6 +158,8 @@ class World:
                 self.locked = False
             case Note(phase):
                 self.notes.append(phase)
+            case Do(work):
+                return work()
             case TakeSlot():
                 assert not self.holds_slot, "a slot is taken twice"
                 self.holds_slot = True

@@ -105,7 +105,7 @@ def test_a_restart_between_two_transitions_is_neither_an_error_nor_a_wait(
 
         postgres_server.restart()
 
-        assert ledger.processing("key_1", OWNER, "txn_1", submitted_at=NOW)
+        assert ledger.processing(recording(), OWNER, "txn_1", submitted_at=NOW)
     assert waits == []
 
 

@@ -37,7 +37,8 @@ def ledger_in(
 ) -> Ledger:
     """Return a ledger whose table is there."""
     database = open_database(warehouse.conn_id, role="ledger", parameter="ledger_conn_id")
-    ledger = Ledger(database, ledger_tables(schema, *names), now=clock or Clock())
+    tell = clock or Clock()
+    ledger = Ledger(database, ledger_tables(schema, *names), now=lambda _: tell())
     ledger.ensure_table()
     return ledger
 
@@ -71,7 +72,7 @@ def bring(ledger: Ledger, to: State, *, key: str = "key_1", owner: Owner = OWNER
     if to is State.UNKNOWN:
         assert ledger.unknown(key, owner, "the answer was lost")
         return
-    assert ledger.processing(key, owner, f"txn_{key}", submitted_at=NOW)
+    ledger.processing(recording(key), owner, f"txn_{key}", submitted_at=NOW)
     if to is State.LANDED:
         ledger.landed([f"txn_{key}"], region="us")
     elif to is State.FAILED:

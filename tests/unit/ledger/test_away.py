@@ -39,7 +39,8 @@ def ledger_that_waits(
         conn_id, role="ledger", parameter="ledger_conn_id", keeps_connection=keeps_connection
     )
     database._sleep = sleep
-    return Ledger(database, ledger_tables(), now=clock or Clock())
+    tell = clock or Clock()
+    return Ledger(database, ledger_tables(), now=lambda _: tell())
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_fault_74_restart_is_waited_out(
     patient = ledger_that_waits(postgres_warehouse.conn_id, start_on_second_wait)
     postgres_server.stop()
 
-    assert patient.processing("key_1", OWNER, "txn_1", submitted_at=NOW)
+    assert patient.processing(recording(), OWNER, "txn_1", submitted_at=NOW)
     assert len(waits) == 2
     assert entry(ledger).transcription_id == "txn_1"
 
@@ -77,7 +78,7 @@ def test_database_that_stays_away_is_told_after_a_bounded_time(
         with pytest.raises(
             PlaudWarehouseError, match=r"ledger_conn_id.* could not be read or written: the connection broke"
         ) as told:
-            patient.processing("key_1", OWNER, "txn_1", submitted_at=NOW)
+            patient.processing(recording(), OWNER, "txn_1", submitted_at=NOW)
     finally:
         postgres_server.start()
 
@@ -103,7 +104,7 @@ STEPS: dict[str, tuple[State, Callable[[Ledger], object]]] = {
     "not_accepted": (State.SUBMITTING, lambda ledger: ledger.not_accepted("key_1", OWNER)),
     "processing": (
         State.SUBMITTING,
-        lambda ledger: ledger.processing("key_1", OWNER, "txn_1", submitted_at=NOW),
+        lambda ledger: ledger.processing(recording(), OWNER, "txn_1", submitted_at=NOW),
     ),
     "unknown": (State.SUBMITTING, lambda ledger: ledger.unknown("key_1", OWNER, "lost")),
     "refused": (State.SUBMITTING, lambda ledger: ledger.refused("key_1", OWNER, "too long")),
@@ -167,6 +168,6 @@ def test_lease_is_not_spent_on_waiting_for_the_database(
 def test_duckdb_file_held_by_another_process_is_waited_for(duckdb_warehouse: Warehouse) -> None:
     ledger = ledger_in(duckdb_warehouse)
     with processes.holding_duckdb_file(duckdb_warehouse.path) as holder:
-        ledger._database._sleep = lambda _: processes.let_go(holder)
+        ledger.database._sleep = lambda _: processes.let_go(holder)
 
         assert ledger.claim([recording()], OWNER)["key_1"].is_claimed_by(OWNER)

@@ -50,7 +50,7 @@ def test_row_has_what_only_the_ledger_knows(warehouse: Warehouse, ledger: Ledger
     writer.ensure_tables()
     bring(ledger, State.SUBMITTING)
     submitted_at = NOW + timedelta(seconds=5)
-    ledger.processing("key_1", OWNER, "txn_1", submitted_at=submitted_at)
+    ledger.processing(recording(), OWNER, "txn_1", submitted_at=submitted_at)
 
     writer.replace([landing("txn_1", audio_uri=None), landing("txn_stranger", audio_uri=None)], ledger)
 
@@ -132,7 +132,7 @@ def test_many_land_with_their_ledger(warehouse: Warehouse, ledger: Ledger) -> No
     ledger.claim([recording(key) for key in keys], OWNER)
     for key in keys:
         ledger.submitting(key, OWNER)
-        ledger.processing(key, OWNER, f"txn_{key}", submitted_at=NOW)
+        ledger.processing(recording(key), OWNER, f"txn_{key}", submitted_at=NOW)
 
     writer.replace([landing(f"txn_{key}", segments=1) for key in keys], ledger)
 

@@ -64,7 +64,7 @@ def test_table_is_created_on_first_use_and_used_again(warehouse: Warehouse) -> N
 def test_table_is_indexed_by_transcription_and_by_run(warehouse: Warehouse) -> None:
     ledger = ledger_in(warehouse)
 
-    engine = ledger._database.engine  # type: ignore[attr-defined]
+    engine = ledger.database.engine
     indexes = sa.inspect(engine).get_indexes("plaud_submissions")
 
     assert sorted(index["column_names"] for index in indexes if not index["unique"]) == [

@@ -13,12 +13,14 @@ from tests.unit.ledger.ledgers import (
     NEXT_TRY,
     NOW,
     OWNER,
+    STRANGER,
     Clock,
     bring,
     entry,
     recording,
     state,
 )
+from tests.unit.warehouse.warehouses import Warehouse
 
 Step = Callable[[Ledger, str, Owner], object]
 
@@ -33,7 +35,7 @@ STEPS: dict[str, tuple[Step, dict[State, State]]] = {
         {State.SUBMITTING: State.CLAIMED, State.UNKNOWN: State.CLAIMED},
     ),
     "processing": (
-        lambda ledger, key, owner: ledger.processing(key, owner, "txn_new", submitted_at=NOW),
+        lambda ledger, key, owner: ledger.processing(recording(key), owner, "txn_new", submitted_at=NOW),
         {State.SUBMITTING: State.PROCESSING, State.UNKNOWN: State.PROCESSING},
     ),
     "unknown": (
@@ -61,10 +63,12 @@ STEPS: dict[str, tuple[Step, dict[State, State]]] = {
         {State.PROCESSING: State.EXPIRED},
     ),
 }
-OF_OWNERS = [name for name in STEPS if name not in ("landed", "failed", "expired")]
+OF_OWNERS = [name for name in STEPS if name not in ("landed", "failed", "expired", "processing")]
+#: An id that is paid for is never ignored: see "Ids that come late".
+CONDITIONAL = [name for name in STEPS if name != "processing"]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", CONDITIONAL)
 def test_step_happens_from_the_states_it_may_start_from_and_no_others(ledger: Ledger, step: str) -> None:
     take, expected = STEPS[step]
     for start in State:
@@ -91,7 +95,7 @@ def test_step_of_another_owner_does_not_happen(ledger: Ledger, step: str, other:
     assert ledger.entries(list(starts)) == before
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", CONDITIONAL)
 def test_step_of_a_recording_that_nobody_has_claimed_does_not_happen(ledger: Ledger, step: str) -> None:
     take, _ = STEPS[step]
 
@@ -143,7 +147,11 @@ def test_processing_keeps_the_id_and_when_it_was_submitted(ledger: Ledger) -> No
     submitted_at = datetime(2026, 3, 29, 3, 31, 0, 123456, tzinfo=timezone(timedelta(hours=2)))
 
     assert ledger.processing(
-        "key_1", OWNER, "txn_1", submitted_at=submitted_at, accepted_at=submitted_at - timedelta(hours=1)
+        recording(),
+        OWNER,
+        "txn_1",
+        submitted_at=submitted_at,
+        accepted_at=submitted_at - timedelta(hours=1),
     )
 
     noted = entry(ledger)
@@ -152,11 +160,10 @@ def test_processing_keeps_the_id_and_when_it_was_submitted(ledger: Ledger) -> No
     assert (noted.lease_until, noted.finished_at, noted.error) == (None, None, None)
 
 
-def test_processing_said_twice_is_so_and_another_id_is_not(ledger: Ledger) -> None:
+def test_processing_said_twice_is_so(ledger: Ledger) -> None:
     bring(ledger, State.PROCESSING)
 
-    assert ledger.processing("key_1", OWNER, "txn_key_1", submitted_at=NOW)
-    assert not ledger.processing("key_1", OWNER, "txn_2", submitted_at=NOW)
+    assert ledger.processing(recording(), OWNER, "txn_key_1", submitted_at=NOW)
     assert entry(ledger).transcription_id == "txn_key_1"
 
 
@@ -172,7 +179,7 @@ def test_late_answer_corrects_what_has_become_unknown(ledger: Ledger, clock: Clo
     clock.advance(minutes=4)
     assert state(ledger) is State.UNKNOWN
 
-    assert ledger.processing("key_1", OWNER, "txn_1", submitted_at=NOW)
+    assert ledger.processing(recording(), OWNER, "txn_1", submitted_at=NOW)
 
     noted = entry(ledger)
     assert (noted.state, noted.transcription_id) == (State.PROCESSING, "txn_1")
@@ -191,13 +198,73 @@ def test_late_refusal_corrects_what_has_become_unknown(ledger: Ledger, clock: Cl
     assert (noted.submitted_at, noted.finished_at, noted.error) == (None, None, None)
 
 
-def test_late_answer_after_somebody_else_has_claimed_does_not_happen(ledger: Ledger) -> None:
-    bring(ledger, State.UNKNOWN)
-    other = Owner("archive", "manual__2", "submit", 4, 1)
-    ledger.claim([recording()], other, resubmit=[State.UNKNOWN])
+# Ids that come late
 
-    assert not ledger.processing("key_1", OWNER, "txn_1", submitted_at=NOW)
-    assert entry(ledger).is_claimed_by(other)
+
+@pytest.mark.parametrize("start", [State.CLAIMED, State.SUBMITTING, State.UNKNOWN])
+def test_id_is_taken_by_a_row_that_is_somebody_elses_and_has_none(
+    ledger: Ledger, start: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    bring(ledger, start, owner=STRANGER)
+
+    assert not ledger.processing(recording(), OWNER, "txn_1", submitted_at=NOW)
+
+    noted = entry(ledger)
+    assert (noted.state, noted.transcription_id, noted.owner) == (State.PROCESSING, "txn_1", OWNER)
+    assert "txn_1" in (noted.error or "")
+    assert repr(STRANGER.run_id) in (noted.error or "")
+    assert "txn_1" in caplog.text
+    assert not ledger.submitting("key_1", STRANGER), "it is paid for: nobody else sends it"
+
+
+def test_id_is_taken_by_a_row_that_was_refused_meanwhile(ledger: Ledger) -> None:
+    bring(ledger, State.CLAIMED, owner=STRANGER)
+    ledger.refused("key_1", STRANGER, "too long")
+
+    assert not ledger.processing(recording(), OWNER, "txn_1", submitted_at=NOW)
+    assert (state(ledger), entry(ledger).transcription_id) == (State.PROCESSING, "txn_1")
+
+
+def test_id_whose_row_is_gone_gets_it_back(ledger: Ledger, warehouse: Warehouse) -> None:
+    bring(ledger, State.SUBMITTING)
+    warehouse.run("delete from plaud_submissions")
+
+    assert not ledger.processing(recording(), OWNER, "txn_1", submitted_at=NOW)
+
+    noted = entry(ledger)
+    assert (noted.state, noted.transcription_id, noted.owner) == (State.PROCESSING, "txn_1", OWNER)
+    assert noted.audio_uri == recording().audio_uri
+    assert "its row was gone" in (noted.error or "")
+
+
+@pytest.mark.parametrize("start", [State.PROCESSING, State.LANDED, State.FAILED, State.EXPIRED])
+def test_id_beside_another_gets_a_row_of_its_own_that_names_both(
+    ledger: Ledger, warehouse: Warehouse, start: State
+) -> None:
+    bring(ledger, start, owner=STRANGER)
+    before = entry(ledger)
+
+    assert not ledger.processing(recording(), OWNER, "txn_2", submitted_at=NOW)
+    assert not ledger.processing(recording(), OWNER, "txn_2", submitted_at=NOW), "said twice is one row"
+
+    assert entry(ledger) == before
+    found = warehouse.rows(
+        "select transcription_id, state, audio_uri, error from plaud_submissions order by transcription_id"
+    )
+    assert [known for known, *_ in found] == ["txn_2", "txn_key_1"]
+    _, noted, uri, error = found[0]
+    assert (noted, uri) == ("processing", recording().audio_uri)
+    assert "txn_key_1" in error
+    assert "txn_2" in error
+    assert ledger.landed(["txn_2"], region="us") == 1, "it lands like any other"
+
+
+def test_id_that_is_there_already_is_left_as_it_is(ledger: Ledger) -> None:
+    bring(ledger, State.LANDED)
+    before = entry(ledger)
+
+    assert ledger.processing(recording(), OWNER, "txn_key_1", submitted_at=NOW)
+    assert entry(ledger) == before
 
 
 def test_submitting_lapses_to_unknown_for_whoever_looks(ledger: Ledger, clock: Clock) -> None:
@@ -234,7 +301,7 @@ def test_landed_failed_and_expired_are_many_at_once(ledger: Ledger) -> None:
     ledger.claim([recording(key) for key in keys], OWNER)
     for key in keys:
         ledger.submitting(key, OWNER)
-        ledger.processing(key, OWNER, f"txn_{key}", submitted_at=NOW)
+        ledger.processing(recording(key), OWNER, f"txn_{key}", submitted_at=NOW)
 
     landed = ledger.landed([f"txn_{key}" for key in keys[:3]], region="us")
     failed = ledger.failed({f"txn_{key}": f"reason of {key}" for key in keys[3:5]}, region="us")
@@ -256,7 +323,7 @@ def test_of_two_regions_with_the_same_id_only_the_one_meant_changes(ledger: Ledg
     for region in ("us", "eu"):
         ledger.claim([recording(region, region=region)], OWNER)
         ledger.submitting(region, OWNER)
-        ledger.processing(region, OWNER, "txn_1", submitted_at=NOW)
+        ledger.processing(recording(region, region=region), OWNER, "txn_1", submitted_at=NOW)
 
     assert ledger.landed(["txn_1"], region="eu") == 1
 
@@ -320,7 +387,7 @@ def test_fault_77_times_without_zone_and_in_other_zones_are_utc(ledger: Ledger) 
         ("west", datetime(2026, 10, 24, 15, 0, tzinfo=timezone(-timedelta(hours=9, minutes=30)))),
     ):
         bring(ledger, State.SUBMITTING, key=key)
-        ledger.processing(key, OWNER, f"txn_{key}", submitted_at=submitted_at)
+        ledger.processing(recording(key), OWNER, f"txn_{key}", submitted_at=submitted_at)
 
     noted = ledger.entries(["naive", "summer", "west"]).values()
 
@@ -333,4 +400,4 @@ def test_fault_77_a_clock_that_goes_back_keeps_leases_and_loses_nothing(ledger: 
     clock.advance(hours=-1)
 
     assert state(ledger) is State.SUBMITTING
-    assert ledger.processing("key_1", OWNER, "txn_1", submitted_at=clock.now)
+    assert ledger.processing(recording(), OWNER, "txn_1", submitted_at=clock.now)

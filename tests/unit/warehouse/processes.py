@@ -147,7 +147,7 @@ def die_in_claim(warehouse: Warehouse, count: int) -> None:
     """Claim recordings, and be killed when the rows are written and not committed."""
     warehouse.connect()
     ledger = ledger_in(warehouse)
-    before_statement(ledger._database, "SELECT", die)
+    before_statement(ledger.database, "SELECT", die)
     ledger.claim([recording(f"key_{index:04}") for index in range(count)], OWNER)
 
 

@@ -1,0 +1,223 @@
+"""From the manifest of a chunk to recordings that are submitted, each once over all runs."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from plaud_provider.exceptions import (
+    PlaudError,
+    PlaudReplacedError,
+    PlaudStorageError,
+    PlaudWarehouseError,
+)
+from plaud_provider.handover.manifest import Keyed, read_manifest, write_keys
+from plaud_provider.ledger.entry import Entry, State
+from plaud_provider.submit.plan import Candidate, Plan, claim
+from plaud_provider.submit.send import Claimed, Sender
+
+if TYPE_CHECKING:
+    from plaud_provider.hooks.connection import PlaudConnection
+    from plaud_provider.ledger.entry import Owner
+    from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.submit.course import Terms
+    from plaud_provider.submit.plan import Rules
+
+log = logging.getLogger(__name__)
+
+#: How often a recording that is replaced while it waits for its turn is looked at anew.
+ROUNDS = 3
+
+
+class ChunkSubmit:
+    """
+    The submit of one chunk by one task.
+
+    :param manifest: Path of the chunk's file.
+    :param plaud: Connection of the client that pays.
+    :param ledger: The ledger.
+    :param owner: Who submits.
+    :param terms: How recordings are to be transcribed.
+    :param rules: What may be submitted.
+    """
+
+    def __init__(
+        self,
+        manifest: str,
+        plaud: PlaudConnection,
+        ledger: Ledger,
+        owner: Owner,
+        terms: Terms,
+        rules: Rules,
+    ) -> None:
+        self._manifest = manifest
+        self._plaud = plaud
+        self._ledger = ledger
+        self._owner = owner
+        self._rules = rules
+        self._plan = Plan(plaud, terms, rules)
+        self._uris: dict[str, str] = {}
+        self._new: list[Candidate] = []
+
+    def plan(self) -> dict[str, Any]:
+        """Find out what is to be submitted, say so, and return it in numbers."""
+        listed = {one.key: one for one in self._plan.identified(read_manifest(self._manifest))}
+        self._note_keys(listed.values())
+        entries, claimable = self._claimable()
+        self._new = self._looked_at([listed[key] for key in listed if key in claimable])
+        known = [entry for key, entry in entries.items() if key not in claimable and key in self._uris]
+        return _plan(len(listed), known, self._new)
+
+    def held(self) -> int:
+        """Return how many recordings another task is about to submit."""
+        entries, claimable = self._claimable()
+        return sum(
+            entry.state in (State.CLAIMED, State.SUBMITTING)
+            for key, entry in entries.items()
+            if key not in claimable
+        )
+
+    def submit(self) -> int:
+        """
+        Submit what :meth:`plan` found to be new; return how many Plaud has accepted.
+
+        :raises PlaudStorageError: if some recordings could not be read; all others were submitted.
+        :raises PlaudError: its other classes, if going on would be useless.
+        """
+        accepted, new = 0, self._new
+        unreadable: list[PlaudError] = []
+        for _ in range(ROUNDS):
+            unreadable += [one.problem for one in new if one.problem is not None and not one.is_identified]
+            mine = claim(
+                self._plan,
+                (one for one in new if one.is_identified),
+                self._ledger,
+                self._owner,
+                self._rules.resubmit,
+            )
+            unreadable += self._settled(mine)
+            ready = self._within_hours([one for one in mine if one.problem is None])
+            replaced, errors, count = self._sent(ready)
+            accepted += count
+            unreadable += errors
+            if not replaced:
+                break
+            new = self._looked_at(replaced)
+        else:
+            unreadable += [PlaudReplacedError(f"{one.audio.uri!r} keeps being replaced.") for one in replaced]
+        if unreadable:
+            raise PlaudStorageError(
+                f"{len(unreadable)} of {len(self._uris)} recordings could not be read, such as: "
+                f"{unreadable[0]} All others are submitted; a retry takes up the rest."
+            )
+        return accepted
+
+    def _sent(self, ready: Sequence[Candidate]) -> tuple[list[Candidate], list[PlaudError], int]:
+        """Send what is claimed; return what was replaced, why others are left, and how many are accepted."""
+        if not ready:
+            return [], [], 0
+        sender = Sender(self._ledger, self._owner)
+        claimed = [Claimed(self._plan.recording(one), self._plan.order(one)) for one in ready]
+        try:
+            sender.send(claimed, self._plaud)
+        except PlaudWarehouseError:
+            # There is no ledger to tell; a retry of this task has its claims at once.
+            raise
+        except PlaudError as error:
+            self._ledger.release(self._owner, str(error))
+            raise
+        outcomes = sender.outcomes
+        replaced = [one for one in ready if isinstance(outcomes[one.key].error, PlaudReplacedError)]
+        unreadable = [
+            outcome.error for outcome in outcomes.values() if isinstance(outcome.error, PlaudStorageError)
+        ]
+        return replaced, unreadable, sum(one.transcription is not None for one in outcomes.values())
+
+    def _looked_at(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return recordings as they are now, without those that are known by what they are now."""
+        examined = self._plan.examined(candidates)
+        if all(now.key == before.key for now, before in zip(examined, candidates, strict=True)):
+            return examined
+        for now, before in zip(examined, candidates, strict=True):
+            if now.key != before.key:
+                log.info("%s has been replaced since it was listed.", now.audio.uri)
+                del self._uris[before.key]
+        self._note_keys(examined)
+        _, claimable = self._claimable()
+        return [one for one in examined if one.key in claimable]
+
+    def _note_keys(self, candidates: Iterable[Candidate]) -> None:
+        """Let the tasks that follow know which rows are those of the chunk."""
+        self._uris |= {one.key: one.audio.uri for one in candidates}
+        write_keys(self._manifest, [Keyed(key=key, uri=uri) for key, uri in self._uris.items()])
+
+    def _claimable(self) -> tuple[dict[str, Entry], set[str]]:
+        return self._ledger.claimable(list(self._uris), self._owner, resubmit=self._rules.resubmit)
+
+    def _settled(self, mine: Iterable[Candidate]) -> list[PlaudError]:
+        """Write down what is refused; return what may be mended by a retry."""
+        passing = []
+        for one in mine:
+            if one.problem is None:
+                continue
+            log.warning("%s", one.problem)
+            if one.is_refused:
+                self._ledger.refused(one.key, self._owner, str(one.problem))
+            else:
+                self._ledger.release(self._owner, str(one.problem), keys=[one.key])
+                passing.append(one.problem)
+        return passing
+
+    def _within_hours(self, ready: list[Candidate]) -> list[Candidate]:
+        """Give up the last ones that would take the run over its budget of audio hours."""
+        max_hours = self._rules.max_audio_hours
+        if max_hours is None:
+            return ready
+        excess = self._ledger.audio_hours(self._owner.dag_id, self._owner.run_id) - max_hours
+        given_up = []
+        while excess > 0 and ready:
+            one = ready.pop()
+            given_up.append(one.key)
+            excess -= (one.duration_seconds or 0.0) / 3600
+        if given_up:
+            reason = (
+                f"max_audio_hours: this run may submit {max_hours:g} audio hours, and this recording would "
+                "go beyond. Nothing was sent. Raise it, or leave the rest to another run."
+            )
+            log.warning("%d recordings are not submitted: %s", len(given_up), reason)
+            self._ledger.release(self._owner, reason, keys=given_up)
+        return ready
+
+
+def _plan(total: int, known: Sequence[Entry], examined: Sequence[Candidate]) -> dict[str, Any]:
+    """Say what is going to be done, and return it in numbers."""
+    states = Counter(entry.state for entry in known)
+    new = [one for one in examined if one.problem is None]
+    hours = sum(one.duration_seconds or 0.0 for one in new) / 3600
+    counts: Mapping[str, Any] = {
+        "total": total,
+        "landed_before": states[State.LANDED],
+        "waiting": states[State.PROCESSING] + states[State.CLAIMED] + states[State.SUBMITTING],
+        "new": len(new),
+        "refused": len(examined) - len(new),
+        "failed_before": states[State.FAILED],
+        "unknown_before": states[State.UNKNOWN],
+        "expired_before": states[State.EXPIRED],
+        "audio_hours": round(hours, 4),
+    }
+    parts = [
+        f"{counts['landed_before']} landed before",
+        f"{counts['waiting']} waiting",
+        f"{len(new)} new, about {hours:.1f} audio hours",
+    ]
+    rest = {
+        "that cannot be submitted": counts["refused"],
+        "failed before": counts["failed_before"],
+        "of unknown outcome": counts["unknown_before"],
+        "expired": counts["expired_before"],
+    }
+    parts += [f"{count} {what}" for what, count in rest.items() if count]
+    log.info("%d recordings: %s.", total, ", ".join(parts))
+    return dict(counts)

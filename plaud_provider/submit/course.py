@@ -1,0 +1,197 @@
+"""
+The course of one submit, without I/O: what each end of it means for those who remember it.
+
+A generator in the manner of :mod:`plaud_provider.api.calls`, which it wraps: a hook performs its effects,
+those of the call and the steps of the memory. Whether one recording is submitted or many, this is the only
+place that says what a refusal, a lost answer or a recording that somebody else has taken over means.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from plaud_provider.api import calls
+from plaud_provider.api.effects import Do, Effect, Note, SubmitPhase
+from plaud_provider.exceptions import (
+    PlaudError,
+    PlaudInputError,
+    PlaudReplacedError,
+    PlaudRequestError,
+    PlaudStorageError,
+    PlaudSubmitOutcomeUnknownError,
+    PlaudTakenOverError,
+    PlaudWarehouseError,
+)
+
+if TYPE_CHECKING:
+    from plaud_provider.api.calls import Call
+    from plaud_provider.api.models import Transcription
+    from plaud_provider.api.requests import Account
+    from plaud_provider.api.retry import RetryPolicy
+    from plaud_provider.recordings.signing import AudioSource
+    from plaud_provider.submit.memory import Memory
+
+log = logging.getLogger(__name__)
+
+#: Refusals (HTTP) that are the client's trouble, never a recording's: its account, its rights, the path or a
+#: proxy. The next recording would be refused as well, and this one is good once the trouble is over.
+OF_THE_CLIENT = frozenset({401, 402, 403, 404, 405, 407, 426})
+
+
+class Terms(NamedTuple):
+    """
+    How recordings are to be transcribed.
+
+    :param language: BCP-47 code; ``None``: detected.
+    :param speaker_diarization: Whether to label speakers.
+    :param webhook_url: Where Plaud posts results.
+    """
+
+    language: str | None
+    speaker_diarization: bool
+    webhook_url: str | None
+
+
+class Order(NamedTuple):
+    """
+    A recording to be submitted.
+
+    :param source: Where it is.
+    :param version: Version of its content, as it was identified with.
+    :param terms: How it is to be transcribed.
+    """
+
+    source: AudioSource
+    version: str | None
+    terms: Terms
+
+    @property
+    def uri(self) -> str:
+        """Reference to it, as it may be shown."""
+        return self.source.audio.uri
+
+
+class Outcome(NamedTuple):
+    """
+    What has become of one recording; whatever it is, the next one can be submitted.
+
+    :param transcription: What Plaud has accepted; ``None``: nothing that is known of.
+    :param error: Why. Unless it is a :class:`PlaudSubmitOutcomeUnknownError`, nothing was accepted.
+    """
+
+    transcription: Transcription | None = None
+    error: PlaudError | None = None
+
+
+def submit(account: Account, policy: RetryPolicy, order: Order, memory: Memory) -> Call[Outcome]:
+    """
+    Submit a recording that is claimed: at most one accepted POST, which is billed.
+
+    ===========================================  ========================  ==============================
+    what happens                                 the memory notes          what follows
+    ===========================================  ========================  ==============================
+    Plaud accepts it                             accepted, with the id     an outcome
+    the answer is lost                           unknown                   an outcome
+    refused, here or by Plaud (a bad file, 422)  refused, with the reason  an outcome
+    its storage is away, or it was replaced      released                  an outcome; a retry submits it
+    somebody else has it now                     (it is theirs)            an outcome
+    the client is refused (a wrong secret, 402)  released                  raised: the next would be too
+    Plaud is away, or says 429 for long          released                  raised
+    the memory is away before the POST           not accepted              raised
+    the memory is away after the POST            what answers              raised, if it is the only one
+    ===========================================  ========================  ==============================
+
+    :param account: Who submits, and where.
+    :param policy: Bounds of retries.
+    :param order: What is submitted.
+    :param memory: What keeps it from being submitted again.
+    :raises PlaudError: if submitting others would be useless; nothing was accepted.
+    """
+    terms = order.terms
+    call = calls.submit_transcription(
+        account,
+        policy,
+        audio_url=partial(_signed_url, order),
+        language=terms.language,
+        webhook_url=terms.webhook_url,
+        speaker_diarization=terms.speaker_diarization,
+    )
+    try:
+        transcription = yield from _noted(call, order, memory)
+    except PlaudSubmitOutcomeUnknownError as lost:
+        yield Do(partial(memory.unknown, lost))
+        return Outcome(error=lost)
+    except PlaudTakenOverError as taken:
+        return Outcome(error=taken)
+    except PlaudWarehouseError:
+        # There is no ledger to tell; a retry of this task has its claim at once.
+        raise
+    except PlaudError as error:
+        if is_of_recording(error):
+            yield Do(partial(memory.refused, error))
+            return Outcome(error=error)
+        yield Do(partial(memory.released, error))
+        if isinstance(error, (PlaudStorageError, PlaudReplacedError)):
+            return Outcome(error=error)
+        raise
+    # Logged first: should nothing take a note of it, a person can still find the id.
+    log.info("Plaud accepted %s as transcription %s.", order.uri, transcription.transcription_id)
+    yield Do(partial(memory.accepted, transcription))
+    return Outcome(transcription)
+
+
+def is_of_recording(error: PlaudError) -> bool:
+    """Whether an error says that this recording cannot be transcribed, whoever submits it and whenever."""
+    if isinstance(error, PlaudRequestError):
+        return error.status_code not in OF_THE_CLIENT
+    return isinstance(error, PlaudInputError)
+
+
+def _signed_url(order: Order) -> str:
+    """Sign a recording at the last moment, having made sure that it is still the one that was identified."""
+    if order.source.look() != order.version:
+        raise PlaudReplacedError(
+            f"{order.uri!r} has been replaced since it was identified. Nothing was sent; a retry submits "
+            "what is there now."
+        )
+    return order.source.url().reveal()
+
+
+def _noted(call: Call[Transcription], order: Order, memory: Memory) -> Generator[Effect, Any, Transcription]:
+    """Yield a call's effects, with steps of the memory in place of its notes."""
+    try:
+        effect = next(call)
+        while True:
+            try:
+                answer = (
+                    (yield from _step(effect.phase, order, memory))
+                    if isinstance(effect, Note)
+                    else (yield effect)
+                )
+            except Exception as failure:
+                effect = call.throw(failure)
+            else:
+                effect = call.send(answer)
+    except StopIteration as done:
+        transcription: Transcription = done.value
+        return transcription
+
+
+def _step(phase: SubmitPhase, order: Order, memory: Memory) -> Generator[Effect, Any, None]:
+    if phase is SubmitPhase.NOT_ACCEPTED:
+        yield Do(memory.not_accepted)
+        return
+    try:
+        is_ours = yield Do(memory.sending)
+    except Exception:
+        # It may be noted all the same, and nothing was sent.
+        yield Do(memory.not_accepted)
+        raise
+    if not is_ours:
+        raise PlaudTakenOverError(
+            f"Another task has taken over {order.uri!r} from this one. Nothing was sent from here; a retry "
+            "attaches to what that task submits."
+        )

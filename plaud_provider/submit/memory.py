@@ -1,0 +1,373 @@
+"""
+What keeps a recording from being submitted again: one protocol, two memories.
+
+The ledger is shared by all runs and DAGs. The task's own state is Airflow's task state store, which survives
+retries and clears (XCom does not). A submit may have both; what is paid for is told to each that answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
+
+from plaud_provider.exceptions import PlaudError, PlaudWarehouseError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from plaud_provider.api.models import Transcription
+    from plaud_provider.ledger.entry import Owner, Recording
+    from plaud_provider.ledger.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+#: For how long an answer that is paid for is offered to a memory that is away, in seconds.
+PATIENCE_SECONDS = 120.0
+_NOTE_VERSION = 1
+_NOTE_PREFIX = "plaud_submission_"
+
+
+class Memory(Protocol):
+    """
+    What one recording's submit is noted in.
+
+    All but :meth:`sending` note what has happened already: they try for a bounded time.
+    """
+
+    def sending(self) -> bool:
+        """Note that it is about to be sent; return ``False`` if it is somebody else's, and must not be."""
+
+    def not_accepted(self) -> None:
+        """Note that it certainly was not accepted, and may be sent again at once."""
+
+    def accepted(self, transcription: Transcription) -> None:
+        """Note Plaud's id; it is billed."""
+
+    def unknown(self, error: PlaudError) -> None:
+        """Note that it may have been accepted."""
+
+    def refused(self, error: PlaudError) -> None:
+        """Note that it cannot be transcribed, and why."""
+
+    def released(self, error: PlaudError) -> None:
+        """Leave it to whoever comes next."""
+
+
+class LedgerMemory:
+    """
+    A recording's row in the ledger, for the task that has claimed it.
+
+    :param ledger: The ledger.
+    :param recording: What is claimed.
+    :param owner: By whom.
+    :param turn: Held while something is written: SQLite and DuckDB take one writer at a time, and the threads
+        of one task need not wait for each other in there.
+    :param patience: For how long to offer what has happened, in seconds.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        recording: Recording,
+        owner: Owner,
+        *,
+        turn: threading.Lock | None = None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._ledger = ledger
+        self._recording = recording
+        self._key = recording.recording_key
+        self._owner = owner
+        self._turn = turn or nullcontext()
+        self._patience = patience
+
+    def sending(self) -> bool:
+        """Note that it is about to be sent, unless another task has taken it over."""
+        with self._turn:
+            return self._ledger.submitting(self._key, self._owner)
+
+    def not_accepted(self) -> None:
+        """Note that it is claimed as before."""
+        self._write("was not accepted", lambda: self._ledger.not_accepted(self._key, self._owner))
+
+    def accepted(self, transcription: Transcription) -> None:
+        """
+        Note Plaud's id, whatever has become of the row meanwhile.
+
+        :raises PlaudWarehouseError: if the ledger stays away.
+        """
+        submitted_at = datetime.now(tz=UTC)
+
+        def note() -> bool:
+            self._ledger.processing(
+                self._recording,
+                self._owner,
+                transcription.transcription_id,
+                submitted_at=submitted_at,
+                accepted_at=transcription.created_at,
+            )
+            # Late or not, it is there.
+            return True
+
+        self._write(f"was accepted as {transcription.transcription_id}", note)
+
+    def unknown(self, error: PlaudError) -> None:
+        """Note that it may have been accepted; it is not submitted again by itself."""
+        self._write(
+            "has an unknown outcome", lambda: self._ledger.unknown(self._key, self._owner, str(error))
+        )
+
+    def refused(self, error: PlaudError) -> None:
+        """Note that it failed without having been accepted."""
+        self._write("was refused", lambda: self._ledger.refused(self._key, self._owner, str(error)))
+
+    def released(self, error: PlaudError) -> None:
+        """Give up the claim."""
+        self._write(
+            "is given up", lambda: self._ledger.release(self._owner, str(error), keys=[self._key]) == 1
+        )
+
+    def _write(self, what: str, step: Callable[[], bool]) -> None:
+        def attempt() -> bool:
+            with self._turn:
+                return step()
+
+        if _patiently(attempt, PlaudWarehouseError, self._patience):
+            return
+        row = self._ledger.entries([self._key]).get(self._key)
+        if row is None or not row.is_claimed_by(self._owner):
+            log.warning(
+                "The ledger has nothing of this task's to note that %s %s in: %s.",
+                self._recording.audio_uri,
+                what,
+                f"its row is {row.state.value}, of {row.owner.in_words}" if row else "its row is gone",
+            )
+
+
+class StateStore(Protocol):
+    """The part of Airflow's task state store that is used here."""
+
+    def get(self, key: str) -> Any:
+        """Return what is stored, or ``None``."""
+
+    def set(self, key: str, value: Any, *, retention: Any) -> None:
+        """Store a JSON value."""
+
+
+NoteState = Literal["none", "not_sent", "sending", "unknown", "accepted", "not_recorded"]
+
+
+class TaskNote(NamedTuple):
+    """
+    What a task instance knows about its submits of one recording.
+
+    :param state: ``none``: no attempt came this far; ``not_sent``: one was prepared or certainly not
+        accepted; ``sending``: one was being sent when its process ended; ``unknown``: its answer was lost;
+        ``accepted``; ``not_recorded``: this Airflow keeps no such note, and an earlier attempt may have sent
+        it.
+    :param transcription_id: Plaud's id, once accepted.
+    :param at: When this was noted (ISO 8601, UTC).
+    """
+
+    state: NoteState
+    transcription_id: str | None = None
+    at: str | None = None
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether an earlier submit may have been accepted without anybody knowing its id."""
+        return self.state in ("sending", "unknown", "not_recorded")
+
+    @property
+    def explanation(self) -> str:
+        """Why that is so, in a sentence."""
+        return {
+            "sending": f"An earlier attempt of this task was sending it at {self.at} when its worker ended.",
+            "unknown": f"An earlier attempt of this task sent it at {self.at} and got no usable answer.",
+            "not_recorded": "This is not the first attempt of this task, and Airflow before 3.3 has no task "
+            "state store in which an earlier one could have noted what it did.",
+        }.get(self.state, "")
+
+
+class TaskMemory:
+    """
+    What a task instance notes about the submit of one recording.
+
+    The note lies under the recording's reference: a mapped task whose list has changed finds nothing under
+    its new recording, and submits the right file. It has an entry for each content that the reference has
+    had: an object that was replaced is another recording.
+
+    :param context: The task's context.
+    :param reference_key: Identity of the recording's reference, whatever its content.
+    :param key: Identity of the recording; ``None`` if its storage cannot be asked now. Then it is the one
+        that was submitted last, so that a task re-attaches although the object is gone.
+    :param patience: For how long to offer what has happened, in seconds.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        reference_key: str,
+        key: str | None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._store: StateStore | None = context.get("task_state_store")
+        self._is_first_try = context["ti"].try_number <= 1
+        self._note_key = _NOTE_PREFIX + reference_key
+        self._key = key
+        self._patience = patience
+        self._entries: list[dict[str, Any]] = []
+
+    def read(self) -> TaskNote:
+        """
+        Return what earlier attempts noted.
+
+        A store that cannot be read raises: taking that for "nothing noted" could pay twice. A submit with an
+        unknown outcome counts whatever the content was then: its URL led to the reference, not to a version.
+
+        :raises PlaudError: if the note is of a version that is not known.
+        """
+        if self._store is None:
+            return TaskNote("none" if self._is_first_try else "not_recorded")
+        noted = self._store.get(self._note_key)
+        if noted is None:
+            return TaskNote("none")
+        try:
+            if noted["version"] != _NOTE_VERSION:
+                raise ValueError
+            self._entries = [noted, *noted.get("earlier", [])]
+            return self._find()
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise PlaudError(
+                f"The task state {self._note_key!r} was written by another version of "
+                "airflow-provider-plaud. Nothing was sent. Install that version, or delete the key if you "
+                "are sure that nothing was submitted."
+            ) from None
+
+    def _find(self) -> TaskNote:
+        self._key = self._key or self._entries[0]["recording"]
+        notes = {
+            entry["recording"]: TaskNote(entry["state"], entry["transcription_id"], entry["at"])
+            for entry in self._entries
+        }
+        found = notes.get(self._key)
+        if found is not None and found.state == "accepted":
+            return found
+        for note in notes.values():
+            if note.is_unknown:
+                return note
+            if note.transcription_id:
+                log.info(
+                    "The recording has been replaced since it was submitted as transcription %s at %s.",
+                    note.transcription_id,
+                    note.at,
+                )
+        return found or TaskNote("none")
+
+    def sending(self) -> bool:
+        """Note that it is about to be sent; where that fails, nothing is."""
+        self._set("sending")
+        return True
+
+    def not_accepted(self) -> None:
+        """Note that it was not sent."""
+        self._write("not_sent")
+
+    def accepted(self, transcription: Transcription) -> None:
+        """Note Plaud's id."""
+        self._write("accepted", transcription.transcription_id)
+
+    def unknown(self, error: PlaudError) -> None:
+        """Note that the answer was lost."""
+        self._write("unknown")
+
+    def refused(self, error: PlaudError) -> None:
+        """Leave the note: that it was not accepted has been noted, and a clear may try again."""
+
+    def released(self, error: PlaudError) -> None:
+        """Leave the note likewise."""
+
+    def _write(self, state: NoteState, transcription_id: str | None = None) -> None:
+        # Airflow's API may be away in more ways than it has an exception for.
+        _patiently(lambda: self._set(state, transcription_id), Exception, self._patience)
+
+    def _set(self, state: NoteState, transcription_id: str | None = None) -> None:
+        if self._store is None:
+            return
+        # Only Airflow 3.3 has the store, and with it this constant.
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+        at = datetime.now(tz=UTC).isoformat(timespec="seconds")
+        entry = {"recording": self._key, "state": state, "transcription_id": transcription_id, "at": at}
+        earlier = [
+            {name: other[name] for name in entry}
+            for other in self._entries
+            if other["recording"] != self._key
+        ]
+        note = {"version": _NOTE_VERSION, **entry, **({"earlier": earlier} if earlier else {})}
+        self._store.set(self._note_key, note, retention=NEVER_EXPIRE)
+
+
+class Memories:
+    """
+    Several memories of one submit, the one that most depends on first.
+
+    What has happened is told to each of them, though another one is away: an id is not lost, and the task
+    has it.
+
+    :param memories: The memories.
+    """
+
+    def __init__(self, memories: Sequence[Memory]) -> None:
+        self._memories = memories
+
+    def sending(self) -> bool:
+        """Note that it is about to be sent in all of them, unless it is somebody else's."""
+        return all(memory.sending() for memory in self._memories)
+
+    def not_accepted(self) -> None:
+        """Note that it was not accepted."""
+        self._tell(lambda memory: memory.not_accepted())
+
+    def accepted(self, transcription: Transcription) -> None:
+        """Note Plaud's id."""
+        self._tell(lambda memory: memory.accepted(transcription))
+
+    def unknown(self, error: PlaudError) -> None:
+        """Note that it may have been accepted."""
+        self._tell(lambda memory: memory.unknown(error))
+
+    def refused(self, error: PlaudError) -> None:
+        """Note that it cannot be transcribed."""
+        self._tell(lambda memory: memory.refused(error))
+
+    def released(self, error: PlaudError) -> None:
+        """Leave it to whoever comes next."""
+        self._tell(lambda memory: memory.released(error))
+
+    def _tell(self, note: Callable[[Memory], None]) -> None:
+        for memory in self._memories:
+            try:
+                note(memory)
+            except Exception:
+                log.exception(
+                    "What has become of a submit could not be noted by the %s.", type(memory).__name__
+                )
+
+
+def _patiently(step: Callable[[], Any], away: type[Exception], seconds: float) -> Any:
+    """Take a step until whoever is away is back, for a bounded time."""
+    attempts = Retrying(
+        retry=retry_if_exception_type(away),
+        wait=wait_exponential(multiplier=0.5, max=15),
+        stop=stop_after_delay(seconds),
+        reraise=True,
+    )
+    return attempts(step)

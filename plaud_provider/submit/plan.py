@@ -1,0 +1,214 @@
+"""From references to recordings that may be submitted: looked at, keyed, examined, claimed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudError, PlaudInputError
+from plaud_provider.ledger.entry import Owner, Recording, State
+from plaud_provider.recordings.header import MAX_HOURS, examine
+from plaud_provider.recordings.identity import recording_key
+from plaud_provider.recordings.local_files import is_local, is_served
+from plaud_provider.recordings.reference import AudioReference
+from plaud_provider.recordings.signing import audio_source
+from plaud_provider.storage.bucket import FileSystems
+from plaud_provider.storage.errors import refused
+from plaud_provider.submit.course import Order, Terms
+
+if TYPE_CHECKING:
+    from plaud_provider.hooks.connection import PlaudConnection
+    from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.recordings.listing import Found
+    from plaud_provider.recordings.signing import AudioSource
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: Recordings whose files are read at once.
+READERS = 8
+
+
+class Rules(NamedTuple):
+    """
+    What may be submitted.
+
+    :param url_validity: How long Plaud has to fetch what is signed.
+    :param public_urls: From where Plaud can fetch local files.
+    :param resubmit: States that a recording is submitted again from.
+    :param max_audio_hours: Audio hours that the run may submit; ``None`` for no limit.
+    :param max_recording_hours: Longer recordings are refused.
+    """
+
+    url_validity: timedelta
+    public_urls: Mapping[str, str]
+    resubmit: Collection[State]
+    max_audio_hours: float | None = None
+    max_recording_hours: float = MAX_HOURS
+
+
+class Candidate(NamedTuple):
+    """
+    A recording that is listed, with whatever keeps it from being submitted.
+
+    :param audio: Reference to it.
+    :param key: Its identity.
+    :param version: Version of its content.
+    :param source: Where it is; ``None`` if Plaud could never fetch it from there.
+    :param duration_seconds: Its length, once its header was read.
+    :param problem: Why it cannot be submitted now, or ever.
+    """
+
+    audio: AudioReference
+    key: str
+    version: str | None
+    source: AudioSource | None
+    duration_seconds: float | None = None
+    problem: PlaudError | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it can never be submitted as it is: it becomes a row with its reason."""
+        # Of a single recording, a missing right is its own.
+        return isinstance(self.problem, (PlaudInputError, PlaudConfigurationError))
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether its key is that of its content; else a row would be one that nobody comes back to."""
+        return self.source is not None or self.is_refused
+
+
+class Plan:
+    """
+    What a client would submit, and how; nothing is sent.
+
+    :param plaud: Connection of the client that pays.
+    :param terms: How recordings are to be transcribed.
+    :param rules: What may be submitted.
+    """
+
+    def __init__(self, plaud: PlaudConnection, terms: Terms, rules: Rules) -> None:
+        self._plaud = plaud
+        self._terms = terms
+        self._rules = rules
+        # Each connection to a storage is opened once, not once for each recording.
+        self._file_systems = FileSystems()
+
+    def key(self, audio: AudioReference, version: str | None) -> str:
+        """Return the identity of a recording as this client submits it in these terms."""
+        return recording_key(
+            audio,
+            version=version,
+            language=self._terms.language,
+            speaker_diarization=self._terms.speaker_diarization,
+            region=self._plaud.region,
+            client_id=self._plaud.client_id,
+        )
+
+    def source(self, audio: AudioReference) -> AudioSource:
+        """
+        Return where a recording is.
+
+        :raises PlaudInputError: if Plaud could not fetch or transcribe it.
+        """
+        return audio_source(
+            audio,
+            url_validity=self._rules.url_validity,
+            public_urls=self._rules.public_urls,
+            file_systems=self._file_systems,
+        )
+
+    def identified(self, listed: Sequence[Found]) -> list[Candidate]:
+        """
+        Return listed recordings with their identities.
+
+        :param listed: What the listing has found.
+        :raises PlaudInputError: if it is the argument that is wrong, not a recording.
+        """
+        unserved = [
+            audio
+            for audio in (AudioReference(found.uri) for found in listed)
+            if is_local(audio) and not is_served(audio, self._rules.public_urls)
+        ]
+        if unserved and len(unserved) == len(listed):
+            self.source(unserved[0])
+        return _at_once(self._identified, listed)
+
+    def _identified(self, found: Found) -> Candidate:
+        audio = AudioReference(found.uri)
+        if "\x00" in found.uri:
+            # Nothing can be asked for by such a name; a row has to have one.
+            audio = AudioReference(found.uri.replace("\x00", "\ufffd"))
+            problem: PlaudError = refused(audio, "has a NUL character in its name; rename it")
+            return Candidate(audio, self.key(audio, found.version), found.version, None, problem=problem)
+        try:
+            source = self.source(audio)
+            # Listing does not read local files, whose version is their content.
+            version = found.version if found.version is not None else source.look()
+        except PlaudError as problem:
+            return Candidate(audio, self.key(audio, found.version), found.version, None, problem=problem)
+        return Candidate(audio, self.key(audio, version), version, source)
+
+    def examined(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """
+        Look at recordings that are to be submitted, and return them as they are now.
+
+        One that was replaced since it was listed has another version then, and another key.
+
+        :param candidates: The recordings.
+        :raises PlaudConfigurationError: if it is the storage or its connection that is wrong.
+        """
+        for candidate in candidates:
+            if candidate.source is not None:
+                candidate.source.connect()
+        found = _at_once(self._examined, candidates)
+        if len(found) > 1 and all(isinstance(one.problem, PlaudConfigurationError) for one in found):
+            raise found[0].problem or AssertionError
+        return found
+
+    def _examined(self, candidate: Candidate) -> Candidate:
+        if candidate.source is None:
+            return candidate
+        try:
+            version = candidate.source.look()
+            candidate = candidate._replace(version=version, key=self.key(candidate.audio, version))
+            header = examine(candidate.source, max_hours=self._rules.max_recording_hours)
+        except PlaudError as problem:
+            return candidate._replace(problem=problem)
+        return candidate._replace(duration_seconds=header.duration_seconds, problem=None)
+
+    def recording(self, candidate: Candidate) -> Recording:
+        """Return a recording as the ledger has it."""
+        return Recording(
+            recording_key=candidate.key,
+            audio_uri=candidate.audio.uri,
+            region=self._plaud.region,
+            client_id=self._plaud.client_id,
+            language=self._terms.language,
+            speaker_diarization=self._terms.speaker_diarization,
+            duration_seconds=candidate.duration_seconds,
+        )
+
+    def order(self, candidate: Candidate) -> Order:
+        """Return what is to be sent for a recording."""
+        assert candidate.source is not None  # noqa: S101
+        return Order(candidate.source, candidate.version, self._terms)
+
+
+def claim(
+    plan: Plan, candidates: Iterable[Candidate], ledger: Ledger, owner: Owner, resubmit: Collection[State]
+) -> list[Candidate]:
+    """Claim recordings; return those that nobody was faster to claim."""
+    by_key = {candidate.key: candidate for candidate in candidates}
+    entries = ledger.claim([plan.recording(one) for one in by_key.values()], owner, resubmit=resubmit)
+    return [candidate for key, candidate in by_key.items() if entries[key].is_claimed_by(owner)]
+
+
+def _at_once(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    with ThreadPoolExecutor(READERS) as readers:
+        return list(readers.map(work, items))

@@ -1,0 +1,130 @@
+"""Submitting many recordings, several at once; what happens to one does not keep the others from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from plaud_provider.exceptions import PlaudWarehouseError
+from plaud_provider.submit import course
+from plaud_provider.submit.memory import LedgerMemory
+
+if TYPE_CHECKING:
+    from plaud_provider.hooks.connection import PlaudConnection
+    from plaud_provider.hooks.plaud_async import PlaudAsyncHook
+    from plaud_provider.ledger.entry import Owner, Recording
+    from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.submit.course import Order, Outcome
+
+log = logging.getLogger(__name__)
+
+#: Submits under way at once at most, so that one slow answer does not hold up the others.
+CONCURRENCY = 8
+#: Seconds that a submit takes, generously: more of them at once than the quota asks for would only be more
+#: of unknown outcome if the worker is killed.
+SUBMIT_SECONDS = 2.0
+#: Well below the lease of a claim.
+RENEW_SECONDS = 30.0
+#: For how long an answer that is paid for is offered to a ledger that is away.
+LEDGER_SECONDS = 600.0
+
+
+class Claimed(NamedTuple):
+    """
+    A recording that is claimed, to be sent.
+
+    :param recording: Its row in the ledger.
+    :param order: What to submit.
+    """
+
+    recording: Recording
+    order: Order
+
+
+class Sender:
+    """
+    Submits recordings that one task has claimed in the ledger, and keeps the claims alive meanwhile.
+
+    :param ledger: Where they are claimed.
+    :param owner: By whom.
+    """
+
+    def __init__(self, ledger: Ledger, owner: Owner) -> None:
+        self._ledger = ledger
+        self._owner = owner
+        self._turn = threading.Lock()
+        self._broken: Exception | None = None
+        #: What has become of each, by its key; of those that were not sent there is nothing.
+        self.outcomes: dict[str, Outcome] = {}
+
+    def send(self, claimed: Sequence[Claimed], plaud: PlaudConnection) -> None:
+        """
+        Submit what is claimed, from a task: :meth:`send_all` with an event loop of its own.
+
+        :param claimed: The recordings.
+        :param plaud: Connection of the client that pays.
+        """
+        from plaud_provider.hooks.plaud_async import PlaudAsyncHook
+
+        async def run() -> None:
+            async with PlaudAsyncHook(plaud.plaud_conn_id, settings=plaud.settings) as hook:
+                await self.send_all(claimed, hook)
+
+        asyncio.run(run())
+
+    async def send_all(self, claimed: Sequence[Claimed], hook: PlaudAsyncHook) -> None:
+        """
+        Submit what is claimed.
+
+        :param claimed: The recordings.
+        :param hook: An open hook.
+        :raises PlaudError: if going on would be useless (credentials refused, Plaud or the ledger away). What
+            was not sent stays claimed.
+        """
+        renewal = asyncio.create_task(self._renew_leases())
+        queue = iter(claimed)
+        at_once = math.ceil(hook.settings.requests_per_minute / 60 * SUBMIT_SECONDS)
+        try:
+            await asyncio.gather(*(self._work(queue, hook) for _ in range(min(CONCURRENCY, at_once))))
+        finally:
+            renewal.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewal
+        if self._broken is not None:
+            raise self._broken
+
+    async def _work(self, queue: Iterator[Claimed], hook: PlaudAsyncHook) -> None:
+        for recording, order in queue:
+            # What others are sending is left to end: its answer is paid for.
+            if self._broken is not None:
+                return
+            memory = LedgerMemory(
+                self._ledger, recording, self._owner, turn=self._turn, patience=LEDGER_SECONDS
+            )
+            try:
+                outcome = await hook.drive(
+                    course.submit(hook.settings.account, hook.retry_policy, order, memory)
+                )
+            except Exception as error:
+                self._broken = self._broken or error
+                return
+            self.outcomes[recording.recording_key] = outcome
+            if outcome.error is not None:
+                log.warning("%s: %s", order.uri, outcome.error)
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                await asyncio.to_thread(self._renew)
+            except PlaudWarehouseError as away:
+                log.warning("The leases could not be renewed; trying again in half a minute. %s", away)
+
+    def _renew(self) -> None:
+        with self._turn:
+            self._ledger.renew(self._owner)
