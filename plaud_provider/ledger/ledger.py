@@ -184,7 +184,7 @@ class Ledger(Claims):
         :param accepted_at: When Plaud accepted it, by Plaud's clock, where Plaud told.
         :return: ``False`` if the id came late, and was written with an error that names it.
         """
-        accepted = {
+        accepted: dict[str, Any] = {
             "new_transcription_id": transcription_id,
             "new_submitted_at": utc(submitted_at),
             "new_accepted_at": utc(accepted_at),
@@ -212,7 +212,7 @@ class Ledger(Claims):
     def _note_late(
         self, connection: sa.Connection, recording: Recording, owner: Owner, accepted: Mapping[str, Any]
     ) -> bool:
-        """Write an id whose row is gone, somebody else's, or another id's; ``True`` if it is there already."""
+        """Write an id whose row is gone, somebody else's, or another id's; ``True`` if it is there."""
         key, transcription_id = recording.recording_key, accepted["new_transcription_id"]
         self._lock(connection, self._has_key([key]))
         there = self._read(connection, [key]).get(key)

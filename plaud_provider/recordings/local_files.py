@@ -27,6 +27,17 @@ def is_local(audio: AudioReference) -> bool:
     return audio.scheme == "file" or audio.reveal().startswith("/")
 
 
+def is_served(audio: AudioReference, public_urls: Mapping[str, str]) -> bool:
+    """
+    Whether a local file lies in a folder that Plaud can fetch from.
+
+    :param audio: The file.
+    :param public_urls: What :func:`validate_public_urls` returned.
+    """
+    path = Path(audio.reveal().removeprefix(_SCHEME))
+    return any(path.is_relative_to(folder) for folder in public_urls)
+
+
 def validate_public_urls(value: Mapping[str, str] | str | None) -> dict[str, str]:
     """
     Return which folders Plaud can fetch from where: base URL by absolute path.
@@ -74,6 +85,9 @@ class LocalFile:
             )
         self._root = max(roots, key=lambda root: len(root.parts))
         self._base = public_urls[str(self._root)]
+
+    def connect(self) -> None:
+        """Nothing is to be opened."""
 
     def look(self) -> str:
         """

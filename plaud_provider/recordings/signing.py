@@ -26,6 +26,9 @@ class AudioSource(Protocol):
     def audio(self) -> AudioReference:
         """The reference."""
 
+    def connect(self) -> None:
+        """Open its storage: what is wrong then is wrong with the connection, not with the recording."""
+
     def look(self) -> str | None:
         """Check that the recording can be read; return the version of its content, where there is one."""
 
@@ -116,7 +119,10 @@ class GivenUrl:
         check_audio_url(audio)
         self.audio = audio
 
-    def look(self) -> None:
+    def connect(self) -> None:
+        """Nothing is to be opened."""
+
+    def look(self) -> str | None:
         """Nothing is asked of it: a URL that was signed for one GET may not even allow a HEAD."""
 
     def open(self) -> BinaryIO:

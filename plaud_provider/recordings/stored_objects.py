@@ -58,6 +58,14 @@ class StoredObject:
         self._bucket = Bucket(location, recording(audio), file_systems)
         self._seen: tuple[Entry, bytes] | None = None
 
+    def connect(self) -> None:
+        """
+        Open the bucket's storage.
+
+        :raises PlaudConfigurationError: if the connection or an extra is missing.
+        """
+        self._bucket.open()
+
     def look(self) -> str | None:
         """
         Check that the object is there, is a file, has content and can be read; return its version.

@@ -130,7 +130,7 @@ class ChunkSubmit:
             raise
         outcomes = sender.outcomes
         replaced = [one for one in ready if isinstance(outcomes[one.key].error, PlaudReplacedError)]
-        unreadable = [
+        unreadable: list[PlaudError] = [
             outcome.error for outcome in outcomes.values() if isinstance(outcome.error, PlaudStorageError)
         ]
         return replaced, unreadable, sum(one.transcription is not None for one in outcomes.values())

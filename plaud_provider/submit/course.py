@@ -166,11 +166,11 @@ def _noted(call: Call[Transcription], order: Order, memory: Memory) -> Generator
         effect = next(call)
         while True:
             try:
-                answer = (
-                    (yield from _step(effect.phase, order, memory))
-                    if isinstance(effect, Note)
-                    else (yield effect)
-                )
+                answer = None
+                if isinstance(effect, Note):
+                    yield from _step(effect.phase, order, memory)
+                else:
+                    answer = yield effect
             except Exception as failure:
                 effect = call.throw(failure)
             else:

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: For how long an answer that is paid for is offered to a memory that is away, in seconds.
-PATIENCE_SECONDS = 120.0
+#: For how long what has happened is offered to a ledger that is away, in seconds.
+LEDGER_SECONDS = 120.0
+#: Likewise to a task state store: Airflow's own client has tried for a while by then.
+STATE_STORE_SECONDS = 30.0
 _NOTE_VERSION = 1
 _NOTE_PREFIX = "plaud_submission_"
 
@@ -78,14 +80,14 @@ class LedgerMemory:
         owner: Owner,
         *,
         turn: threading.Lock | None = None,
-        patience: float = PATIENCE_SECONDS,
+        patience: float | None = None,
     ) -> None:
         self._ledger = ledger
         self._recording = recording
         self._key = recording.recording_key
         self._owner = owner
         self._turn = turn or nullcontext()
-        self._patience = patience
+        self._patience = LEDGER_SECONDS if patience is None else patience
 
     def sending(self) -> bool:
         """Note that it is about to be sent, unless another task has taken it over."""
@@ -207,7 +209,6 @@ class TaskMemory:
     :param reference_key: Identity of the recording's reference, whatever its content.
     :param key: Identity of the recording; ``None`` if its storage cannot be asked now. Then it is the one
         that was submitted last, so that a task re-attaches although the object is gone.
-    :param patience: For how long to offer what has happened, in seconds.
     """
 
     def __init__(
@@ -216,13 +217,11 @@ class TaskMemory:
         *,
         reference_key: str,
         key: str | None,
-        patience: float = PATIENCE_SECONDS,
     ) -> None:
         self._store: StateStore | None = context.get("task_state_store")
         self._is_first_try = context["ti"].try_number <= 1
         self._note_key = _NOTE_PREFIX + reference_key
         self._key = key
-        self._patience = patience
         self._entries: list[dict[str, Any]] = []
 
     def read(self) -> TaskNote:
@@ -296,7 +295,7 @@ class TaskMemory:
 
     def _write(self, state: NoteState, transcription_id: str | None = None) -> None:
         # Airflow's API may be away in more ways than it has an exception for.
-        _patiently(lambda: self._set(state, transcription_id), Exception, self._patience)
+        _patiently(lambda: self._set(state, transcription_id), Exception, STATE_STORE_SECONDS)
 
     def _set(self, state: NoteState, transcription_id: str | None = None) -> None:
         if self._store is None:

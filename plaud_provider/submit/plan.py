@@ -20,9 +20,9 @@ from plaud_provider.storage.errors import refused
 from plaud_provider.submit.course import Order, Terms
 
 if TYPE_CHECKING:
+    from plaud_provider.handover.manifest import Found
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.ledger import Ledger
-    from plaud_provider.recordings.listing import Found
     from plaud_provider.recordings.signing import AudioSource
 
 log = logging.getLogger(__name__)
@@ -172,12 +172,13 @@ class Plan:
         return found
 
     def _examined(self, candidate: Candidate) -> Candidate:
-        if candidate.source is None:
+        source = candidate.source
+        if source is None:
             return candidate
         try:
-            version = candidate.source.look()
+            version = source.look()
             candidate = candidate._replace(version=version, key=self.key(candidate.audio, version))
-            header = examine(candidate.source, max_hours=self._rules.max_recording_hours)
+            header = examine(source, max_hours=self._rules.max_recording_hours)
         except PlaudError as problem:
             return candidate._replace(problem=problem)
         return candidate._replace(duration_seconds=header.duration_seconds, problem=None)

@@ -122,7 +122,7 @@ class SingleSubmit:
             self._may_submit_again(one, earlier.explanation, in_ledger=in_ledger)
         if one.problem is not None:
             raise one.problem
-        memory = Memories([in_ledger, note]) if in_ledger is not None else note
+        memory = Memories([note] if in_ledger is None else [in_ledger, note])
         outcome = self._sent(one, memory)
         if isinstance(outcome.error, PlaudSubmitOutcomeUnknownError):
             self._may_submit_again(one, str(outcome.error), status_code=outcome.error.status_code)

@@ -141,12 +141,15 @@ def _with_origins(landings: list[Landing], ledger: Ledger, connection: sa.Connec
     completed = []
     for landing in landings:
         origin = origins.get((landing.region, landing.transcription_id))
-        if origin is not None:
-            landing = landing._replace(
+        if origin is None:
+            completed.append(landing)
+            continue
+        completed.append(
+            landing._replace(
                 audio_uri=landing.audio_uri or origin.audio_uri,
                 submitted_at=landing.submitted_at or origin.submitted_at,
             )
-        completed.append(landing)
+        )
     return completed
 
 

@@ -18,7 +18,7 @@ from plaud_provider.exceptions import PlaudTableMismatchError
 from plaud_provider.ledger.ledger import Ledger, State, open_ledger
 from plaud_provider.ledger.table import ledger_tables
 from plaud_provider.warehouse.writer import open_warehouse
-from tests.unit.ledger.ledgers import NOW, OWNER, bring, state
+from tests.unit.ledger.ledgers import NOW, OWNER, bring, recording, state
 from tests.unit.postgres_server import PostgresServer
 from tests.unit.warehouse.warehouses import PostgresWarehouse, connected_postgres, landing
 

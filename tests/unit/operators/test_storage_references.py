@@ -29,6 +29,8 @@ from plaud_provider.exceptions import (
 )
 from plaud_provider.hooks.plaud import PlaudHook
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
+from plaud_provider.recordings.reference import AudioReference
+from plaud_provider.recordings.stored_objects import StoredObject
 from tests.unit.s3_server import BUCKET, S3Server
 from tests.unit.tasks import TaskStateStore, task_context
 
@@ -104,12 +106,12 @@ def test_a_url_that_was_tampered_with_is_of_no_use(
     plaud: EmulatorServer, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3.put("2024/call 2.wav", OTHER_CALL)
-    send = PlaudHook.submit_transcription
+    signed = StoredObject.url
 
-    def tampered(hook: PlaudHook, audio_url: str, **arguments: Any) -> Transcription:
-        return send(hook, audio_url.replace("call%201", "call%202"), **arguments)
+    def tampered(stored: StoredObject) -> AudioReference:
+        return AudioReference(signed(stored).reveal().replace("call%201", "call%202"))
 
-    monkeypatch.setattr(PlaudHook, "submit_transcription", tampered)
+    monkeypatch.setattr(StoredObject, "url", tampered)
 
     assert outcome(plaud, submit()).status is Status.FAILED
 
@@ -147,14 +149,15 @@ def test_a_retry_re_attaches_with_another_signature(plaud: EmulatorServer, s3: S
 
 
 def test_a_clear_re_attaches_although_the_object_is_gone(
-    plaud: EmulatorServer, s3: S3Server, capfd: pytest.CaptureFixture[str]
+    plaud: EmulatorServer, s3: S3Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = TaskStateStore()
     first = submit(store)
+    caplog.set_level("INFO")
     s3.client.delete_object(Bucket=BUCKET, Key="2024/call 1.wav")
 
     assert submit(store, try_number=2) == first
-    assert "The recording itself could not be looked up" in capfd.readouterr().out
+    assert "The recording itself could not be looked up" in caplog.text
     assert paid(plaud) == 1
 
 

@@ -128,7 +128,9 @@ def test_what_another_task_has_submitted_meanwhile_is_waiting(archive: Archive) 
         archive.submit()
     key = archive.keys()["a.wav"]
     archive.ledger.submitting(key, STRANGER)
-    archive.ledger.processing(key, STRANGER, "txn_theirs", submitted_at=datetime.now(tz=UTC))
+    archive.ledger.processing(
+        archive._recording("a.wav", key), STRANGER, "txn_theirs", submitted_at=datetime.now(tz=UTC)
+    )
 
     counts = archive.resumed_submit(deferred.value)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from plaud_provider.api.effects import SubmitPhase
+from plaud_provider.api import calls
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
     PlaudConfigurationError,
@@ -20,11 +21,10 @@ from plaud_provider.exceptions import (
     PlaudWarehouseError,
 )
 from plaud_provider.handover.manifest import Found, write_manifest
-from plaud_provider.hooks.plaud_async import PlaudAsyncHook
 from plaud_provider.ledger.ledger import Ledger, State
 from plaud_provider.recordings.listing import list_recordings
 from plaud_provider.recordings.local_files import LocalFile
-from plaud_provider.submit import batch, chunk_submit
+from plaud_provider.submit import memory, plan, send
 from tests.unit.operators.archives import STRANGER, Archive
 from tests.unit.s3_server import S3Server
 
@@ -42,7 +42,7 @@ def chunk(archive: Archive) -> Archive:
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the ledger what has happened again at once."""
-    monkeypatch.setattr(batch, "wait_exponential", lambda **_: 0)
+    monkeypatch.setattr(memory, "wait_exponential", lambda **_: 0)
 
 
 def fails(transition: str, monkeypatch: pytest.MonkeyPatch, *, times: int, after: bool = False) -> list[str]:
@@ -111,11 +111,12 @@ def test_tokens_that_are_always_rejected_leave_nothing_unknown(chunk: Archive) -
 def test_a_quota_that_stays_exceeded_stops_it_and_may_be_retried(
     chunk: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refused(hook: PlaudAsyncHook, audio_url: str, **arguments: Any) -> None:
+    def refused(*_: Any, **__: Any) -> Iterator[Any]:
+        yield from ()
         raise PlaudRateLimitError("Plaud kept refusing the submit with 429. Nothing was accepted.")
 
     with monkeypatch.context() as busy:
-        busy.setattr(PlaudAsyncHook, "submit_transcription", refused)
+        busy.setattr(calls, "submit_transcription", refused)
         with pytest.raises(PlaudRateLimitError) as stopped:
             chunk.submit()
 
@@ -140,7 +141,7 @@ def test_a_refusal_of_the_client_is_not_taken_for_one_of_each_recording(chunk: A
 def test_what_cannot_be_read_now_is_left_to_a_retry_and_all_others_are_submitted(
     chunk: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = chunk_submit.examine
+    real = plan.examine
 
     def examine(source: Any, **limits: Any) -> Any:
         if source.audio.uri.endswith("b.wav"):
@@ -148,7 +149,7 @@ def test_what_cannot_be_read_now_is_left_to_a_retry_and_all_others_are_submitted
         return real(source, **limits)
 
     with monkeypatch.context() as slow:
-        slow.setattr(chunk_submit, "examine", examine)
+        slow.setattr(plan, "examine", examine)
         with pytest.raises(PlaudStorageError, match=r"1 of 3 recordings .*the disk is slow.*a retry") as told:
             chunk.submit()
 
@@ -305,16 +306,16 @@ def test_a_submit_that_was_certainly_not_accepted_is_not_left_as_sent(
 def test_an_error_of_our_own_lets_what_is_under_way_end(
     chunk: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = batch.BatchSubmit._on_phase
-    broken: list[str] = []
+    real = memory.LedgerMemory.sending
+    broken: list[Any] = []
 
-    async def on_phase(self: Any, order: batch.Order, phase: SubmitPhase) -> None:
+    def sending(row: memory.LedgerMemory) -> bool:
         if not broken:
-            broken.append(order.key)
+            broken.append(row)
             raise ZeroDivisionError
-        await real(self, order, phase)
+        return real(row)
 
-    monkeypatch.setattr(batch.BatchSubmit, "_on_phase", on_phase)
+    monkeypatch.setattr(memory.LedgerMemory, "sending", sending)
 
     with pytest.raises(ZeroDivisionError):
         chunk.submit()
@@ -333,7 +334,7 @@ def test_a_worker_that_is_killed_before_it_sends_leaves_what_a_retry_takes(
         raise Killed
 
     with monkeypatch.context() as kill:
-        kill.setattr(chunk_submit.BatchSubmit, "run", killed)
+        kill.setattr(send.Sender, "send", killed)
         with pytest.raises(Killed):
             chunk.submit()
     assert chunk.count_of_states() == {"claimed": 3}
@@ -344,7 +345,7 @@ def test_a_worker_that_is_killed_before_it_sends_leaves_what_a_retry_takes(
 def test_leases_are_renewed_while_submits_wait_for_their_turn(
     chunk: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(send, "RENEW_SECONDS", 0.05)
     chunk.plaud.inject({"match": {"kind": "submit"}, "action": "delay", "seconds": 0.5})
     renewed: list[int] = []
     real = Ledger.renew

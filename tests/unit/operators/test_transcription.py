@@ -19,6 +19,7 @@ from plaud_provider.exceptions import (
     PlaudSubmitOutcomeUnknownError,
 )
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
+from plaud_provider.submit import memory
 from tests.unit.tasks import TaskStateStore, task_context
 
 SIGNATURE = "canary-signature-6f1d"
@@ -150,15 +151,13 @@ def test_a_worker_killed_before_the_post_submits_on_retry(plaud: EmulatorServer)
     assert plaud.summary()["submits_accepted"] == 1
 
 
-def test_resubmit_sends_an_unknown_one_again(
-    plaud: EmulatorServer, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_resubmit_sends_an_unknown_one_again(plaud: EmulatorServer, caplog: pytest.LogCaptureFixture) -> None:
     store = TaskStateStore()
     plaud.inject({"match": {"kind": "submit"}, "times": 1, "action": "drop_after"})
 
     transcription_id = submit(store, on_unknown_submit="resubmit")
 
-    assert "may be billed twice" in capfd.readouterr().out
+    assert "may be billed twice" in caplog.text
     assert plaud.summary()["submits_accepted"] == 2
     assert submit(store, try_number=2, on_unknown_submit="resubmit") == transcription_id
 
@@ -206,20 +205,26 @@ def test_a_note_of_another_version_stops_the_submit(plaud: EmulatorServer) -> No
         submit(store, try_number=2)
 
 
+@pytest.mark.parametrize("away", [AirflowException, RuntimeError], ids=str)
 def test_an_id_that_cannot_be_noted_is_still_returned_and_not_paid_again(
-    plaud: EmulatorServer, capfd: pytest.CaptureFixture[str]
+    plaud: EmulatorServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    away: type[Exception],
 ) -> None:
+    monkeypatch.setattr(memory, "STATE_STORE_SECONDS", 0)
+    caplog.set_level("INFO")
     store = TaskStateStore()
 
     def refuse(key: str, value: Any, **_: Any) -> None:
         if value["state"] == "accepted":
-            raise AirflowException("execution API is down")
+            raise away("execution API is down")
         TaskStateStore.set(store, key, value)
 
     store.set = refuse  # type: ignore[method-assign]
     transcription_id = submit(store)
 
-    assert f"as transcription {transcription_id}" in capfd.readouterr().out
+    assert f"as transcription {transcription_id}" in caplog.text
     with pytest.raises(PlaudSubmitOutcomeUnknownError):
         submit(store, try_number=2)
 
@@ -266,11 +271,12 @@ def test_another_region_than_the_connections_fails_before_any_request(plaud: Emu
 
 
 def test_no_signature_in_state_logs_or_rendered_fields(
-    plaud: EmulatorServer, capfd: pytest.CaptureFixture[str]
+    plaud: EmulatorServer, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     store = TaskStateStore()
-    submit(store)
-    logged = "".join(capfd.readouterr())
+    with caplog.at_level("DEBUG"):
+        submit(store)
+    logged = caplog.text + "".join(capfd.readouterr())
 
     assert "Submitting https://calls.s3.amazonaws.com/2024/call%201.mp3" in logged
     assert SIGNATURE not in store.text + logged

@@ -23,6 +23,7 @@ from plaud_provider.operators.chunk import HELD_SECONDS
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
 from plaud_provider.recordings.identity import recording_key
 from plaud_provider.recordings.reference import AudioReference
+from plaud_provider.submit import memory
 from tests.unit.operators.archives import STRANGER, Archive
 from tests.unit.tasks import TaskStateStore, task_context
 from tests.unit.warehouse.warehouses import CONN_ID, Warehouse
@@ -150,12 +151,16 @@ def test_without_a_state_store_a_retry_submits_what_was_not_sent(
     assert paid(plaud) == 1
 
 
-def test_an_id_that_only_the_ledger_has_is_attached_to(plaud: EmulatorServer, archive: Archive) -> None:
+@pytest.mark.parametrize("away", [AirflowException, RuntimeError], ids=str)
+def test_an_id_that_only_the_ledger_has_is_attached_to(
+    plaud: EmulatorServer, archive: Archive, monkeypatch: pytest.MonkeyPatch, away: type[Exception]
+) -> None:
+    monkeypatch.setattr(memory, "STATE_STORE_SECONDS", 0)
     store = TaskStateStore()
 
     def refuse(key: str, value: Any, **_: Any) -> None:
         if value["state"] == "accepted":
-            raise AirflowException("execution API is down")
+            raise away("execution API is down")
         TaskStateStore.set(store, key, value)
 
     store.set = refuse  # type: ignore[method-assign]
@@ -256,7 +261,7 @@ def test_what_another_task_is_about_to_submit_is_waited_for_without_a_worker(
 
     ledger = open_ledger(CONN_ID)
     ledger.submitting(KEY, STRANGER)
-    ledger.processing(KEY, STRANGER, "txn_theirs", submitted_at=before)
+    ledger.processing(Recording(KEY, UNSIGNED, "us", "client"), STRANGER, "txn_theirs", submitted_at=before)
     task = SubmitTranscriptionOperator(task_id="submit", audio_url=URL, ledger_conn_id=CONN_ID)
     resumed = task.resume_execution(
         deferred.value.method_name, {"event": None}, task_context(TaskStateStore(), task_id="submit")

@@ -16,8 +16,8 @@ from plaud_provider.recordings.header import MIN_BYTES_PER_SECOND, AudioHeader, 
 from plaud_provider.recordings.reference import AudioReference
 from plaud_provider.recordings.signing import GivenUrl
 from plaud_provider.storage.ranges import BLOCK_BYTES, LIMIT_BYTES, open_ranges
-from tests.unit.recordings.sounds import M4A, MP3, WAV, atom, chunk, m4a, movie_header, wav
 from tests.unit.recordings import sounds
+from tests.unit.recordings.sounds import M4A, MP3, WAV, atom, chunk, m4a, movie_header, wav
 
 AUDIO = AudioReference("s3://conn@calls/a call.wav")
 HOUR = 3600

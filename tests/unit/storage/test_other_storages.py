@@ -18,10 +18,10 @@ from plaud_provider.recordings.header import examine
 from plaud_provider.recordings.listing import list_recordings
 from plaud_provider.recordings.reference import AudioReference
 from plaud_provider.recordings.signing import AudioSource, audio_source
-from tests.unit.recordings.sounds import M4A, MP3, WAV
-from tests.unit.storage.other_storages import AUDIO, Storage
 from tests.unit.handover.test_kept_results import transcription
+from tests.unit.recordings.sounds import M4A, MP3, WAV
 from tests.unit.recordings.test_strange_names import NAMES
+from tests.unit.storage.other_storages import AUDIO, Storage
 
 
 def source(reference: str) -> AudioSource:

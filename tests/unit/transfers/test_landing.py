@@ -50,7 +50,9 @@ def in_ledger(ledger: Ledger, *ids: str, submitted_at: datetime | None = None) -
         key = f"key_{n}"
         ledger.claim([recording(key)], OWNER)
         ledger.submitting(key, OWNER)
-        ledger.processing(key, OWNER, transcription_id, submitted_at=submitted_at or datetime.now(tz=UTC))
+        ledger.processing(
+            recording(key), OWNER, transcription_id, submitted_at=submitted_at or datetime.now(tz=UTC)
+        )
 
 
 # Kept answers

@@ -9,7 +9,7 @@ import pytest
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
 from plaud_provider.ledger.ledger import Ledger, Owner, State
-from plaud_provider.submit import claim
+from plaud_provider.submit import memory
 from tests.unit.operators.archives import Archive
 from tests.unit.operators.test_transcription_ledger import entry, submit
 from tests.unit.operators.test_transcription_ledger import warehouse as warehouse
@@ -20,7 +20,7 @@ from tests.unit.warehouse.warehouses import Warehouse
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the ledger what has happened again at once."""
-    monkeypatch.setattr(claim, "wait_exponential", lambda **_: 0)
+    monkeypatch.setattr(memory, "wait_exponential", lambda **_: 0)
 
 
 def test_a_ledger_that_is_missing_is_told_before_anything_is_sent(
@@ -77,7 +77,7 @@ def test_a_ledger_that_is_away_after_the_submit_is_told_when_it_is_back(
 def test_a_ledger_that_stays_away_after_the_submit_does_not_lose_the_id(
     plaud: EmulatorServer, archive: Archive, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(claim, "LEDGER_SECONDS", 0)
+    monkeypatch.setattr(memory, "LEDGER_SECONDS", 0)
 
     def away(*_: Any, **__: Any) -> bool:
         raise PlaudWarehouseError("the ledger is away")
@@ -85,4 +85,4 @@ def test_a_ledger_that_stays_away_after_the_submit_does_not_lose_the_id(
     monkeypatch.setattr(Ledger, "processing", away)
 
     assert submit(TaskStateStore()).startswith("txn_")
-    assert "The ledger did not take what has become of" in caplog.text
+    assert "could not be noted by the LedgerMemory" in caplog.text
