@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from plaud_provider.database.connection import open_database
-from plaud_provider.database.rows import batches, utc
+from plaud_provider.database.rows import utc
 from plaud_provider.database.types import utc_time
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.ledger.claims import Claims
 from plaud_provider.ledger.entry import Entry, Owner, Recording, State, kept_error
-from plaud_provider.ledger.reading import BATCH
-from plaud_provider.ledger.table import ledger_tables, owner_columns
+from plaud_provider.ledger.reading import batches, owner_columns
+from plaud_provider.ledger.table import ledger_tables
 
 __all__ = ["Entry", "Ledger", "Owner", "Recording", "State", "open_ledger"]
 
@@ -320,7 +320,7 @@ class Ledger(Claims):
     ) -> int:
         """Bring what Plaud gave these ids to an end, and return how many came to it now."""
         changed, now = 0, self._now(connection)
-        for ids in batches(sorted(reasons), BATCH):
+        for ids in batches(sorted(reasons)):
             told = {known: reasons[known] for known in ids if reasons[known] is not None}
             changed += self._change(
                 connection,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 
-from plaud_provider.database.rows import batches
-from plaud_provider.ledger.entry import Entry, State
-from plaud_provider.ledger.table import row_to_entry
+from plaud_provider.ledger.entry import Entry, Owner, State
 
 if TYPE_CHECKING:
     from plaud_provider.database.database import Database
@@ -49,6 +47,7 @@ class LedgerReader:
         c = self._c = tables.submissions.c
         #: A claim that was released has a lease of no length.
         self._is_kept = c.lease_until > c.claimed_at
+        self._failed_text = f"{self._table.fullname} of {database.title} could not be read or written"
 
     @property
     def conn_id(self) -> str:
@@ -90,7 +89,7 @@ class LedgerReader:
         def find(connection: sa.Connection) -> dict[str, Entry]:
             found = (
                 row_to_entry(row)
-                for batch in batches(sorted(set(transcription_ids)), BATCH)
+                for batch in batches(sorted(set(transcription_ids)))
                 for row in connection.execute(
                     sa.select(self._table).where(
                         self._c.region == region, self._c.transcription_id.in_(batch)
@@ -162,14 +161,14 @@ class LedgerReader:
         lapsed = sorted(
             key for key, entry in found.items() if entry.state is State.SUBMITTING and not entry.is_held(now)
         )
-        for batch in batches(lapsed, BATCH):
+        for batch in batches(lapsed):
             self._note_lapsed(connection, now, self._has_key(batch))
         return found | self._read(connection, lapsed)
 
     def _read(self, connection: sa.Connection, keys: Sequence[str]) -> dict[str, Entry]:
         found = (
             row_to_entry(row)
-            for batch in batches(keys, BATCH)
+            for batch in batches(keys)
             for row in connection.execute(sa.select(self._table).where(self._has_key(batch)))
         )
         return {entry.recording_key: entry for entry in found}
@@ -177,6 +176,27 @@ class LedgerReader:
     def _run(self, work: Callable[[sa.Connection], Result]) -> Result:
         return self.database.run(
             work,
-            failed=f"{self._table.fullname} of {self.database.title} could not be read or written",
+            failed=self._failed_text,
             is_patient=True,
         )
+
+
+def batches(items: Sequence[str]) -> list[Sequence[str]]:
+    """Return keys or ids in as many as a statement takes."""
+    return [items[start : start + BATCH] for start in range(len(items))]
+
+
+def owner_columns(owner: Owner) -> dict[str, Any]:
+    """Return an owner as the table has it."""
+    return {f"owner_{name}": value for name, value in zip(Owner._fields, owner, strict=True)}
+
+
+def row_to_entry(row: sa.Row[Any]) -> Entry:
+    """Return a row of the table; times of a database that knows no zones are UTC."""
+    values = dict(row._mapping)
+    owner = Owner(*(values.pop(f"owner_{name}") for name in Owner._fields))
+    for name, value in values.items():
+        if isinstance(value, datetime):
+            values[name] = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    values |= {"state": State(values["state"]), "speaker_diarization": bool(values["speaker_diarization"])}
+    return Entry(owner=owner, **values)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import sqlalchemy as sa
 
-from plaud_provider.database.rows import utc
 from plaud_provider.database.tables import DeclaredTables, schema_name, table_name
 from plaud_provider.database.types import utc_time
-from plaud_provider.ledger.entry import Entry, Owner, State
 
 DEFAULT_SUBMISSIONS_TABLE = "plaud_submissions"
 
@@ -73,19 +70,3 @@ def _index_stem(table: str) -> str:
     """Return what tells this table's indexes from those of another, in a length that all databases take."""
     is_short = table.isascii() and table.isidentifier() and len(table) <= 30
     return table if is_short else hashlib.sha256(table.encode()).hexdigest()[:16]
-
-
-def owner_columns(owner: Owner) -> dict[str, Any]:
-    """Return an owner as the table has it."""
-    return {f"owner_{name}": value for name, value in owner._asdict().items()}
-
-
-def row_to_entry(row: sa.Row[Any]) -> Entry:
-    """Return a row of the table; times of databases that know no zones are UTC."""
-    values = dict(row._mapping)
-    owner = Owner(*(values.pop(f"owner_{name}") for name in Owner._fields))
-    values |= {
-        name: utc(value) for name, value in values.items() if name.endswith("_at") or name == "lease_until"
-    }
-    values |= {"state": State(values["state"]), "speaker_diarization": bool(values["speaker_diarization"])}
-    return Entry(owner=owner, **values)

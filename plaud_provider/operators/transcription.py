@@ -143,10 +143,10 @@ class SubmitTranscriptionOperator(BaseOperator):
             public_urls=validate_public_urls(self.public_urls),
             resubmit=self._resubmittable(),
         )
-        plaud = PlaudConnection(self.plaud_conn_id, optional(self.region))
-        plan = Plan(plaud, terms, rules)
+        settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
+        plan = Plan(settings.account, terms, rules)
         source = plan.source(audio)
-        with PlaudHook(self.plaud_conn_id, settings=plaud.settings) as hook:
+        with PlaudHook(self.plaud_conn_id, settings=settings) as hook:
             single = SingleSubmit(
                 source,
                 plan,

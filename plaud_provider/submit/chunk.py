@@ -57,7 +57,7 @@ class ChunkSubmit:
         self._ledger = ledger
         self._owner = owner
         self._rules = rules
-        self._plan = Plan(plaud, terms, rules)
+        self._plan = Plan(plaud.settings.account, terms, rules)
         self._uris: dict[str, str] = {}
         self._new: list[Candidate] = []
 

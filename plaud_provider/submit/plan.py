@@ -20,8 +20,8 @@ from plaud_provider.storage.errors import refused
 from plaud_provider.submit.course import Order, Terms
 
 if TYPE_CHECKING:
+    from plaud_provider.api.requests import Account
     from plaud_provider.handover.manifest import Found
-    from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.recordings.signing import AudioSource
 
@@ -87,13 +87,13 @@ class Plan:
     """
     What a client would submit, and how; nothing is sent.
 
-    :param plaud: Connection of the client that pays.
+    :param account: The client that pays.
     :param terms: How recordings are to be transcribed.
     :param rules: What may be submitted.
     """
 
-    def __init__(self, plaud: PlaudConnection, terms: Terms, rules: Rules) -> None:
-        self._plaud = plaud
+    def __init__(self, account: Account, terms: Terms, rules: Rules) -> None:
+        self._account = account
         self._terms = terms
         self._rules = rules
         # Each connection to a storage is opened once, not once for each recording.
@@ -106,8 +106,8 @@ class Plan:
             version=version,
             language=self._terms.language,
             speaker_diarization=self._terms.speaker_diarization,
-            region=self._plaud.region,
-            client_id=self._plaud.client_id,
+            region=self._account.region.value,
+            client_id=self._account.client_id,
         )
 
     def source(self, audio: AudioReference) -> AudioSource:
@@ -188,8 +188,8 @@ class Plan:
         return Recording(
             recording_key=candidate.key,
             audio_uri=candidate.audio.uri,
-            region=self._plaud.region,
-            client_id=self._plaud.client_id,
+            region=self._account.region.value,
+            client_id=self._account.client_id,
             language=self._terms.language,
             speaker_diarization=self._terms.speaker_diarization,
             duration_seconds=candidate.duration_seconds,
