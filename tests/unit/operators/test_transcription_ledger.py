@@ -400,3 +400,44 @@ def test_every_argument_is_templated() -> None:
     task.render_template_fields({})
 
     assert {name: getattr(task, name) for name in names} == {name: name for name in names}
+
+
+# The client's trouble
+
+
+@pytest.mark.parametrize("status", [402, 403, 404, 405])
+def test_what_is_the_clients_trouble_is_no_mark_on_the_recording(
+    plaud: EmulatorServer, warehouse: Warehouse, status: int
+) -> None:
+    plaud.inject({"match": {"kind": "submit"}, "times": 1, "action": "status", "status": status})
+    with pytest.raises(PlaudRequestError):
+        submit(TaskStateStore(), run_id="monday")
+    assert entry(warehouse).is_released
+    assert str(status) in (entry(warehouse).error or "")
+
+    assert submit(TaskStateStore(), run_id="tuesday").startswith("txn_"), "the next run submits it"
+    assert paid(plaud) == 1
+
+
+# The ledger's own trouble
+
+
+@pytest.mark.parametrize("away", [AirflowException, RuntimeError], ids=str)
+def test_a_state_store_that_is_away_before_the_submit_leaves_nothing_unknown(
+    plaud: EmulatorServer, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, away: type[Exception]
+) -> None:
+    monkeypatch.setattr(memory, "STATE_STORE_SECONDS", 0)
+    store = TaskStateStore()
+
+    def refuse(key: str, value: Any, **_: Any) -> None:
+        raise away("execution API is down")
+
+    with monkeypatch.context() as down:
+        down.setattr(store, "set", refuse)
+        with pytest.raises(away):
+            submit(store)
+    assert plaud.ledger(kind="submit") == []
+    assert entry(warehouse).state is State.CLAIMED
+
+    assert submit(store, try_number=2)
+    assert paid(plaud) == 1
