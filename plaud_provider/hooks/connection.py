@@ -56,12 +56,12 @@ class PlaudConnection:
         """Its settings, checked; raises before anything is sent."""
         return look_up(self.plaud_conn_id, region=self._asserted_region)
 
-    @property
+    @cached_property
     def region(self) -> str:
         """Its region: ``us``, ``eu`` or ``jp``."""
         return self.settings.account.region.value
 
-    @property
+    @cached_property
     def client_id(self) -> str:
         """The Plaud client id that pays."""
         return self.settings.account.client_id
@@ -102,11 +102,10 @@ def read_connection(connection: Connection, *, region: str | None) -> PlaudSetti
             f"Connection {conn_id!r}: the login (Plaud client id) has a colon in it. Is more than the client "
             "id in there? Nothing was sent."
         )
+    host, allowed_hosts = _host(connection), _names(extra.get("allowed_hosts"))
     connected = Region.parse(str(extra.get("region") or Region.US.value))
+    base_url = resolve_base_url(connected, host, allowed_hosts=allowed_hosts)
     refuse_other_region(connected, region, conn_id)
-    base_url = resolve_base_url(
-        connected, _host(connection), allowed_hosts=_names(extra.get("allowed_hosts"))
-    )
     account = Account(connected, base_url, client_id, secret_key)
     return PlaudSettings(
         account,

@@ -233,7 +233,9 @@ def test_a_connection_is_looked_up_when_it_is_asked_for_something_and_once(
     assert (plaud.region, plaud.client_id) == ("eu", "client")
 
     monkeypatch.delenv("AIRFLOW_CONN_PLAUD_DEFAULT")
-    assert plaud.hook.settings is plaud.settings
+    assert PlaudHook(settings=plaud.settings).settings is plaud.settings
+    with pytest.raises(PlaudConfigurationError, match="'us' was asked for"):
+        PlaudHook(region="us", settings=plaud.settings).settings  # noqa: B018
 
 
 def test_it_is_refused_as_by_the_hook(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,15 +247,6 @@ def test_it_is_refused_as_by_the_hook(connect: Connect, monkeypatch: pytest.Monk
     told = refusal(connect)
     with pytest.raises(PlaudConfigurationError, match=f"^{re.escape(told)}$"):
         PlaudConnection().client_id  # noqa: B018
-
-
-def test_it_closes_what_its_hook_has_opened(plaud: EmulatorServer) -> None:
-    with PlaudConnection() as connection:
-        submitted = connection.hook.submit_transcription("https://bucket.example/a.wav")
-        connection.hook.get_transcription(submitted.transcription_id)
-        assert connection.hook._session is not None
-
-    assert connection.hook._session is None
 
 
 def test_a_connection_s_values_are_not_masked_in_every_log(connect: Connect) -> None:

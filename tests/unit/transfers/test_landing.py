@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudInputError,
     PlaudNotFoundError,
     PlaudRequestError,
+    PlaudResponseError,
+    PlaudServerError,
     PlaudWarehouseError,
 )
 from plaud_provider.handover.kept_results import ResultStore
@@ -253,3 +256,44 @@ def test_what_is_still_processing_stays_so(plaud: EmulatorServer, duckdb_warehou
     with pytest.raises(Exception, match="has not finished"):
         load(ids, ledger_conn_id=CONN_ID)
     assert (entry(ledger, "key_0").state, entry(ledger, "key_1").state) == (State.LANDED, State.PROCESSING)
+
+
+# One transcription's trouble
+
+
+TROUBLES = {
+    "malformed": {"action": "html"},
+    "of another": {"action": "patch", "patch": {"transcriptionId": "txn_other"}},
+    "refused": {"action": "status", "status": 422},
+    "broken": {"action": "status", "status": 500},
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_an_answer_that_cannot_be_used_does_not_keep_the_others_from_landing(
+    plaud: EmulatorServer, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    monkeypatch.setattr(RetryPolicy, "backoff", lambda *_: 0.0)
+    ids = submitted(plaud, *["completed"] * 6)
+    plaud.inject({"match": {"kind": "get", "path_contains": ids[1]}, "times": None, **TROUBLES[trouble]})
+
+    for _ in range(2):
+        with pytest.raises((PlaudResponseError, PlaudRequestError, PlaudServerError)) as told:
+            load(ids)
+        assert ids[1] in str(told.value), "it names what did not land"
+        assert "The other 5 of 6 are landed" in str(told.value)
+    landed = warehouse.rows("select transcription_id from plaud_transcripts order by 1")
+    assert [known for (known,) in landed] == sorted({*ids} - {ids[1]})
+
+
+def test_a_plaud_that_is_away_is_not_asked_for_each_of_many(
+    plaud: EmulatorServer, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RetryPolicy, "backoff", lambda *_: 0.0)
+    ids = submitted(plaud, *["completed"] * 6)
+    plaud.inject({"match": {"kind": "get"}, "times": None, "action": "status", "status": 503})
+
+    with pytest.raises(PlaudServerError):
+        load(ids)
+    asked = {row["path"].rpartition("/")[2] for row in plaud.ledger(kind="get")}
+    assert len(asked) == 3
