@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from typing import Self
 
 from plaud_provider.api.models import Transcription, parse_transcription
-from plaud_provider.exceptions import PlaudResponseError
-from plaud_provider.handover.folder import work_folder
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudResponseError
+from plaud_provider.storage.folder import parse_folder
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,9 @@ class ResultStore:
     """
 
     def __init__(self, results_path: str) -> None:
-        self._files = work_folder(results_path, argument="results_path", state=_STATE)
+        self._files = parse_folder(
+            results_path, argument="results_path", state=_STATE, kind=PlaudConfigurationError
+        )
 
     def open(self) -> Self:
         """Look the connection up and make the folder."""
@@ -84,14 +86,25 @@ class ResultStore:
             log.warning(
                 "results_path: %s in %s is no answer about transcription %s, and is not used.",
                 name,
-                self._files.subject.uri,
+                self._files.argument.shown,
                 transcription_id,
             )
             return None
 
-    def remove(self, region: str, transcription_ids: Iterable[str]) -> None:
-        """Remove what was saved, where there is something."""
-        self._files.remove(_name(region, transcription_id) for transcription_id in transcription_ids)
+    def landed(self, region: str, transcription_ids: Iterable[str], *, keep_raw: bool) -> None:
+        """
+        Remove what has landed.
+
+        This is when a kept answer is removed, and the only time: once the transaction that wrote its rows is
+        committed. Any earlier, and a task that fails would have to ask Plaud again. What is never landed
+        stays.
+
+        :param region: Plaud region that it came from.
+        :param transcription_ids: What has landed, kept before or not.
+        :param keep_raw: Whether the user wants them to stay.
+        """
+        if not keep_raw:
+            self._files.remove([_name(region, transcription_id) for transcription_id in transcription_ids])
 
 
 def _name(region: str, transcription_id: str) -> str:

@@ -14,8 +14,9 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.handover.folder import WorkFolder, work_folder
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
+from plaud_provider.recordings.listing import Found
+from plaud_provider.storage.folder import LocalFolder, StoredFolder, parse_folder
 
 T = TypeVar("T")
 
@@ -24,24 +25,6 @@ _VERSION = 1
 _MANIFEST = "plaud_manifest"
 _KEYS = "plaud_keys"
 _OURS = re.compile(r"chunk-(\d{5,})(\.keys)?\.jsonl")
-
-
-class Found(NamedTuple):
-    """
-    A recording that an archive lists.
-
-    :param uri: Reference to it, as :class:`~plaud_provider.recordings.reference.AudioReference` takes it; a
-        single submit of this reference is the same recording.
-    :param version: Version of its content, as ``look()`` would return it; ``None`` where listing does not
-        tell (local files).
-    :param size: Bytes, where the storage tells.
-    :param modified: Time of its last change (UTC), where the storage tells.
-    """
-
-    uri: str
-    version: str | None
-    size: int | None
-    modified: datetime | None
 
 
 class Keyed(NamedTuple):
@@ -184,15 +167,16 @@ def _read(path: str, name: str, kind: str, convert: Callable[[dict[str, Any]], T
     return converted
 
 
-def _unusable(files: WorkFolder, name: str, why: str) -> PlaudInputError:
+def _unusable(files: LocalFolder | StoredFolder, name: str, why: str) -> PlaudInputError:
+    path = f"{files.argument.shown.rstrip('/')}/{name}"
     return PlaudInputError(
-        f"manifest: {files.subject.uri.rstrip('/') + '/' + name!r} {why}. Clear the task that writes it (the "
-        f"list task, or the submit task of its chunk). {_STATE}"
+        f"manifest: {path!r} {why}. Clear the task that writes it (the list task, or the submit task of its "
+        f"chunk). {_STATE}"
     )
 
 
-def _folder(path: str, argument: str) -> WorkFolder:
-    return work_folder(path, argument=argument, state=_STATE)
+def _folder(path: str, argument: str) -> LocalFolder | StoredFolder:
+    return parse_folder(path, argument=argument, state=_STATE, kind=PlaudConfigurationError)
 
 
 def _parent(path: str) -> str:

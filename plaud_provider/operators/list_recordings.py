@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.recordings.checks import AUDIO_EXTENSIONS
+from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

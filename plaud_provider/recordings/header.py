@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, NoReturn
 
 from plaud_provider.exceptions import PlaudError, PlaudStorageError
-from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.storage.errors import refused
+from plaud_provider.recordings.reference import AudioReference, refused
 from plaud_provider.storage.ranges import ReadLimitError
 
 if TYPE_CHECKING:
@@ -138,11 +137,10 @@ def _wav_seconds(file: BinaryIO, size: int) -> float | None:
     rate = 0.0
     position = 12
     while position + 8 <= size:
-        file.seek(position)
-        name, length = struct.unpack("<4sI", _exactly(file, 8))
+        name, length = struct.unpack("<4sI", _exactly(file, position, 8))
         position += 8
         if name == b"fmt " and position + 16 <= size:
-            tag, channels, frequency, byte_rate, align = struct.unpack("<HHIIH", _exactly(file, 14))
+            tag, channels, frequency, byte_rate, align = struct.unpack("<HHIIH", _exactly(file, position, 14))
             is_pcm = tag in _PCM and align
             rate = float(align * frequency if is_pcm else byte_rate) if channels else 0.0
         elif name == b"data":
@@ -190,11 +188,10 @@ def _movie_seconds(file: BinaryIO, start: int, end: int) -> float | None:
 def _atoms(file: BinaryIO, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Yield name, start and end of the contents of the atoms in a stretch; they may end beyond it."""
     while position + 8 <= end:
-        file.seek(position)
-        length, name = struct.unpack(">I4s", _exactly(file, 8))
+        length, name = struct.unpack(">I4s", _exactly(file, position, 8))
         header = 8
         if length == 1 and position + 16 <= end:
-            (length,) = struct.unpack(">Q", _exactly(file, 8))
+            (length,) = struct.unpack(">Q", _exactly(file, position + 8, 8))
             header = 16
         elif length == 0:
             length = end - position
@@ -206,12 +203,10 @@ def _atoms(file: BinaryIO, position: int, end: int) -> Iterator[tuple[bytes, int
 
 def _numbers(file: BinaryIO, start: int, end: int, layouts: dict[int, tuple[int, str]]) -> tuple[int, ...]:
     """Return the numbers of an atom, which lie elsewhere in each version of it."""
-    file.seek(start)
-    layout = layouts.get(_exactly(file, 1)[0]) if start < end else None
+    layout = layouts.get(_exactly(file, start, 1)[0]) if start < end else None
     if layout is None or start + layout[0] + struct.calcsize(layout[1]) > end:
         raise _DamagedError("is a damaged M4A file: its movie header cannot be read. Repair or replace it")
-    file.seek(start + layout[0])
-    return struct.unpack(layout[1], _exactly(file, struct.calcsize(layout[1])))
+    return struct.unpack(layout[1], _exactly(file, start + layout[0], struct.calcsize(layout[1])))
 
 
 def _mp3_seconds(file: BinaryIO, size: int) -> float | None:
@@ -266,7 +261,9 @@ def _is_mp3_frame(head: bytes) -> bool:
     )
 
 
-def _exactly(file: BinaryIO, count: int) -> bytes:
+def _exactly(file: BinaryIO, position: int, count: int) -> bytes:
+    """Return so many bytes from a position on."""
+    file.seek(position)
     content = file.read(count)
     if len(content) < count:
         raise EOFError

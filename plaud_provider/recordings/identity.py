@@ -44,7 +44,7 @@ def recording_key(
         region,
         client_id,
     )
-    if any("\x00" in part for part in parts):
+    if "\x00" in "".join(parts):
         raise PlaudInputError(
             f"audio_url: {audio.uri!r}, or what it is identified by, contains a NUL character. Nothing was "
             "sent."

@@ -7,16 +7,35 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, PlaudStorageError
-from plaud_provider.handover.manifest import Found
-from plaud_provider.recordings.checks import AUDIO_EXTENSIONS
+from plaud_provider.exceptions import (
+    PlaudConfigurationError,
+    PlaudError,
+    PlaudInputError,
+    PlaudStorageError,
+)
 from plaud_provider.recordings.glob_pattern import GlobPattern
-from plaud_provider.storage import errors as storage_errors
-from plaud_provider.storage.bucket import Bucket, Location
-from plaud_provider.storage.errors import Subject
-from plaud_provider.storage.folder import LocalFolder, folder_key, parse_folder
+from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
+from plaud_provider.storage.folder import LocalFolder, StoredFolder, parse_folder
 
 _STATE = "Nothing was sent, nothing is paid for."
+
+
+class Found(NamedTuple):
+    """
+    A recording that an archive lists.
+
+    :param uri: Reference to it, as :class:`~plaud_provider.recordings.reference.AudioReference` takes it; a
+        single submit of this reference is the same recording.
+    :param version: Version of its content, as ``look()`` would return it; ``None`` where listing does not
+        tell (local files).
+    :param size: Bytes, where the storage tells.
+    :param modified: Time of its last change (UTC), where the storage tells.
+    """
+
+    uri: str
+    version: str | None
+    size: int | None
+    modified: datetime | None
 
 
 class _Wanted(NamedTuple):
@@ -87,53 +106,47 @@ def list_recordings(
         after=_utc(modified_after),
         before=_utc(modified_before),
     )
-    folder, subject = parse_folder(path, argument="path", state=_STATE)
+    folder = parse_folder(path, argument="path", state=_STATE)
     start = glob.literal_folder if glob else ""
     if isinstance(folder, LocalFolder):
-        return _local(folder, subject, wanted, start, recursive=recursive)
-    return _stored(folder, subject, wanted, start, recursive=recursive)
+        return _local(folder, wanted, start, recursive=recursive)
+    return _stored(folder, wanted, start, recursive=recursive)
 
 
-def _stored(
-    location: Location, subject: Subject, wanted: _Wanted, start: str, *, recursive: bool
-) -> Iterator[Found]:
-    bucket = Bucket(location, subject)
-    folder = folder_key(location)
-    is_there = not folder
+def _stored(folder: StoredFolder, wanted: _Wanted, start: str, *, recursive: bool) -> Iterator[Found]:
+    is_there = not folder.key
     if start and not recursive:
         # What begins with a folder is not right in this one.
         return
-    for page in bucket.pages(folder + start, delimiter="" if recursive else "/"):
-        is_there = is_there or bool(page.entries or page.folders)
-        for entry in page.entries:
-            if entry.is_folder or entry.key.endswith("/"):
+    for page in folder.bucket.pages(folder.key + start, delimiter="" if recursive else "/"):
+        is_there = is_there or bool(page.objects or page.folders)
+        for found in page.objects:
+            if found.is_folder or found.key.endswith("/"):
                 continue
-            if wanted.name(entry.key[len(folder) :]) and wanted.time(entry.modified):
-                yield Found(location.root + entry.key, entry.version, entry.size, entry.modified)
+            if wanted.name(found.key[len(folder.key) :]) and wanted.time(found.modified):
+                yield Found(folder.bucket_root + found.key, found.version, found.size, found.modified)
     if not is_there:
-        _check_folder(bucket, subject, folder)
+        _check_folder(folder)
 
 
-def _check_folder(bucket: Bucket, subject: Subject, folder: str) -> None:
+def _check_folder(folder: StoredFolder) -> None:
     """Say why nothing is listed, unless there is another part of the folder."""
-    page = next(bucket.pages(folder, delimiter="/"))
-    if page.entries or page.folders or not folder.rstrip("/"):
+    page = next(folder.bucket.pages(folder.key, delimiter="/"))
+    if page.objects or page.folders or not folder.key.rstrip("/"):
         return
     try:
-        bucket.ask(storage_errors.not_found, "describe", folder.rstrip("/"))
+        folder.bucket.look_up(folder.key.rstrip("/"))
     except PlaudInputError:
-        raise subject.refused(
+        raise folder.argument.error(
             "does not exist in its storage, which knows no empty folders: nothing begins so. Check bucket "
             "and folder, upper and lower case included; they are taken as they are, not percent-decoded"
         ) from None
-    raise subject.refused("is a file; pass the folder that it is in")
+    raise folder.argument.error("is a file; pass the folder that it is in")
 
 
-def _local(
-    folder: LocalFolder, subject: Subject, wanted: _Wanted, start: str, *, recursive: bool
-) -> Iterator[Found]:
+def _local(folder: LocalFolder, wanted: _Wanted, start: str, *, recursive: bool) -> Iterator[Found]:
     if not os.path.isdir(folder.path):
-        raise _not_there(folder, subject)
+        raise _not_there(folder)
     if start and not recursive:
         return
     # What is in a folder comes before what is in the folders below it, each sorted by name.
@@ -141,7 +154,7 @@ def _local(
     while waiting:
         relative = waiting.pop()
         below: list[str] = []
-        for name, kind in _scan(folder, relative, subject):
+        for name, kind in _scan(folder, relative):
             if kind == "folder":
                 below.append(f"{relative}{name}/")
             elif wanted.name(relative + name):
@@ -155,7 +168,7 @@ def _local(
             waiting += reversed(below)
 
 
-def _scan(folder: LocalFolder, relative: str, subject: Subject) -> list[tuple[str, str]]:
+def _scan(folder: LocalFolder, relative: str) -> list[tuple[str, str]]:
     """Return name and kind of what is in a folder and may be listed, sorted."""
     try:
         with os.scandir(os.path.join(folder.path, relative)) as entries:
@@ -169,12 +182,12 @@ def _scan(folder: LocalFolder, relative: str, subject: Subject) -> list[tuple[st
         return []
     except PermissionError:
         where = f" (its folder {relative!r})" if relative else ""
-        raise subject.refused(
+        raise folder.argument.error(
             f"may not be listed by this worker{where}. Give its user the right to read it",
             PlaudConfigurationError,
         ) from None
     except OSError as error:
-        raise subject.refused(
+        raise folder.argument.error(
             f"could not be listed ({type(error).__name__}). Check its disk, and try again", PlaudStorageError
         ) from None
 
@@ -198,10 +211,12 @@ def _status(path: str) -> os.stat_result | None:
         return None
 
 
-def _not_there(folder: LocalFolder, subject: Subject) -> PlaudInputError:
+def _not_there(folder: LocalFolder) -> PlaudError:
     if os.path.exists(folder.path):
-        return subject.refused("is a file; pass the folder that it is in")
-    return subject.refused("does not exist on this worker, or may not be seen by its user. Check the path")
+        return folder.argument.error("is a file; pass the folder that it is in")
+    return folder.argument.error(
+        "does not exist on this worker, or may not be seen by its user. Check the path"
+    )
 
 
 def _utc(moment: datetime | None) -> datetime | None:

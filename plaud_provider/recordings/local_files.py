@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,29 +14,11 @@ from urllib.parse import quote
 
 from plaud_provider.api.regions import is_loopback
 from plaud_provider.exceptions import PlaudInputError, PlaudStorageError
-from plaud_provider.recordings.checks import check_extension
-from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.storage.errors import refused
+from plaud_provider.recordings.reference import AudioReference, check_extension, refused
 from plaud_provider.storage.ranges import open_ranges
 
 _SCHEME = "file://"
 _EXAMPLE = "public_urls={'/data/calls/': 'https://files.example/calls/'}"
-
-
-def is_local(audio: AudioReference) -> bool:
-    """Whether a reference is a path of this host."""
-    return audio.scheme == "file" or audio.reveal().startswith("/")
-
-
-def is_served(audio: AudioReference, public_urls: Mapping[str, str]) -> bool:
-    """
-    Whether a local file lies in a folder that Plaud can fetch from.
-
-    :param audio: The file.
-    :param public_urls: What :func:`validate_public_urls` returned.
-    """
-    path = Path(audio.reveal().removeprefix(_SCHEME))
-    return any(path.is_relative_to(folder) for folder in public_urls)
 
 
 def validate_public_urls(value: Mapping[str, str] | str | None) -> dict[str, str]:
@@ -57,6 +40,18 @@ def validate_public_urls(value: Mapping[str, str] | str | None) -> dict[str, str
     return dict(_checked_root(folder, base) for folder, base in value.items())
 
 
+def is_served(audio: AudioReference, public_urls: Mapping[str, str]) -> bool:
+    """
+    Whether Plaud can reach what a reference names, as far as ``public_urls`` tells.
+
+    If none of many recordings is, that argument is wrong, and not each of them.
+
+    :param audio: The reference; of another kind than a local file it needs no folder to be served.
+    :param public_urls: What :func:`validate_public_urls` returned.
+    """
+    return not audio.is_local or _served_folder(_path(audio), public_urls) is not None
+
+
 class LocalFile:
     """
     A recording below a folder that is served at a base URL.
@@ -68,23 +63,23 @@ class LocalFile:
 
     def __init__(self, audio: AudioReference, public_urls: Mapping[str, str]) -> None:
         self.audio = audio
-        path = audio.reveal().removeprefix(_SCHEME)
+        path = _path(audio)
         if not path.startswith("/"):
             raise refused(audio, "names no absolute path; write file:///folder/name.wav")
         if ".." in path.split("/") or "\x00" in path:
             raise refused(audio, "contains '..'; pass the path itself")
         check_extension(audio)
-        self._path = Path(path)
-        roots = [Path(folder) for folder in public_urls if self._path.is_relative_to(folder)]
-        if not roots:
+        root = _served_folder(path, public_urls)
+        if root is None:
             raise refused(
                 audio,
                 "is a local file, which Plaud cannot fetch. Serve its folder and say where, as in "
                 f"{_EXAMPLE}, or put the file into object storage and pass its s3://, gs:// or abfs:// "
                 "reference",
             )
-        self._root = max(roots, key=lambda root: len(root.parts))
-        self._base = public_urls[str(self._root)]
+        self._path = Path(path)
+        self._root = root
+        self._base = public_urls[str(root)]
 
     def connect(self) -> None:
         """Nothing is to be opened."""
@@ -98,8 +93,10 @@ class LocalFile:
         :raises PlaudInputError: if Plaud could not transcribe it.
         :raises PlaudStorageError: if it cannot be read.
         """
-        with self._readable(), self._path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with self._explained():
+            self._checked()
+            with self._path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
 
     def open(self) -> BinaryIO:
         """
@@ -107,7 +104,8 @@ class LocalFile:
 
         :raises PlaudError: as :meth:`look`, also while it is read.
         """
-        with self._readable():
+        with self._explained():
+            self._checked()
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
             size = os.fstat(descriptor).st_size
 
@@ -118,12 +116,6 @@ class LocalFile:
         return open_ranges(read, size=size, close=lambda: os.close(descriptor))
 
     @contextmanager
-    def _readable(self) -> Iterator[None]:
-        with self._explained():
-            self._check()
-            yield
-
-    @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
@@ -131,21 +123,34 @@ class LocalFile:
             why = f"cannot be read by this worker ({type(error).__name__})"
             raise refused(self.audio, why, PlaudStorageError) from None
 
-    def _check(self) -> None:
+    def _checked(self) -> os.stat_result:
         if not self._path.resolve().is_relative_to(self._root.resolve()):
             raise refused(self.audio, f"is a link that leads out of {str(self._root)!r}")
-        if not self._path.exists():
+        try:
+            status = self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
             why = "does not exist on this worker. Check its path, which is not percent-decoded"
-            raise refused(self.audio, why)
-        if not self._path.is_file():
+            raise refused(self.audio, why) from None
+        if not stat.S_ISREG(status.st_mode):
             raise refused(self.audio, "is not a file; pass one recording")
-        if not self._path.stat().st_size:
+        if not status.st_size:
             raise refused(self.audio, "is empty")
+        return status
 
     def url(self) -> AudioReference:
         """Return where Plaud can fetch it."""
         relative = self._path.relative_to(self._root)
         return AudioReference(f"{self._base}/{quote(os.fsencode(relative), safe='/')}")
+
+
+def _path(audio: AudioReference) -> str:
+    return audio.reveal().removeprefix(_SCHEME)
+
+
+def _served_folder(path: str, public_urls: Mapping[str, str]) -> Path | None:
+    """Return the innermost of the served folders that a path is in."""
+    folders = [Path(folder) for folder in public_urls if Path(path).is_relative_to(folder)]
+    return max(folders, key=lambda folder: len(folder.parts), default=None)
 
 
 def _checked_root(folder: object, base: object) -> tuple[str, str]:

@@ -8,46 +8,27 @@ a value that shows itself without its signature wherever Airflow or a log would 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from pathlib import PurePosixPath
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from typing import TypeVar
+from urllib.parse import unquote, urlsplit
 
-_WEB = ("http", "https")
-_SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
-_AZURE_PARAMETERS = (
-    "sig sv ss srt sr sp st se spr sip si skoid sktid skt ske sks skv sdd ses saoid suoid scid "
-    "rscc rscd rsce rscl rsct"
-)
-#: Signature parameters without a prefix of their own, and those beside which they are no others.
-_SIGNATURES = (
-    # S3 version 2, Google Cloud Storage version 2
-    (
-        frozenset(["signature", "expires"]),
-        frozenset(["signature", "expires", "awsaccesskeyid", "googleaccessid"]),
-    ),
-    # CloudFront
-    (
-        frozenset(["signature", "key-pair-id"]),
-        frozenset(["signature", "expires", "key-pair-id", "policy", "hash-algorithm"]),
-    ),
-    # Azure shared access signature
-    (
-        frozenset(["sig", "sv"]),
-        frozenset(_AZURE_PARAMETERS.split()),
-    ),
-)
-_SECRET_NAME = (
-    r"token|sig|secret|passw|auth|credential|api.?key|access.?key|hmac|hdnts|hdnea|jwt|"
-    r"^(key|code|hash|sas|verify|s|q-ak)$"
-)
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_PASSWORD = r"(^|//)([^/?#@:]*):[^/?#@]*@"
+from plaud_provider.exceptions import PlaudError, PlaudInputError
+from plaud_provider.storage.errors import Argument
+from plaud_provider.storage.signed_urls import WEB, expires_at, without_secrets, without_signature
+
+E = TypeVar("E", bound=PlaudError)
+
+#: What Plaud takes, by extension. A reference without an extension is let through: it may be any of them.
+AUDIO_EXTENSIONS = (".m4a", ".mp3", ".wav")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
+_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 
 
 class AudioReference:
     """
-    A reference to a recording: ``https://`` URL or storage reference.
+    A reference to a recording: ``https://`` URL, storage reference or local path.
 
     ``str()``, ``repr()`` and :meth:`serialize` (which Airflow calls for rendered fields) give :attr:`uri`.
 
@@ -55,7 +36,17 @@ class AudioReference:
     """
 
     def __init__(self, value: str) -> None:
-        self._value = value.strip()
+        value = value.strip()
+        found = _SCHEME.match(value)
+        #: Scheme in lower case; empty if there is none.
+        self.scheme = found.group().lower() if found else ""
+        self._value = value
+        #: Whether it is a path of this host.
+        self.is_local = self.scheme == "file" or self._value.startswith("/")
+        try:
+            self._split = urlsplit(self._value)
+        except ValueError:
+            self.scheme, self._split = "", urlsplit("")
 
     def reveal(self) -> str:
         """Return the reference as given, signature and all: for the request itself, never for showing."""
@@ -67,31 +58,10 @@ class AudioReference:
 
     @cached_property
     def uri(self) -> str:
-        """
-        The reference without its signature, password or anything that looks like a secret.
+        """The reference without its signature, password or anything that looks like a secret, as text."""
+        return without_secrets(self._value)
 
-        Names of local files need not be text; here they are, as logs and databases take nothing else.
-        """
-        return _LONE_SURROGATE.sub("\ufffd", self._without_secrets)
-
-    @cached_property
-    def _without_secrets(self) -> str:
-        kept = [
-            part
-            for name, part in self._parts
-            if not self._is_signing(name) and not re.search(_SECRET_NAME, name, re.IGNORECASE)
-        ]
-        if self.scheme in _WEB:
-            netloc = self._split.netloc.rpartition("@")[2]
-            return self._split._replace(netloc=netloc, query="&".join(kept), fragment="").geturl()
-        # In a storage key '?' and '#' are ordinary characters, and a user there names a connection. But it
-        # may also be a URL with a slip in its scheme.
-        shown = re.sub(_PASSWORD, r"\1\2@", self._value)
-        if len(kept) == len(self._parts):
-            return shown
-        return shown.partition("?")[0] + ("?" + "&".join(kept) if kept else "")
-
-    @cached_property
+    @property
     def identity(self) -> str:
         """
         The reference without its known signature parameters, and nothing else dropped.
@@ -99,18 +69,9 @@ class AudioReference:
         Two URLs that differ only in when they were signed are the same recording; two that differ in any
         other parameter may not be.
         """
-        if self.scheme not in _WEB:
-            return self._value
-        # The raw text is kept: decoding and encoding again could change what a recording is called.
-        kept = [part for name, part in self._parts if not self._is_signing(name)]
-        return self._split._replace(query="&".join(kept), fragment="").geturl()
+        return without_signature(self._value) if self.scheme in WEB else self._value
 
-    @cached_property
-    def scheme(self) -> str:
-        """Scheme in lower case; empty if there is none."""
-        return self._split.scheme.lower()
-
-    @cached_property
+    @property
     def host(self) -> str:
         """Host or bucket in lower case; empty if there is none."""
         try:
@@ -123,68 +84,21 @@ class AudioReference:
         """Whether the URL carries a user name or password."""
         return "@" in self._split.netloc
 
-    @cached_property
-    def file_name(self) -> str:
-        """Last part of the path; decoded, where it is a URL's."""
-        if self.scheme in _WEB:
-            return PurePosixPath(unquote(self._split.path)).name
-        # In a storage key '?', '#' and '%' are ordinary characters.
-        return self._value.rpartition("/")[2]
-
-    @cached_property
+    @property
     def extension(self) -> str:
         """File extension in lower case with its dot; empty if the last part of the path has none."""
-        found = re.search(r"\.[A-Za-z][A-Za-z0-9]{1,4}$", self.file_name)
+        if self.scheme in WEB:
+            name = PurePosixPath(unquote(self._split.path)).name
+        else:
+            # In a storage key '?', '#' and '%' are ordinary characters.
+            name = self._value.rpartition("/")[2]
+        found = _EXTENSION.search(name)
         return found.group().lower() if found else ""
 
-    @cached_property
+    @property
     def expires_at(self) -> datetime | None:
         """When the URL's signature expires (UTC), where the URL tells."""
-        parameters = {name.lower(): value for name, value in self._parameters}
-        try:
-            for kind in ("amz", "goog"):
-                if f"x-{kind}-expires" in parameters:
-                    signed_at = datetime.strptime(parameters[f"x-{kind}-date"], "%Y%m%dT%H%M%SZ")
-                    validity = timedelta(seconds=int(parameters[f"x-{kind}-expires"]))
-                    return signed_at.replace(tzinfo=UTC) + validity
-            if "sig" in parameters and "se" in parameters:
-                moment = datetime.fromisoformat(parameters["se"])
-                return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-            if "signature" in parameters and "expires" in parameters:
-                return datetime.fromtimestamp(int(parameters["expires"]), tz=UTC)
-        except (KeyError, ValueError, OverflowError, OSError):
-            return None
-        return None
-
-    @cached_property
-    def _split(self) -> SplitResult:
-        try:
-            return urlsplit(self._value)
-        except ValueError:
-            return urlsplit("")
-
-    @cached_property
-    def _query(self) -> str:
-        return self._value.partition("#")[0].partition("?")[2]
-
-    @cached_property
-    def _parameters(self) -> list[tuple[str, str]]:
-        return parse_qsl(self._query, keep_blank_values=True)
-
-    @cached_property
-    def _parts(self) -> list[tuple[str, str]]:
-        """The query's parts: name in lower case, and raw text."""
-        return [
-            (unquote(part.partition("=")[0]).strip().lower(), part) for part in self._query.split("&") if part
-        ]
-
-    @cached_property
-    def _signature_names(self) -> frozenset[str]:
-        names = frozenset(name for name, _ in self._parts)
-        return frozenset().union(*(signing for marks, signing in _SIGNATURES if marks <= names))
-
-    def _is_signing(self, name: str) -> bool:
-        return name.startswith(_SIGNATURE_PREFIXES) or name in self._signature_names
+        return expires_at(self._value)
 
     def __str__(self) -> str:
         return self.uri
@@ -197,3 +111,32 @@ class AudioReference:
 
     def __hash__(self) -> int:
         return hash(self._value)
+
+
+def as_argument(audio: AudioReference) -> Argument:
+    """Return a recording as what errors are about; whatever is wrong with it is found before it is sent."""
+    return Argument("audio_url", audio.reveal(), "Nothing was sent, nothing is paid for.")
+
+
+def refused(audio: AudioReference, why: str, kind: type[E] = PlaudInputError) -> E:  # type: ignore[assignment]
+    """
+    Return an error about a recording.
+
+    :param why: What is wrong with it, as in "is empty".
+    :param kind: Class of the error.
+    """
+    return as_argument(audio).error(why, kind)  # type: ignore[return-value]
+
+
+def check_extension(audio: AudioReference) -> None:
+    """
+    Check the kind of file by its extension.
+
+    :raises PlaudInputError: if Plaud does not take it.
+    """
+    extension = audio.extension
+    if extension and extension not in AUDIO_EXTENSIONS:
+        raise refused(
+            audio,
+            f"is a {extension} file; Plaud transcribes {', '.join(AUDIO_EXTENSIONS)} files: convert it first",
+        )

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from typing import BinaryIO, NamedTuple, Protocol
+from datetime import timedelta
+from typing import BinaryIO, Protocol
 
-from plaud_provider.exceptions import PlaudError, PlaudInputError
-from plaud_provider.recordings.checks import MINIMUM_VALIDITY, check_audio_url, check_validity
-from plaud_provider.recordings.local_files import LocalFile, is_local
-from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.recordings.stored_objects import StoredObject, is_stored
+from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.recordings.given_urls import MINIMUM_VALIDITY, GivenUrl
+from plaud_provider.recordings.local_files import LocalFile
+from plaud_provider.recordings.reference import AudioReference, refused
+from plaud_provider.recordings.stored_objects import StoredObject
 from plaud_provider.storage.bucket import FileSystems
-from plaud_provider.storage.errors import refused
+from plaud_provider.storage.kinds import KINDS
 
 #: S3 and Google Cloud Storage sign for no longer than a week. One limit for all, so that nobody has to know.
 MAXIMUM_VALIDITY = timedelta(days=7)
@@ -39,26 +39,6 @@ class AudioSource(Protocol):
         """Return a URL that Plaud can fetch; revealed, it is a secret."""
 
 
-class Sighting(NamedTuple):
-    """
-    What a look at a recording's storage told.
-
-    :param version: Version of the content, where the storage has one.
-    :param problem: Why the recording cannot be submitted now.
-    """
-
-    version: str | None = None
-    problem: PlaudError | None = None
-
-
-def look_at(source: AudioSource) -> Sighting:
-    """Look at a recording; a problem is returned, since whoever has submitted it before may not care."""
-    try:
-        return Sighting(version=source.look())
-    except PlaudError as problem:
-        return Sighting(problem=problem)
-
-
 def audio_source(
     audio: AudioReference,
     *,
@@ -75,9 +55,9 @@ def audio_source(
     :param file_systems: Shared by the recordings of a task, so that each connection is opened once.
     :raises PlaudInputError: if Plaud could not fetch or transcribe it; nothing was sent.
     """
-    if is_stored(audio):
+    if audio.scheme in KINDS:
         return StoredObject(audio, url_validity, file_systems)
-    if is_local(audio):
+    if audio.is_local:
         return LocalFile(audio, public_urls)
     if audio.scheme not in ("", "http", "https"):
         raise refused(
@@ -105,42 +85,3 @@ def validate_url_validity(value: timedelta | float | str) -> timedelta:
             "nothing is paid for."
         )
     return timedelta(seconds=int(seconds))
-
-
-class GivenUrl:
-    """
-    A URL that the user has signed.
-
-    :param audio: The URL.
-    :raises PlaudInputError: if Plaud could not fetch or transcribe it.
-    """
-
-    def __init__(self, audio: AudioReference) -> None:
-        check_audio_url(audio)
-        self.audio = audio
-
-    def connect(self) -> None:
-        """Nothing is to be opened."""
-
-    def look(self) -> str | None:
-        """Nothing is asked of it: a URL that was signed for one GET may not even allow a HEAD."""
-
-    def open(self) -> BinaryIO:
-        """
-        Refuse: it was signed for Plaud.
-
-        :raises PlaudInputError: always.
-        """
-        raise refused(
-            self.audio,
-            "is a URL, which is not read here; pass a storage reference to have its length checked",
-        )
-
-    def url(self) -> AudioReference:
-        """
-        Return it, if it will be valid for long enough.
-
-        :raises PlaudInputError: if it will not.
-        """
-        check_validity(self.audio, now=datetime.now(tz=UTC))
-        return self.audio

@@ -13,18 +13,10 @@ from typing import BinaryIO
 
 from plaud_provider.api.regions import is_loopback
 from plaud_provider.exceptions import PlaudConfigurationError
-from plaud_provider.recordings.checks import check_extension
-from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.storage import errors as storage_errors
-from plaud_provider.storage.bucket import KINDS, Bucket, FileSystems, parse_location
-from plaud_provider.storage.errors import recording, refused
-from plaud_provider.storage.kinds import Entry
+from plaud_provider.recordings.reference import AudioReference, as_argument, check_extension, refused
+from plaud_provider.storage.bucket import Bucket, FileSystems, parse_location
+from plaud_provider.storage.kinds import ObjectMetadata
 from plaud_provider.storage.ranges import BLOCK_BYTES, open_ranges
-
-
-def is_stored(audio: AudioReference) -> bool:
-    """Whether a reference is one of an object in storage."""
-    return audio.scheme in KINDS
 
 
 class StoredObject:
@@ -46,17 +38,18 @@ class StoredObject:
     ) -> None:
         self.audio = audio
         self._validity = url_validity
+        self._argument = as_argument(audio)
         wanted = f"object; write {audio.scheme}://bucket/key"
-        location = parse_location(audio, recording(audio), wanted=wanted)
+        location = parse_location(self._argument, wanted=wanted)
         if not location.key.strip("/"):
             raise refused(audio, f"names no {wanted}")
         if location.key.endswith("/"):
             raise refused(audio, "names a folder; pass one recording")
         check_extension(audio)
-        self._kind = location.kind
         self._key = location.key
-        self._bucket = Bucket(location, recording(audio), file_systems)
-        self._seen: tuple[Entry, bytes] | None = None
+        self._needs = location.kind.needs
+        self._bucket = Bucket(location, self._argument, file_systems)
+        self._seen: tuple[ObjectMetadata, bytes] | None = None
 
     def connect(self) -> None:
         """
@@ -70,12 +63,13 @@ class StoredObject:
         """
         Check that the object is there, is a file, has content and can be read; return its version.
 
+        Its beginning is read, which is the only sure way to know that it can be.
+
         :raises PlaudInputError: if it cannot be transcribed.
         :raises PlaudConfigurationError: if the connection or an extra is missing, or may not read it.
         :raises PlaudStorageError: if the storage could not be asked.
         """
-        self._seen = self._look()
-        return self._seen[0].version
+        return self._look()[0].version
 
     def open(self) -> BinaryIO:
         """
@@ -83,8 +77,8 @@ class StoredObject:
 
         :raises PlaudError: as :meth:`look`, which is done first where it has not been.
         """
-        found, head = self._seen = self._seen or self._look()
-        return open_ranges(self._read, size=found.size or len(head), head=head)
+        found, head = self._seen or self._look()
+        return open_ranges(partial(self._bucket.read, self._key), size=found.size or len(head), head=head)
 
     def url(self) -> AudioReference:
         """
@@ -93,8 +87,7 @@ class StoredObject:
         :raises PlaudConfigurationError: if the connection cannot sign a URL that Plaud could fetch.
         :raises PlaudStorageError: if the storage could not be asked.
         """
-        explain = partial(storage_errors.not_signed, needs=self._kind.needs)
-        signed = AudioReference(self._bucket.ask(explain, "sign", self._key, self._validity))
+        signed = AudioReference(self._bucket.sign(self._key, self._validity))
         if signed.scheme != "https" and not is_loopback(signed.host):
             raise self._misconfigured(
                 f"is in a storage to which {self._bucket.connection} leads over {signed.scheme}://; Plaud "
@@ -102,21 +95,19 @@ class StoredObject:
             )
         if signed.expires_at is None:
             raise self._misconfigured(
-                f"was not signed by {self._bucket.connection}. Signing needs {self._kind.needs}. Of a public "
+                f"was not signed by {self._bucket.connection}. Signing needs {self._needs}. Of a public "
                 "object pass its https:// URL"
             )
         return signed
 
-    def _look(self) -> tuple[Entry, bytes]:
-        found: Entry = self._bucket.ask(storage_errors.not_found, "describe", self._key)
+    def _look(self) -> tuple[ObjectMetadata, bytes]:
+        """Look the object up; return that and its beginning."""
+        found = self._bucket.look_up(self._key)
         if found.size == 0:
             raise refused(self.audio, "is empty")
-        # Archived and encrypted objects are listed like any other, and then cannot be fetched.
-        return found, self._read(0, min(BLOCK_BYTES, found.size or BLOCK_BYTES))
-
-    def _read(self, start: int, end: int) -> bytes:
-        content: bytes = self._bucket.ask(storage_errors.not_readable, "read", self._key, (start, end))
-        return content
+        head = self._bucket.read(self._key, 0, min(BLOCK_BYTES, found.size or BLOCK_BYTES))
+        self._seen = (found, head)
+        return self._seen
 
     def _misconfigured(self, why: str) -> PlaudConfigurationError:
         return refused(self.audio, why, PlaudConfigurationError)

@@ -10,29 +10,23 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudError
-from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.storage import errors as storage_errors
-from plaud_provider.storage.errors import Subject
-from plaud_provider.storage.kinds import S3, Azure, GoogleCloudStorage, Page, StorageKind
+from plaud_provider.storage import errors
+from plaud_provider.storage.errors import Argument
+from plaud_provider.storage.kinds import KINDS, Azure, ObjectMetadata, Page, StorageKind
 
 T = TypeVar("T")
-Explain = Callable[[Subject, str, Exception], PlaudError]
+#: Makes an error of ours of a library's, about an argument and whom the storage was asked as.
+ErrorMaker = Callable[[Argument, str, Exception], PlaudError]
 
 #: A storage that does not answer must not keep a task from re-attaching to what it has paid for.
 LOOKUP_SECONDS = 60
-
-KINDS: dict[str, StorageKind] = {
-    "s3": S3(),
-    "gs": GoogleCloudStorage(),
-    "abfs": Azure(),
-    "abfss": Azure(),
-}
 
 # [connection@]bucket[/key]; a key may contain anything.
 _LOCATION = re.compile(r"(?:(?P<user>[^/]*)@)?(?P<bucket>[^/@:]+)(?:/(?P<key>.*))?", re.DOTALL)
@@ -63,29 +57,30 @@ class Location(NamedTuple):
     key: str
 
 
-def parse_location(reference: AudioReference, subject: Subject, *, wanted: str) -> Location:
+def parse_location(argument: Argument, *, wanted: str) -> Location:
     """
     Take a reference apart.
 
-    :param reference: The reference, or that of a folder, of a scheme in :data:`KINDS`.
-    :param subject: What errors are about.
+    :param argument: The reference, or that of a folder, of a scheme in
+        :data:`~plaud_provider.storage.kinds.KINDS`.
     :param wanted: What it is to name, as in "names no ...".
-    :raises PlaudInputError: if it is none.
+    :raises PlaudError: if it names none; of the kind that the argument says.
     """
-    value, scheme = reference.reveal(), reference.scheme
+    value = argument.value
+    scheme = value.partition(":")[0].lower()
     kind = KINDS[scheme]
     found = _LOCATION.fullmatch(value.partition("://")[2])
     if not found:
-        raise subject.refused(f"names no {wanted}")
+        raise argument.error(f"names no {wanted}")
     user, bucket, key = found["user"] or "", found["bucket"], found["key"] or ""
     if ":" in user:
-        raise subject.refused("carries a password; name an Airflow connection instead")
+        raise argument.error("carries a password; name an Airflow connection instead")
     account = ""
     if isinstance(kind, Azure) and "." in bucket:
         account = bucket.partition(".")[0]
         user, _, bucket = user.rpartition("@")
         if not bucket:
-            raise subject.refused(f"names no container; write {scheme}://container@account.…/path")
+            raise argument.error(f"names no container; write {scheme}://container@account.…/path")
     root = value[: len(value) - len(key)].removesuffix("/") + "/"
     return Location(root, kind, scheme, user or None, account, bucket, key)
 
@@ -115,50 +110,73 @@ class Bucket:
     """
     The bucket of a location. It is opened at its first use, and keeps no listing.
 
+    Its methods raise :class:`~plaud_provider.exceptions.PlaudConfigurationError` if the connection, an extra
+    or a right is missing, and :class:`~plaud_provider.exceptions.PlaudStorageError` if the storage cannot be
+    used now. None waits for ever: some libraries retry for half an hour.
+
     :param location: Where it is.
-    :param subject: What errors are about.
+    :param argument: What errors are about.
     :param file_systems: Where its file system is kept; ``None``: nobody else uses it.
     """
 
-    def __init__(self, location: Location, subject: Subject, file_systems: FileSystems | None = None) -> None:
+    def __init__(
+        self, location: Location, argument: Argument, file_systems: FileSystems | None = None
+    ) -> None:
         self._location = location
-        self._subject = subject
+        self._kind = location.kind
+        self._argument = argument
         self._file_systems = file_systems or FileSystems()
 
     def open(self) -> None:
-        """
-        Look the connection up.
-
-        :raises PlaudConfigurationError: if it, or an extra, is missing or leads to another account.
-        :raises PlaudStorageError: if it cannot be used now.
-        """
+        """Look the connection up."""
         _ = self._file_system
 
-    def ask(self, explain: Explain, operation: str, *args: Any, **options: Any) -> Any:
+    def look_up(self, key: str) -> ObjectMetadata:
         """
-        Have the storage do something, but not for ever: some libraries retry for half an hour.
+        Return what the storage says about an object.
 
-        :param explain: Says what an error of the library means.
-        :param operation: Name of a method of :class:`~plaud_provider.storage.kinds.StorageKind`.
+        :raises PlaudInputError: if there is none, or it is a folder.
         """
-        file_system = self._file_system
-        method = getattr(self._location.kind, operation)
-        coroutine = partial(method, file_system, self._location.bucket, *args, **options)
-        return self._guard(lambda: _wait(file_system, coroutine), explain)
+        return self._call(errors.not_found, self._kind.describe, key)
 
     def pages(self, prefix: str, *, delimiter: str = "") -> Iterator[Page]:
         """
         List what begins with a prefix.
 
-        :raises PlaudError: what :func:`~plaud_provider.storage.errors.not_listed` makes of an error.
+        :raises PlaudInputError: if there is no such bucket.
         """
         after = ""
         while True:
-            page: Page = self.ask(storage_errors.not_listed, "page", prefix, after=after, delimiter=delimiter)
+            page = self._call(errors.not_listed, self._kind.page, prefix, after=after, delimiter=delimiter)
             yield page
             after = page.next
             if not after:
                 return
+
+    def read(self, key: str, start: int, end: int) -> bytes:
+        """Return bytes of an object that could be looked up."""
+        return self._call(errors.not_readable, self._kind.read, key, (start, end))
+
+    def read_file(self, key: str) -> bytes | None:
+        """Return all of an object; ``None`` if there is none."""
+        return self._call(errors.file_not_read, _if_there(self._kind.read), key, None)
+
+    def write_file(self, key: str, content: bytes) -> None:
+        """Write an object, whole or not at all."""
+        self._call(errors.file_not_written, self._kind.write, key, content)
+
+    def remove_file(self, key: str) -> None:
+        """Remove an object, if there is one."""
+        self._call(errors.file_not_removed, _if_there(self._kind.remove), key)
+
+    def sign(self, key: str, validity: timedelta) -> str:
+        """
+        Return a URL that gives an object for so long; it is a secret.
+
+        :raises PlaudConfigurationError: if the connection cannot sign.
+        """
+        explain = partial(errors.not_signed, needs=self._kind.needs)
+        return self._call(explain, self._kind.sign, key, validity)
 
     @property
     def connection(self) -> str:
@@ -168,9 +186,8 @@ class Bucket:
 
     @cached_property
     def _file_system(self) -> Any:
-        kind = self._location.kind
         file_system = self._file_systems.get(self._location, self._opened)
-        if self._location.account and kind.account(file_system) != self._location.account:
+        if self._location.account and self._kind.account(file_system) != self._location.account:
             raise self._misconfigured(
                 f"is in the storage account {self._location.account!r}, but {self.connection} leads to "
                 "another. Name a connection of that account: abfs://connection@container@account.…/path"
@@ -178,10 +195,9 @@ class Bucket:
         return file_system
 
     def _opened(self) -> Any:
-        kind = self._location.kind
         self._check_connection()
-        file_system = self._guard(self._open, partial(storage_errors.not_opened, needs=kind.needs))
-        kind.prepare(file_system)
+        file_system = self._guard(partial(errors.not_opened, needs=self._kind.needs), self._open)
+        self._kind.prepare(file_system)
         # fsspec would keep it, and its network connections, until the process ends; a triggerer opens many.
         type(file_system)._cache.pop(file_system._fs_token_, None)
         return file_system
@@ -205,18 +221,35 @@ class Bucket:
     def _open(self) -> Any:
         from airflow.sdk.io import get_fs, has_fs
 
-        kind, scheme = self._location.kind, self._location.scheme
+        scheme = self._location.scheme
         try:
             if has_fs(scheme):
-                return get_fs(scheme, self._location.conn_id, dict(kind.file_system_options))
+                return get_fs(scheme, self._location.conn_id, dict(self._kind.file_system_options))
         except ImportError:
             pass
         raise self._misconfigured(
             "needs libraries that are not installed on this worker. Install them: pip install "
-            f"'airflow-provider-plaud[{kind.extra}]'"
+            f"'airflow-provider-plaud[{self._kind.extra}]'"
         )
 
-    def _guard(self, call: Callable[[], T], explain: Explain) -> T:
+    def _call(
+        self,
+        explain: ErrorMaker,
+        operation: Callable[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        **options: Any,
+    ) -> T:
+        """
+        Have the storage do something.
+
+        :param explain: Says what an error of the library means.
+        :param operation: A method of :class:`~plaud_provider.storage.kinds.StorageKind`.
+        """
+        file_system = self._file_system
+        coroutine = partial(operation, file_system, self._location.bucket, *args, **options)
+        return self._guard(explain, lambda: _wait(file_system, coroutine))
+
+    def _guard(self, explain: ErrorMaker, call: Callable[[], T]) -> T:
         """Call a library; whatever it raises or logs stays here."""
         try:
             with _no_debug_records():
@@ -224,18 +257,33 @@ class Bucket:
         except PlaudError:
             raise
         except Exception as error:
-            problem = explain(self._subject, self.connection, error)
+            problem = explain(self._argument, self.connection, error)
         # Raised out here, it has no context that would carry the library's text along.
         raise problem
 
-    def _misconfigured(self, why: str) -> PlaudConfigurationError:
-        return self._subject.refused(why, PlaudConfigurationError)
+    def _misconfigured(self, why: str) -> PlaudError:
+        return self._argument.error(why, PlaudConfigurationError)
 
 
-def _wait(file_system: Any, coroutine: Callable[[], Any]) -> Any:
+def _if_there(
+    operation: Callable[..., Coroutine[Any, Any, T]],
+) -> Callable[..., Coroutine[Any, Any, T | None]]:
+    """Return an operation that returns ``None`` of what is not there."""
+
+    async def tried(*args: Any) -> T | None:
+        try:
+            return await operation(*args)
+        except FileNotFoundError:
+            return None
+
+    return tried
+
+
+def _wait(file_system: Any, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
     from fsspec.asyn import sync  # type: ignore[import-untyped]
 
-    return sync(file_system.loop, coroutine, timeout=LOOKUP_SECONDS)
+    result: T = sync(file_system.loop, coroutine, timeout=LOOKUP_SECONDS)
+    return result
 
 
 class _Silence:

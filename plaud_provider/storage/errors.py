@@ -8,7 +8,7 @@ remedy.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from airflow.sdk.exceptions import AirflowException
 
@@ -18,9 +18,7 @@ from plaud_provider.exceptions import (
     PlaudInputError,
     PlaudStorageError,
 )
-from plaud_provider.recordings.reference import AudioReference
-
-E = TypeVar("E", bound=PlaudError)
+from plaud_provider.storage.signed_urls import without_secrets
 
 _FORBIDDEN = (401, 403)
 #: What libraries raise when they were given too little, or the wrong kind, to sign or sign in with.
@@ -30,35 +28,37 @@ _NO_CREDENTIALS = frozenset(
 )
 
 
-class Subject(NamedTuple):
+class Argument(NamedTuple):
     """
-    What an error is about.
+    The argument that an error is about.
 
-    :param argument: The argument that names it.
-    :param uri: Its value, safe to show.
+    :param name: Its name.
+    :param value: Its value; errors show it without its secrets.
     :param state: What state things are in, whatever is wrong.
+    :param kind: Class of an error if its value is wrong.
     """
 
-    argument: str
-    uri: str
+    name: str
+    value: str
     state: str
+    kind: type[PlaudError] = PlaudInputError
 
-    def refused(self, why: str, kind: type[E] = PlaudInputError) -> E:  # type: ignore[assignment]
-        """Return an error about it."""
-        return kind(f"{self.argument}: {self.uri!r} {why}. {self.state}")
+    @property
+    def shown(self) -> str:
+        """Its value, safe to show."""
+        return without_secrets(self.value)
+
+    def error(self, why: str, kind: type[PlaudError] | None = None) -> PlaudError:
+        """
+        Return an error about it.
+
+        :param why: What is wrong, as in "is empty".
+        :param kind: Class of the error; ``None``: that of a wrong value.
+        """
+        return (kind or self.kind)(f"{self.name}: {self.shown!r} {why}. {self.state}")
 
 
-def recording(audio: AudioReference) -> Subject:
-    """Return a recording as what an error is about; it is found before anything is sent."""
-    return Subject("audio_url", audio.uri, "Nothing was sent, nothing is paid for.")
-
-
-def refused(audio: AudioReference, why: str, kind: type[E] = PlaudInputError) -> E:  # type: ignore[assignment]
-    """Return an error about a recording."""
-    return recording(audio).refused(why, kind)
-
-
-def not_opened(subject: Subject, connection: str, error: Exception, *, needs: str) -> PlaudError:
+def not_opened(argument: Argument, connection: str, error: Exception, *, needs: str) -> PlaudError:
     """
     Explain why no file system could be had.
 
@@ -66,73 +66,79 @@ def not_opened(subject: Subject, connection: str, error: Exception, *, needs: st
     """
     what = f"cannot be reached: {connection} did not lead to its storage ({type(error).__name__})"
     if _is_misconfigured(error):
-        return subject.refused(f"{what}. Signing needs {needs}", PlaudConfigurationError)
-    return subject.refused(f"{what}. Check the connection and the network, and try again", PlaudStorageError)
+        return argument.error(f"{what}. Signing needs {needs}", PlaudConfigurationError)
+    return argument.error(f"{what}. Check the connection and the network, and try again", PlaudStorageError)
 
 
-def not_found(subject: Subject, connection: str, error: Exception) -> PlaudError:
-    """Explain why a recording could not be looked up."""
+def not_found(argument: Argument, connection: str, error: Exception) -> PlaudError:
+    """Explain why an object could not be looked up."""
     if isinstance(error, FileNotFoundError):
-        return subject.refused(
+        return argument.error(
             "does not exist in its storage. Check bucket and key, upper and lower case included; they are "
-            "taken as they are, not percent-decoded"
+            "taken as they are, not percent-decoded",
+            PlaudInputError,
         )
     if isinstance(error, IsADirectoryError):
-        return subject.refused("is a folder; pass one recording")
+        return argument.error("is a folder; pass one recording", PlaudInputError)
     if is_forbidden(error):
-        return subject.refused(
+        return argument.error(
             f"may not be looked up with {connection}. Give it the right to read this object (S3 says the "
             "same of an object that does not exist in a bucket that it may not list)",
             PlaudConfigurationError,
         )
-    return _not_done(subject, "looked up", connection, error)
+    return _not_done(argument, "looked up", connection, error)
 
 
-def not_readable(subject: Subject, connection: str, error: Exception) -> PlaudError:
-    """Explain why a recording that is there could not be read."""
-    what = f"exists, but cannot be read with {connection} ({_name(error)})"
-    remedy = "If it is archived (such as S3 Glacier), restore it first; if it is encrypted, allow its key"
+def not_readable(argument: Argument, connection: str, error: Exception) -> PlaudError:
+    """Explain why an object that is there could not be read."""
     kind = PlaudConfigurationError if is_forbidden(error) else PlaudStorageError
-    return subject.refused(f"{what}. {remedy}", kind)
+    return argument.error(
+        f"exists, but cannot be read with {connection} ({_name(error)}). If it is archived (such as S3 "
+        "Glacier), restore it first; if it is encrypted, allow its key",
+        kind,
+    )
 
 
-def not_signed(subject: Subject, connection: str, error: Exception, *, needs: str) -> PlaudError:
+def not_signed(argument: Argument, connection: str, error: Exception, *, needs: str) -> PlaudError:
     """
     Explain why a URL could not be signed.
 
     :param needs: What signing in this storage needs.
     """
-    what = f"could not be signed with {connection} ({type(error).__name__})"
     kind = PlaudConfigurationError if _is_misconfigured(error) else PlaudStorageError
-    return subject.refused(f"{what}. Signing needs {needs}", kind)
+    return argument.error(
+        f"could not be signed with {connection} ({type(error).__name__}). Signing needs {needs}", kind
+    )
 
 
-def not_listed(subject: Subject, connection: str, error: Exception) -> PlaudError:
+def not_listed(argument: Argument, connection: str, error: Exception) -> PlaudError:
     """Explain why a folder could not be listed."""
     if isinstance(error, FileNotFoundError):
-        return subject.refused("does not exist: there is no such bucket or container. Check its name")
+        return argument.error(
+            "does not exist: there is no such bucket or container. Check its name", PlaudInputError
+        )
     if is_forbidden(error):
-        return subject.refused(
+        return argument.error(
             f"may not be listed with {connection}. Give it the right to list this bucket "
             "(S3: s3:ListBucket; Google: storage.objects.list)",
             PlaudConfigurationError,
         )
-    return _not_done(subject, "listed", connection, error)
+    return _not_done(argument, "listed", connection, error)
 
 
-def not_written(subject: Subject, connection: str, error: Exception) -> PlaudError:
+def file_not_written(argument: Argument, connection: str, error: Exception) -> PlaudError:
     """Explain why a file could not be written to a folder."""
-    return _not_used(subject, "written to", connection, error)
+    return _folder_not_used(argument, "written to", connection, error)
 
 
-def not_read(subject: Subject, connection: str, error: Exception) -> PlaudError:
+def file_not_read(argument: Argument, connection: str, error: Exception) -> PlaudError:
     """Explain why a file of a folder could not be read."""
-    return _not_used(subject, "read", connection, error)
+    return _folder_not_used(argument, "read", connection, error)
 
 
-def not_removed(subject: Subject, connection: str, error: Exception) -> PlaudError:
+def file_not_removed(argument: Argument, connection: str, error: Exception) -> PlaudError:
     """Explain why a file of a folder could not be removed."""
-    return _not_used(subject, "cleared", connection, error)
+    return _folder_not_used(argument, "cleared", connection, error)
 
 
 def is_forbidden(error: Exception) -> bool:
@@ -142,22 +148,22 @@ def is_forbidden(error: Exception) -> bool:
     return isinstance(error, PermissionError) or status in _FORBIDDEN or str(error).startswith("Forbidden")
 
 
-def _not_used(subject: Subject, what: str, connection: str, error: Exception) -> PlaudError:
+def _folder_not_used(argument: Argument, what: str, connection: str, error: Exception) -> PlaudError:
     if isinstance(error, FileNotFoundError):
-        return subject.refused(
+        return argument.error(
             "does not exist: there is no such bucket or container. Make it first",
             PlaudConfigurationError,
         )
     if is_forbidden(error):
-        return subject.refused(
+        return argument.error(
             f"may not be {what} with {connection}. Give it the rights to list, read, write and delete there",
             PlaudConfigurationError,
         )
-    return _not_done(subject, what, connection, error)
+    return _not_done(argument, what, connection, error)
 
 
-def _not_done(subject: Subject, what: str, connection: str, error: Exception) -> PlaudError:
-    return subject.refused(
+def _not_done(argument: Argument, what: str, connection: str, error: Exception) -> PlaudError:
+    return argument.error(
         f"could not be {what} with {connection} ({_name(error)}). Check the connection, its credentials "
         "(temporary ones may have expired) and the network, and try again",
         PlaudStorageError,

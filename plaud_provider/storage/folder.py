@@ -1,60 +1,183 @@
-"""Which folder an argument names: one of this host, or one in object storage."""
+"""
+A folder that an argument names: on a disk of this host, or in object storage.
+
+Its files are read and written whole: a reader sees all of a file or none of it.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
-from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.storage.bucket import KINDS, Location, parse_location
-from plaud_provider.storage.errors import Subject
+from plaud_provider.exceptions import (
+    PlaudConfigurationError,
+    PlaudError,
+    PlaudInputError,
+    PlaudStorageError,
+)
+from plaud_provider.storage.bucket import Bucket, parse_location
+from plaud_provider.storage.errors import Argument
+from plaud_provider.storage.kinds import KINDS
 
 _LOCAL_SCHEME = "file://"
 
 
-class LocalFolder(NamedTuple):
+def parse_folder(
+    path: str, *, argument: str, state: str, kind: type[PlaudError] = PlaudInputError
+) -> LocalFolder | StoredFolder:
     """
-    A folder of this host.
-
-    :param root: How references to what is in it begin: as it was given, with one ``/`` at its end.
-    :param path: Its absolute path.
-    """
-
-    root: str
-    path: str
-
-
-def parse_folder(path: str, *, argument: str, state: str) -> tuple[LocalFolder | Location, Subject]:
-    """
-    Take the path of a folder apart, and return it with what errors about it are about.
+    Return the folder that a path names. Nothing is asked of a storage.
 
     :param path: ``s3://connection@bucket/prefix/``, ``gs://…``, ``abfs://…``, ``file:///folder`` or an
-        absolute path. A ``/`` at its end may be left out.
+        absolute path. A ``/`` at its end may be left out; names are taken as they are.
     :param argument: The argument that gave it.
     :param state: What state things are in if it cannot be used.
-    :raises PlaudInputError: if it is none.
+    :param kind: Class of an error if it is none.
+    :raises PlaudError: of that class, if it is none, or carries a password.
     """
     if not isinstance(path, str) or not path.strip():
-        raise Subject(argument, str(path), state).refused("is no folder; pass its path")
-    reference = AudioReference(path)
-    value = reference.reveal()
-    subject = Subject(argument, reference.uri, state)
-    if reference.scheme in KINDS:
-        return parse_location(
-            reference, subject, wanted=f"bucket; write {reference.scheme}://bucket/"
-        ), subject
-    local = value.removeprefix(_LOCAL_SCHEME)
+        raise Argument(argument, str(path), state, kind).error("is no folder; pass its path")
+    named = Argument(argument, path.strip(), state, kind)
+    scheme = named.value.partition(":")[0].lower()
+    if scheme in KINDS:
+        return StoredFolder(named, scheme)
+    local = named.value.removeprefix(_LOCAL_SCHEME)
     if not local.startswith("/"):
-        raise subject.refused(
+        raise named.error(
             "is no folder of a kind that is known; pass an absolute path, or an s3://, gs:// or abfs:// path"
         )
     if ".." in local.split("/") or "\x00" in local:
-        raise subject.refused("contains '..'; pass the path itself")
-    folder = "/" + os.path.normpath(local).lstrip("/")
-    prefix = _LOCAL_SCHEME if value.startswith(_LOCAL_SCHEME) else ""
-    return LocalFolder(prefix + folder.rstrip("/") + "/", folder), subject
+        raise named.error("contains '..'; pass the path itself")
+    return LocalFolder(named, "/" + os.path.normpath(local).lstrip("/"))
 
 
-def folder_key(location: Location) -> str:
-    """Return what the keys in a folder of object storage begin with."""
-    return location.key if not location.key or location.key.endswith("/") else f"{location.key}/"
+class StoredFolder:
+    """
+    A folder in object storage.
+
+    Its methods raise what those of :class:`~plaud_provider.storage.bucket.Bucket` do.
+
+    :param argument: What errors about it are about.
+    :param scheme: Scheme of its path.
+    """
+
+    def __init__(self, argument: Argument, scheme: str) -> None:
+        location = parse_location(argument, wanted=f"bucket; write {scheme}://bucket/")
+        self.argument = argument
+        #: Airflow connection that it needs.
+        self.conn_id = location.conn_id
+        #: How the keys of what is in it begin.
+        self.key = location.key if not location.key or location.key.endswith("/") else f"{location.key}/"
+        #: How references to what is in its bucket begin.
+        self.bucket_root = location.root
+        #: How references to what is in it begin.
+        self.root = location.root + self.key
+        self.bucket = Bucket(location, argument)
+
+    def open(self) -> None:
+        """Look its connection up."""
+        self.bucket.open()
+
+    def names(self) -> list[str]:
+        """Return the names of the files right in it."""
+        keys = [found.key for page in self.bucket.pages(self.key, delimiter="/") for found in page.objects]
+        return [key[len(self.key) :] for key in keys if key != self.key]
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's content; ``None`` if there is none."""
+        return self.bucket.read_file(self.key + name)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, in place of an earlier one."""
+        self.bucket.write_file(self.key + name, content)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files, where they are."""
+        for name in names:
+            self.bucket.remove_file(self.key + name)
+
+
+class LocalFolder:
+    """
+    A folder of this host.
+
+    Its methods raise :class:`~plaud_provider.exceptions.PlaudConfigurationError` if it is a file or a right
+    is missing, and :class:`~plaud_provider.exceptions.PlaudStorageError` if its disk cannot be used now.
+
+    :param argument: What errors about it are about.
+    :param path: Its absolute path.
+    """
+
+    conn_id = None
+
+    def __init__(self, argument: Argument, path: str) -> None:
+        self.argument = argument
+        self.path = path
+        prefix = _LOCAL_SCHEME if argument.value.startswith(_LOCAL_SCHEME) else ""
+        #: How references to what is in it begin: as it was given, with one ``/`` at its end.
+        self.root = prefix + path.rstrip("/") + "/"
+
+    def open(self) -> None:
+        """Make it, if it is not there."""
+        with self._explained("written to"):
+            # Transcripts lie there: they are nobody else's.
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+
+    def names(self) -> list[str]:
+        """Return the names of what is right in it."""
+        with self._explained("read"):
+            return os.listdir(self.path) if os.path.isdir(self.path) else []
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's content; ``None`` if there is none."""
+        with self._explained("read"):
+            try:
+                with open(os.path.join(self.path, name), "rb") as file:
+                    return file.read()
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, in place of an earlier one."""
+        self.open()
+        with self._explained("written to"):
+            descriptor, path = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    # Else a crash of the machine could leave a file with the name and without the content.
+                    os.fsync(file.fileno())
+                os.replace(path, os.path.join(self.path, name))
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(path)
+                raise
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files, where they are."""
+        with self._explained("cleared"):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self.path, name))
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError:
+            raise self.argument.error(
+                f"may not be {what} by this worker's user. Give it the right to read and write there",
+                PlaudConfigurationError,
+            ) from None
+        except (NotADirectoryError, FileExistsError):
+            raise self.argument.error(
+                "is a file, or below one; pass a folder", PlaudConfigurationError
+            ) from None
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else type(error).__name__
+            raise self.argument.error(
+                f"could not be {what} ({why}). Check its disk, and try again", PlaudStorageError
+            ) from None

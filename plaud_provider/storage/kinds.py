@@ -9,14 +9,16 @@ Coroutines run in the file system's own loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 
-class Entry(NamedTuple):
+class ObjectMetadata(NamedTuple):
     """
-    An object, as its storage describes it.
+    What a storage says about an object without reading it.
 
     :param key: Its name in its bucket.
     :param size: Bytes.
@@ -38,66 +40,73 @@ class Page(NamedTuple):
     """
     A page of a listing, in the order of the names' bytes.
 
-    :param entries: Objects.
+    :param objects: Objects.
     :param folders: Prefixes, where a delimiter was given.
     :param next: What the next page is asked with; empty after the last one.
     """
 
-    entries: Sequence[Entry]
+    objects: Sequence[ObjectMetadata]
     folders: Sequence[str]
     next: str
 
 
-class StorageKind(Protocol):
-    """A kind of storage."""
+class StorageKind(ABC):
+    """
+    A kind of storage.
 
-    @property
-    def extra(self) -> str:
-        """Extra of this distribution that brings its libraries."""
+    Where something is not there, its methods raise ``FileNotFoundError``, as far as the storage tells.
+    """
 
-    @property
-    def needs(self) -> str:
-        """What signing needs there."""
+    #: Extra of this distribution that brings its libraries.
+    extra: ClassVar[str]
+    #: What signing needs there.
+    needs: ClassVar[str]
+    #: What Airflow's connection does not set.
+    file_system_options: ClassVar[Mapping[str, Any]] = {}
 
-    @property
-    def file_system_options(self) -> Mapping[str, Any]:
-        """What Airflow's connection does not set."""
-
-    def prepare(self, file_system: Any) -> None:
+    def prepare(self, file_system: Any) -> None:  # noqa: B027
         """Set what cannot be set when a file system is opened."""
 
-    async def describe(self, file_system: Any, bucket: str, key: str) -> Entry:
-        """Look an object up; ``FileNotFoundError`` and ``IsADirectoryError`` say what it is instead."""
+    def account(self, file_system: Any) -> str:
+        """Return the account that a file system leads to, where references name one."""
+        return ""
 
-    async def page(
-        self,
-        file_system: Any,
-        bucket: str,
-        prefix: str,
-        *,
-        after: str = "",
-        delimiter: str = "",
-        limit: int = 0,
-    ) -> Page:
-        """Return a page of what begins with a prefix; limit 0: as large as the storage likes."""
+    @abstractmethod
+    async def describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
+        """Look an object up; ``IsADirectoryError`` if it is a folder."""
 
+    @abstractmethod
+    async def page(self, file_system: Any, bucket: str, prefix: str, *, after: str, delimiter: str) -> Page:
+        """
+        Return a page of what begins with a prefix.
+
+        :param after: What the page before it said comes next; empty for the first one.
+        :param delimiter: Where names that go on behind it are cut, and counted as folders; empty: nowhere.
+        """
+
+    @abstractmethod
     async def read(self, file_system: Any, bucket: str, key: str, span: tuple[int, int] | None) -> bytes:
         """Return bytes from the first offset up to the second, or all."""
 
+    @abstractmethod
     async def write(self, file_system: Any, bucket: str, key: str, content: bytes) -> None:
         """Write an object, whole or not at all."""
 
+    @abstractmethod
     async def remove(self, file_system: Any, bucket: str, key: str) -> None:
-        """Remove an object; ``FileNotFoundError`` if there is none, where the storage tells."""
+        """Remove an object."""
 
+    @abstractmethod
     async def sign(self, file_system: Any, bucket: str, key: str, validity: timedelta) -> str:
         """Return a URL that gives this object for so long."""
 
-    def account(self, file_system: Any) -> str:
-        """Return the account that a file system leads to, where there is one."""
+    async def _refuse_folder(self, file_system: Any, bucket: str, key: str) -> None:
+        page = await self.page(file_system, bucket, f"{key}/", after="", delimiter="/")
+        if page.objects or page.folders:
+            raise IsADirectoryError
 
 
-class S3:
+class S3(StorageKind):
     """Amazon S3, and what speaks its language."""
 
     extra = "s3"
@@ -109,34 +118,23 @@ class S3:
         """Have URLs signed for the bucket's region, which need not be the connection's."""
         file_system.cache_regions = True
 
-    async def describe(self, file_system: Any, bucket: str, key: str) -> Entry:
+    async def describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
         """Look an object up."""
         try:
             found = await file_system._call_s3("head_object", Bucket=bucket, Key=key)
         except FileNotFoundError:
-            await _refuse_folder(self, file_system, bucket, key)
+            await self._refuse_folder(file_system, bucket, key)
             raise
-        return _s3_entry(key, {**found, "Size": found["ContentLength"]})
+        return _s3_metadata(key, {**found, "Size": found["ContentLength"]})
 
-    async def page(
-        self,
-        file_system: Any,
-        bucket: str,
-        prefix: str,
-        *,
-        after: str = "",
-        delimiter: str = "",
-        limit: int = 0,
-    ) -> Page:
+    async def page(self, file_system: Any, bucket: str, prefix: str, *, after: str, delimiter: str) -> Page:
         """Return a page of a listing."""
         options: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "Delimiter": delimiter}
         if after:
             options["ContinuationToken"] = after
-        if limit:
-            options["MaxKeys"] = limit
         found = await file_system._call_s3("list_objects_v2", **options)
         return Page(
-            [_s3_entry(item["Key"], item) for item in found.get("Contents", ())],
+            [_s3_metadata(item["Key"], item) for item in found.get("Contents", ())],
             [item["Prefix"] for item in found.get("CommonPrefixes", ())],
             found.get("NextContinuationToken", "") if found.get("IsTruncated") else "",
         )
@@ -154,7 +152,7 @@ class S3:
         await file_system._call_s3("put_object", Bucket=bucket, Key=key, Body=content)
 
     async def remove(self, file_system: Any, bucket: str, key: str) -> None:
-        """Remove an object, if there is one."""
+        """Remove an object."""
         await file_system._call_s3("delete_object", Bucket=bucket, Key=key)
 
     async def sign(self, file_system: Any, bucket: str, key: str, validity: timedelta) -> str:
@@ -166,39 +164,25 @@ class S3:
         )
         return url
 
-    def account(self, file_system: Any) -> str:
-        """S3 references name none."""
-        return ""
 
-
-class GoogleCloudStorage:
+class GoogleCloudStorage(StorageKind):
     """Google Cloud Storage. Its library takes names as they are."""
 
     extra = "gcs"
     needs = "a service account key, or impersonation of a service account; other credentials cannot sign"
-    file_system_options: ClassVar[Mapping[str, Any]] = {}
 
     def prepare(self, file_system: Any) -> None:
         """Forget listings of an earlier look."""
         file_system.invalidate_cache()
 
-    async def describe(self, file_system: Any, bucket: str, key: str) -> Entry:
+    async def describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
         """Look an object up."""
         found = await file_system._info(f"{bucket}/{key}")
         if found["type"] != "file":
             raise IsADirectoryError
-        return _google_entry(key, found)
+        return _google_metadata(key, found)
 
-    async def page(
-        self,
-        file_system: Any,
-        bucket: str,
-        prefix: str,
-        *,
-        after: str = "",
-        delimiter: str = "",
-        limit: int = 0,
-    ) -> Page:
+    async def page(self, file_system: Any, bucket: str, prefix: str, *, after: str, delimiter: str) -> Page:
         """Return a page of a listing."""
         found = await file_system._call(
             "GET",
@@ -208,10 +192,9 @@ class GoogleCloudStorage:
             prefix=prefix or None,
             delimiter=delimiter or None,
             pageToken=after or None,
-            maxResults=limit or None,
         )
         return Page(
-            [_google_entry(item["name"], item) for item in found.get("items", ())],
+            [_google_metadata(item["name"], item) for item in found.get("items", ())],
             found.get("prefixes", ()),
             found.get("nextPageToken", ""),
         )
@@ -239,12 +222,8 @@ class GoogleCloudStorage:
         )
         return url
 
-    def account(self, file_system: Any) -> str:
-        """Google references name none."""
-        return ""
 
-
-class Azure:
+class Azure(StorageKind):
     """Azure Blob Storage, through Azure's own client: its file system parses names as URLs."""
 
     extra = "azure"
@@ -252,91 +231,55 @@ class Azure:
         "the account's name (extra account_name) and key (password), or a connection string that has both; "
         "a service principal or a SAS token cannot sign"
     )
-    file_system_options: ClassVar[Mapping[str, Any]] = {}
 
-    def prepare(self, file_system: Any) -> None:
-        """Nothing is to be set."""
-
-    async def describe(self, file_system: Any, bucket: str, key: str) -> Entry:
+    async def describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
         """Look an object up."""
-        from azure.core.exceptions import ResourceNotFoundError
-
         try:
-            async with file_system.service_client.get_blob_client(bucket, key) as blob:
-                found = _azure_entry(key, await blob.get_blob_properties())
-        except ResourceNotFoundError:
-            await _refuse_folder(self, file_system, bucket, key)
-            raise FileNotFoundError from None
+            async with _azure_blob(file_system, bucket, key) as blob:
+                found = _azure_metadata(key, await blob.get_blob_properties())
+        except FileNotFoundError:
+            await self._refuse_folder(file_system, bucket, key)
+            raise
         if found.is_folder:
             raise IsADirectoryError
         return found
 
-    async def page(
-        self,
-        file_system: Any,
-        bucket: str,
-        prefix: str,
-        *,
-        after: str = "",
-        delimiter: str = "",
-        limit: int = 0,
-    ) -> Page:
+    async def page(self, file_system: Any, bucket: str, prefix: str, *, after: str, delimiter: str) -> Page:
         """Return a page of a listing."""
-        from azure.core.exceptions import ResourceNotFoundError
         from azure.storage.blob.aio import BlobPrefix
 
         options: dict[str, Any] = {"name_starts_with": prefix or None, "include": ["metadata"]}
-        if limit:
-            options["results_per_page"] = limit
-        entries, folders = [], []
-        try:
-            async with file_system.service_client.get_container_client(bucket) as container:
-                blobs = (
-                    container.walk_blobs(delimiter=delimiter, **options)
-                    if delimiter
-                    else container.list_blobs(**options)
-                )
-                pages = blobs.by_page(after or None)
-                async for item in await anext(pages):
-                    if isinstance(item, BlobPrefix):
-                        folders.append(item.name)
-                    else:
-                        entries.append(_azure_entry(item.name, item))
-        except ResourceNotFoundError:
-            raise FileNotFoundError from None
-        return Page(entries, folders, pages.continuation_token or "")
+        objects, folders = [], []
+        async with _found_in_azure(file_system.service_client.get_container_client(bucket)) as container:
+            blobs = (
+                container.walk_blobs(delimiter=delimiter, **options)
+                if delimiter
+                else container.list_blobs(**options)
+            )
+            pages = blobs.by_page(after or None)
+            async for item in await anext(pages):
+                if isinstance(item, BlobPrefix):
+                    folders.append(item.name)
+                else:
+                    objects.append(_azure_metadata(item.name, item))
+        return Page(objects, folders, pages.continuation_token or "")
 
     async def read(self, file_system: Any, bucket: str, key: str, span: tuple[int, int] | None) -> bytes:
         """Return an object's bytes."""
-        from azure.core.exceptions import ResourceNotFoundError
-
         options = {"offset": span[0], "length": span[1] - span[0]} if span else {}
-        try:
-            async with file_system.service_client.get_blob_client(bucket, key) as blob:
-                content: bytes = await (await blob.download_blob(**options)).readall()
-        except ResourceNotFoundError:
-            raise FileNotFoundError from None
+        async with _azure_blob(file_system, bucket, key) as blob:
+            content: bytes = await (await blob.download_blob(**options)).readall()
         return content
 
     async def write(self, file_system: Any, bucket: str, key: str, content: bytes) -> None:
         """Write an object, which appears when all of it has come."""
-        from azure.core.exceptions import ResourceNotFoundError
-
-        try:
-            async with file_system.service_client.get_blob_client(bucket, key) as blob:
-                await blob.upload_blob(content, overwrite=True)
-        except ResourceNotFoundError:
-            raise FileNotFoundError from None
+        async with _azure_blob(file_system, bucket, key) as blob:
+            await blob.upload_blob(content, overwrite=True)
 
     async def remove(self, file_system: Any, bucket: str, key: str) -> None:
         """Remove an object."""
-        from azure.core.exceptions import ResourceNotFoundError
-
-        try:
-            async with file_system.service_client.get_blob_client(bucket, key) as blob:
-                await blob.delete_blob()
-        except ResourceNotFoundError:
-            raise FileNotFoundError from None
+        async with _azure_blob(file_system, bucket, key) as blob:
+            await blob.delete_blob()
 
     async def sign(self, file_system: Any, bucket: str, key: str, validity: timedelta) -> str:
         """Return a URL with a shared access signature."""
@@ -360,13 +303,22 @@ class Azure:
         return name
 
 
-def _s3_entry(key: str, found: Mapping[str, Any]) -> Entry:
-    return Entry(key, found["Size"], _mark(found.get("ETag")), found.get("LastModified"))
+#: Kinds of storage by the scheme of references to them.
+KINDS: Mapping[str, StorageKind] = {
+    "s3": S3(),
+    "gs": GoogleCloudStorage(),
+    "abfs": Azure(),
+    "abfss": Azure(),
+}
 
 
-def _google_entry(key: str, found: Mapping[str, Any]) -> Entry:
+def _s3_metadata(key: str, found: Mapping[str, Any]) -> ObjectMetadata:
+    return ObjectMetadata(key, found["Size"], _mark(found.get("ETag")), found.get("LastModified"))
+
+
+def _google_metadata(key: str, found: Mapping[str, Any]) -> ObjectMetadata:
     updated = found.get("updated")
-    return Entry(
+    return ObjectMetadata(
         key,
         int(found["size"]) if "size" in found else None,
         _mark(found.get("md5Hash") or found.get("generation")),
@@ -374,21 +326,35 @@ def _google_entry(key: str, found: Mapping[str, Any]) -> Entry:
     )
 
 
-def _azure_entry(key: str, found: Any) -> Entry:
+def _azure_blob(file_system: Any, bucket: str, key: str) -> AbstractAsyncContextManager[Any]:
+    return _found_in_azure(file_system.service_client.get_blob_client(bucket, key))
+
+
+@asynccontextmanager
+async def _found_in_azure(client: Any) -> AsyncIterator[Any]:
+    """Yield an Azure client, and close it after; what is not there is a ``FileNotFoundError``."""
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        async with client:
+            yield client
+    except ResourceNotFoundError:
+        raise FileNotFoundError from None
+
+
+def _azure_metadata(key: str, found: Any) -> ObjectMetadata:
     md5 = found.content_settings.content_md5
     # Folders of an account with a hierarchical namespace, as blobs.
     metadata = {name.lower(): value for name, value in (found.metadata or {}).items()}
     is_folder = "true" in (metadata.get("hdi_isfolder"), metadata.get("is_directory"))
-    return Entry(
-        key, found.size, _mark(bytes(md5).hex() if md5 else found.etag), found.last_modified, is_folder
+    return ObjectMetadata(
+        key,
+        found.size,
+        _mark(bytes(md5).hex() if md5 else found.etag),
+        found.last_modified,
+        is_folder,
     )
 
 
 def _mark(value: object) -> str | None:
     return str(value).strip('"') if value else None
-
-
-async def _refuse_folder(kind: StorageKind, file_system: Any, bucket: str, key: str) -> None:
-    page = await kind.page(file_system, bucket, f"{key}/", delimiter="/", limit=1)
-    if page.entries or page.folders:
-        raise IsADirectoryError

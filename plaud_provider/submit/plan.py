@@ -12,17 +12,16 @@ from plaud_provider.exceptions import PlaudConfigurationError, PlaudError, Plaud
 from plaud_provider.ledger.entry import Owner, Recording, State
 from plaud_provider.recordings.header import MAX_HOURS, examine
 from plaud_provider.recordings.identity import recording_key
-from plaud_provider.recordings.local_files import is_local, is_served
-from plaud_provider.recordings.reference import AudioReference
+from plaud_provider.recordings.local_files import is_served
+from plaud_provider.recordings.reference import AudioReference, refused
 from plaud_provider.recordings.signing import audio_source
 from plaud_provider.storage.bucket import FileSystems
-from plaud_provider.storage.errors import refused
 from plaud_provider.submit.course import Order, Terms
 
 if TYPE_CHECKING:
     from plaud_provider.api.requests import Account
-    from plaud_provider.handover.manifest import Found
     from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.recordings.listing import Found
     from plaud_provider.recordings.signing import AudioSource
 
 log = logging.getLogger(__name__)
@@ -133,7 +132,7 @@ class Plan:
         unserved = [
             audio
             for audio in (AudioReference(found.uri) for found in listed)
-            if is_local(audio) and not is_served(audio, self._rules.public_urls)
+            if not is_served(audio, self._rules.public_urls)
         ]
         if unserved and len(unserved) == len(listed):
             self.source(unserved[0])

@@ -12,7 +12,7 @@ from plaud_provider.operators.finish_recordings import FinishRecordingsOperator,
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
-from plaud_provider.recordings.checks import AUDIO_EXTENSIONS
+from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
 
 
 def transcribe_archive(

@@ -11,14 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, PlaudStorageError
-from plaud_provider.handover.manifest import (
-    Found,
-    Keyed,
-    read_keys,
-    read_manifest,
-    write_keys,
-    write_manifest,
-)
+from plaud_provider.handover.manifest import Keyed, read_keys, read_manifest, write_keys, write_manifest
+from plaud_provider.recordings.listing import Found
 from tests.unit.s3_server import S3Server
 
 NOON = datetime(2024, 5, 1, 12, 0, 0, 250000, tzinfo=UTC)

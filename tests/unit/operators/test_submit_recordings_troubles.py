@@ -20,9 +20,9 @@ from plaud_provider.exceptions import (
     PlaudStorageError,
     PlaudWarehouseError,
 )
-from plaud_provider.handover.manifest import Found, write_manifest
+from plaud_provider.handover.manifest import write_manifest
 from plaud_provider.ledger.ledger import Ledger, State
-from plaud_provider.recordings.listing import list_recordings
+from plaud_provider.recordings.listing import Found, list_recordings
 from plaud_provider.recordings.local_files import LocalFile
 from plaud_provider.submit import memory, plan, send
 from tests.unit.operators.archives import STRANGER, Archive

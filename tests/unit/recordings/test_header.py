@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tinytag import TinyTag
 
 from plaud_provider.exceptions import PlaudInputError, PlaudStorageError
+from plaud_provider.recordings.given_urls import GivenUrl
 from plaud_provider.recordings.header import MIN_BYTES_PER_SECOND, AudioHeader, examine, read_header
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.recordings.signing import GivenUrl
 from plaud_provider.storage.ranges import BLOCK_BYTES, LIMIT_BYTES, open_ranges
 from tests.unit.recordings import sounds
 from tests.unit.recordings.sounds import M4A, MP3, WAV, atom, chunk, m4a, movie_header, wav

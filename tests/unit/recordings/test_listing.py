@@ -15,8 +15,7 @@ from plaud_provider.exceptions import (
     PlaudInputError,
     PlaudStorageError,
 )
-from plaud_provider.handover.manifest import Found
-from plaud_provider.recordings.listing import list_recordings
+from plaud_provider.recordings.listing import Found, list_recordings
 from tests.unit.s3_server import S3Server
 
 ARCHIVE = "s3://aws_calls@calls/2024/"

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from plaud_provider.handover.manifest import Found, write_manifest
-from plaud_provider.recordings.listing import list_recordings
+from plaud_provider.handover.manifest import write_manifest
+from plaud_provider.recordings.listing import Found, list_recordings
 from tests.unit.s3_server import S3Server
 
 

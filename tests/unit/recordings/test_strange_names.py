@@ -14,10 +14,10 @@ from urllib.parse import unquote_to_bytes
 import pytest
 import requests
 
-from plaud_provider.handover.manifest import Found, read_manifest, write_manifest
+from plaud_provider.handover.manifest import read_manifest, write_manifest
 from plaud_provider.recordings.header import examine
 from plaud_provider.recordings.identity import recording_key
-from plaud_provider.recordings.listing import list_recordings
+from plaud_provider.recordings.listing import Found, list_recordings
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AudioReference
 from plaud_provider.recordings.signing import AudioSource, audio_source

@@ -222,7 +222,7 @@ def test_results_are_saved_loaded_and_removed(
     store.save(saved, "eu")
     store.save(saved, "eu")
     assert store.load("eu", "txn_1") == saved
-    store.remove("eu", ["txn_1", "txn_2"])
+    store.landed("eu", ["txn_1", "txn_2"], keep_raw=False)
     assert store.load("eu", "txn_1") is None
 
     storage[1].status = 403

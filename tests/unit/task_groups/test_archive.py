@@ -15,11 +15,11 @@ from airflow.sdk.definitions.taskgroup import MappedTaskGroup
 from airflow.sdk.definitions.xcom_arg import XComArg
 from airflow.serialization.serialized_objects import DagSerialization
 
-from plaud_provider.handover.manifest import Found
 from plaud_provider.operators.finish_recordings import FinishRecordingsOperator, ReportRecordingsOperator
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
+from plaud_provider.recordings.listing import Found
 from plaud_provider.task_groups.archive import transcribe_archive
 from tests.unit.operators.archives import SUBMIT, Archive
 from tests.unit.tasks import task_context

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.recordings.checks import check_audio_url, check_extension, check_validity
-from plaud_provider.recordings.reference import AudioReference
+from plaud_provider.recordings.given_urls import check_audio_url, check_validity
+from plaud_provider.recordings.reference import AudioReference, check_extension
 
 NOW = datetime(2026, 3, 24, 10, tzinfo=UTC)
 
