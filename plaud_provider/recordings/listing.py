@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -13,11 +14,13 @@ from plaud_provider.exceptions import (
     PlaudInputError,
     PlaudStorageError,
 )
-from plaud_provider.recordings.glob_pattern import GlobPattern
 from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
 from plaud_provider.storage.folder import LocalFolder, StoredFolder, parse_folder
 
 _STATE = "Nothing was sent, nothing is paid for."
+_WILDCARD = re.compile(r"[*?\[]")
+#: In a regular expression of fsspec: what stands for one character of several, and before it what does not.
+_CHARACTER_CLASS = re.compile(r"(?P<other>\\.|\[\^/\])|\[\^?\]?(?:\\.|[^\]\\])*\]|\.(?![*+])", re.DOTALL)
 
 
 class Found(NamedTuple):
@@ -36,6 +39,49 @@ class Found(NamedTuple):
     version: str | None
     size: int | None
     modified: datetime | None
+
+
+class GlobPattern:
+    """
+    A pattern that a whole relative path has to match.
+
+    ``*`` and ``?`` stand for characters of one name, ``[...]`` for one of some (``[!...]``: for any but
+    those), and ``**`` as a whole name for any number of folders, also none. Upper and lower case differ.
+
+    :param pattern: The pattern, with ``/`` between names.
+    :raises ValueError: if it is none; its text says why.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        names = pattern.split("/")
+        for name in names:
+            if name in ("", ".", "..") or "\x00" in name:
+                raise ValueError(
+                    f"has {name!r} for a name; write it relative to the folder, as in '**/*.wav'"
+                )
+            if "**" in name and name != "**":
+                raise ValueError(
+                    "has '**' as a part of a name; it stands for whole folders, as in '**/*.wav'"
+                )
+        folders = names[:-1]
+        literal = next((at for at, name in enumerate(folders) if _WILDCARD.search(name)), len(folders))
+        #: The folders at its beginning that have no wildcards, with a ``/`` at their end, if any.
+        self.literal_folder = "".join(f"{name}/" for name in folders[:literal])
+        self._expression = _compiled(pattern)
+
+    def matches(self, path: str) -> bool:
+        """Whether a relative path matches it."""
+        return self._expression.match(path) is not None
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+    from fsspec.utils import glob_translate  # type: ignore[import-untyped]
+
+    expression: str = glob_translate(pattern)
+    # fsspec lets "[!a]" and ranges such as "[ -~]" stand for a "/" as well.
+    expression = _CHARACTER_CLASS.sub(lambda found: found["other"] or f"(?!/){found[0]}", expression)
+    # In object storage a folder may have an empty name, as in "2024//a.wav".
+    return re.compile(expression.replace("(?:.+/)?", "(?:.*/)?"))
 
 
 class _Wanted(NamedTuple):

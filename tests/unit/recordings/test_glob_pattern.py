@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plaud_provider.recordings.glob_pattern import GlobPattern
+from plaud_provider.recordings.listing import GlobPattern
 
 
 @pytest.mark.parametrize(
@@ -14,12 +14,17 @@ from plaud_provider.recordings.glob_pattern import GlobPattern
     [
         ("*.wav", ["a.wav", "a b#1?.wav"], ["a.mp3", "2024/a.wav", "a.WAV", "a.wav/b"]),
         ("**/*.wav", ["a.wav", "2024/a.wav", "2024/05/a.wav"], ["a.mp3", "a.wav/b.mp3"]),
-        ("2024/**", ["2024/a.wav", "2024/05/a.wav"], ["2025/a.wav", "a/2024/a.wav"]),
+        ("2024/**", ["2024/a.wav", "2024/05/a.wav"], ["2025/a.wav", "a/2024/a.wav", "2024"]),
         ("2024/**/a.wav", ["2024/a.wav", "2024/05/06/a.wav"], ["2024/b.wav", "a.wav"]),
         ("*/a.wav", ["2024/a.wav"], ["a.wav", "2024/05/a.wav"]),
         ("**/05/**/a?.wav", ["05/a1.wav", "2024/05/x/y/a1.wav"], ["05/a.wav", "06/a1.wav"]),
         ("[ab]-[0-9].wav", ["a-1.wav", "b-9.wav"], ["c-1.wav", "a-x.wav"]),
         ("[!ab].wav", ["c.wav"], ["a.wav", "/.wav"]),
+        ("call[!0-9]*.wav", ["call-1.wav"], ["call1.wav", "call/1.wav"]),
+        ("call[ -~]1.wav", ["call-1.wav"], ["call/1.wav"]),
+        ("[!b-a]1.wav", ["a1.wav"], ["/1.wav"]),
+        ("[]a]/[!]].wav", ["a/b.wav", "]/b.wav"], ["a/].wav", "a//.wav"]),
+        ("back\\*/[\\]*.wav", ["back\\/\\.wav"], ["back/\\.wav"]),
         ("[[]1].wav", ["[1].wav"], ["1.wav"]),
         ("100%.wav", ["100%.wav"], ["1000.wav"]),
         ("(a|b)+.wav", ["(a|b)+.wav"], ["a.wav", "ab.wav"]),
@@ -27,6 +32,10 @@ from plaud_provider.recordings.glob_pattern import GlobPattern
         ("line*.wav", ["line\nbreak.wav"], ["line/break.wav"]),
         ("**", ["a.wav", "2024/a.wav"], []),
         ("**/**/*.wav", ["a.wav", "2024/05/06/a.wav"], ["a.mp3"]),
+        # Object storage knows folders whose name is empty.
+        ("**/*.wav", ["/a.wav", "2024//a.wav", "//a.wav"], ["/a.mp3"]),
+        ("2024/**/a.wav", ["2024//a.wav"], ["/2024/a.wav"]),
+        ("*/a.wav", ["b/a.wav"], ["/a.wav"]),
     ],
 )
 def test_a_pattern_matches_whole_paths(pattern: str, matching: list[str], others: list[str]) -> None:
@@ -55,6 +64,18 @@ def test_the_folders_before_the_first_wildcard_are_known(pattern: str, folder: s
 def test_what_is_no_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match=re.escape("'**/*.wav'")):
         GlobPattern(pattern)
+
+
+@given(st.text("a*?[]!-\\/.^&~|\n", max_size=12), st.text("a[]!-\\/.^&~|\n", max_size=6))
+@pytest.mark.filterwarnings("error")
+def test_any_text_is_a_pattern_or_refused(pattern: str, path: str) -> None:
+    try:
+        glob = GlobPattern(pattern)
+    except ValueError:
+        return
+    assert glob.matches(path) in (True, False)
+    if "**" not in pattern:
+        assert not glob.matches(path) or path.count("/") == pattern.count("/")
 
 
 names = st.text("ab", min_size=1, max_size=2)
