@@ -185,7 +185,8 @@ def _check_folder(folder: StoredFolder) -> None:
     except PlaudInputError:
         raise folder.argument.error(
             "does not exist in its storage, which knows no empty folders: nothing begins so. Check bucket "
-            "and folder, upper and lower case included; they are taken as they are, not percent-decoded"
+            "and folder, upper and lower case and white space included; they are taken as they are, not "
+            "percent-decoded"
         ) from None
     raise folder.argument.error("is a file; pass the folder that it is in")
 

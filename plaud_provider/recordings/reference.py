@@ -23,12 +23,16 @@ E = TypeVar("E", bound=PlaudError)
 #: What Plaud takes, by extension. A reference without an extension is let through: it may be any of them.
 AUDIO_EXTENSIONS = (".m4a", ".mp3", ".wav")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
-_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
+_EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}\Z")
 
 
 class AudioReference:
     """
     A reference to a recording: ``https://`` URL, storage reference or local path.
+
+    A name in storage is taken as it is: a space or a line break at its end is part of it, and letters are
+    neither decoded nor normalized. White space before the scheme or the first ``/`` is no part of a name, and
+    a URL has none at its ends, however it was pasted.
 
     ``str()``, ``repr()`` and :meth:`serialize` (which Airflow calls for rendered fields) give :attr:`uri`.
 
@@ -36,11 +40,11 @@ class AudioReference:
     """
 
     def __init__(self, value: str) -> None:
-        value = value.strip()
+        value = value.lstrip()
         found = _SCHEME.match(value)
         #: Scheme in lower case; empty if there is none.
         self.scheme = found.group().lower() if found else ""
-        self._value = value
+        self._value = value.rstrip() if self.scheme in WEB else value
         #: Whether it is a path of this host.
         self.is_local = self.scheme == "file" or self._value.startswith("/")
         try:

@@ -74,8 +74,8 @@ def not_found(argument: Argument, connection: str, error: Exception) -> PlaudErr
     """Explain why an object could not be looked up."""
     if isinstance(error, FileNotFoundError):
         return argument.error(
-            "does not exist in its storage. Check bucket and key, upper and lower case included; they are "
-            "taken as they are, not percent-decoded",
+            "does not exist in its storage. Check bucket and key, upper and lower case and white space "
+            "included; they are taken as they are, not percent-decoded",
             PlaudInputError,
         )
     if isinstance(error, IsADirectoryError):

@@ -39,7 +39,7 @@ def parse_folder(
     """
     if not isinstance(path, str) or not path.strip():
         raise Argument(argument, str(path), state, kind).error("is no folder; pass its path")
-    named = Argument(argument, path.strip(), state, kind)
+    named = Argument(argument, path.lstrip(), state, kind)
     scheme = named.value.partition(":")[0].lower()
     if scheme in KINDS:
         return StoredFolder(named, scheme)

@@ -66,7 +66,7 @@ def without_secrets(reference: str) -> str:
     kept = [
         part
         for name, part in parts
-        if name not in signing and not re.search(_SECRET_NAME, name, re.IGNORECASE)
+        if name not in signing and not re.search(_SECRET_NAME, name.strip(), re.IGNORECASE)
     ]
     try:
         split = urlsplit(reference)
@@ -106,7 +106,7 @@ def expires_at(url: str) -> datetime | None:
 
 def _parts(query: str) -> list[tuple[str, str]]:
     """Return a query's parts: name in lower case, and raw text."""
-    return [(unquote(part.partition("=")[0]).strip().lower(), part) for part in query.split("&") if part]
+    return [(unquote(part.partition("=")[0]).lower(), part) for part in query.split("&") if part]
 
 
 def _signing_names(query: str) -> frozenset[str]:

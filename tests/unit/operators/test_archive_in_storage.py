@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.unit.operators.archives import Archive
 from tests.unit.operators.test_storage_references import CALL, OTHER_CALL
 from tests.unit.operators.test_storage_references import fetching_server as fetching_server
 from tests.unit.operators.test_storage_references import plaud as plaud
+from tests.unit.recordings.test_names_as_they_are import ALIKE
 from tests.unit.s3_server import S3Server
 
 
@@ -21,6 +23,12 @@ def archive(archive: Archive, s3: S3Server) -> Archive:
     s3.put("2024/with space, 100% & #1.wav", OTHER_CALL)
     s3.put("2024/b.mp3", b"This is not a recording.")
     return archive
+
+
+def keys_of(archive: Archive) -> list[str]:
+    """Return what was submitted, as the paths of the URLs say."""
+    urls = [row["body"]["audioUrl"] for row in archive.plaud.ledger(kind="submit")]
+    return [unquote(urlsplit(url).path).removeprefix("/calls/") for url in urls]
 
 
 def listed(archive: Archive, run_id: str = "run") -> None:
@@ -93,3 +101,18 @@ def test_a_listing_that_changed_submits_the_right_files(archive: Archive, s3: S3
     archive.plaud.advance(3600)
     archive.land(try_number=2)
     assert archive.finish(max_failed=1)["landed"] == 3
+
+
+def test_recordings_whose_names_look_alike_are_each_submitted_once(archive: Archive, s3: S3Server) -> None:
+    for name in ALIKE:
+        s3.put(f"alike/{name}", CALL)
+    for run_id in ("run", "second"):
+        found = list_recordings("s3://aws_calls@calls/alike/", suffixes=[])
+        write_manifest(found, str(archive.results / "manifests" / run_id))
+
+    assert archive.submit()["submitted"] == len(ALIKE)
+    assert sorted(keys_of(archive)) == sorted(f"alike/{name}" for name in ALIKE)
+    assert archive.submit("second")["submitted"] == 0
+    archive.plaud.advance(3600)
+    archive.land()
+    assert archive.landed() == dict.fromkeys(ALIKE, "completed")

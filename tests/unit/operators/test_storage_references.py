@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from airflow.sdk import DAG
@@ -136,6 +137,20 @@ def test_a_local_file_is_fetched_from_where_the_user_serves_it(plaud: EmulatorSe
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize("name", ["call.wav ", " call.wav", "call.wav\n", "call%20.wav", "e\u0301.wav"])
+def test_what_is_submitted_is_the_object_of_exactly_that_name(
+    plaud: EmulatorServer, s3: S3Server, name: str
+) -> None:
+    for other in ("call.wav", "call .wav", "é.wav"):
+        s3.put(other, OTHER_CALL)
+    s3.put(name, CALL)
+
+    submit(audio_url=f" s3://aws_calls@calls/{name}")
+
+    [row] = plaud.ledger(kind="submit")
+    assert unquote(urlsplit(row["body"]["audioUrl"]).path) == f"/calls/{name}"
 
 
 # Paid once

@@ -58,7 +58,7 @@ def test_recordings_are_listed_with_what_their_storage_tells(archive: S3Server) 
     )
 
 
-@pytest.mark.parametrize("path", [ARCHIVE, ARCHIVE.rstrip("/"), f" {ARCHIVE}\n"])
+@pytest.mark.parametrize("path", [ARCHIVE, ARCHIVE.rstrip("/"), f" \n{ARCHIVE}"])
 def test_recordings_come_in_the_order_of_their_names(archive: S3Server, path: str) -> None:
     assert names(list_recordings(path)) == ["05/06/d.wav", "05/c.m4a", "B.MP3", "a.wav"]
 

@@ -20,6 +20,10 @@ AUDIO = b"RIFF a recording"
 ACCOUNT_KEY = base64.b64encode(b"account-key-canary" * 3).decode()
 
 
+def escaped(name: str) -> str:
+    return escape(name, {"\r": "&#13;"})
+
+
 class Storage(BaseHTTPRequestHandler):
     """As much of both services as listing, looking, reading, writing and removing take."""
 
@@ -125,11 +129,11 @@ class Storage(BaseHTTPRequestHandler):
             return
         keys, prefixes, following = self.page(query, "marker")
         blobs = "".join(
-            f"<Blob><Name>{escape(key)}</Name><Properties>{self.azure_properties(key)}</Properties>"
+            f"<Blob><Name>{escaped(key)}</Name><Properties>{self.azure_properties(key)}</Properties>"
             f"<Metadata>{'<Hdi_isfolder>true</Hdi_isfolder>' * (key in self.folders)}</Metadata></Blob>"
             for key in keys
         )
-        blobs += "".join(f"<BlobPrefix><Name>{escape(name)}</Name></BlobPrefix>" for name in prefixes)
+        blobs += "".join(f"<BlobPrefix><Name>{escaped(name)}</Name></BlobPrefix>" for name in prefixes)
         body = (
             f"<?xml version='1.0' encoding='utf-8'?><EnumerationResults><Blobs>{blobs}</Blobs>"
             f"<NextMarker>{following}</NextMarker></EnumerationResults>"
