@@ -14,7 +14,7 @@ from plaud_provider.exceptions import (
     PlaudStorageError,
 )
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.recordings.signing import AudioSource, audio_source, look_up
+from plaud_provider.recordings.signing import AudioSource, audio_source
 from tests.unit.s3_server import BUCKET, S3Server
 
 AUDIO = b"RIFF a recording"
@@ -252,9 +252,10 @@ def test_the_text_of_a_librarys_error_goes_nowhere(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("airflow.sdk.io.has_fs", lambda scheme: True)
     monkeypatch.setattr("airflow.sdk.io.get_fs", get_fs)
 
-    problem = look_up(source("s3://calls/a.wav")).problem
+    with pytest.raises(PlaudStorageError) as told:
+        source("s3://calls/a.wav").look()
 
-    assert isinstance(problem, PlaudStorageError)
+    problem = told.value
     assert "RuntimeError" in str(problem)
     assert "canary" not in str(problem)
     assert problem.__cause__ is problem.__context__ is None
