@@ -90,8 +90,8 @@ class LocalFile:
 
         Not its time of change: the same file may have another one on another worker.
 
-        :raises PlaudInputError: if Plaud could not transcribe it.
-        :raises PlaudStorageError: if it cannot be read.
+        :raises PlaudInputError: if Plaud could not transcribe it, or this worker's user may not read it.
+        :raises PlaudStorageError: if it cannot be read now.
         """
         with self._explained():
             self._checked()
@@ -119,6 +119,10 @@ class LocalFile:
     def _explained(self) -> Iterator[None]:
         try:
             yield
+        except PermissionError:
+            raise refused(
+                self.audio, "may not be read by this worker's user. Give it the right to read it"
+            ) from None
         except (OSError, RuntimeError) as error:
             why = f"cannot be read by this worker ({type(error).__name__})"
             raise refused(self.audio, why, PlaudStorageError) from None

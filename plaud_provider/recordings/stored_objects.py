@@ -15,6 +15,7 @@ from plaud_provider.api.regions import is_loopback
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.recordings.reference import AudioReference, as_argument, check_extension, refused
 from plaud_provider.storage.bucket import Bucket, FileSystems, parse_location
+from plaud_provider.storage.errors import archived
 from plaud_provider.storage.kinds import ObjectMetadata
 from plaud_provider.storage.ranges import BLOCK_BYTES, open_ranges
 
@@ -65,8 +66,9 @@ class StoredObject:
 
         Its beginning is read, which is the only sure way to know that it can be.
 
-        :raises PlaudInputError: if it cannot be transcribed.
-        :raises PlaudConfigurationError: if the connection or an extra is missing, or may not read it.
+        :raises PlaudInputError: if it cannot be transcribed, or is there and cannot be read: it is archived,
+            encrypted, or denied to this connection.
+        :raises PlaudConfigurationError: if the connection or an extra is missing, or may not look it up.
         :raises PlaudStorageError: if the storage could not be asked.
         """
         return self._look()[0].version
@@ -105,6 +107,8 @@ class StoredObject:
         found = self._bucket.look_up(self._key)
         if found.size == 0:
             raise refused(self.audio, "is empty")
+        if found.is_archived:
+            raise archived(self._argument)
         head = self._bucket.read(self._key, 0, min(BLOCK_BYTES, found.size or BLOCK_BYTES))
         self._seen = (found, head)
         return self._seen

@@ -154,7 +154,11 @@ class Bucket:
                 return
 
     def read(self, key: str, start: int, end: int) -> bytes:
-        """Return bytes of an object that could be looked up."""
+        """
+        Return bytes of an object that could be looked up.
+
+        :raises PlaudInputError: if the storage does not give this one: it is archived, or encrypted.
+        """
         return self._call(errors.not_readable, self._kind.read, key, (start, end))
 
     def read_file(self, key: str) -> bytes | None:

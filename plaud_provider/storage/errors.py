@@ -8,7 +8,7 @@ remedy.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from airflow.sdk.exceptions import AirflowException
 
@@ -21,6 +21,13 @@ from plaud_provider.exceptions import (
 from plaud_provider.storage.signed_urls import without_secrets
 
 _FORBIDDEN = (401, 403)
+#: How a storage refuses to read what it has just described: it is encrypted with a key that the connection
+#: may not use, or that was not given, or denied by itself.
+_REFUSED_TO_READ = (400, 403, 409)
+#: The storages' own words for an object that is archived.
+_ARCHIVED = frozenset(["InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"])
+#: S3's words for temporary credentials that have ended. The next attempt has new ones.
+_ENDED = frozenset(["ExpiredToken", "TokenRefreshRequired"])
 #: What libraries raise when they were given too little, or the wrong kind, to sign or sign in with.
 _MISCONFIGURED = (ValueError, TypeError, AttributeError, KeyError, NotImplementedError, AirflowException)
 _NO_CREDENTIALS = frozenset(
@@ -89,14 +96,30 @@ def not_found(argument: Argument, connection: str, error: Exception) -> PlaudErr
     return _not_done(argument, "looked up", connection, error)
 
 
-def not_readable(argument: Argument, connection: str, error: Exception) -> PlaudError:
-    """Explain why an object that is there could not be read."""
-    kind = PlaudConfigurationError if is_forbidden(error) else PlaudStorageError
+def archived(argument: Argument) -> PlaudError:
+    """Explain why an object cannot be read although it is there: it would take hours to get at it."""
     return argument.error(
-        f"exists, but cannot be read with {connection} ({_name(error)}). If it is archived (such as S3 "
-        "Glacier), restore it first; if it is encrypted, allow its key",
-        kind,
+        "is archived, and cannot be read: restore it first (S3: restore-object; Azure: move it to another "
+        "access tier), and submit it when that is done",
+        PlaudInputError,
     )
+
+
+def not_readable(argument: Argument, connection: str, error: Exception) -> PlaudError:
+    """
+    Explain why an object could not be read that could be looked up.
+
+    The connection is right, then: what the storage refuses is this one object.
+    """
+    if _code(error) in _ARCHIVED:
+        return archived(argument)
+    if _status(error) in _REFUSED_TO_READ and _code(error) not in _ENDED:
+        return argument.error(
+            f"exists, but may not be read with {connection} ({_name(error)}). If it is encrypted, allow its "
+            "key; else give the connection the right to read this object",
+            PlaudInputError,
+        )
+    return _not_done(argument, "read", connection, error)
 
 
 def not_signed(argument: Argument, connection: str, error: Exception, *, needs: str) -> PlaudError:
@@ -142,10 +165,8 @@ def file_not_removed(argument: Argument, connection: str, error: Exception) -> P
 
 
 def is_forbidden(error: Exception) -> bool:
-    """Whether a storage refused access."""
-    status = getattr(error, "status_code", None) or getattr(error, "code", None)
-    # gcsfs has no class for it, and puts the word first.
-    return isinstance(error, PermissionError) or status in _FORBIDDEN or str(error).startswith("Forbidden")
+    """Whether a storage refused access, and will again."""
+    return _status(error) in _FORBIDDEN and _code(error) not in _ENDED
 
 
 def _folder_not_used(argument: Argument, what: str, connection: str, error: Exception) -> PlaudError:
@@ -172,6 +193,30 @@ def _not_done(argument: Argument, what: str, connection: str, error: Exception) 
 
 def _is_misconfigured(error: Exception) -> bool:
     return isinstance(error, _MISCONFIGURED) or type(error).__name__ in _NO_CREDENTIALS
+
+
+def _status(error: Exception) -> int | None:
+    """Return the HTTP status that a storage answered with, where its library tells."""
+    # s3fs raises an error of Python's from botocore's.
+    if answer := _s3_answer(error):
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        status = getattr(error, "status_code", None) or getattr(error, "code", None)
+    # gcsfs has no class for this one, and puts the word first.
+    if status is None and (isinstance(error, PermissionError) or str(error).startswith("Forbidden")):
+        return 403
+    return status if isinstance(status, int) else None
+
+
+def _code(error: Exception) -> str:
+    """Return the storage's own word for what is wrong, where its library tells."""
+    code = _s3_answer(error).get("Error", {}).get("Code") or getattr(error, "error_code", None) or ""
+    return str(getattr(code, "value", code))
+
+
+def _s3_answer(error: Exception) -> dict[str, Any]:
+    answer = getattr(error.__cause__, "response", None)
+    return answer if isinstance(answer, dict) else {}
 
 
 def _name(error: Exception) -> str:

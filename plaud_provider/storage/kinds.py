@@ -15,6 +15,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NamedTuple
 
+#: Storage classes of S3 that have to be restored. GLACIER_IR is read like any other.
+_S3_ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
+
 
 class ObjectMetadata(NamedTuple):
     """
@@ -27,6 +30,7 @@ class ObjectMetadata(NamedTuple):
         changed mark is paid for.
     :param modified: Time of its last change (UTC).
     :param is_folder: Whether it only stands for a folder.
+    :param is_archived: Whether it cannot be read before it is restored; a listing does not tell.
     """
 
     key: str
@@ -34,6 +38,7 @@ class ObjectMetadata(NamedTuple):
     version: str | None
     modified: datetime | None
     is_folder: bool = False
+    is_archived: bool = False
 
 
 class Page(NamedTuple):
@@ -125,7 +130,8 @@ class S3(StorageKind):
         except FileNotFoundError:
             await self._refuse_folder(file_system, bucket, key)
             raise
-        return _s3_metadata(key, {**found, "Size": found["ContentLength"]})
+        metadata = _s3_metadata(key, {**found, "Size": found["ContentLength"]})
+        return metadata._replace(is_archived=_is_archived_in_s3(found))
 
     async def page(self, file_system: Any, bucket: str, prefix: str, *, after: str, delimiter: str) -> Page:
         """Return a page of a listing."""
@@ -316,6 +322,12 @@ def _s3_metadata(key: str, found: Mapping[str, Any]) -> ObjectMetadata:
     return ObjectMetadata(key, found["Size"], _mark(found.get("ETag")), found.get("LastModified"))
 
 
+def _is_archived_in_s3(found: Mapping[str, Any]) -> bool:
+    """Return whether S3 keeps an object where it cannot be read at once, and has no restored copy of it."""
+    is_away = found.get("StorageClass") in _S3_ARCHIVES or "ArchiveStatus" in found
+    return is_away and 'ongoing-request="false"' not in found.get("Restore", "")
+
+
 def _google_metadata(key: str, found: Mapping[str, Any]) -> ObjectMetadata:
     updated = found.get("updated")
     return ObjectMetadata(
@@ -353,6 +365,8 @@ def _azure_metadata(key: str, found: Any) -> ObjectMetadata:
         _mark(bytes(md5).hex() if md5 else found.etag),
         found.last_modified,
         is_folder,
+        # The tier changes when the blob has been restored, not when that begins.
+        is_archived=found.blob_tier == "Archive",
     )
 
 

@@ -52,6 +52,10 @@ class Gate:
     def reset(self) -> None:
         self.later = timedelta()
         self.is_forbidden = False
+        #: How reads of objects with the connection's credentials are refused: status and code.
+        self.read_refusal: tuple[str, str] | None = None
+        #: What is told of objects besides.
+        self.more_headers: list[tuple[str, str]] = []
         self.page_size = 0
         self.requests: list[tuple[str, str]] = []
         self.queries: list[dict[str, str]] = []
@@ -70,7 +74,10 @@ class Gate:
             environ["QUERY_STRING"] += f"&max-keys={self.page_size}"
         refusal = self._refusal(environ, path, dict(parse_qsl(query)))
         if refusal is None:
-            return self._moto(environ, start_response)
+            more = self.more_headers if environ["REQUEST_METHOD"] == "HEAD" else []
+            return self._moto(
+                environ, lambda status, headers, *rest: start_response(status, [*headers, *more], *rest)
+            )
         status, code = refusal
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
         headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
@@ -84,6 +91,8 @@ class Gate:
         access_key = re.search(r"Credential=([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
         if self.is_forbidden or not access_key or access_key.group(1) != ACCESS_KEY:
             return "403 Forbidden", "AccessDenied"
+        if environ["REQUEST_METHOD"] == "GET" and "list-type" not in query:
+            return self.read_refusal
         return None
 
     def _presigned_refusal(

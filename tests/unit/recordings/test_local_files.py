@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -175,3 +178,31 @@ def test_a_local_file_is_opened_only_if_it_may_be_looked_at(folder: Path) -> Non
     for name, message in [("out.wav", "is a link that leads out"), ("no.wav", "does not exist")]:
         with pytest.raises(PlaudInputError, match=message):
             source(f"{folder}/{name}", public_urls=urls).open()
+
+
+def test_a_file_that_this_user_may_not_read_is_its_own_trouble(folder: Path) -> None:
+    urls = {str(folder): "https://files.example"}
+    (folder / "a.wav").write_bytes(AUDIO)
+    (folder / "a.wav").chmod(0)
+    recording = source(f"{folder}/a.wav", public_urls=urls)
+
+    with as_another_user(folder):
+        for asked in (recording.look, recording.open):
+            with pytest.raises(PlaudInputError, match=r"may not be read by this worker's user\. Give it"):
+                asked()
+
+
+@contextmanager
+def as_another_user(folder: Path) -> Iterator[None]:
+    """Be nobody, who gets as far as a folder; root may read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for above in [folder, *folder.parents]:
+        if above.stat().st_uid == 0 and above.stat().st_mode & 0o001 == 0:
+            above.chmod(0o711)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

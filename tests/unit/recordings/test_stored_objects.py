@@ -107,7 +107,6 @@ def test_what_is_not_there_is_told(s3: S3Server) -> None:
     [
         ("a.wav", {"Body": b""}, PlaudInputError, "is empty"),
         ("a.wav/b.wav", {}, PlaudInputError, "is a folder"),
-        ("a.wav", {"StorageClass": "GLACIER"}, PlaudConfigurationError, "cannot be read.*restore it first"),
     ],
 )
 def test_what_plaud_could_not_fetch_is_told(
@@ -117,6 +116,82 @@ def test_what_plaud_could_not_fetch_is_told(
 
     with pytest.raises(kind, match=message):
         source("s3://aws_calls@calls/a.wav").look()
+
+
+# What is there and cannot be read is that recording's own trouble
+
+
+@pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
+def test_an_archived_object_is_told_with_the_remedy_and_not_read(s3: S3Server, storage_class: str) -> None:
+    s3.put("a.wav", AUDIO, StorageClass=storage_class)
+    s3.gate.requests.clear()
+
+    with pytest.raises(PlaudInputError, match=r"is archived, and cannot be read: restore it first") as told:
+        source("s3://aws_calls@calls/a.wav").look()
+    assert "Nothing was sent" in str(told.value)
+    assert [method for method, _ in s3.gate.requests] == ["HEAD"]
+
+
+@pytest.mark.parametrize("status", ["ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS"])
+def test_what_intelligent_tiering_has_archived_is_archived(s3: S3Server, status: str) -> None:
+    s3.put("a.wav", AUDIO, StorageClass="INTELLIGENT_TIERING")
+    assert source("s3://aws_calls@calls/a.wav").look()
+    s3.gate.more_headers = [("x-amz-archive-status", status)]
+
+    with pytest.raises(PlaudInputError, match="is archived"):
+        source("s3://aws_calls@calls/a.wav").look()
+    s3.gate.more_headers.append(("x-amz-restore", 'ongoing-request="true"'))
+    with pytest.raises(PlaudInputError, match="is archived"):
+        source("s3://aws_calls@calls/a.wav").look()
+
+
+def test_an_archived_object_is_read_once_it_is_restored(s3: S3Server) -> None:
+    s3.put("a.wav", AUDIO)
+    version = source("s3://aws_calls@calls/a.wav").look()
+    s3.put("a.wav", AUDIO, StorageClass="GLACIER")
+    s3.gate.more_headers = [("x-amz-restore", 'ongoing-request="true"')]
+    with pytest.raises(PlaudInputError, match="is archived"):
+        source("s3://aws_calls@calls/a.wav").look()
+    s3.gate.more_headers = []
+    s3.client.restore_object(Bucket=BUCKET, Key="a.wav", RestoreRequest={"Days": 1})
+    recording = source("s3://aws_calls@calls/a.wav")
+
+    assert recording.look() == version
+    assert fetch(recording.url().reveal()).content == AUDIO
+
+
+@pytest.mark.parametrize("storage_class", ["STANDARD", "STANDARD_IA", "GLACIER_IR", "INTELLIGENT_TIERING"])
+def test_storage_classes_that_are_read_at_once_are_not_archived(s3: S3Server, storage_class: str) -> None:
+    s3.put("a.wav", AUDIO, StorageClass=storage_class)
+
+    assert source("s3://aws_calls@calls/a.wav").look()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "message"),
+    [
+        # A server that does not tell the storage class.
+        ("403 Forbidden", "InvalidObjectState", PlaudInputError, "is archived.*restore it first"),
+        ("403 Forbidden", "AccessDenied", PlaudInputError, "may not be read with connection.*allow its key"),
+        ("400 Bad Request", "KMS.DisabledException", PlaudInputError, "may not be read.*allow its key"),
+        ("400 Bad Request", "InvalidRequest", PlaudInputError, "may not be read.*allow its key"),
+        # These are no fault of the object.
+        ("400 Bad Request", "ExpiredToken", PlaudStorageError, "could not be read.*may have expired"),
+        ("404 Not Found", "NoSuchKey", PlaudStorageError, "could not be read.*try again"),
+    ],
+)
+def test_an_object_that_is_there_and_may_not_be_read_is_told(
+    s3: S3Server, status: str, code: str, kind: type[PlaudError], message: str
+) -> None:
+    s3.put("a.wav", AUDIO)
+    s3.gate.read_refusal = (status, code)
+
+    with pytest.raises(kind, match=message) as told:
+        source("s3://aws_calls@calls/a.wav").look()
+    assert type(told.value) is kind
+
+
+# What is wrong with the connection
 
 
 def test_rights_that_are_missing_are_told(s3: S3Server) -> None:

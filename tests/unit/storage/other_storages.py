@@ -33,6 +33,8 @@ class Storage(BaseHTTPRequestHandler):
     status: int
     generation: str
     has_md5: bool
+    tier: str
+    read_refusal: tuple[int, str] | None
     page_size: int
     queries: list[dict[str, list[str]]]
 
@@ -151,6 +153,8 @@ class Storage(BaseHTTPRequestHandler):
         headers = {"ETag": f'"0x{self.generation}"', "Last-Modified": "Sun, 22 Nov 2026 00:00:00 GMT"}
         if self.has_md5:
             headers["Content-MD5"] = base64.b64encode(hashlib.md5(content).digest()).decode()
+        if self.tier:
+            headers["x-ms-access-tier"] = self.tier
         return headers
 
     def content(self, key: str) -> None:
@@ -164,6 +168,9 @@ class Storage(BaseHTTPRequestHandler):
             "Content-Type": "audio/wav",
             **({"x-ms-meta-hdi_isfolder": "true"} if key in self.folders else {}),
         }
+        if self.read_refusal and self.command == "GET":
+            self.answer(self.read_refusal[0], b"", {"x-ms-error-code": self.read_refusal[1]})
+            return
         asked = self.headers.get("x-ms-range") or self.headers.get("Range")
         if asked and content:
             begin, _, end = asked.removeprefix("bytes=").partition("-")
@@ -198,6 +205,8 @@ def storage() -> Iterator[tuple[str, type[Storage]]]:
         status = 200
         generation = "1"
         has_md5 = True
+        tier = ""
+        read_refusal = None
         page_size = 1000
         queries: list[dict[str, list[str]]] = []
 

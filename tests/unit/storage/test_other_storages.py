@@ -63,6 +63,49 @@ def test_what_plaud_could_not_fetch_is_told(
         source(f"{bucket}/2024/a b#1.wav").look()
 
 
+def test_a_blob_is_archived_until_it_has_another_tier(
+    azure: None, storage: tuple[str, type[Storage]]
+) -> None:
+    recording = source("abfs://azure_calls@calls/2024/a b#1.wav")
+    storage[1].tier = "Archive"
+
+    with pytest.raises(PlaudInputError, match=r"is archived, and cannot be read: restore it first"):
+        recording.look()
+    for tier in ("Hot", "Cool", "Cold", ""):
+        storage[1].tier = tier
+        assert recording.look()
+
+
+@pytest.mark.parametrize(
+    ("fixture", "bucket", "refusal", "message"),
+    [
+        ("azure", "abfs://azure_calls@calls", (409, "BlobArchived"), "is archived"),
+        ("azure", "abfs://azure_calls@calls", (409, "BlobBeingRehydrated"), "is archived"),
+        ("azure", "abfs://azure_calls@calls", (403, "AuthorizationPermissionMismatch"), "may not be read"),
+        ("gcs", "gs://calls", (403, "forbidden"), "may not be read with.*allow its key"),
+        (
+            "gcs",
+            "gs://calls",
+            (400, "customerEncryptionKeyIsIncorrect"),
+            "may not be read with.*allow its key",
+        ),
+    ],
+)
+def test_an_object_that_is_there_and_may_not_be_read_is_told(
+    fixture: str,
+    bucket: str,
+    refusal: tuple[int, str],
+    message: str,
+    request: pytest.FixtureRequest,
+    storage: tuple[str, type[Storage]],
+) -> None:
+    request.getfixturevalue(fixture)
+    storage[1].read_refusal = refusal
+
+    with pytest.raises(PlaudInputError, match=message):
+        source(f"{bucket}/2024/a b#1.wav").look()
+
+
 def test_the_version_of_a_google_object_is_its_hash(
     gcs: Callable[..., None], storage: tuple[str, type[Storage]]
 ) -> None:
