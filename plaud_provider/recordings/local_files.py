@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from urllib.parse import quote
 
 from plaud_provider.api.regions import is_loopback
@@ -19,6 +20,9 @@ from plaud_provider.storage.ranges import open_ranges
 
 _SCHEME = "file://"
 _EXAMPLE = "public_urls={'/data/calls/': 'https://files.example/calls/'}"
+#: For how long a file has to have been left alone before its times tell whether it was changed: the clocks of
+#: disks are coarse, and two changes within a tick of one look like one.
+SETTLED_SECONDS = 2.0
 
 
 def validate_public_urls(value: Mapping[str, str] | str | None) -> dict[str, str]:
@@ -80,6 +84,7 @@ class LocalFile:
         self._path = Path(path)
         self._root = root
         self._base = public_urls[str(root)]
+        self._read: tuple[_Status, str] | None = None
 
     def connect(self) -> None:
         """Nothing is to be opened."""
@@ -88,15 +93,22 @@ class LocalFile:
         """
         Check that the file is there; return the hash of its content as its version.
 
-        Not its time of change: the same file may have another one on another worker.
+        Not its time of change: the same file may have another one on another worker. But on this one it tells
+        whether the file has to be read again for a further look.
 
         :raises PlaudInputError: if Plaud could not transcribe it, or this worker's user may not read it.
         :raises PlaudStorageError: if it cannot be read now.
         """
         with self._explained():
-            self._checked()
+            found = _Status.of(self._checked())
+            if self._read is not None and self._read[0] == found:
+                return self._read[1]
             with self._path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                # Of before it is read: what is written meanwhile makes another one.
+                status = _Status.of(os.fstat(file.fileno()))
+                version = hashlib.file_digest(file, "sha256").hexdigest()
+            self._read = (status, version) if status.is_settled(now=time.time()) else None
+            return version
 
     def open(self) -> BinaryIO:
         """
@@ -145,6 +157,23 @@ class LocalFile:
         """Return where Plaud can fetch it."""
         relative = self._path.relative_to(self._root)
         return AudioReference(f"{self._base}/{quote(os.fsencode(relative), safe='/')}")
+
+
+class _Status(NamedTuple):
+    """What of a file changes when its content does."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, found: os.stat_result) -> _Status:
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    def is_settled(self, *, now: float) -> bool:
+        return now - self.changed_ns / 1e9 > SETTLED_SECONDS
 
 
 def _path(audio: AudioReference) -> str:

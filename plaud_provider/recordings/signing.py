@@ -30,7 +30,12 @@ class AudioSource(Protocol):
         """Open its storage: what is wrong then is wrong with the connection, not with the recording."""
 
     def look(self) -> str | None:
-        """Check that the recording can be read; return the version of its content, where there is one."""
+        """
+        Check that the recording can be read; return the version of its content, where there is one.
+
+        Each look sees what is there at that moment. One that finds what an earlier one of the same source
+        has read does not read it again, so a look right before a URL is signed costs next to nothing.
+        """
 
     def open(self) -> BinaryIO:
         """Open it for a few ranged reads; close it after."""

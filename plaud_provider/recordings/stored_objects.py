@@ -64,7 +64,8 @@ class StoredObject:
         """
         Check that the object is there, is a file, has content and can be read; return its version.
 
-        Its beginning is read, which is the only sure way to know that it can be.
+        Its beginning is read, which is the only sure way to know that it can be. A further look takes one
+        request, and reads it again only if it has another version.
 
         :raises PlaudInputError: if it cannot be transcribed, or is there and cannot be read: it is archived,
             encrypted, or denied to this connection.
@@ -109,8 +110,9 @@ class StoredObject:
             raise refused(self.audio, "is empty")
         if found.is_archived:
             raise archived(self._argument)
-        head = self._bucket.read(self._key, 0, min(BLOCK_BYTES, found.size or BLOCK_BYTES))
-        self._seen = (found, head)
+        if self._seen is None or found.version is None or found.version != self._seen[0].version:
+            head = self._bucket.read(self._key, 0, min(BLOCK_BYTES, found.size or BLOCK_BYTES))
+            self._seen = (found, head)
         return self._seen
 
     def _misconfigured(self, why: str) -> PlaudConfigurationError:

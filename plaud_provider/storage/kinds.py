@@ -162,7 +162,12 @@ class S3(StorageKind):
         await file_system._call_s3("delete_object", Bucket=bucket, Key=key)
 
     async def sign(self, file_system: Any, bucket: str, key: str, validity: timedelta) -> str:
-        """Return a signed URL."""
+        """
+        Return a signed URL.
+
+        It names no version of the object, though a bucket may keep versions: that takes another right to read
+        (``s3:GetObjectVersion``), which a role that may read the object need not have.
+        """
         await file_system.set_session()
         client = await file_system.get_s3(bucket)
         url: str = await client.generate_presigned_url(
@@ -177,15 +182,14 @@ class GoogleCloudStorage(StorageKind):
     extra = "gcs"
     needs = "a service account key, or impersonation of a service account; other credentials cannot sign"
 
-    def prepare(self, file_system: Any) -> None:
-        """Forget listings of an earlier look."""
-        file_system.invalidate_cache()
-
     async def describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
         """Look an object up."""
-        found = await file_system._info(f"{bucket}/{key}")
-        if found["type"] != "file":
-            raise IsADirectoryError
+        # Not by its library's look-up, which makes three requests, and remembers what they told.
+        try:
+            found = await file_system._call("GET", "b/{}/o/{}", bucket, key, json_out=True)
+        except FileNotFoundError:
+            await self._refuse_folder(file_system, bucket, key)
+            raise
         return _google_metadata(key, found)
 
     async def page(self, file_system: Any, bucket: str, prefix: str, *, after: str, delimiter: str) -> Page:

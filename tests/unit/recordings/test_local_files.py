@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -206,3 +208,93 @@ def as_another_user(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+# A further look
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files whose content was read for its hash."""
+    names: list[str] = []
+    real = hashlib.file_digest
+
+    def file_digest(file: Any, digest: str) -> Any:
+        names.append(Path(file.name).name)
+        return real(file, digest)
+
+    monkeypatch.setattr(hashlib, "file_digest", file_digest)
+    return names
+
+
+def test_a_file_that_nobody_has_touched_is_not_read_again_for_a_further_look(read: list[str]) -> None:
+    recordings = Path(__file__).parents[3] / "demo" / "recordings"
+    recording = source(f"{recordings}/voicemail.wav", public_urls={str(recordings): "https://files.example"})
+
+    assert recording.look() == recording.look() == recording.look()
+    assert read == ["voicemail.wav"]
+
+
+def rewritten(path: Path) -> None:
+    path.write_bytes(bytes(reversed(path.read_bytes())))
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("other.wav")
+    other.write_bytes(bytes(reversed(path.read_bytes())))
+    os.replace(other, path)
+
+
+def rewritten_and_dated_back(path: Path) -> None:
+    before = path.stat()
+    rewritten(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def led_elsewhere(path: Path) -> None:
+    other = path.with_name("other.wav")
+    other.write_bytes(bytes(reversed(path.read_bytes())))
+    path.unlink()
+    path.symlink_to(other)
+
+
+@pytest.mark.parametrize("settled_seconds", [-1.0, 2.0], ids=["left alone before", "just written"])
+@pytest.mark.parametrize("change", [rewritten, replaced, rewritten_and_dated_back, led_elsewhere])
+def test_a_further_look_sees_content_that_was_changed_however_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], settled_seconds: float
+) -> None:
+    path = folder / "a.wav"
+    path.write_bytes(AUDIO)
+    recording = source(str(path), public_urls={str(folder): "https://files.example"})
+    monkeypatch.setattr("plaud_provider.recordings.local_files.SETTLED_SECONDS", settled_seconds)
+    if settled_seconds < 0:
+        wait_for_another_tick(folder)
+    first = recording.look()
+
+    if settled_seconds < 0:
+        wait_for_another_tick(folder)
+    change(path)
+
+    assert recording.look() == hashlib.sha256(bytes(reversed(AUDIO))).hexdigest() != first
+
+
+def wait_for_another_tick(folder: Path) -> None:
+    """Wait until the disk's clock has gone on, some milliseconds."""
+    tick = folder / "tick"
+    tick.touch()
+    begin = tick.stat().st_ctime_ns
+    while tick.stat().st_ctime_ns == begin:
+        tick.touch()
+
+
+def test_a_file_that_has_gone_since_is_told(folder: Path) -> None:
+    (folder / "a.wav").write_bytes(AUDIO)
+    recording = source(f"{folder}/a.wav", public_urls={str(folder): "https://files.example"})
+    recording.look()
+
+    (folder / "a.wav").unlink()
+    with pytest.raises(PlaudInputError, match="does not exist"):
+        recording.look()
+    (folder / "a.wav").symlink_to(folder.parent / "secret.wav")
+    with pytest.raises(PlaudInputError, match="is a link that leads out"):
+        recording.look()

@@ -154,8 +154,11 @@ def test_a_folder_is_taken_as_it_is_named(s3: S3Server, tmp_path: Path, kind: st
         (tmp_path / other).mkdir()
         (tmp_path / other / "a.wav").write_bytes(WAV)
 
-    assert [found.uri for found in list_recordings(f" {folder}")] == [f"{folder}/a.wav"]
-    assert write_manifest([], folder) == []
+    found = list(list_recordings(f" {folder}"))
+    assert [recording.uri for recording in found] == [f"{folder}/a.wav"]
+    [chunk] = write_manifest(found, folder)
+    assert chunk == f"{folder}/chunk-00001.jsonl"
+    assert read_manifest(chunk) == found
     store = ResultStore(folder)
     store.save(transcription(), "eu")
     assert store.load("eu", "txn_1") == transcription()

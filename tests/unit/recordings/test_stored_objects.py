@@ -334,3 +334,41 @@ def test_the_text_of_a_librarys_error_goes_nowhere(monkeypatch: pytest.MonkeyPat
     assert "RuntimeError" in str(problem)
     assert "canary" not in str(problem)
     assert problem.__cause__ is problem.__context__ is None
+
+
+# A further look
+
+
+def test_a_further_look_asks_once_and_reads_nothing_again(s3: S3Server) -> None:
+    s3.put("a.wav", AUDIO)
+    recording = source("s3://aws_calls@calls/a.wav")
+    first = recording.look()
+    s3.gate.requests.clear()
+
+    assert recording.look() == first
+    assert [method for method, _ in s3.gate.requests] == ["HEAD"]
+    with recording.open() as file:
+        assert file.read() == AUDIO
+    assert [method for method, _ in s3.gate.requests] == ["HEAD"]
+
+
+def test_a_further_look_sees_what_is_there_then(s3: S3Server) -> None:
+    s3.put("a.wav", AUDIO)
+    recording = source("s3://aws_calls@calls/a.wav")
+    first = recording.look()
+
+    s3.put("a.wav", b"RIFF another one")
+    assert recording.look() not in (first, None)
+    with recording.open() as file:
+        assert file.read() == b"RIFF another one"
+    s3.put("a.wav", b"")
+    with pytest.raises(PlaudInputError, match="is empty"):
+        recording.look()
+    s3.put("a.wav", AUDIO, StorageClass="GLACIER")
+    with pytest.raises(PlaudInputError, match="is archived"):
+        recording.look()
+    s3.client.delete_object(Bucket=BUCKET, Key="a.wav")
+    with pytest.raises(PlaudInputError, match="does not exist"):
+        recording.look()
+    s3.put("a.wav", AUDIO)
+    assert recording.look() == first

@@ -106,6 +106,27 @@ def test_an_object_that_is_there_and_may_not_be_read_is_told(
         source(f"{bucket}/2024/a b#1.wav").look()
 
 
+@pytest.mark.parametrize(("fixture", "bucket"), STORAGES)
+def test_a_further_look_asks_once_reads_nothing_again_and_sees_what_is_there(
+    fixture: str, bucket: str, request: pytest.FixtureRequest, storage: tuple[str, type[Storage]]
+) -> None:
+    request.getfixturevalue(fixture)
+    recording = source(f"{bucket}/2024/a b#1.wav")
+    first = recording.look()
+    storage[1].queries = []
+
+    assert recording.look() == first
+    assert len(storage[1].queries) == 1
+    storage[1].objects = {"2024/a b#1.wav": b"RIFF another one"}
+    second = recording.look()
+    assert second not in (first, None)
+    with recording.open() as file:
+        assert file.read() == b"RIFF another one"
+    storage[1].objects = {}
+    with pytest.raises(PlaudInputError, match="does not exist"):
+        recording.look()
+
+
 def test_the_version_of_a_google_object_is_its_hash(
     gcs: Callable[..., None], storage: tuple[str, type[Storage]]
 ) -> None:
