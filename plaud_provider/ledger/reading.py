@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.table import LedgerTables
 
 Result = TypeVar("Result")
+
+
+class _Run(Protocol):
+    def __call__(self, work: Callable[[sa.Connection], Result], /) -> Result: ...
+
 
 #: Keys per statement: SQLite before 3.32 takes 999 variables, and an id that ends has three.
 BATCH = 300
@@ -47,7 +53,12 @@ class LedgerReader:
         c = self._c = tables.submissions.c
         #: A claim that was released has a lease of no length.
         self._is_kept = c.lease_until > c.claimed_at
-        self._failed_text = f"{self._table.fullname} of {database.title} could not be read or written"
+        #: Runs work in a transaction; while the database is away, it is waited for.
+        self._run: _Run = partial(
+            database.run,
+            failed=f"{self._table.fullname} of {database.title} could not be read or written",
+            is_patient=True,
+        )
 
     @property
     def conn_id(self) -> str:
@@ -172,13 +183,6 @@ class LedgerReader:
             for row in connection.execute(sa.select(self._table).where(self._has_key(batch)))
         )
         return {entry.recording_key: entry for entry in found}
-
-    def _run(self, work: Callable[[sa.Connection], Result]) -> Result:
-        return self.database.run(
-            work,
-            failed=self._failed_text,
-            is_patient=True,
-        )
 
 
 def batches(items: Sequence[str]) -> list[Sequence[str]]:
