@@ -187,7 +187,7 @@ class LedgerReader:
 
 def batches(items: Sequence[str]) -> list[Sequence[str]]:
     """Return keys or ids in as many as a statement takes."""
-    return [items[start : start + BATCH] for start in range(len(items))]
+    return [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
 
 
 def owner_columns(owner: Owner) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import pytest
 
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.ledger.ledger import Ledger, Owner, State
+from plaud_provider.ledger.reading import BATCH, batches
 from tests.unit.ledger.ledgers import (
     NEIGHBOUR,
     NEXT_TRY,
@@ -271,3 +272,13 @@ def test_takeover_by_another_run_moves_the_hours(ledger: Ledger, clock: Clock) -
     assert ledger.audio_hours(OWNER.dag_id, OWNER.run_id) == 0
     assert ledger.audio_hours(STRANGER.dag_id, STRANGER.run_id) == 1
     assert state(ledger) is State.CLAIMED
+
+
+@pytest.mark.parametrize("count", [0, 1, 299, 300, 301, 900])
+def test_statements_take_each_key_once(count: int) -> None:
+    keys = [f"key_{number}" for number in range(count)]
+
+    parts = batches(keys)
+
+    assert [key for part in parts for key in part] == keys
+    assert all(len(part) <= BATCH for part in parts)
