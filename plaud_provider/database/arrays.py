@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from plaud_provider.database.rows import columns_of
+from plaud_provider.database.types import JsonText
 
 if TYPE_CHECKING:
     from plaud_provider.database.dialect import MayReplace
@@ -52,8 +53,14 @@ def delete(connection: sa.Connection, column: sa.Column[Any], values: Sequence[s
 
 
 def _insert(table: sa.Table) -> postgresql.Insert:
-    columns = [_unnest(column.name, column.type).label(column.name) for column in table.c]
+    columns = [_values(column).label(column.name) for column in table.c]
     return postgresql.insert(table).from_select(table.columns.keys(), sa.select(*columns))
+
+
+def _values(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    if isinstance(column.type, JsonText):
+        return sa.cast(_unnest(column.name, sa.Text()), column.type)
+    return _unnest(column.name, column.type)
 
 
 def _unnest(name: str, kind: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:

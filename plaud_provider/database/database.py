@@ -101,12 +101,14 @@ class Database:
         :param tables: What is needed.
         :raises PlaudTableMismatchError: if an existing table does not fit.
         :raises PlaudWarehouseError: if the database cannot be reached, or does not let us.
-        :raises PlaudConfigurationError: if the connection names a database that would vanish with the task.
+        :raises PlaudConfigurationError: if no table of this database would do, as it would vanish with the
+            task, does not enforce keys or cannot hold every text.
         :raises PlaudInputError: if a name is too long for this kind of database.
         """
         tables.refuse_names_longer_than(self.engine.dialect.max_identifier_length, self.kind)
+        tables.refuse_one_name_for_two(tells_cases_apart=self.dialect.tells_cases_apart)
         self._run(
-            partial(create_or_check, tables=tables, title=self.title),
+            partial(create_or_check, tables=tables, dialect=self.dialect, title=self.title),
             lambda error: self._not_prepared(error, tables),
             # Another task may have been faster. IF NOT EXISTS is no help: in PostgreSQL it can fail then.
             is_tried_twice=True,

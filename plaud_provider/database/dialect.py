@@ -8,12 +8,14 @@ that keep a ledger have a file of their own.
 from __future__ import annotations
 
 import os
+import re
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.pool import NullPool
 
 from plaud_provider.database.rows import batches, rows_of
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 # Values per DELETE: the smallest limit on variables is 999, of older SQLite.
 _BATCH = 500
 _LOOK_FOR_CONSTRAINTS = "Look for checks, keys and triggers that this package did not make."
+_ENCODING = (
+    "the database's encoding lacks a character",
+    "A retry does not help. Take a database whose encoding is UTF8.",
+)
+_JSON_ESCAPE = re.compile(r"\\(?:u0000|.)", re.DOTALL)
 
 
 class Dialect:
@@ -49,22 +56,44 @@ class Dialect:
     begin: ClassVar[str | None] = None
     #: Whether keys are enforced, so that :meth:`upsert` is there.
     enforces_keys = False
+    #: Whether names of columns and tables that differ in upper and lower case are different ones.
+    tells_cases_apart = False
     #: Whether an engine can be used again.
     engine_stays_good = True
     #: What an error's code means and what to do, by the start of the code.
     advice: ClassVar[Mapping[str, tuple[str, str]]] = {
         "08": ("the connection broke", "Retry."),
+        "0A": (
+            "the database does not offer what is needed here",
+            (
+                "A retry does not help: its log says what it was. Take row-level security, rules and the like "
+                "from our tables, or name a database or a proxy that is the whole of its kind."
+            ),
+        ),
+        "22001": ("a text is longer than its column takes", "Make the column text, without a length."),
+        "22021": _ENCODING,
+        "22P05": _ENCODING,
         "22": ("a column cannot hold a value of ours", "Compare the table's types with ours."),
         "23": ("a constraint of the table refused a row", _LOOK_FOR_CONSTRAINTS),
         "25006": ("the database is read-only", "Check the connection: this may be a standby."),
         "40": ("other writers kept getting in the way", "Retry."),
         "42501": (
             "permission was denied",
-            "Grant select, insert, update and delete on our tables, create on the schema.",
+            (
+                "Grant select, insert, update and delete on our tables, create on the schema; look for policies "
+                "of row-level security."
+            ),
         ),
         "42P01": ("a table is not there any more", "Retry: each task creates missing tables first."),
         "42703": ("a column is not there any more", "Retry: each task tells first what does not fit."),
         "53": ("the database is out of disk space, memory or connections", "Make room, then retry."),
+        "54": (
+            "a value is larger than the database takes",
+            (
+                "A retry does not help. Look for an index on one of our text columns that this package did not "
+                "make: long texts do not fit into one."
+            ),
+        ),
         "55P03": ("another writer held a lock for too long", "Raise lock_timeout, or retry."),
         "57": (
             "the statement was cancelled, by a timeout or by an operator",
@@ -161,15 +190,35 @@ class Dialect:
         """
         return datetime.now(tz=UTC)
 
-    def clean(self, rows_or_columns: Iterable[Row | list[Any]]) -> int:
+    def clean(self, rows_or_columns: Iterable[Row | list[Any]], *, json: Collection[str] = ()) -> int:
         """
         Replace, in place, what this kind of database refuses in text.
 
         :param rows_or_columns: Rows, or columns of many, to clean.
+        :param json: Names of values in rows that are JSON as text.
         :return: How many characters were replaced.
         """
         # Kin of PostgreSQL.
-        return replace_nuls(rows_or_columns) if self.name in ("redshift", "cockroachdb") else 0
+        return replace_nuls(rows_or_columns, json) if self.name in ("redshift", "cockroachdb") else 0
+
+    def refuse_unsuited(self, connection: sa.Connection, title: str, *, needs_keys: bool) -> None:
+        """
+        Refuse a database of which no table would do.
+
+        :param connection: A connection to it.
+        :param title: What it is, for the message.
+        :param needs_keys: Whether it has to enforce keys.
+        :raises PlaudConfigurationError: if it is one.
+        """
+
+    def unusable_keys(self, inspector: sa.Inspector, table: sa.Table) -> Collection[str | None]:
+        """
+        Return the names of a table's keys that do not keep two rows apart at once, as :meth:`upsert` needs.
+
+        :param inspector: SQLAlchemy's inspector of the database.
+        :param table: The table.
+        """
+        return ()
 
     def is_passing(self, error: BaseException) -> bool:
         """Whether another writer was in the way, or is; it passes by itself."""
@@ -182,7 +231,7 @@ class Dialect:
 
     def explain(self, error: BaseException) -> tuple[str, str]:
         """Return what an error means, and what to do; in words that quote no row."""
-        code = code_of(error)
+        code = code_of(error) or ("42P01" if isinstance(error, NoSuchTableError) else "")
         for start, (reason, remedy) in self.advice.items():
             if code.startswith(start):
                 return f"{reason} ({code})", remedy
@@ -212,8 +261,8 @@ def code_of(error: BaseException) -> str:
     return ""
 
 
-def replace_nuls(rows_or_columns: Iterable[Row | list[Any]]) -> int:
-    """Replace, in place, NUL in text by U+FFFD, and return how many there were."""
+def replace_nuls(rows_or_columns: Iterable[Row | list[Any]], json: Collection[str]) -> int:
+    """Replace NUL by U+FFFD as :meth:`Dialect.clean` does, and its escape in JSON."""
     replaced = 0
     for values in rows_or_columns:
         places: Any = values.items() if isinstance(values, dict) else enumerate(values)
@@ -221,7 +270,16 @@ def replace_nuls(rows_or_columns: Iterable[Row | list[Any]]) -> int:
             if isinstance(value, str) and "\x00" in value:
                 values[place] = value.replace("\x00", "\ufffd")
                 replaced += value.count("\x00")
+            elif place in json and "\\u0000" in value:
+                escapes = [escape for escape in _JSON_ESCAPE.findall(value) if escape == "\\u0000"]
+                values[place] = _JSON_ESCAPE.sub(_without_nul, value)
+                replaced += len(escapes)
     return replaced
+
+
+def _without_nul(escape: re.Match[str]) -> str:
+    # A backslash that is itself escaped is no part of it.
+    return "\ufffd" if escape[0] == "\\u0000" else escape[0]
 
 
 def _origin(error: BaseException) -> str:

@@ -16,6 +16,7 @@ import duckdb
 import sqlalchemy as sa
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.base import PGDialect, PGIdentifierPreparer
+from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.pool import NullPool
 
 # A name of our own: that of either package may be taken.
@@ -158,11 +159,12 @@ _TABLES = """
 select table_name from information_schema.tables
 where table_catalog = current_database() and lower(table_schema) = lower(coalesce(?, current_schema()))
 """
+# Not by their names: DuckDB 1 does not tell what is generated.
 _COLUMNS = """
-select column_name, data_type, is_nullable, column_default from information_schema.columns
-where table_catalog = current_database() and lower(table_schema) = lower(coalesce(?, current_schema()))
+select * from duckdb_columns()
+where database_name = current_database() and lower(schema_name) = lower(coalesce(?, current_schema()))
 and lower(table_name) = lower(?)
-order by ordinal_position
+order by column_index
 """
 _KEYS = """
 select constraint_column_names from duckdb_constraints()
@@ -209,15 +211,24 @@ class _DuckDb(PGDialect):
     def get_columns(
         self, connection: sa.Connection, table_name: str, schema: str | None = None, **_: Any
     ) -> list[Any]:
+        found = connection.exec_driver_sql(_COLUMNS, (schema, table_name)).mappings().all()
+        if not found:
+            raise NoSuchTableError(table_name)
         return [
             {
-                "name": name,
-                "type": _TYPES.get(kind) or _Named(kind),
-                "nullable": is_nullable == "YES",
-                "default": default,
+                "name": column["column_name"],
+                "type": _TYPES.get(column["data_type"]) or _Named(column["data_type"]),
+                "nullable": column["is_nullable"],
+                "default": column["column_default"],
+                "computed": column["generation_expression"] if column.get("is_generated") else None,
             }
-            for name, kind, is_nullable, default in connection.exec_driver_sql(_COLUMNS, (schema, table_name))
+            for column in found
         ]
+
+    def get_materialized_view_names(
+        self, connection: sa.Connection, schema: str | None = None, **_: Any
+    ) -> list[str]:
+        return []
 
     def get_pk_constraint(
         self, connection: sa.Connection, table_name: str, schema: str | None = None, **_: Any

@@ -1,94 +1,173 @@
-"""Whether tables that are already there can hold our rows; those that are not there are created."""
+"""Whether tables that are already there can hold our rows; what is missing is created or added."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement, SetTableComment
 
+from plaud_provider.database.dialect import code_of
+from plaud_provider.database.types import JsonText
 from plaud_provider.exceptions import PlaudTableMismatchError, PlaudWarehouseError
 
 if TYPE_CHECKING:
+    from plaud_provider.database.dialect import Dialect
     from plaud_provider.database.tables import DeclaredTables
 
+log = logging.getLogger(__name__)
 
-def create_or_check(connection: sa.Connection, *, tables: DeclaredTables, title: str) -> None:
+
+def create_or_check(
+    connection: sa.Connection, *, tables: DeclaredTables, dialect: Dialect, title: str
+) -> None:
     """
     Create tables that are not there, and compare those that are with what we need.
 
+    A column that may be empty and is not there, as in a table of an earlier version, is added.
+
     :param connection: Where.
     :param tables: What we need.
+    :param dialect: What this kind of database does in its own way.
     :param title: What they are in, for messages.
     :raises PlaudTableMismatchError: that names every column that does not fit.
+    :raises PlaudConfigurationError: if no table of this database would do.
     :raises PlaudWarehouseError: if there is no such schema.
     """
+    dialect.refuse_unsuited(connection, title, needs_keys=bool(tables.keyed))
     inspector = sa.inspect(connection)
-    schema = tables.schema
-    if schema is not None and not inspector.has_schema(schema):
+    if tables.schema is not None and not inspector.has_schema(tables.schema):
         raise PlaudWarehouseError(
-            f"schema: {title} has no schema {schema!r}. Create it (it is not created here), or correct "
-            "the name; names are taken literally, upper and lower case included. Nothing was written."
+            f"schema: {title} has no schema {tables.schema!r}. Create it (it is not created here), or "
+            "correct the name; names are taken literally, upper and lower case included. Nothing was written."
         )
-    missing = [table for table in tables.parameters if not inspector.has_table(table.name, schema)]
+    new = [table for table in tables.parameters if not inspector.has_table(table.name, table.schema)]
+    there = [table for table in tables.parameters if table not in new]
+    missing: list[sa.Column[Any]] = []
+    problems = {table: list(_problems(inspector, dialect, table, missing)) for table in there}
+    for table in tables.keyed.intersection(there):
+        key = frozenset(table.primary_key.columns.keys())
+        if key not in keys(inspector, dialect, table) and not _is_view(inspector, table):
+            problems[table].append(f"{', '.join(map(repr, sorted(key)))} is not its primary key")
+    _refuse(tables, problems, title)
+    for column in missing:
+        if not _add(connection, column):
+            statement = str(_AddColumn(column).compile(dialect=connection.dialect))
+            needed = column.type.compile(dialect=connection.dialect)
+            problems[column.table].append(
+                f"column {column.name!r} is missing, {needed} is needed, and this role may not add it; its "
+                f"owner may: {statement}"
+            )
+    _refuse(tables, problems, title)
+    for table in new:
+        _create(connection, table)
+
+
+def keys(inspector: sa.Inspector, dialect: Dialect, table: sa.Table) -> set[frozenset[str]]:
+    """
+    Return the columns of a table's primary key and of each other that keeps two rows apart at once.
+
+    :param inspector: SQLAlchemy's inspector of the database.
+    :param dialect: What this kind of database does in its own way.
+    :param table: The table.
+    """
+    where = (table.name, table.schema)
+    primary = inspector.get_pk_constraint(*where)
+    unique = inspector.get_unique_constraints(*where)
+    found: list[tuple[str | None, Sequence[str | None]]] = [
+        (primary["name"], primary["constrained_columns"]),
+        *((key["name"], key["column_names"]) for key in unique),
+    ]
+    for index in inspector.get_indexes(*where):
+        is_partial = any(option.endswith("_where") for option in index.get("dialect_options", {}))
+        # Of an expression the inspector knows no column.
+        if index["unique"] and not is_partial and None not in index["column_names"]:
+            found.append((index["name"], index["column_names"]))
+    unusable = dialect.unusable_keys(inspector, table)
+    return {
+        frozenset(_named(name, dialect) for name in columns) for key, columns in found if key not in unusable
+    }
+
+
+def as_found(inspector: sa.Inspector, dialect: Dialect, table: sa.Table) -> sa.Table:
+    """
+    Return a table of ours with the types of the one that is there, where they are another choice.
+
+    :param inspector: SQLAlchemy's inspector of the database.
+    :param dialect: What this kind of database does in its own way.
+    :param table: The table, as it is declared.
+    """
+    there = _columns(inspector, dialect, table)
+    found = table.to_metadata(sa.MetaData())
+    for column in found.columns:
+        kind = there.get(column.name, {}).get("type")
+        if isinstance(column.type, JsonText) and isinstance(kind, sa.String):
+            column.type = sa.Text()
+    return found
+
+
+def _problems(
+    inspector: sa.Inspector, dialect: Dialect, table: sa.Table, missing: list[sa.Column[Any]]
+) -> Iterable[str]:
+    """Yield what does not fit about a table that is there; a column that can be added joins ``missing``."""
+    if _is_view(inspector, table):
+        yield "it is a view, a table is needed"
+        return
+    there = _columns(inspector, dialect, table)
+    spellings = {name.casefold(): name for name in there}
+    for column in table.columns:
+        needed = column.type.compile(dialect=inspector.dialect)
+        match = there.pop(_named(column.name, dialect), None)
+        if match is None:
+            if (other := spellings.get(column.name.casefold())) is not None:
+                yield f"column {other!r} is not {column.name!r}: upper and lower case differ here"
+            elif column.nullable:
+                missing.append(column)
+            else:
+                yield f"column {column.name!r} is missing, {needed} is needed"
+        elif match.get("computed") or (match.get("identity") or {}).get("always"):
+            yield f"column {column.name!r} is generated by the database, and takes no value"
+        elif not holds(match["type"], inspector.dialect, column):
+            yield f"column {column.name!r} is {_shown(match['type'], inspector.dialect)}, {needed} is needed"
+        elif column.nullable and not match["nullable"]:
+            yield f"column {column.name!r} is NOT NULL, but not every row has a value"
+    for extra in there.values():
+        if not extra["nullable"] and not _has_default(extra):
+            yield f"column {extra['name']!r} is NOT NULL without a default, and nothing here fills it"
+
+
+def _refuse(tables: DeclaredTables, problems: dict[sa.Table, list[str]], title: str) -> None:
     complaints = [
-        f"Table {table.fullname!r} of {title} does not fit: {'; '.join(problems)}. Change it, move it away "
-        f"(it is then created anew), or name another one in {parameter}."
-        for table, parameter in tables.parameters.items()
-        if table not in missing and (problems := _problems(inspector, table, is_keyed=table in tables.keyed))
+        f"Table {table.fullname!r} of {title} does not fit: {'; '.join(problems[table])}. Change it, move it "
+        f"away (it is then created anew), or name another one in {tables.parameters[table]}."
+        for table in problems
+        if problems[table]
     ]
     if complaints:
         raise PlaudTableMismatchError(f"{' '.join(complaints)} Nothing was written.")
-    for table in missing:
-        connection.execute(CreateTable(table))
-        # DuckDB scans a column faster than it keeps an index.
-        for index in table.indexes if connection.dialect.name != "duckdb" else ():
-            connection.execute(CreateIndex(index))
 
 
-def has_key(inspector: sa.Inspector, table: sa.Table, columns: frozenset[str]) -> bool:
-    """
-    Whether a table's primary key, or another unique one, is of exactly these columns.
-
-    :param inspector: SQLAlchemy's inspector of the database.
-    :param table: The table.
-    :param columns: Their names.
-    """
-    where = (table.name, table.schema)
-    keys = [inspector.get_pk_constraint(*where)["constrained_columns"]]
-    keys += [known["column_names"] for known in inspector.get_unique_constraints(*where)]
-    for index in inspector.get_indexes(*where):
-        is_partial = any(option.endswith("_where") for option in index.get("dialect_options", {}))
-        if index["unique"] and not is_partial:
-            keys.append([name for name in index["column_names"] if name is not None])
-    return columns in [frozenset(name.casefold() for name in key) for key in keys]
+def _is_view(inspector: sa.Inspector, table: sa.Table) -> bool:
+    views = set(inspector.get_view_names(table.schema))
+    with suppress(NotImplementedError):
+        views.update(inspector.get_materialized_view_names(table.schema))
+    return table.name in views
 
 
-def _problems(inspector: sa.Inspector, table: sa.Table, *, is_keyed: bool) -> list[str]:
-    """Return what does not fit about a table that is there."""
-    if table.name in inspector.get_view_names(table.schema):
-        return ["it is a view, a table is needed"]
-    dialect = inspector.bind.dialect
-    there = {column["name"].casefold(): column for column in inspector.get_columns(table.name, table.schema)}
-    problems = []
-    for column in table.columns:
-        needed = column.type.compile(dialect=dialect)
-        match = there.pop(column.name.casefold(), None)
-        if match is None:
-            problems.append(f"column {column.name!r} is missing, {needed} is needed")
-        elif not holds(match["type"], dialect, column):
-            problems.append(f"column {column.name!r} is {_shown(match['type'], dialect)}, {needed} is needed")
-        elif column.nullable and not match["nullable"]:
-            problems.append(f"column {column.name!r} is NOT NULL, but not every row has a value")
-    problems += [
-        f"column {extra['name']!r} is NOT NULL without a default, and nothing here fills it"
-        for extra in there.values()
-        if not extra["nullable"] and not _has_default(extra)
-    ]
-    key = [column.name for column in table.primary_key]
-    if is_keyed and not has_key(inspector, table, frozenset(key)):
-        problems.append(f"{', '.join(map(repr, key))} is not its primary key")
-    return problems
+def _columns(inspector: sa.Inspector, dialect: Dialect, table: sa.Table) -> dict[str, Any]:
+    return {
+        _named(column["name"], dialect): column for column in inspector.get_columns(table.name, table.schema)
+    }
+
+
+def _named(name: str | None, dialect: Dialect) -> str:
+    """Return a name as this database tells it from others."""
+    return str(name) if dialect.tells_cases_apart else str(name).casefold()
 
 
 def _has_default(column: Any) -> bool:
@@ -121,6 +200,8 @@ def holds(there: sa.types.TypeEngine[Any], dialect: sa.Dialect, column: sa.Colum
     is_sqlite = dialect.name == "sqlite"
     is_text = isinstance(there, sa.String) and not isinstance(there, (sa.CHAR, sa.NCHAR, sa.Enum))
     length = getattr(there, "length", None)
+    if isinstance(needed, JsonText):
+        return isinstance(there, sa.JSON) or (is_text and length is None)
     if isinstance(needed, sa.Boolean):
         return isinstance(there, sa.Boolean) or (is_sqlite and isinstance(there, sa.Integer))
     if isinstance(needed, sa.String):
@@ -138,3 +219,54 @@ def holds(there: sa.types.TypeEngine[Any], dialect: sa.Dialect, column: sa.Colum
 
 def _is_single(there: sa.Float[Any]) -> bool:
     return isinstance(there, sa.REAL) or (there.precision is not None and there.precision <= 24)
+
+
+def _create(connection: sa.Connection, table: sa.Table) -> None:
+    connection.execute(_CreateTable(table))
+    # DuckDB scans a column faster than it keeps an index.
+    for index in table.indexes if connection.dialect.name != "duckdb" else ():
+        connection.execute(CreateIndex(index))
+    if connection.dialect.supports_comments and not connection.dialect.inline_comments:
+        connection.execute(SetTableComment(table))
+
+
+def _add(connection: sa.Connection, column: sa.Column[Any]) -> bool:
+    """Add a column, unless another task did; return whether this role may."""
+    try:
+        connection.execute(_AddColumn(column))
+    except DBAPIError as error:
+        if not code_of(error).startswith("42"):
+            raise
+        return False
+    log.info("Added column %s to table %s of an earlier version.", column.name, column.table.fullname)
+    return True
+
+
+class _CreateTable(CreateTable):
+    """``CREATE TABLE`` with the comment in it, where a database has no other place."""
+
+
+@compiles(_CreateTable, "sqlite")
+def _with_comment(element: _CreateTable, compiler: Any, **options: Any) -> str:
+    # SQLite keeps the text of the statement.
+    start, _, end = compiler.visit_create_table(element, **options).rpartition(")")
+    return f"{start}/* {element.element.comment} */\n){end}"
+
+
+class _AddColumn(ExecutableDDLElement):
+    """
+    ``ALTER TABLE ... ADD COLUMN``.
+
+    :param column: The column, which may be empty.
+    """
+
+    def __init__(self, column: sa.Column[Any]) -> None:
+        self.column = column
+
+
+@compiles(_AddColumn)
+def _add_column(element: _AddColumn, compiler: Any, **_: Any) -> str:
+    # Another task may be faster; SQLite, which takes one writer at a time, does not know the words.
+    guard = "IF NOT EXISTS " if compiler.dialect.name in ("postgresql", "duckdb") else ""
+    table = compiler.preparer.format_table(element.column.table)
+    return f"ALTER TABLE {table} ADD COLUMN {guard}{compiler.get_column_specification(element.column)}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,16 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from plaud_provider.database import arrays, copying
 from plaud_provider.database.dialect import Dialect, code_of, replace_nuls
+from plaud_provider.database.rows import columns_of
+from plaud_provider.exceptions import PlaudConfigurationError
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
     from plaud_provider.database.dialect import MayReplace
     from plaud_provider.database.rows import Columns, Row
+
+log = logging.getLogger(__name__)
 
 #: After so many seconds a connection is not used again: firewalls cut those that idle for some minutes.
 KEPT_SECONDS = 30
@@ -36,15 +41,21 @@ _KEEPING: dict[str, Any] = {
 _AWAY = frozenset({"57P01", "57P02", "57P03"})
 # Redshift is reached by PostgreSQL's hook, and declares keys without enforcing them.
 _REDSHIFT = ("redshift", "redshift-serverless")
-# Advisory locks are numbers that all programs of a database share: the first of two is ours ("plau").
-_LOCK_SPACE = int.from_bytes(b"plau")
-# The lock table has room for some 6,000 locks by default, for all transactions together. Names that share one
-# wait for each other, no more.
-_LOCKS = 1024
+# Advisory locks are numbers of 64 bits that all programs of a database share: ours are made of this as well.
+_LOCK_SPACE = "airflow-provider-plaud"
+# What a table may be closed to though another way is open: a feature that it does not go with (COPY with
+# row-level security, an upsert with rules), a key that takes no upsert.
+_CLOSED = ("0A", "42P10", "55000")
+_UNUSABLE_KEYS = sa.text(
+    "select relname from pg_catalog.pg_index join pg_catalog.pg_class on pg_class.oid = indexrelid "
+    "where indrelid = :oid and not (indimmediate and indisvalid)"
+)
 
 
 class PostgresDialect(Dialect):
     """What PostgreSQL does in its own way. Redshift, which says that it is PostgreSQL 8, does less of it."""
+
+    tells_cases_apart = True
 
     def __init__(self, hook: DbApiHook, *, parameter: str, keeps_connection: bool = False) -> None:
         super().__init__(hook, parameter=parameter, keeps_connection=keeps_connection)
@@ -52,6 +63,7 @@ class PostgresDialect(Dialect):
         if any(hook.connection_extra.get(name) for name in _REDSHIFT):
             self.conn_type = "redshift"
         self.enforces_keys = self.conn_type != "redshift"
+        self._closed: set[str] = set()
         # A token is good for a quarter of an hour.
         self.engine_stays_good = not hook.connection_extra.get("iam")
 
@@ -64,12 +76,16 @@ class PostgresDialect(Dialect):
         return self._engine(isolation_level="READ COMMITTED", connect_args=self._connect_options(), **options)
 
     def insert(self, connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
-        """Insert rows; see the base class."""
+        """Insert rows, by COPY where the table is open to it; see the base class."""
         if not _has_arrays(connection):
             super().insert(connection, table, columns)
-        elif connection.dialect.driver in copying.DRIVERS:
+            return
+
+        def copy() -> None:
             copying.copy_rows(connection, table, columns)
-        else:
+
+        has_copy = connection.dialect.driver in copying.DRIVERS
+        if not has_copy or not self._is_done(connection, copy, f"COPY into {table.fullname}"):
             arrays.insert(connection, table, columns)
 
     def upsert(
@@ -81,7 +97,14 @@ class PostgresDialect(Dialect):
         may_replace: MayReplace | None = None,
     ) -> None:
         """Insert rows, or replace those that may be; see the base class."""
-        arrays.upsert(connection, table, rows, may_replace)
+
+        def upsert() -> None:
+            arrays.upsert(connection, table, rows, may_replace)
+
+        if may_replace is not None:
+            upsert()
+        elif not self._is_done(connection, upsert, f"upsert into {table.fullname}"):
+            self._update_or_insert(connection, table, rows)
 
     def delete(self, connection: sa.Connection, column: sa.Column[Any], values: Sequence[str]) -> None:
         """Delete rows; see the base class."""
@@ -91,14 +114,16 @@ class PostgresDialect(Dialect):
             super().delete(connection, column, values)
 
     def lock(self, connection: sa.Connection, names: Iterable[str]) -> None:
-        """Keep other transactions that lock one of these names waiting until this one ends."""
+        """
+        Keep other transactions that lock one of these names waiting until this one ends.
+
+        The server's lock table has room for some 6,000 locks by default, for all transactions together.
+        """
         if not _has_arrays(connection):
             return
-        locks = sorted(
-            {int.from_bytes(hashlib.sha256(name.encode()).digest()[:4]) % _LOCKS for name in names}
-        )
-        numbers = sa.func.unnest(sa.cast(locks, postgresql.ARRAY(sa.Integer))).column_valued("number")
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK_SPACE, numbers)))
+        locks = sorted(_lock_number(name) for name in names)
+        numbers = sa.func.unnest(sa.cast(locks, postgresql.ARRAY(sa.BigInteger))).column_valued("number")
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(numbers)))
 
     def lock_rows(self, connection: sa.Connection, query: sa.Select[Any]) -> None:
         """Lock the rows that a query finds, in its order."""
@@ -109,9 +134,32 @@ class PostgresDialect(Dialect):
         moment: datetime = connection.scalars(sa.select(sa.func.clock_timestamp())).one()
         return moment.astimezone(UTC)
 
-    def clean(self, rows_or_columns: Iterable[Row | list[Any]]) -> int:
+    def clean(self, rows_or_columns: Iterable[Row | list[Any]], *, json: Collection[str] = ()) -> int:
         """Replace NUL, which PostgreSQL cannot store, in place, and return how many there were."""
-        return replace_nuls(rows_or_columns)
+        return replace_nuls(rows_or_columns, json)
+
+    def refuse_unsuited(self, connection: sa.Connection, title: str, *, needs_keys: bool) -> None:
+        """Refuse a database that cannot hold every text, or does not enforce keys where it has to."""
+        if not _has_arrays(connection):
+            if needs_keys:
+                raise PlaudConfigurationError(
+                    f"{self._parameter}: {title} is a Redshift, or a PostgreSQL before 9.5, and does not "
+                    "keep keys as is needed here. Name a PostgreSQL database. Nothing was sent."
+                )
+            return
+        encoding = connection.exec_driver_sql("show server_encoding").scalar_one()
+        if encoding != "UTF8":
+            raise PlaudConfigurationError(
+                f"{self._parameter}: {title} is a database with encoding {encoding}, which cannot hold what "
+                "people say in every language. Create one with encoding UTF8 (create database ... encoding "
+                "'UTF8' template template0), and name it in the connection. Nothing was sent."
+            )
+
+    def unusable_keys(self, inspector: sa.Inspector, table: sa.Table) -> Collection[str | None]:
+        """Return the names of keys that are checked later, or are not complete."""
+        there: Any = inspector
+        oid = there.get_table_oid(table.name, table.schema)
+        return set(there.bind.execute(_UNUSABLE_KEYS, {"oid": oid}).scalars())
 
     def is_passing(self, error: BaseException) -> bool:
         """Whether another writer of the same rows was in the way."""
@@ -138,6 +186,37 @@ class PostgresDialect(Dialect):
             return "the connection broke" + (f" ({code})" if code else ""), "Retry."
         return super().explain(error)
 
+    def _is_done(self, connection: sa.Connection, work: Callable[[], None], way: str) -> bool:
+        """
+        Do something in a way that a table may be closed to, and return whether it is done.
+
+        :param connection: Where ``work`` does it.
+        :param work: What to do.
+        :param way: The way; one that was found closed is not tried again.
+        """
+        if way in self._closed:
+            return False
+        try:
+            with connection.begin_nested():
+                work()
+        except DBAPIError as error:
+            if not code_of(error).startswith(_CLOSED):
+                raise
+            self._closed.add(way)
+            log.info("%s is refused (%s); it is done in another way", way, code_of(error))
+            return False
+        return True
+
+    def _update_or_insert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+        (key,) = table.primary_key
+        self.lock(connection, [f"{table.name}\0{row[key.name]}" for row in rows])
+        there = set(connection.scalars(sa.select(key).where(key.in_([row[key.name] for row in rows]))))
+        self.insert(connection, table, columns_of([row for row in rows if row[key.name] not in there]))
+        if old := [row for row in rows if row[key.name] in there]:
+            values = {name: sa.bindparam(f"new_{name}") for name in old[0]}
+            update = sa.update(table).where(key == values[key.name]).values(values)
+            connection.execute(update, [{f"new_{name}": row[name] for name in row} for row in old])
+
     def _connect_options(self) -> dict[str, Any]:
         """
         Return what the hook's own connections are made with and its engine leaves out.
@@ -150,12 +229,17 @@ class PostgresDialect(Dialect):
             for name, value in hook.connection_extra.items()
             if name not in hook.ignored_extra_options
         }
-        options = {"connect_timeout": 30, "keepalives_idle": 60} | given
+        # Of a database with another encoding the drivers would hand back bytes.
+        options = {"connect_timeout": 30, "keepalives_idle": 60} | given | {"client_encoding": "utf8"}
         if sa.URL.create(hook.sqlalchemy_scheme).get_dialect().driver == "psycopg":
             # It prepares what it has run five times on a connection. A pooler such as PgBouncer, which has
             # another connection to the server for each transaction, knows nothing of it at the sixth.
             options["prepare_threshold"] = None
         return options
+
+
+def _lock_number(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{_LOCK_SPACE}\0{name}".encode()).digest()[:8], signed=True)
 
 
 def _has_arrays(connection: sa.Connection) -> bool:

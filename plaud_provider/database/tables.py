@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 from sqlalchemy.sql import quoted_name
 
+from plaud_provider import __version__
 from plaud_provider.exceptions import PlaudInputError
 
 
@@ -31,6 +32,8 @@ class DeclaredTables:
         self.schema = schema
         self.parameters = parameters
         self.keyed = keyed
+        for table in parameters:
+            table.comment = f"Created by airflow-provider-plaud {__version__}"
 
     @property
     def names(self) -> str:
@@ -54,6 +57,24 @@ class DeclaredTables:
                     f"{parameter}: {shown(name)} has {length} bytes; {database} takes names of at most "
                     f"{limit}. Choose a shorter one. Nothing was sent."
                 )
+
+    def refuse_one_name_for_two(self, *, tells_cases_apart: bool) -> None:
+        """
+        Refuse two tables that would be one.
+
+        :param tells_cases_apart: Whether the database takes names that differ in upper and lower case for
+            different ones.
+        :raises PlaudInputError: if two names are one.
+        """
+        seen: dict[str, str] = {}
+        for table, parameter in self.parameters.items():
+            name = str(table.name) if tells_cases_apart else table.name.casefold()
+            if name in seen:
+                raise PlaudInputError(
+                    f"{parameter}: {shown(str(table.name))} is also the {seen[name]}. Give the two tables "
+                    "different names. Nothing was sent."
+                )
+            seen[name] = parameter
 
 
 def schema_name(value: str | None) -> quoted_name | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import mssql, mysql, sqlite
 
 # SQLite has no time type and SQLAlchemy would write these without their offset: a reader could not tell UTC
 # from local time.
@@ -17,3 +19,33 @@ _SQLITE_TIME = sqlite.DATETIME(  # type: ignore[no-untyped-call]
 def utc_time() -> sa.DateTime:
     """Return the type of a time in UTC with its zone."""
     return sa.DateTime(timezone=True).with_variant(_SQLITE_TIME, "sqlite")
+
+
+def long_text() -> sa.Text:
+    """Return the type of text of any length and script, where TEXT has 64 KB or one alphabet."""
+    return (
+        sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb").with_variant(mssql.NVARCHAR(), "mssql")
+    )
+
+
+class JsonText(sa.types.TypeDecorator[str]):
+    """JSON that is written as text: PostgreSQL keeps it as jsonb, other databases as the text it is."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        """Return the type that a database has for it."""
+        # Redshift says that it is PostgreSQL 8.
+        is_old = (getattr(dialect, "server_version_info", None) or (9, 5)) < (9, 5)
+        is_kept_as_json = dialect.name == "postgresql" and not is_old
+        return dialect.type_descriptor(_Jsonb() if is_kept_as_json else long_text())
+
+
+class _Jsonb(sa.types.UserDefinedType[str]):
+    """PostgreSQL's jsonb, without making JSON of what is JSON already."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: object) -> str:
+        return "JSONB"

@@ -38,6 +38,9 @@ SLAB_SEGMENTS = 122_880
 SLAB_ASKED = 50
 #: After so many server errors one after the other it is Plaud that is away, not a transcription.
 MAX_SERVER_ERRORS = 3
+#: Transcriptions in one transaction: a table without a key takes a lock for each, and PostgreSQL has room for
+#: some 6,000 by default.
+SLAB_TRANSCRIPTIONS = 1000
 SHOWN_IDS = 5
 
 
@@ -191,7 +194,8 @@ class Lander:
                 slab.append(landing)
                 segments += 1 + len(transcription.segments)
                 asked += not is_kept
-                if segments >= SLAB_SEGMENTS or asked >= SLAB_ASKED:
+                is_full = len(slab) >= SLAB_TRANSCRIPTIONS or segments >= SLAB_SEGMENTS
+                if is_full or asked >= SLAB_ASKED:
                     yield slab
                     slab, segments, asked = [], 0, 0
         except PlaudError:

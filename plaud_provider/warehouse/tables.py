@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from plaud_provider.database.tables import DeclaredTables, schema_name, shown, table_name
-from plaud_provider.database.types import utc_time
+from plaud_provider.database.types import JsonText, long_text, utc_time
 from plaud_provider.exceptions import PlaudInputError
 
 DEFAULT_TRANSCRIPTS_TABLE = "plaud_transcripts"
@@ -49,8 +49,7 @@ def plaud_tables(
         "transcripts_table", transcripts_table, f"the default is {DEFAULT_TRANSCRIPTS_TABLE!r}"
     )
     segments_name = table_name("segments_table", segments_table, f"the default is {DEFAULT_SEGMENTS_TABLE!r}")
-    # SQLite and DuckDB do not tell upper from lower case, quoted or not.
-    if transcripts_name.casefold() == segments_name.casefold():
+    if transcripts_name == segments_name:
         raise PlaudInputError(
             f"segments_table: {shown(segments_table)} is also the transcripts_table. Give the two tables "
             "different names. Nothing was sent."
@@ -60,21 +59,21 @@ def plaud_tables(
         transcripts_name,
         metadata,
         sa.Column("transcription_id", sa.String(255), primary_key=True),
-        sa.Column("audio_uri", sa.Text),
-        sa.Column("region", sa.Text, nullable=False),
-        sa.Column("language", sa.Text),
+        sa.Column("audio_uri", long_text()),
+        sa.Column("region", long_text(), nullable=False),
+        sa.Column("language", long_text()),
         sa.Column("duration_seconds", sa.Double),
-        sa.Column("text", sa.Text),
+        sa.Column("text", long_text()),
         sa.Column("segment_count", sa.Integer, nullable=False),
         sa.Column("speaker_count", sa.Integer, nullable=False),
-        sa.Column("status", sa.Text, nullable=False),
-        sa.Column("error", sa.Text),
+        sa.Column("status", long_text(), nullable=False),
+        sa.Column("error", long_text()),
         sa.Column("submitted_at", utc_time()),
         sa.Column("completed_at", utc_time()),
         sa.Column("landed_at", utc_time(), nullable=False),
-        sa.Column("dag_id", sa.Text),
-        sa.Column("run_id", sa.Text),
-        sa.Column("raw", sa.Text, nullable=False),
+        sa.Column("dag_id", long_text()),
+        sa.Column("run_id", long_text()),
+        sa.Column("raw", JsonText, nullable=False),
     )
     segments = sa.Table(
         segments_name,
@@ -83,7 +82,7 @@ def plaud_tables(
         sa.Column("segment_index", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("start_seconds", sa.Double),
         sa.Column("end_seconds", sa.Double),
-        sa.Column("speaker", sa.Text),
-        sa.Column("text", sa.Text, nullable=False),
+        sa.Column("speaker", long_text()),
+        sa.Column("text", long_text(), nullable=False),
     )
     return PlaudTables(schema, transcripts, segments)

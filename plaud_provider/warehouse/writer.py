@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
+
+import sqlalchemy as sa
 
 from plaud_provider.api.models import Status
 from plaud_provider.database.connection import open_database
-from plaud_provider.database.rows import batches, columns_of
+from plaud_provider.database.fit import as_found, keys
+from plaud_provider.database.rows import columns_of
 from plaud_provider.warehouse.rows import segment_columns
 from plaud_provider.warehouse.tables import DEFAULT_SEGMENTS_TABLE, DEFAULT_TRANSCRIPTS_TABLE, plaud_tables
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-
     from plaud_provider.database.database import Database
+    from plaud_provider.database.rows import Row
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.rows import Landing
     from plaud_provider.warehouse.tables import PlaudTables
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Transcriptions whose rows are made at once: rows take half as much memory again as what they are made of.
-_BATCH = 100
+_PART = 100
+#: Characters of answers likewise: PostgreSQL takes no value of 1 GB, and an array of texts is one.
+_PART_CHARACTERS = 32 * 1024 * 1024
+_KEY = frozenset({"transcription_id"})
 
 
 class Landed(NamedTuple):
@@ -51,6 +57,9 @@ class WarehouseWriter:
     def __init__(self, database: Database, tables: PlaudTables) -> None:
         self._database = database
         self._tables = tables
+        # As it is there, once it has been looked at.
+        self._transcripts: sa.Table | None = None
+        self._has_key = False
 
     def ensure_tables(self) -> None:
         """
@@ -58,7 +67,7 @@ class WarehouseWriter:
 
         :raises PlaudTableMismatchError: if an existing table cannot hold the rows.
         :raises PlaudWarehouseError: if the warehouse cannot be reached, or does not let us.
-        :raises PlaudConfigurationError: if the connection names a database that would vanish with the task.
+        :raises PlaudConfigurationError: if no table of this database would do.
         :raises PlaudInputError: if a name is too long for this kind of database.
         """
         self._database.ensure(self._tables)
@@ -114,21 +123,81 @@ class WarehouseWriter:
         return landed
 
     def _land(self, connection: sa.Connection, landings: list[Landing]) -> Landed:
-        ids = [landing.transcription_id for landing in landings]
         dialect = self._database.dialect
-        # Two that land an id for the first time find nothing to delete, and a user's table may have no key.
-        dialect.lock(connection, ids)
-        for table in (self._tables.transcripts, self._tables.segments):
+        if self._transcripts is None:
+            inspector = sa.inspect(connection)
+            self._transcripts = as_found(inspector, dialect, self._tables.transcripts)
+            self._has_key = dialect.enforces_keys and _KEY in keys(inspector, dialect, self._transcripts)
+        if self._has_key:
+            return self._upsert(connection, landings)
+        return self._delete_and_insert(connection, landings)
+
+    def _upsert(self, connection: sa.Connection, landings: list[Landing]) -> Landed:
+        """
+        Land where ``transcription_id`` is a key: rows of other tables that reference a transcript stay.
+
+        The row of each id is locked until the end, in the order of the ids: of two that land an id at once
+        the later one finds all segments of the other.
+        """
+        dialect = self._database.dialect
+        nuls = self._write_transcripts(connection, landings, partial(dialect.upsert, connection))
+        dialect.delete(connection, self._tables.segments.c.transcription_id, _ids(landings))
+        return self._insert_segments(connection, landings, nuls)
+
+    def _delete_and_insert(self, connection: sa.Connection, landings: list[Landing]) -> Landed:
+        """Land in a user's table without a key."""
+        dialect, tables, ids = self._database.dialect, self._tables, _ids(landings)
+        # Two that land an id for the first time find nothing to delete.
+        dialect.lock(connection, [f"{tables.transcripts.name}\0{known}" for known in ids])
+        for table in (tables.segments, tables.transcripts):
             dialect.delete(connection, table.c.transcription_id, ids)
-        segment_count = replaced = 0
-        for batch in batches(landings, _BATCH):
-            transcripts = columns_of([landing.transcript_row() for landing in batch])
-            segments = segment_columns(batch)
-            replaced += dialect.clean([*transcripts.values(), *segments.values()])
-            dialect.insert(connection, self._tables.transcripts, transcripts)
-            dialect.insert(connection, self._tables.segments, segments)
-            segment_count += len(segments["text"])
-        return Landed(len(landings), segment_count, replaced)
+
+        def insert(table: sa.Table, rows: Sequence[Row]) -> None:
+            dialect.insert(connection, table, columns_of(rows))
+
+        nuls = self._write_transcripts(connection, landings, insert)
+        return self._insert_segments(connection, landings, nuls)
+
+    def _write_transcripts(
+        self,
+        connection: sa.Connection,
+        landings: list[Landing],
+        write: Callable[[sa.Table, Sequence[Row]], None],
+    ) -> int:
+        assert self._transcripts is not None  # noqa: S101
+        nuls = 0
+        for part in _parts(landings):
+            rows = [landing.transcript_row() for landing in part]
+            nuls += self._database.dialect.clean(rows, json=("raw",))
+            write(self._transcripts, rows)
+        return nuls
+
+    def _insert_segments(self, connection: sa.Connection, landings: list[Landing], nuls: int) -> Landed:
+        count = 0
+        for part in _parts(landings):
+            columns = segment_columns(part)
+            nuls += self._database.dialect.clean(columns.values())
+            self._database.dialect.insert(connection, self._tables.segments, columns)
+            count += len(columns["text"])
+        return Landed(len(landings), count, nuls)
+
+
+def _ids(landings: list[Landing]) -> list[str]:
+    return [landing.transcription_id for landing in landings]
+
+
+def _parts(landings: list[Landing]) -> Iterator[list[Landing]]:
+    """Yield landings, so many at once that their rows take a bounded amount of memory."""
+    part: list[Landing] = []
+    characters = 0
+    for landing in landings:
+        part.append(landing)
+        characters += len(landing.transcription.raw)
+        if len(part) == _PART or characters >= _PART_CHARACTERS:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
 
 
 def _with_origins(landings: list[Landing], ledger: Ledger, connection: sa.Connection | None) -> list[Landing]:

@@ -58,12 +58,18 @@ class PostgresServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
-    def new_database(self) -> Iterator[str]:
-        """Create an empty database, and drop it afterwards."""
+    def new_database(self, options: str = "") -> Iterator[dict[str, Any]]:
+        """Create an empty database, yield the values of an Airflow connection to it, and drop it."""
         name = f"test_{uuid.uuid4().hex}"
-        self._run("create database {}", name)
+        self._run(f"create database {{}} {options}", name)
         try:
-            yield name
+            yield {
+                "conn_type": "postgres",
+                "host": self.host,
+                "port": PORT,
+                "login": LOGIN,
+                "schema": name,
+            }
         finally:
             self._run("drop database {} with (force)", name)
 
@@ -143,14 +149,8 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def postgres_database(postgres_server: PostgresServer) -> Iterator[dict[str, Any]]:
     """An empty database of its own, as the values of an Airflow connection to it."""
-    with postgres_server.new_database() as name:
-        yield {
-            "conn_type": "postgres",
-            "host": postgres_server.host,
-            "port": PORT,
-            "login": LOGIN,
-            "schema": name,
-        }
+    with postgres_server.new_database() as values:
+        yield values
 
 
 @pytest.fixture

@@ -64,12 +64,12 @@ def test_extra_columns_that_may_be_empty_or_have_a_default_are_fine(warehouse: W
 
 
 def test_fault_76_missing_column_is_named(warehouse: Warehouse) -> None:
-    existing(warehouse, speaker=None)
+    existing(warehouse, text=None)
 
     message = refusal(warehouse)
 
     assert "Table 'plaud_segments' of warehouse 'warehouse_default'" in message
-    assert "column 'speaker' is missing, TEXT is needed" in message
+    assert "column 'text' is missing, TEXT is needed" in message
     assert "segments_table" in message
     assert message.endswith("Nothing was written.")
 
@@ -161,12 +161,14 @@ def test_column_that_must_be_filled_where_ours_may_be_empty_is_named(warehouse: 
 
 
 def test_all_that_is_wrong_is_named_at_once(warehouse: Warehouse) -> None:
-    existing(warehouse, speaker=None, text="integer")
+    existing(warehouse, segment_index=None, text="integer")
     warehouse.run("create table plaud_transcripts (transcription_id varchar)")
 
     message = refusal(warehouse)
 
-    assert all(part in message for part in ("'speaker' is missing", "'text' is INTEGER", "'raw' is missing"))
+    assert all(
+        part in message for part in ("'segment_index' is missing", "'text' is INTEGER", "'raw' is missing")
+    )
 
 
 def test_view_is_refused(warehouse: Warehouse) -> None:
@@ -177,7 +179,7 @@ def test_view_is_refused(warehouse: Warehouse) -> None:
 
 
 def test_refusal_creates_nothing(warehouse: Warehouse) -> None:
-    existing(warehouse, speaker=None)
+    existing(warehouse, text=None)
     refusal(warehouse)
 
     assert warehouse.tables() == {"plaud_segments"}

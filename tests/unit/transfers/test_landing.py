@@ -130,13 +130,19 @@ def test_what_could_not_be_landed_stays_for_a_retry(
     assert kept(results) == []
 
 
-def test_what_is_kept_lands_in_transactions_bounded_by_their_segments(
-    plaud: EmulatorServer, duckdb_warehouse: Warehouse, results: Path, monkeypatch: pytest.MonkeyPatch
+# Each has two segments, and counts as one more itself.
+@pytest.mark.parametrize(("bound", "value"), [("SLAB_SEGMENTS", 6), ("SLAB_TRANSCRIPTIONS", 2)])
+def test_what_is_kept_lands_in_bounded_transactions(
+    plaud: EmulatorServer,
+    duckdb_warehouse: Warehouse,
+    results: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: str,
+    value: int,
 ) -> None:
     ids = submitted(plaud, *["completed"] * 5)
     keep(results, *ids)
-    # Each has two segments, and counts as one more itself.
-    monkeypatch.setattr(landing, "SLAB_SEGMENTS", 6)
+    monkeypatch.setattr(landing, bound, value)
     sizes: list[int] = []
     replace = WarehouseWriter.replace
 

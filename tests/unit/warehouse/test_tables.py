@@ -51,10 +51,9 @@ def test_name_that_cannot_be_is_refused_by_parameter(parameter: str, value: Any)
         plaud_tables(**{parameter: value})
 
 
-@pytest.mark.parametrize(("one", "other"), [("same", "same"), ("Same", "sAME")])
-def test_two_tables_of_one_name_are_refused(one: str, other: str) -> None:
-    with pytest.raises(PlaudInputError, match=r"^segments_table: 'same|sAME'"):
-        plaud_tables(None, one, other)
+def test_two_tables_of_one_name_are_refused() -> None:
+    with pytest.raises(PlaudInputError, match=r"^segments_table: 'same' is also the transcripts_table"):
+        plaud_tables(None, "same", "same")
 
 
 def test_name_too_long_for_the_database_is_refused_with_its_bytes() -> None:

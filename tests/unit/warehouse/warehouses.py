@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 import psycopg
 import pytest
+from sqlalchemy.dialects import postgresql, sqlite
 
 from plaud_provider.api.models import Segment, Status, Transcription
 from plaud_provider.database.connection import open_database
@@ -84,6 +85,20 @@ class Warehouse:
             "where table_schema not in ('pg_catalog', 'information_schema')",
         }
         return {row[0] for row in self.rows(listing[self.kind])}
+
+    def columns(self, table: str) -> str:
+        """Return the columns of a table of ours as they are declared, without its key."""
+        dialect = sqlite.dialect() if self.kind == "sqlite" else postgresql.dialect()
+        declared = next(one for one in plaud_tables().parameters if one.name == table)
+        return ", ".join(
+            f"{column.name} {column.type.compile(dialect=dialect)}{' not null' * (not column.nullable)}"
+            for column in declared.columns
+        ).replace("JSONB", "JSONB" if self.kind == "postgres" else "TEXT")
+
+    def answers(self) -> list[dict[str, Any]]:
+        """Return Plaud's own answers as they are in ``raw``."""
+        found = self.rows("select cast(raw as text) from plaud_transcripts order by transcription_id")
+        return [json.loads(raw) for (raw,) in found]
 
     def content(self) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
         """Return everything that is in both tables."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plaud_provider.api.models import Status
+from plaud_provider.exceptions import PlaudInputError
 from tests.unit.warehouse.warehouses import NOW, Warehouse, landing, segment
 
 ODD_TEXTS = [
@@ -62,9 +64,10 @@ def test_transcripts_and_segments_land(warehouse: Warehouse) -> None:
         ("txn_1", "s3://calls/txn_1.wav", "us", "en", 12.5, "Hello. Goodbye.", 2, 2),
         ("txn_2", "s3://calls/txn_2.wav", "us", "en", 12.5, None, 0, 0),
     ]
-    assert warehouse.rows("select status, error, dag_id, run_id, raw from plaud_transcripts limit 1") == [
-        ("completed", None, "a_dag", "a_run", '{"status":"completed"}')
+    assert warehouse.rows("select status, error, dag_id, run_id from plaud_transcripts limit 1") == [
+        ("completed", None, "a_dag", "a_run")
     ]
+    assert warehouse.answers() == [{"status": "completed"}] * 2
     assert warehouse.rows("select * from plaud_segments order by segment_index") == [
         ("txn_1", 0, 0.0, 1.25, "speaker_0", "Sentence 0."),
         ("txn_1", 1, 1.5, 2.75, "speaker_1", "Sentence 1."),
@@ -175,14 +178,17 @@ def round_trip(warehouse: Warehouse, text: str) -> list[Any]:
     writer.replace(
         [
             landing(
-                text=text, raw=text, segments=(segment(0, text=text, speaker=text), segment(1, speaker=None))
+                text=text,
+                raw=json.dumps({"text": text}, ensure_ascii=False),
+                segments=(segment(0, text=text, speaker=text), segment(1, speaker=None)),
             )
         ]
     )
-    ((whole, raw),) = warehouse.rows("select text, raw from plaud_transcripts")
+    ((whole,),) = warehouse.rows("select text from plaud_transcripts")
+    (answer,) = warehouse.answers()
     (first, (_, nobody)) = warehouse.rows("select text, speaker from plaud_segments order by segment_index")
     assert nobody is None
-    return [whole, raw, *first]
+    return [whole, answer["text"], *first]
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 1e308, 5e-324, 1 / 3, 2**53 + 1.0, 3600, None])
@@ -285,6 +291,19 @@ def test_fault_71_any_table_name_works_as_it_is(warehouse: Warehouse, name: str)
         assert writer.replace([landing()]) == (1, 2, 0)
 
     assert warehouse.tables() == {name, f"{name} segments"}
+
+
+def test_tables_whose_names_differ_in_case_are_two_where_the_database_says_so(warehouse: Warehouse) -> None:
+    writer = warehouse.writer("Calls", "calls")
+
+    if warehouse.kind == "postgres":
+        writer.ensure_tables()
+        assert writer.replace([landing()]) == (1, 2, 0)
+        assert warehouse.tables() == {"Calls", "calls"}
+    else:
+        with pytest.raises(PlaudInputError, match=r"^segments_table: 'calls' is also the transcripts_table"):
+            writer.ensure_tables()
+        assert warehouse.is_untouched
 
 
 def test_fault_71_name_of_300_characters_works_in_files(file_warehouse: Warehouse) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from plaud_provider.exceptions import PlaudInputError, PlaudTableMismatchError, PlaudWarehouseError
+from plaud_provider.transfers.landing import SLAB_TRANSCRIPTIONS
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter
 from tests.unit.postgres_server import LossyProxy, PostgresServer
@@ -101,25 +103,61 @@ def pause(gate: threading.Barrier) -> None:
         gate.reset()
 
 
-def test_fault_73_others_that_land_other_ids_do_not_wait(
-    postgres_warehouse: PostgresWarehouse, writer: WarehouseWriter
+@pytest.fixture(params=["key", "no key"])
+def keyed_or_not(request: pytest.FixtureRequest, postgres_warehouse: PostgresWarehouse) -> PostgresWarehouse:
+    """A warehouse with our tables, or with those of a user who made no keys."""
+    postgres_warehouse.writer().ensure_tables()
+    if request.param == "no key":
+        postgres_warehouse.run(
+            "alter table plaud_transcripts drop constraint plaud_transcripts_pkey",
+            "alter table plaud_segments drop constraint plaud_segments_pkey",
+        )
+    return postgres_warehouse
+
+
+def test_landings_of_other_ids_do_not_wait(keyed_or_not: PostgresWarehouse) -> None:
+    keyed_or_not.run(f"alter database {keyed_or_not.values['schema']} set lock_timeout = '500ms'")
+    writer = keyed_or_not.writer()
+    some, others = ([landing(f"txn_{start + number}") for number in range(400)] for start in (0, 400))
+
+    def land_others_meanwhile(connection: sa.Connection) -> None:
+        writer._land(connection, some)
+        keyed_or_not.writer().replace(others)
+
+    for _ in range(2):
+        writer._database.run(land_others_meanwhile, failed="landing")
+
+    assert keyed_or_not.rows("select count(*) from plaud_transcripts") == [(800,)]
+
+
+def test_a_landing_of_the_same_id_waits(keyed_or_not: PostgresWarehouse) -> None:
+    keyed_or_not.run(f"alter database {keyed_or_not.values['schema']} set lock_timeout = '200ms'")
+    writer = keyed_or_not.writer()
+
+    def land_the_same_meanwhile(connection: sa.Connection) -> None:
+        writer._land(connection, [landing("txn_1", segments=3)])
+        with pytest.raises(PlaudWarehouseError, match="held a lock for too long"):
+            keyed_or_not.writer().replace([landing("txn_0"), landing("txn_1")])
+
+    writer._database.run(land_the_same_meanwhile, failed="landing")
+
+    assert keyed_or_not.rows("select transcription_id, count(*) from plaud_segments group by 1") == [
+        ("txn_1", 3)
+    ]
+
+
+def test_five_full_slabs_at_once_do_not_fill_the_servers_lock_table(
+    keyed_or_not: PostgresWarehouse,
 ) -> None:
-    database = postgres_warehouse.database
-
-    def land_another_meanwhile(connection: sa.Connection) -> None:
-        database.dialect.lock(connection, ["txn_1"])
-        postgres_warehouse.writer().replace([landing("txn_2")])
-
-    database.run(land_another_meanwhile, failed="landing")
-
-    assert postgres_warehouse.rows("select count(*) from plaud_transcripts") == [(2,)]
-
-
-def test_many_ids_at_once_do_not_fill_the_servers_lock_table(postgres_warehouse: PostgresWarehouse) -> None:
-    ids = [f"txn_{number}" for number in range(50_000)]
-
-    database = postgres_warehouse.database
-    database.run(lambda connection: database.dialect.lock(connection, ids), failed="locking")
+    slabs = [
+        [landing(f"txn_{slab}_{number}", segments=1) for number in range(SLAB_TRANSCRIPTIONS)]
+        for slab in range(5)
+    ]
+    with ExitStack() as stack:
+        for slab in slabs:
+            writer = keyed_or_not.writer()
+            connection = stack.enter_context(writer._database.engine.connect())
+            assert writer._land(connection, slab).transcripts == SLAB_TRANSCRIPTIONS
 
 
 def test_fault_74_restart_in_mid_load_is_told_and_mended_by_a_retry(
@@ -183,7 +221,7 @@ def test_fault_76_column_missing_or_narrower_is_named_and_nothing_is_written(
     postgres_warehouse: PostgresWarehouse, writer: WarehouseWriter
 ) -> None:
     postgres_warehouse.run(
-        "alter table plaud_segments drop column speaker",
+        "alter table plaud_segments drop column text",
         "alter table plaud_transcripts alter text type varchar(20)",
     )
     before = postgres_warehouse.content()
@@ -191,7 +229,7 @@ def test_fault_76_column_missing_or_narrower_is_named_and_nothing_is_written(
     with pytest.raises(PlaudTableMismatchError) as told:
         postgres_warehouse.writer().ensure_tables()
 
-    assert "column 'speaker' is missing, TEXT is needed" in str(told.value)
+    assert "column 'text' is missing, TEXT is needed" in str(told.value)
     assert "column 'text' is VARCHAR(20), TEXT is needed" in str(told.value)
     assert postgres_warehouse.content() == before
 
@@ -203,7 +241,7 @@ def test_fault_76_column_missing_or_narrower_is_named_and_nothing_is_written(
         ("drop table plaud_segments", "a table is not there any more (42P01)"),
         (
             "alter table plaud_segments alter text type varchar(15)",
-            "a column cannot hold a value of ours (22001)",
+            "a text is longer than its column takes (22001)",
         ),
         ("alter table plaud_segments add unique (text)", "a constraint of the table refused a row (23505)"),
     ],

@@ -61,7 +61,9 @@ REFUSING = [with_check, with_narrowed_column, with_extra_key]
 
 def refused(writer: WarehouseWriter) -> PlaudWarehouseError:
     with pytest.raises(PlaudWarehouseError) as caught:
-        writer.replace([landing("txn_1", text=SENTINEL, raw=SENTINEL, segments=(segment(0, text=SENTINEL),))])
+        writer.replace(
+            [landing("txn_1", text=SENTINEL, raw=f'"{SENTINEL}"', segments=(segment(0, text=SENTINEL),))]
+        )
     return caught.value
 
 
