@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,91 @@ def test_imports_run_downward_only() -> None:
     )
 
     assert linted.returncode == 0, linted.stdout + linted.stderr
+
+
+def circles(package: str) -> list[str]:
+    """
+    Return the import circles of a package: a path for each set of modules that is one.
+
+    Imports within functions count, those for type checkers do not. A package's ``__init__`` is a module like
+    the others: importing a name of it counts, having it run because something below it is imported does not,
+    as Python lets that pass.
+    """
+    grimp: Any = pytest.importorskip("grimp")
+    graph = grimp.build_graph(package, exclude_type_checking_imports=True, cache_dir=None)
+    found: dict[frozenset[str], str] = {}
+    for module in sorted(graph.modules):
+        for imported in sorted(graph.find_modules_directly_imported_by(module)):
+            back = graph.find_shortest_chain(importer=imported, imported=module)
+            if back is not None:
+                found.setdefault(frozenset(back), " → ".join([module, *back]))
+    return list(found.values())
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    assert "\n".join(circles("plaud_provider")) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "expected"),
+    [
+        pytest.param(
+            "circle_in_functions",
+            {"a.py": "def f(): from circle_in_functions import b", "b.py": "import circle_in_functions.a"},
+            ["circle_in_functions.a → circle_in_functions.b → circle_in_functions.a"],
+            id="hidden in a function",
+        ),
+        pytest.param(
+            "circle_of_three",
+            {
+                "a.py": "import circle_of_three.b",
+                "b.py": "def f(): import circle_of_three.room.c",
+                "room/__init__.py": "",
+                "room/c.py": "from circle_of_three import a",
+            },
+            ["circle_of_three.a → circle_of_three.b → circle_of_three.room.c → circle_of_three.a"],
+            id="over three modules",
+        ),
+        pytest.param(
+            "circle_through_init",
+            {
+                "__init__.py": "from circle_through_init.a import X\nY = 1",
+                "a.py": "from circle_through_init import Y",
+            },
+            ["circle_through_init → circle_through_init.a → circle_through_init"],
+            id="a name of the package that imports it",
+        ),
+        pytest.param(
+            "names_of_a_room",
+            {
+                "__init__.py": "from names_of_a_room.a import X",
+                "a.py": "from names_of_a_room import b\nX = b",
+                "b.py": "",
+            },
+            [],
+            id="a package that hands out what is in it",
+        ),
+        pytest.param(
+            "circle_of_types",
+            {
+                "a.py": "import typing\nif typing.TYPE_CHECKING:\n    from circle_of_types.b import B",
+                "b.py": "import circle_of_types.a",
+            },
+            [],
+            id="for type checkers only",
+        ),
+    ],
+)
+def test_what_counts_as_a_circle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, files: dict[str, str], expected: list[str]
+) -> None:
+    for file, text in {"__init__.py": "", **files}.items():
+        path = tmp_path / name / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert circles(name) == expected
 
 
 @pytest.fixture(scope="module")
