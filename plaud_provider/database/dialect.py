@@ -66,8 +66,8 @@ class Dialect:
         "0A": (
             "the database does not offer what is needed here",
             (
-                "A retry does not help: its log says what it was. Take row-level security, rules and the like "
-                "from our tables, or name a database or a proxy that is the whole of its kind."
+                "A retry does not help: its log says what it was. Take row-level security, rules and the "
+                "like from our tables, or name a database or a proxy that is the whole of its kind."
             ),
         ),
         "22001": ("a text is longer than its column takes", "Make the column text, without a length."),
@@ -80,8 +80,8 @@ class Dialect:
         "42501": (
             "permission was denied",
             (
-                "Grant select, insert, update and delete on our tables, create on the schema; look for policies "
-                "of row-level security."
+                "Grant select, insert, update and delete on our tables, create on the schema; look for "
+                "policies of row-level security."
             ),
         ),
         "42P01": ("a table is not there any more", "Retry: each task creates missing tables first."),
@@ -90,8 +90,8 @@ class Dialect:
         "54": (
             "a value is larger than the database takes",
             (
-                "A retry does not help. Look for an index on one of our text columns that this package did not "
-                "make: long texts do not fit into one."
+                "A retry does not help. Look for an index on one of our text columns that this package did "
+                "not make: long texts do not fit into one."
             ),
         ),
         "55P03": ("another writer held a lock for too long", "Raise lock_timeout, or retry."),

@@ -57,7 +57,8 @@ def create_or_check(
     _refuse(tables, problems, title)
     for column in missing:
         if not _add(connection, column):
-            statement = str(_AddColumn(column).compile(dialect=connection.dialect))
+            # Doubled for drivers that take parameters.
+            statement = str(_AddColumn(column).compile(dialect=connection.dialect)).replace("%%", "%")
             needed = column.type.compile(dialect=connection.dialect)
             problems[column.table].append(
                 f"column {column.name!r} is missing, {needed} is needed, and this role may not add it; its "

@@ -213,7 +213,7 @@ class PostgresDialect(Dialect):
         there = set(connection.scalars(sa.select(key).where(key.in_([row[key.name] for row in rows]))))
         self.insert(connection, table, columns_of([row for row in rows if row[key.name] not in there]))
         if old := [row for row in rows if row[key.name] in there]:
-            values = {name: sa.bindparam(f"new_{name}") for name in old[0]}
+            values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in old[0]}
             update = sa.update(table).where(key == values[key.name]).values(values)
             connection.execute(update, [{f"new_{name}": row[name] for name in row} for row in old])
 
