@@ -93,7 +93,7 @@ def test_table_that_was_there_and_fits_is_used(warehouse: Warehouse) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"error": None}, "column 'error' is missing, TEXT is needed"),
+        ({"region": None}, "column 'region' is missing, TEXT is needed"),
         ({"lease_until": "date"}, "column 'lease_until' is DATE"),
         ({"speaker_diarization": "date"}, "column 'speaker_diarization' is DATE, BOOLEAN is needed"),
         ({"audio_uri": "text not null"}, "column 'audio_uri' is NOT NULL"),
