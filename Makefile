@@ -19,7 +19,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # Airflow starts a process per task: without byte code each of them would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo ui bench test test-ui screenshots test-airflow32 lint docs lock clean
+.PHONY: help demo ui bench test test-ui soak screenshots test-airflow32 lint docs lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ test: $(STAMP) ## Run all tests
 
 test-ui: $(STAMP_UI) ## Run the tests in a browser (Chromium)
 	@$(PY) -m pytest tests/ui
+
+# Some minutes of kills at random, so not in `make test`. PLAUD_SOAK_FILES=1000 takes a thousand recordings.
+soak: $(STAMP) ## Let two DAGs and single submits share a ledger while processes are killed
+	@$(PY) -m pytest -s tests/soak
 
 screenshots: $(STAMP_UI) ## Run them, and take the screenshots of docs/images anew
 	@$(PY) -m pytest tests/ui --screenshots

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.transfers.landing import Tally
     from plaud_provider.warehouse.writer import WarehouseWriter
+
+
+#: The ledger's clock and this host's may differ by so much.
+CLOCKS_APART_SECONDS = 600.0
 
 
 class LandingOperator(ChunkOperator):
@@ -118,6 +122,28 @@ class LandingOperator(ChunkOperator):
             if results.load(entry.region, transcription_id) is not None
         }
 
+    def _forget_landed(
+        self, ledger: Ledger, keys: Mapping[str, str], region: str, *, since: float, but: Collection[str]
+    ) -> None:
+        """
+        Remove what a trigger has kept of transcriptions that are landed: another run may have been faster.
+
+        :param since: Epoch seconds; of what was landed before, nothing was kept after.
+        :param but: Ids of those that are forgotten already.
+        """
+        from plaud_provider.ledger.entry import State
+
+        landed = [
+            entry.transcription_id
+            for entry in ledger.entries(list(keys)).values()
+            if entry.transcription_id is not None
+            and entry.transcription_id not in but
+            and entry.state in (State.LANDED, State.FAILED)
+            and entry.finished_at is not None
+            and entry.finished_at.timestamp() >= since - CLOCKS_APART_SECONDS
+        ]
+        self._results().landed(region, landed, keep_raw=validate_boolean("keep_raw", self.keep_raw))
+
 
 class LandRecordingsOperator(LandingOperator):
     """
@@ -199,16 +225,13 @@ class LandRecordingsOperator(LandingOperator):
             if result.missing:
                 ledger.expired(dict.fromkeys(result.missing, NOT_FOUND_REASON), region=plaud.region)
             not_final = set(result.pending)
-            self._land(
-                {
-                    transcription_id: entry
-                    for transcription_id, entry in waiting_of(ledger, keys, plaud).items()
-                    if transcription_id not in not_final
-                },
-                context,
-                plaud,
-                ledger,
-            )
+            final = {
+                transcription_id: entry
+                for transcription_id, entry in waiting_of(ledger, keys, plaud).items()
+                if transcription_id not in not_final
+            }
+            self._land(final, context, plaud, ledger)
+            self._forget_landed(ledger, keys, plaud.region, since=started_at, but=final)
             if result.outcome == "error":
                 raise error_class(result.error)(result.message)
             return self._go_on(waiting_of(ledger, keys, plaud), started_at)

@@ -24,7 +24,8 @@ from plaud_provider.ledger.ledger import State
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.triggers.transcription import BACKSTOP, TranscriptionTrigger
 from plaud_provider.warehouse.writer import WarehouseWriter
-from tests.unit.operators.archives import Archive
+from tests.unit.operators.archives import Archive, asked_at_once
+from tests.unit.tasks import event_of
 from tests.unit.warehouse.warehouses import CONN_ID
 
 NAMES = ("a.wav", "b.wav", "c.wav")
@@ -380,3 +381,22 @@ def test_a_wrong_time_is_told_when_the_dag_is_parsed(arguments: dict[str, Any]) 
         LandRecordingsOperator(
             task_id="land", manifest="m", results_path="/r", ledger_conn_id=CONN_ID, **arguments
         )
+
+
+# Fault row 97
+def test_what_another_run_has_landed_meanwhile_is_not_left_at_results_path(chunk: Archive) -> None:
+    chunk.list("other")
+    chunk.submit("other")
+    with pytest.raises(TaskDeferred) as deferred:
+        chunk.land_task().execute(chunk.context("land"))
+    chunk.plaud.advance(3600)
+    chunk.land("other")
+    assert chunk.kept() == []
+
+    # The trigger of this run comes later, and keeps what the other one has landed.
+    event = event_of(asked_at_once(deferred.value.trigger))
+    assert len(chunk.kept()) == len(NAMES)
+    chunk.resumed_land(deferred.value, event)
+
+    assert chunk.kept() == []
+    assert chunk.finish()["landed"] == len(NAMES)

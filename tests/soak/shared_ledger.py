@@ -176,7 +176,10 @@ class Tables:
             "select audio_uri, state, transcription_id, error, submitted_at, owner_dag_id, owner_run_id, "
             "owner_task_id, owner_map_index, owner_try_number from plaud_submissions"
         )
-        rows = [Row(name_of(uri), *values, Owner(*owner)) for uri, *values, owner in map(_split, found)]
+        rows = [
+            Row(name_of(uri), state, transcription_id, error, submitted_at, Owner(*owner))
+            for uri, state, transcription_id, error, submitted_at, *owner in found
+        ]
         by_name = {row.name: row for row in rows}
         assert len(by_name) == len(rows), "a recording has two keys"
         return by_name
@@ -221,10 +224,6 @@ class Tables:
                 ),
                 [owner._asdict() for owner in owners],
             )
-
-
-def _split(row: Sequence[Any]) -> tuple[Any, ...]:
-    return *row[:5], row[5:]
 
 
 class Kill(NamedTuple):
@@ -273,7 +272,7 @@ class World:
             states.update({run: self.stack.api.run_state(*run) for run in runs})
             return set(states.values()) <= TERMINAL_RUN_STATES
 
-        wait_until(ended, timeout=timeout, what=f"runs have ended: {states}", poll=1)
+        wait_until(ended, timeout=timeout, what="runs have ended", poll=1)
         return states
 
     def clear_failed(self, run: tuple[str, str]) -> None:
@@ -312,12 +311,13 @@ class Killer:
         """Kill one after the other, until all is over."""
         for kind in series:
             time.sleep(self._rng.uniform(0.5, 3))
-            while not is_over():
-                if (kill := self._kill(kind)) is not None:
-                    self._world.kills.append(kill)
-                    self._world.end_leases_of_the_dead()
-                    break
-                time.sleep(0.1)
+            kill = None
+            while kill is None:
+                if is_over():
+                    return
+                kill = self._kill(kind)
+            self._world.kills.append(kill)
+            self._world.end_leases_of_the_dead()
 
     def _kill(self, kind: str) -> Kill | None:
         if kind == TRIGGERER:
