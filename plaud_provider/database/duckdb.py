@@ -121,7 +121,10 @@ class DuckDbDialect(Dialect):
         error = _own(error)
         # A full disk is a TransactionException as well: waiting does not empty it.
         is_conflict = isinstance(error, duckdb.TransactionException) and _CONFLICT.search(str(error))
-        return bool(is_conflict) or _is_locked(error) or (_is_incomplete(error) and self._is_new())
+        # Another thread of this process is opening or closing the same file.
+        is_attaching = "Unique file handle conflict" in str(error)
+        is_new = _is_incomplete(error) and self._is_new()
+        return bool(is_conflict) or is_attaching or _is_locked(error) or is_new
 
     def explain(self, error: BaseException) -> tuple[str, str]:
         """Return what an error means, and what to do."""

@@ -55,16 +55,17 @@ def create_or_check(
         if key not in keys(inspector, dialect, table) and not _is_view(inspector, table):
             problems[table].append(f"{', '.join(map(repr, sorted(key)))} is not its primary key")
     _refuse(tables, problems, title)
-    for column in missing:
-        if not _add(connection, column):
-            # Doubled for drivers that take parameters.
+    if not all(_is_added(connection, column) for column in missing):
+        for column in missing:
+            # As a person runs it, a statement has no parameters.
             statement = str(_AddColumn(column).compile(dialect=connection.dialect)).replace("%%", "%")
-            needed = column.type.compile(dialect=connection.dialect)
             problems[column.table].append(
-                f"column {column.name!r} is missing, {needed} is needed, and this role may not add it; its "
-                f"owner may: {statement}"
+                f"column {column.name!r} is missing, {column.type.compile(dialect=connection.dialect)} is "
+                f"needed, and this role may not add it; its owner may: {statement}"
             )
-    _refuse(tables, problems, title)
+        _refuse(tables, problems, title)
+    for column in missing:
+        log.info("Added column %s to table %s of an earlier version", column.name, column.table.fullname)
     for table in new:
         _create(connection, table)
 
@@ -231,7 +232,7 @@ def _create(connection: sa.Connection, table: sa.Table) -> None:
         connection.execute(SetTableComment(table))
 
 
-def _add(connection: sa.Connection, column: sa.Column[Any]) -> bool:
+def _is_added(connection: sa.Connection, column: sa.Column[Any]) -> bool:
     """Add a column, unless another task did; return whether this role may."""
     try:
         connection.execute(_AddColumn(column))
@@ -239,7 +240,6 @@ def _add(connection: sa.Connection, column: sa.Column[Any]) -> bool:
         if not code_of(error).startswith("42"):
             raise
         return False
-    log.info("Added column %s to table %s of an earlier version.", column.name, column.table.fullname)
     return True
 
 
