@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from plaud_provider.database.dialect import upsert_of
 from plaud_provider.database.rows import columns_of
-from plaud_provider.database.types import JsonText
 
 if TYPE_CHECKING:
     from plaud_provider.database.dialect import MayReplace
@@ -35,15 +35,27 @@ def upsert(
     connection: sa.Connection, table: sa.Table, rows: Sequence[Row], may_replace: MayReplace | None
 ) -> None:
     """Do what :meth:`.Dialect.upsert` does."""
-    statement = _insert(table)
-    new = statement.excluded
-    statement = statement.on_conflict_do_update(
-        index_elements=list(table.primary_key),
-        set_={column.name: new[column.name] for column in table.c if not column.primary_key},
-        where=may_replace(new) if may_replace else None,
-    )
+    statement = upsert_of(_insert(table), table, may_replace)
     for part in _parts(columns_of(rows)):
         connection.execute(statement, part)
+
+
+def split_by_key(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[Row]
+) -> tuple[Sequence[Row], Sequence[Row]]:
+    """
+    Return the rows whose key is not there, and those whose key is.
+
+    :param connection: Where.
+    :param table: A table with a key of one column.
+    :param rows: Rows of it.
+    """
+    (key,) = table.primary_key
+    chosen = sa.select(_unnest(key.name, sa.Text()))
+    values = {key.name: [row[key.name] for row in rows]}
+    there = set(connection.scalars(sa.select(key).where(key.in_(chosen)), values))
+    new = [row for row in rows if row[key.name] not in there]
+    return new, [row for row in rows if row[key.name] in there]
 
 
 def delete(connection: sa.Connection, column: sa.Column[Any], values: Sequence[str]) -> None:
@@ -53,14 +65,8 @@ def delete(connection: sa.Connection, column: sa.Column[Any], values: Sequence[s
 
 
 def _insert(table: sa.Table) -> postgresql.Insert:
-    columns = [_values(column).label(column.name) for column in table.c]
+    columns = [_unnest(column.name, column.type).label(column.name) for column in table.c]
     return postgresql.insert(table).from_select(table.columns.keys(), sa.select(*columns))
-
-
-def _values(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-    if isinstance(column.type, JsonText):
-        return sa.cast(_unnest(column.name, sa.Text()), column.type)
-    return _unnest(column.name, column.type)
 
 
 def _unnest(name: str, kind: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:

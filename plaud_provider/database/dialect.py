@@ -252,6 +252,23 @@ class Dialect:
         )
 
 
+def upsert_of(insert: Any, table: sa.Table, may_replace: MayReplace | None) -> sa.Insert:
+    """
+    Return the statement of :meth:`Dialect.upsert`, of one that inserts.
+
+    :param insert: An ``INSERT`` of SQLite's or PostgreSQL's dialect.
+    :param table: The table.
+    :param may_replace: See there.
+    """
+    new = insert.excluded
+    upsert: sa.Insert = insert.on_conflict_do_update(
+        index_elements=list(table.primary_key),
+        set_={column.name: new[column.name] for column in table.c if not column.primary_key},
+        where=may_replace(new) if may_replace else None,
+    )
+    return upsert
+
+
 def code_of(error: BaseException) -> str:
     """Return the database's code for an error: SQLite's name, a SQLSTATE, or nothing."""
     original = getattr(error, "orig", None) or error

@@ -96,23 +96,6 @@ def keys(inspector: sa.Inspector, dialect: Dialect, table: sa.Table) -> set[froz
     }
 
 
-def as_found(inspector: sa.Inspector, dialect: Dialect, table: sa.Table) -> sa.Table:
-    """
-    Return a table of ours with the types of the one that is there, where they are another choice.
-
-    :param inspector: SQLAlchemy's inspector of the database.
-    :param dialect: What this kind of database does in its own way.
-    :param table: The table, as it is declared.
-    """
-    there = _columns(inspector, dialect, table)
-    found = table.to_metadata(sa.MetaData())
-    for column in found.columns:
-        kind = there.get(column.name, {}).get("type")
-        if isinstance(column.type, JsonText) and isinstance(kind, sa.String):
-            column.type = sa.Text()
-    return found
-
-
 def _problems(
     inspector: sa.Inspector, dialect: Dialect, table: sa.Table, missing: list[sa.Column[Any]]
 ) -> Iterable[str]:

@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool, QueuePool
 
 from plaud_provider.database import arrays, copying
-from plaud_provider.database.dialect import Dialect, code_of, replace_nuls
+from plaud_provider.database.dialect import Dialect, code_of, replace_nuls, upsert_of
 from plaud_provider.database.rows import columns_of
+from plaud_provider.database.types import JsonText
 from plaud_provider.exceptions import PlaudConfigurationError
 
 if TYPE_CHECKING:
@@ -85,7 +86,11 @@ class PostgresDialect(Dialect):
             copying.copy_rows(connection, table, columns)
 
         has_copy = connection.dialect.driver in copying.DRIVERS
-        if not has_copy or not self._is_done(connection, copy, f"COPY into {table.fullname}"):
+        if has_copy and self._is_done(connection, copy, f"COPY into {table.fullname}"):
+            return
+        if _has_json(table):
+            super().insert(connection, table, columns)
+        else:
             arrays.insert(connection, table, columns)
 
     def upsert(
@@ -99,7 +104,10 @@ class PostgresDialect(Dialect):
         """Insert rows, or replace those that may be; see the base class."""
 
         def upsert() -> None:
-            arrays.upsert(connection, table, rows, may_replace)
+            if _has_json(table):
+                connection.execute(upsert_of(postgresql.insert(table), table, may_replace), rows)
+            else:
+                arrays.upsert(connection, table, rows, may_replace)
 
         if may_replace is not None:
             upsert()
@@ -210,9 +218,9 @@ class PostgresDialect(Dialect):
     def _update_or_insert(self, connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
         (key,) = table.primary_key
         self.lock(connection, [f"{table.name}\0{row[key.name]}" for row in rows])
-        there = set(connection.scalars(sa.select(key).where(key.in_([row[key.name] for row in rows]))))
-        self.insert(connection, table, columns_of([row for row in rows if row[key.name] not in there]))
-        if old := [row for row in rows if row[key.name] in there]:
+        new, old = arrays.split_by_key(connection, table, rows)
+        self.insert(connection, table, columns_of(new))
+        if old:
             values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in old[0]}
             update = sa.update(table).where(key == values[key.name]).values(values)
             connection.execute(update, [{f"new_{name}": row[name] for name in row} for row in old])
@@ -236,6 +244,15 @@ class PostgresDialect(Dialect):
             # another connection to the server for each transaction, knows nothing of it at the sixth.
             options["prepare_threshold"] = None
         return options
+
+
+def _has_json(table: sa.Table) -> bool:
+    """
+    Whether rows are given one by one: a value alone becomes jsonb or text, as its column is there.
+
+    An array would have to tell which, and its quotes take longer to write than all the rest.
+    """
+    return any(isinstance(column.type, JsonText) for column in table.columns)
 
 
 def _lock_number(name: str) -> int:

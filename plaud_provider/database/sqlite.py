@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import NullPool
 
-from plaud_provider.database.dialect import Dialect
+from plaud_provider.database.dialect import Dialect, upsert_of
 
 if TYPE_CHECKING:
     from plaud_provider.database.dialect import MayReplace
@@ -59,18 +59,8 @@ class SqliteDialect(Dialect):
         may_replace: MayReplace | None = None,
     ) -> None:
         """Insert rows, or replace those that may be; see the base class."""
-        if not rows:
-            return
-        statement = sqlite.insert(table)
-        new = statement.excluded
-        connection.execute(
-            statement.on_conflict_do_update(
-                index_elements=list(table.primary_key),
-                set_={column.name: new[column.name] for column in table.c if not column.primary_key},
-                where=may_replace(new) if may_replace else None,
-            ),
-            rows,
-        )
+        if rows:
+            connection.execute(upsert_of(sqlite.insert(table), table, may_replace), rows)
 
 
 def _is_in_memory(url: sa.URL) -> bool:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from plaud_provider.api.models import Status
 from plaud_provider.database.connection import open_database
-from plaud_provider.database.fit import as_found, keys
+from plaud_provider.database.fit import keys
 from plaud_provider.database.rows import columns_of
 from plaud_provider.warehouse.rows import segment_columns
 from plaud_provider.warehouse.tables import DEFAULT_SEGMENTS_TABLE, DEFAULT_TRANSCRIPTS_TABLE, plaud_tables
@@ -57,9 +57,8 @@ class WarehouseWriter:
     def __init__(self, database: Database, tables: PlaudTables) -> None:
         self._database = database
         self._tables = tables
-        # As it is there, once it has been looked at.
-        self._transcripts: sa.Table | None = None
-        self._has_key = False
+        # Not known before the table has been looked at.
+        self._has_key: bool | None = None
 
     def ensure_tables(self) -> None:
         """
@@ -124,10 +123,9 @@ class WarehouseWriter:
 
     def _land(self, connection: sa.Connection, landings: list[Landing]) -> Landed:
         dialect = self._database.dialect
-        if self._transcripts is None:
-            inspector = sa.inspect(connection)
-            self._transcripts = as_found(inspector, dialect, self._tables.transcripts)
-            self._has_key = dialect.enforces_keys and _KEY in keys(inspector, dialect, self._transcripts)
+        if self._has_key is None:
+            found = keys(sa.inspect(connection), dialect, self._tables.transcripts)
+            self._has_key = dialect.enforces_keys and _KEY in found
         if self._has_key:
             return self._upsert(connection, landings)
         return self._delete_and_insert(connection, landings)
@@ -164,12 +162,11 @@ class WarehouseWriter:
         landings: list[Landing],
         write: Callable[[sa.Table, Sequence[Row]], None],
     ) -> int:
-        assert self._transcripts is not None  # noqa: S101
         nuls = 0
         for part in _parts(landings):
             rows = [landing.transcript_row() for landing in part]
             nuls += self._database.dialect.clean(rows, json=("raw",))
-            write(self._transcripts, rows)
+            write(self._tables.transcripts, rows)
         return nuls
 
     def _insert_segments(self, connection: sa.Connection, landings: list[Landing], nuls: int) -> Landed:
