@@ -90,7 +90,8 @@ class _Cursor:
             # DuckDB tells how many rows that were as the one row of the result.
             [[self.rowcount]] = self._connection.fetchall()
         elif verb in ("SELECT", "WITH"):
-            self.description = self._connection.description
+            # Without the types, which SQLAlchemy would look up and which have no hash in DuckDB 1.4.
+            self.description = [(name, *[None] * 6) for name, *_ in self._connection.description or ()]
 
     def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> None:
         self._connection.executemany(statement, parameters)
