@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from plaud_provider.database.rows import batches
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.ledger.entry import RESUBMITTABLE, Entry, Owner, Recording, State, kept_error
-from plaud_provider.ledger.reading import LedgerReader, batches, owner_columns
+from plaud_provider.ledger.reading import BATCH, LedgerReader, owner_columns
 
 if TYPE_CHECKING:
     from plaud_provider.database.rows import Row
@@ -59,11 +60,11 @@ class Claims(LedgerReader):
 
         def claim(connection: sa.Connection) -> dict[str, Entry]:
             # First all locks, in the order of the keys, then all changes.
-            for batch in batches(keys):
+            for batch in batches(keys, BATCH):
                 self._lock(connection, self._has_key(batch))
             # The time when there is nothing to wait for any more: a lease is not to be spent on that.
             now = self._now(connection)
-            for batch in batches(keys):
+            for batch in batches(keys, BATCH):
                 self._note_lapsed(connection, now, self._has_key(batch))
             rows = [self._claimed_row(by_key[key], owner, now) for key in keys]
             self.database.dialect.clean(rows)
@@ -124,7 +125,7 @@ class Claims(LedgerReader):
             may_claim = self._may_claim(new, resubmit, resubmit_own=False)
             found = {
                 row.recording_key
-                for batch in batches(sorted(entries))
+                for batch in batches(sorted(entries), BATCH)
                 for row in connection.execute(
                     sa.select(self._c.recording_key).where(self._has_key(batch), may_claim)
                 )
@@ -158,7 +159,7 @@ class Claims(LedgerReader):
         :param keys: Recordings to give up; ``None`` for all that this owner has claimed.
         :return: How many were given up.
         """
-        chosen = [sa.true()] if keys is None else [*map(self._has_key, batches(sorted(keys)))]
+        chosen = [sa.true()] if keys is None else [*map(self._has_key, batches(sorted(keys), BATCH))]
         reason = kept_error(error) if error is not None else None
 
         def release(connection: sa.Connection) -> int:

@@ -7,24 +7,22 @@ import logging
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
 from plaud_provider.database.connection import open_database
-from plaud_provider.database.rows import utc
+from plaud_provider.database.rows import batches, utc
 from plaud_provider.database.types import utc_time
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.ledger.claims import Claims
 from plaud_provider.ledger.entry import Entry, Owner, Recording, State, kept_error
-from plaud_provider.ledger.reading import batches, owner_columns
+from plaud_provider.ledger.reading import BATCH, owner_columns
 from plaud_provider.ledger.table import ledger_tables
 
 __all__ = ["Entry", "Ledger", "Owner", "Recording", "State", "open_ledger"]
 
 log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 # What the statements of steps are given when they are run.
 _NOW = sa.bindparam("now_at", type_=utc_time())
@@ -320,7 +318,7 @@ class Ledger(Claims):
     ) -> int:
         """Bring what Plaud gave these ids to an end, and return how many came to it now."""
         changed, now = 0, self._now(connection)
-        for ids in batches(sorted(reasons)):
+        for ids in batches(sorted(reasons), BATCH):
             told = {known: reasons[known] for known in ids if reasons[known] is not None}
             changed += self._change(
                 connection,

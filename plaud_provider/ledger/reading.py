@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
+from plaud_provider.database.rows import batches, utc
 from plaud_provider.ledger.entry import Entry, Owner, State
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class LedgerReader:
         def find(connection: sa.Connection) -> dict[str, Entry]:
             found = (
                 row_to_entry(row)
-                for batch in batches(sorted(set(transcription_ids)))
+                for batch in batches(sorted(set(transcription_ids)), BATCH)
                 for row in connection.execute(
                     sa.select(self._table).where(
                         self._c.region == region, self._c.transcription_id.in_(batch)
@@ -172,22 +173,17 @@ class LedgerReader:
         lapsed = sorted(
             key for key, entry in found.items() if entry.state is State.SUBMITTING and not entry.is_held(now)
         )
-        for batch in batches(lapsed):
+        for batch in batches(lapsed, BATCH):
             self._note_lapsed(connection, now, self._has_key(batch))
         return found | self._read(connection, lapsed)
 
     def _read(self, connection: sa.Connection, keys: Sequence[str]) -> dict[str, Entry]:
         found = (
             row_to_entry(row)
-            for batch in batches(keys)
+            for batch in batches(keys, BATCH)
             for row in connection.execute(sa.select(self._table).where(self._has_key(batch)))
         )
         return {entry.recording_key: entry for entry in found}
-
-
-def batches(items: Sequence[str]) -> list[Sequence[str]]:
-    """Return keys or ids in as many as a statement takes."""
-    return [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
 
 
 def owner_columns(owner: Owner) -> dict[str, Any]:
@@ -201,6 +197,6 @@ def row_to_entry(row: sa.Row[Any]) -> Entry:
     owner = Owner(*(values.pop(f"owner_{name}") for name in Owner._fields))
     for name, value in values.items():
         if isinstance(value, datetime):
-            values[name] = value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+            values[name] = utc(value)
     values |= {"state": State(values["state"]), "speaker_diarization": bool(values["speaker_diarization"])}
     return Entry(owner=owner, **values)

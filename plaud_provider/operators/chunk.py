@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from plaud_provider.api.arguments import optional
+from plaud_provider.api.arguments import (
+    optional,
+    validate_boolean,
+    validate_language,
+    validate_webhook_url,
+)
 from plaud_provider.exceptions import PlaudInputError
 
 if TYPE_CHECKING:
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.entry import Owner
     from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.submit.course import Terms
 
 COUNTS_KEY = "counts"
 #: Until recordings that another task is about to submit are looked at again.
@@ -70,6 +76,17 @@ class ChunkOperator(BaseOperator):
         except PlaudInputError as missing:
             self.log.warning("No recording of this chunk was prepared: %s", missing)
             return {}
+
+
+def checked_terms(language: str | None, speaker_diarization: object, webhook_url: str | None) -> Terms:
+    """Return how recordings are to be transcribed, from arguments that templates may have rendered."""
+    from plaud_provider.submit.course import Terms
+
+    return Terms(
+        language=validate_language(optional(language)),
+        speaker_diarization=validate_boolean("speaker_diarization", speaker_diarization),
+        webhook_url=validate_webhook_url(optional(webhook_url)),
+    )
 
 
 def shown(uri: str) -> str:

@@ -88,7 +88,8 @@ class FinishRecordingsOperator(LandingOperator):
         keys = {key: uri for key, uri in self._keys().items() if uri in listed}
         plaud = self._plaud()
         with self._ledger() as ledger:
-            self._land(self._kept(waiting_of(ledger, keys, plaud)), context, plaud, ledger)
+            waiting = waiting_of(ledger.entries(list(keys)), plaud)
+            self._land(self._kept(waiting), context, plaud, ledger)
             entries = ledger.entries(list(keys))
         counts = _counts(len(recordings), entries)
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)

@@ -122,28 +122,6 @@ class LandingOperator(ChunkOperator):
             if results.load(entry.region, transcription_id) is not None
         }
 
-    def _forget_landed(
-        self, ledger: Ledger, keys: Mapping[str, str], region: str, *, since: float, but: Collection[str]
-    ) -> None:
-        """
-        Remove what a trigger has kept of transcriptions that are landed: another run may have been faster.
-
-        :param since: Epoch seconds; of what was landed before, nothing was kept after.
-        :param but: Ids of those that are forgotten already.
-        """
-        from plaud_provider.ledger.entry import State
-
-        landed = [
-            entry.transcription_id
-            for entry in ledger.entries(list(keys)).values()
-            if entry.transcription_id is not None
-            and entry.transcription_id not in but
-            and entry.state in (State.LANDED, State.FAILED)
-            and entry.finished_at is not None
-            and entry.finished_at.timestamp() >= since - CLOCKS_APART_SECONDS
-        ]
-        self._results().landed(region, landed, keep_raw=validate_boolean("keep_raw", self.keep_raw))
-
 
 class LandRecordingsOperator(LandingOperator):
     """
@@ -205,10 +183,10 @@ class LandRecordingsOperator(LandingOperator):
         wait = WaitRecord(context, [self.manifest], timeout=self.timeout).open(now=time.time())
         plaud = self._plaud()
         with self._ledger() as ledger:
-            waiting = waiting_of(ledger, keys, plaud)
+            waiting = waiting_of(ledger.entries(list(keys)), plaud)
             if context["ti"].try_number > 1:
                 self._land(self._kept(waiting), context, plaud, ledger)
-                waiting = waiting_of(ledger, keys, plaud)
+                waiting = waiting_of(ledger.entries(list(keys)), plaud)
             return self._go_on(waiting, wait.started_at)
 
     def resume(self, context: Context, event: Any = None, started_at: float = 0.0) -> dict[str, Any]:
@@ -227,14 +205,38 @@ class LandRecordingsOperator(LandingOperator):
             not_final = set(result.pending)
             final = {
                 transcription_id: entry
-                for transcription_id, entry in waiting_of(ledger, keys, plaud).items()
+                for transcription_id, entry in waiting_of(ledger.entries(list(keys)), plaud).items()
                 if transcription_id not in not_final
             }
             self._land(final, context, plaud, ledger)
-            self._forget_landed(ledger, keys, plaud.region, since=started_at, but=final)
+            entries = ledger.entries(list(keys))
+            self._forget_landed(entries, plaud.region, since=started_at, but=final)
             if result.outcome == "error":
                 raise error_class(result.error)(result.message)
-            return self._go_on(waiting_of(ledger, keys, plaud), started_at)
+            return self._go_on(waiting_of(entries, plaud), started_at)
+
+    def _forget_landed(
+        self, entries: Mapping[str, Entry], region: str, *, since: float, but: Collection[str]
+    ) -> None:
+        """
+        Remove what the trigger has kept of transcriptions that are landed: another run may have been faster.
+
+        :param entries: Rows of the chunk.
+        :param since: Epoch seconds; of what was landed before, nothing was kept after.
+        :param but: Ids of those that are forgotten already.
+        """
+        from plaud_provider.ledger.entry import State
+
+        landed = [
+            entry.transcription_id
+            for entry in entries.values()
+            if entry.transcription_id is not None
+            and entry.transcription_id not in but
+            and entry.state in (State.LANDED, State.FAILED)
+            and entry.finished_at is not None
+            and entry.finished_at.timestamp() >= since - CLOCKS_APART_SECONDS
+        ]
+        self._results().landed(region, landed, keep_raw=validate_boolean("keep_raw", self.keep_raw))
 
     def _go_on(self, waiting: Mapping[str, Entry], started_at: float) -> dict[str, Any]:
         deadline = started_at + self.timeout
@@ -273,13 +275,13 @@ class LandRecordingsOperator(LandingOperator):
         )
 
 
-def waiting_of(ledger: Ledger, keys: Mapping[str, str], plaud: PlaudConnection) -> dict[str, Entry]:
-    """Return what of a chunk is at Plaud and not landed yet, by transcription id."""
+def waiting_of(entries: Mapping[str, Entry], plaud: PlaudConnection) -> dict[str, Entry]:
+    """Return those rows of a chunk that are at Plaud and not landed yet, by transcription id."""
     from plaud_provider.ledger.entry import State
 
     return {
         entry.transcription_id: entry
-        for entry in ledger.entries(list(keys)).values()
+        for entry in entries.values()
         if entry.state is State.PROCESSING and entry.transcription_id and entry.region == plaud.region
     }
 

@@ -7,22 +7,24 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from plaud_provider.api.arguments import (
-    optional,
     optional_number,
     validate_boolean,
-    validate_language,
     validate_number,
-    validate_webhook_url,
     validate_words,
 )
-from plaud_provider.operators.chunk import COUNTS_KEY, HELD_SECONDS, ChunkOperator, owner_of
+from plaud_provider.operators.chunk import (
+    COUNTS_KEY,
+    HELD_SECONDS,
+    ChunkOperator,
+    checked_terms,
+    owner_of,
+)
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.signing import validate_url_validity
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from plaud_provider.submit.course import Terms
     from plaud_provider.submit.plan import Rules
 
 
@@ -122,7 +124,8 @@ class SubmitRecordingsOperator(ChunkOperator):
     def _run(self, context: Context, *, before: dict[str, Any] | None) -> dict[str, Any]:
         from plaud_provider.submit.chunk import ChunkSubmit
 
-        terms, rules = self._terms(), self._rules()
+        terms = checked_terms(self.language, self.speaker_diarization, self.webhook_url)
+        rules = self._rules()
         with self._ledger() as ledger:
             chunk = ChunkSubmit(self.manifest, self._plaud(), ledger, owner_of(context), terms, rules)
             counts = chunk.plan()
@@ -134,15 +137,6 @@ class SubmitRecordingsOperator(ChunkOperator):
                     self._come_back(held, counts)
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         return counts
-
-    def _terms(self) -> Terms:
-        from plaud_provider.submit.course import Terms
-
-        return Terms(
-            language=validate_language(optional(self.language)),
-            speaker_diarization=validate_boolean("speaker_diarization", self.speaker_diarization),
-            webhook_url=validate_webhook_url(optional(self.webhook_url)),
-        )
 
     def _rules(self) -> Rules:
         from plaud_provider.ledger.entry import RESUBMITTABLE, State

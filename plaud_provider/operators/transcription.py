@@ -11,13 +11,10 @@ from airflow.sdk import BaseOperator
 
 from plaud_provider.api.arguments import (
     optional,
-    validate_boolean,
-    validate_language,
-    validate_webhook_url,
     validate_words,
 )
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.operators.chunk import HELD_SECONDS, owner_of
+from plaud_provider.operators.chunk import HELD_SECONDS, checked_terms, owner_of
 from plaud_provider.recordings.reference import AudioReference
 
 if TYPE_CHECKING:
@@ -128,16 +125,11 @@ class SubmitTranscriptionOperator(BaseOperator):
         from plaud_provider.hooks.plaud import PlaudHook
         from plaud_provider.recordings.local_files import validate_public_urls
         from plaud_provider.recordings.signing import validate_url_validity
-        from plaud_provider.submit.course import Terms
         from plaud_provider.submit.plan import Plan, Rules
         from plaud_provider.submit.single import HeldError, SingleSubmit
 
         policy, audio = self._checked_policy(), self._checked_audio()
-        terms = Terms(
-            language=validate_language(optional(self.language)),
-            speaker_diarization=validate_boolean("speaker_diarization", self.speaker_diarization),
-            webhook_url=validate_webhook_url(optional(self.webhook_url)),
-        )
+        terms = checked_terms(self.language, self.speaker_diarization, self.webhook_url)
         rules = Rules(
             url_validity=validate_url_validity(self.url_validity),
             public_urls=validate_public_urls(self.public_urls),

@@ -15,7 +15,7 @@ from plaud_provider.exceptions import (
 )
 from plaud_provider.handover.manifest import Keyed, read_manifest, write_keys
 from plaud_provider.ledger.entry import Entry, State
-from plaud_provider.submit.plan import Candidate, Plan, claim
+from plaud_provider.submit.plan import ROUNDS, Candidate, Plan, claim
 from plaud_provider.submit.send import Claimed, Sender
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from plaud_provider.submit.plan import Rules
 
 log = logging.getLogger(__name__)
-
-#: How often a recording that is replaced while it waits for its turn is looked at anew.
-ROUNDS = 3
 
 
 class ChunkSubmit:

@@ -31,6 +31,8 @@ R = TypeVar("R")
 
 #: Recordings whose files are read at once.
 READERS = 8
+#: How often a recording that is replaced while it waits for its turn is looked at anew.
+ROUNDS = 3
 
 
 class Rules(NamedTuple):

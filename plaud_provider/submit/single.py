@@ -17,7 +17,7 @@ from plaud_provider.exceptions import (
 from plaud_provider.ledger.entry import Entry, State
 from plaud_provider.submit import course
 from plaud_provider.submit.memory import LedgerMemory, Memories, TaskMemory
-from plaud_provider.submit.plan import Candidate, Plan
+from plaud_provider.submit.plan import ROUNDS, Candidate, Plan
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -35,8 +35,6 @@ OnUnknownSubmit = Literal["fail", "resubmit"]
 
 #: For how long Plaud keeps results.
 RETENTION = timedelta(days=7)
-#: How often a recording that is replaced while it waits for its turn is looked at anew.
-ROUNDS = 3
 
 
 class HeldError(Exception):

@@ -6,9 +6,10 @@ from collections.abc import Collection
 
 import pytest
 
+from plaud_provider.database.rows import batches
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.ledger.ledger import Ledger, Owner, State
-from plaud_provider.ledger.reading import BATCH, batches
+from plaud_provider.ledger.reading import BATCH
 from tests.unit.ledger.ledgers import (
     NEIGHBOUR,
     NEXT_TRY,
@@ -278,7 +279,7 @@ def test_takeover_by_another_run_moves_the_hours(ledger: Ledger, clock: Clock) -
 def test_statements_take_each_key_once(count: int) -> None:
     keys = [f"key_{number}" for number in range(count)]
 
-    parts = batches(keys)
+    parts = batches(keys, BATCH)
 
     assert [key for part in parts for key in part] == keys
     assert all(len(part) <= BATCH for part in parts)

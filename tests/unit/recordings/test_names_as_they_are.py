@@ -15,13 +15,13 @@ from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.handover.kept_results import ResultStore
 from plaud_provider.handover.manifest import Keyed, read_keys, read_manifest, write_keys, write_manifest
 from plaud_provider.recordings.header import examine
-from plaud_provider.recordings.identity import recording_key
 from plaud_provider.recordings.listing import list_recordings
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AudioReference
 from plaud_provider.recordings.signing import AudioSource, audio_source
 from tests.unit.handover.test_kept_results import transcription
 from tests.unit.recordings.sounds import WAV
+from tests.unit.recordings.test_strange_names import key
 from tests.unit.recordings.test_strange_names import served as served
 from tests.unit.s3_server import S3Server
 from tests.unit.storage.other_storages import Storage
@@ -92,17 +92,6 @@ def place(request: pytest.FixtureRequest) -> Place:
     storage.objects = {f"2024/{name}": content(name) for name in ALIKE}
     fixture("gcs" if request.param == "gs" else "azure")
     return Place("gs://calls/2024/" if request.param == "gs" else "abfs://azure_calls@calls/2024/")
-
-
-def key(uri: str, version: str | None) -> str:
-    return recording_key(
-        AudioReference(uri),
-        version=version,
-        language=None,
-        speaker_diarization=False,
-        region="us",
-        client_id="client",
-    )
 
 
 def test_names_that_look_alike_are_listed_handed_over_looked_up_signed_and_fetched_as_different_recordings(
