@@ -50,7 +50,7 @@ POSTGRES_HOOK = ("airflow.providers.postgres.hooks.postgres",)
 #: What opens the file of tokens.
 CIPHER = "cryptography.fernet"
 DATABASE = (
-    "plaud_provider.database.connection",
+    "plaud_provider.database.database",
     "plaud_provider.database.database",
     "plaud_provider.database.postgresql",
 )

@@ -11,7 +11,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import sqlalchemy as sa
@@ -19,6 +19,7 @@ from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.pool import NullPool
 
 from plaud_provider.database.rows import batches, rows_of
+from plaud_provider.database.types import UtcTime
 from plaud_provider.exceptions import PlaudConfigurationError
 
 if TYPE_CHECKING:
@@ -172,23 +173,15 @@ class Dialect:
         :param names: The names.
         """
 
-    def lock_rows(self, connection: sa.Connection, query: sa.Select[Any]) -> None:
+    def clock(self, after: timedelta = timedelta(0)) -> sa.ColumnElement[datetime]:
         """
-        Lock the rows that a query finds, in its order; where one writer at a time is the rule, nothing.
-
-        :param connection: Where.
-        :param query: The query.
-        """
-
-    def now(self, connection: sa.Connection) -> datetime:
-        """
-        Return the time by the database's clock, in UTC: the same for all who use it.
+        Return, in SQL, the time by the database's clock: the same for all who use it.
 
         Of a database in this process that is the host's clock.
 
-        :param connection: Where.
+        :param after: For a time that is so much later.
         """
-        return datetime.now(tz=UTC)
+        return told(_now, after)
 
     def clean(self, rows_or_columns: Iterable[Row | list[Any]], *, json: Collection[str] = ()) -> int:
         """
@@ -250,6 +243,20 @@ class Dialect:
             "database would vanish with the task, and the rows with it. Put the path of a file into the "
             "connection's host. Nothing was sent."
         )
+
+
+def told(now: Callable[[], datetime], after: timedelta = timedelta(0)) -> sa.ColumnElement[datetime]:
+    """
+    Return, in SQL, the time that something tells when the statement is run.
+
+    :param now: Tells it, with time zone.
+    :param after: For a time that is so much later.
+    """
+    return sa.bindparam(None, callable_=lambda: now() + after, type_=UtcTime())
+
+
+def _now() -> datetime:
+    return datetime.now(tz=UTC)
 
 
 def upsert_of(insert: Any, table: sa.Table, may_replace: MayReplace | None) -> sa.Insert:

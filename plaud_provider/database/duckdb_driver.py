@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import sqlalchemy as sa
 from sqlalchemy.dialects import registry
-from sqlalchemy.dialects.postgresql.base import PGDialect, PGIdentifierPreparer
+from sqlalchemy.dialects.postgresql.base import PGCompiler, PGDialect, PGIdentifierPreparer
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.pool import NullPool
 
@@ -122,6 +122,13 @@ class _Preparer(PGIdentifierPreparer):
         return f"{self.quote_identifier(dialect.database)}.{self.quote_identifier(schema)}"
 
 
+class _Compiler(PGCompiler):
+    """Leaves locks of rows out, which DuckDB does not know: one transaction at a time changes a row."""
+
+    def for_update_clause(self, select: Any, **_: Any) -> str:
+        return ""
+
+
 class _Named(sa.types.UserDefinedType[Any]):
     """
     A type that is known by its name only.
@@ -183,6 +190,7 @@ class _DuckDb(PGDialect):
     # It takes names of any length.
     max_identifier_length = 1_000_000
     preparer = _Preparer
+    statement_compiler = _Compiler
     #: The database that is written to: schemas are in it.
     database = ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from plaud_provider.database import arrays, copying
 from plaud_provider.database.dialect import Dialect, code_of, replace_nuls, upsert_of
 from plaud_provider.database.rows import columns_of
-from plaud_provider.database.types import JsonText
+from plaud_provider.database.types import JsonText, UtcTime
 from plaud_provider.exceptions import PlaudConfigurationError
 
 if TYPE_CHECKING:
@@ -133,14 +133,9 @@ class PostgresDialect(Dialect):
         numbers = sa.func.unnest(sa.cast(locks, postgresql.ARRAY(sa.BigInteger))).column_valued("number")
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(numbers)))
 
-    def lock_rows(self, connection: sa.Connection, query: sa.Select[Any]) -> None:
-        """Lock the rows that a query finds, in its order."""
-        connection.execute(query.with_for_update())
-
-    def now(self, connection: sa.Connection) -> datetime:
-        """Return the server's time, in UTC; not that of the transaction's start, which may have waited."""
-        moment: datetime = connection.scalars(sa.select(sa.func.clock_timestamp())).one()
-        return moment.astimezone(UTC)
+    def clock(self, after: timedelta = timedelta(0)) -> sa.ColumnElement[datetime]:
+        """Return the server's time in SQL; not that of the transaction's start, which may have waited."""
+        return sa.func.clock_timestamp(type_=UtcTime()) + sa.literal(after, sa.Interval())
 
     def clean(self, rows_or_columns: Iterable[Row | list[Any]], *, json: Collection[str] = ()) -> int:
         """Replace NUL, which PostgreSQL cannot store, in place, and return how many there were."""

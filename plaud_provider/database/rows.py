@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -26,10 +25,3 @@ def rows_of(columns: Columns) -> list[Row]:
 def batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """Return ``items`` in sequences of at most ``size``."""
     return [items[start : start + size] for start in range(0, len(items), size)]
-
-
-def utc(moment: datetime | None) -> datetime | None:
-    """Return a time in UTC; one without time zone is taken as UTC."""
-    if moment is None:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,16 +17,32 @@ _SQLITE_TIME = sqlite.DATETIME(  # type: ignore[no-untyped-call]
 )
 
 
-def utc_time() -> sa.DateTime:
-    """Return the type of a time in UTC with its zone."""
-    return sa.DateTime(timezone=True).with_variant(_SQLITE_TIME, "sqlite")
+class UtcTime(sa.types.TypeDecorator[datetime]):
+    """A time with its zone: in Python it is in UTC, whatever zone a database answers in."""
+
+    impl = sa.DateTime(timezone=True).with_variant(_SQLITE_TIME, "sqlite")
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Return a time as it is written."""
+        return utc(value)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """Return a time that was read; one without zone is taken as UTC."""
+        return utc(value)
 
 
-def long_text() -> sa.Text:
-    """Return the type of text of any length and script, where TEXT has 64 KB or one alphabet."""
-    return (
-        sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb").with_variant(mssql.NVARCHAR(), "mssql")
-    )
+def utc(moment: datetime | None) -> datetime | None:
+    """Return a time in UTC; one without zone is taken as UTC."""
+    if moment is None:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+#: Text of any length and script, where TEXT has 64 KB or one alphabet.
+LONG_TEXT = (
+    sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb").with_variant(mssql.NVARCHAR(), "mssql")
+)
 
 
 class JsonText(sa.types.TypeDecorator[str]):
@@ -39,7 +56,7 @@ class JsonText(sa.types.TypeDecorator[str]):
         # Redshift says that it is PostgreSQL 8.
         is_old = (getattr(dialect, "server_version_info", None) or (9, 5)) < (9, 5)
         is_kept_as_json = dialect.name == "postgresql" and not is_old
-        return dialect.type_descriptor(_Jsonb() if is_kept_as_json else long_text())
+        return dialect.type_descriptor(_Jsonb() if is_kept_as_json else LONG_TEXT)
 
 
 class _Jsonb(sa.types.UserDefinedType[str]):

@@ -4,35 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
-from plaud_provider.database.connection import open_database
-from plaud_provider.database.rows import batches, utc
-from plaud_provider.database.types import utc_time
-from plaud_provider.exceptions import PlaudConfigurationError
-from plaud_provider.ledger.claims import Claims
-from plaud_provider.ledger.entry import Entry, Owner, Recording, State, kept_error
-from plaud_provider.ledger.reading import BATCH, owner_columns
+from plaud_provider.database.database import open_database
+from plaud_provider.database.dialect import told
+from plaud_provider.database.rows import batches
+from plaud_provider.database.types import UtcTime
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
+from plaud_provider.ledger.entry import RESUBMITTABLE, Entry, Owner, Recording, State, kept_error
 from plaud_provider.ledger.table import ledger_tables
+
+if TYPE_CHECKING:
+    from plaud_provider.database.database import Database
+    from plaud_provider.database.rows import Row
+    from plaud_provider.ledger.table import LedgerTables
 
 __all__ = ["Entry", "Ledger", "Owner", "Recording", "State", "open_ledger"]
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
+
+class _Run(Protocol):
+    def __call__(self, work: Callable[[sa.Connection], Result], /) -> Result: ...
+
+
+#: Keys per statement: SQLite before 3.32 takes 999 variables, and an id that ends has three.
+BATCH = 300
+LAPSED = (
+    "Its task ended or stalled while it was being sent, and noted no answer: Plaud may have accepted and "
+    "billed it. Compare with Plaud's own account, then have it submitted again if it is not there."
+)
+OWNER_COLUMNS = tuple(f"owner_{name}" for name in Owner._fields)
 # What the statements of steps are given when they are run.
-_NOW = sa.bindparam("now_at", type_=utc_time())
-_LEASE = sa.bindparam("new_lease", type_=utc_time())
-_SINCE = sa.bindparam("since_at", type_=utc_time())
 _ERROR = sa.bindparam("new_error", type_=sa.Text())
 _NEW_ID = sa.bindparam("new_transcription_id", type_=sa.Text())
 
 
-class Ledger(Claims):
+class Ledger:
     """
     Who has which recording, and how far it has come.
 
@@ -65,11 +81,185 @@ class Ledger(Claims):
 
     :param database: Database that keeps it.
     :param tables: Its table.
-    :param now: Tells the time, with time zone, on a connection; by default the database's own.
+    :param now: Tells the time, with time zone, instead of the database's own clock.
     """
 
+    #: For how long a claimed recording is its owner's, unless renewed.
+    LEASE_OF_CLAIM = timedelta(minutes=3)
     #: For how long a submit may take; afterwards its outcome is unknown.
     LEASE_OF_SUBMIT = timedelta(minutes=3)
+
+    def __init__(
+        self, database: Database, tables: LedgerTables, *, now: Callable[[], datetime] | None = None
+    ) -> None:
+        self.database = database
+        self._tables = tables
+        self._table = tables.submissions
+        self._clock = partial(told, now) if now is not None else database.dialect.clock
+        #: The time by this clock.
+        self._now = self._clock()
+        c = self._c = tables.submissions.c
+        #: A claim that was released has a lease of no length.
+        self._is_kept = c.lease_until > c.claimed_at
+        #: Runs work in a transaction; while the database is away, it is waited for.
+        self._run: _Run = partial(
+            database.run, failed=f"{self._table.fullname} could not be read or written", is_patient=True
+        )
+
+    @property
+    def conn_id(self) -> str:
+        """Airflow connection of its database."""
+        return self.database.conn_id
+
+    def close(self) -> None:
+        """Close the connection that is kept between calls, if there is one."""
+        self.database.close()
+
+    def ensure_table(self) -> None:
+        """
+        Create the table if it is not there; safe when several tasks do it at once.
+
+        :raises PlaudTableMismatchError: if an existing table cannot be the ledger.
+        :raises PlaudWarehouseError: if the database cannot be reached, or does not let us.
+        """
+        self.database.ensure(self._tables)
+
+    # Who may submit
+
+    def claim(
+        self,
+        recordings: Collection[Recording],
+        owner: Owner,
+        *,
+        resubmit: Collection[State] = (),
+        resubmit_own: bool = False,
+    ) -> dict[str, Entry]:
+        """
+        Claim recordings for submitting, and return the state of all of them afterwards.
+
+        Those that ``owner`` has got are claimed by it in what is returned.
+
+        :param recordings: Recordings to claim.
+        :param owner: Who claims.
+        :param resubmit: States to claim again from: ``failed``, ``unknown``, ``expired``. What Plaud has
+            accepted before is paid for again.
+        :param resubmit_own: Whether also what came to such a state in this very run.
+        :raises PlaudInputError: if recordings in another state were to be resubmitted.
+        """
+        if beyond := set(resubmit) - RESUBMITTABLE:
+            raise PlaudInputError(
+                f"resubmit: what is {', '.join(sorted(beyond))} cannot be submitted again; only failed, "
+                "unknown and expired recordings can. Nothing was sent."
+            )
+        by_key = {recording.recording_key: recording for recording in recordings}
+
+        def claim(connection: sa.Connection, keys: Sequence[str]) -> dict[str, Entry]:
+            self._lock(connection, self._has_key(keys))
+            self._note_lapsed(connection, self._has_key(keys))
+            # Once there is nothing to wait for any more: a lease is not to be spent on that.
+            now: datetime = connection.scalars(sa.select(self._now)).one()
+            rows = [self._claimed_row(by_key[key], owner, now) for key in keys]
+            dialect = self.database.dialect
+            dialect.clean(rows)
+            dialect.upsert(
+                connection,
+                self._table,
+                rows,
+                may_replace=lambda new: self._may_claim(new, resubmit, resubmit_own=resubmit_own),
+            )
+            return self._entries(connection, keys)
+
+        return self._in_batches(by_key, claim)
+
+    def _may_claim(
+        self, new: Any, resubmit: Collection[State], *, resubmit_own: bool
+    ) -> sa.ColumnElement[bool]:
+        """
+        Return the rule of claims: whether a row may be replaced by a claim.
+
+        :param new: The row of the claim: its columns, or its values.
+        :param resubmit: States to claim again from.
+        :param resubmit_own: Whether also those that came about in this very run: what failed is tried once a
+            run, unless somebody says so.
+        """
+        there = self._c
+        is_same_run = sa.and_(there.owner_dag_id == new.owner_dag_id, there.owner_run_id == new.owner_run_id)
+        # Of this try, whose lease starts anew, or an earlier one: one that is still alive must not take from
+        # a later one.
+        is_earlier_try = sa.and_(
+            is_same_run,
+            there.owner_task_id == new.owner_task_id,
+            there.owner_map_index == new.owner_map_index,
+            there.owner_try_number <= new.owner_try_number,
+        )
+        has_lapsed = there.lease_until <= new.claimed_at
+        return sa.or_(
+            sa.and_(self._is(State.CLAIMED), sa.or_(has_lapsed, is_earlier_try)),
+            sa.and_(self._is(*sorted(resubmit)), sa.true() if resubmit_own else sa.not_(is_same_run)),
+        )
+
+    def claimable(
+        self, keys: Collection[str], owner: Owner, *, resubmit: Collection[State] = ()
+    ) -> tuple[dict[str, Entry], set[str]]:
+        """
+        Return what is known of recordings, and which of them a claim would get now.
+
+        :param keys: Recording keys.
+        :param owner: Who would claim.
+        :param resubmit: States to claim again from.
+        :return: Rows by their keys, and the keys a claim would get: those without a row too.
+        """
+        new = SimpleNamespace(**owner_columns(owner), claimed_at=self._now)
+        may_claim = self._may_claim(new, resubmit, resubmit_own=False)
+        found = self._in_batches(
+            keys,
+            lambda connection, some: {
+                row.recording_key: (row_to_entry(row), bool(row.may_claim))
+                for row in self._rows(connection, some, may_claim.label("may_claim"))
+            },
+        )
+        claimable = {key for key in keys if key not in found or found[key][1]}
+        return {key: entry for key, (entry, _) in found.items()}, claimable
+
+    def renew(self, owner: Owner) -> int:
+        """
+        Start the lease of what this owner still has claimed anew.
+
+        :param owner: Who has claimed.
+        :return: How many recordings that are.
+        """
+        return self._run(
+            lambda connection: self._change(
+                connection,
+                self._is_claimed_by(owner),
+                lease_until=self._clock(self.LEASE_OF_CLAIM),
+                updated_at=self._now,
+            )
+        )
+
+    def release(self, owner: Owner, error: str | None = None, *, keys: Collection[str] | None = None) -> int:
+        """
+        Give up claims: others may take them at once.
+
+        :param owner: Who has claimed.
+        :param error: Why they are given up; kept until they are claimed again.
+        :param keys: Recordings to give up; ``None`` for all that this owner has claimed.
+        :return: How many were given up.
+        """
+        chosen = [sa.true()] if keys is None else [*map(self._has_key, batches(sorted(keys), BATCH))]
+        values = {
+            "lease_until": self._c.claimed_at,
+            "error": kept_error(error) if error is not None else None,
+            "updated_at": self._now,
+        }
+
+        def release(connection: sa.Connection) -> int:
+            return sum(
+                self._change(connection, sa.and_(self._is_claimed_by(owner), some), **values)
+                for some in chosen
+            )
+
+        return self._run(release)
 
     # The steps of a submit, each of one recording by its owner
 
@@ -84,15 +274,15 @@ class Ledger(Claims):
         :param owner: Who sends it.
         :return: ``False`` if somebody else has taken it over: then it must not be sent.
         """
-        return self._step(self._to_submitting, key, owner, lease=self.LEASE_OF_SUBMIT)
+        return self._step(self._to_submitting, key, owner)
 
     @cached_property
     def _to_submitting(self) -> sa.Update:
         return self._update_to(
             State.SUBMITTING,
             sa.and_(self._is(State.CLAIMED), self._is_kept),
-            lease_until=_LEASE,
-            submitted_at=_NOW,
+            lease_until=self._clock(self.LEASE_OF_SUBMIT),
+            submitted_at=self._now,
             error=None,
         )
 
@@ -103,15 +293,15 @@ class Ledger(Claims):
         :param key: A recording that this owner was sending, or whose sending has become ``unknown``.
         :param owner: Who sent it.
         """
-        return self._step(self._to_claimed, key, owner, lease=self.LEASE_OF_CLAIM)
+        return self._step(self._to_claimed, key, owner)
 
     @cached_property
     def _to_claimed(self) -> sa.Update:
         return self._update_to(
             State.CLAIMED,
             self._is(State.SUBMITTING, State.UNKNOWN),
-            lease_until=_LEASE,
-            claimed_at=_NOW,
+            lease_until=self._clock(self.LEASE_OF_CLAIM),
+            claimed_at=self._now,
             submitted_at=None,
             finished_at=None,
             error=None,
@@ -133,7 +323,7 @@ class Ledger(Claims):
             State.UNKNOWN,
             self._is(State.SUBMITTING, State.UNKNOWN),
             lease_until=None,
-            finished_at=_NOW,
+            finished_at=self._now,
             error=_ERROR,
         )
 
@@ -156,7 +346,7 @@ class Ledger(Claims):
             ),
             lease_until=None,
             submitted_at=None,
-            finished_at=_NOW,
+            finished_at=self._now,
             error=_ERROR,
         )
 
@@ -184,8 +374,8 @@ class Ledger(Claims):
         """
         accepted: dict[str, Any] = {
             "new_transcription_id": transcription_id,
-            "new_submitted_at": utc(submitted_at),
-            "new_accepted_at": utc(accepted_at),
+            "new_submitted_at": submitted_at,
+            "new_accepted_at": accepted_at,
         }
         return self._step(self._to_processing, recording.recording_key, owner, **accepted) or self._run(
             lambda connection: self._note_late(connection, recording, owner, accepted)
@@ -200,8 +390,8 @@ class Ledger(Claims):
                 sa.and_(self._is(State.PROCESSING), self._c.transcription_id == _NEW_ID),
             ),
             transcription_id=_NEW_ID,
-            submitted_at=sa.bindparam("new_submitted_at", type_=utc_time()),
-            accepted_at=sa.bindparam("new_accepted_at", type_=utc_time()),
+            submitted_at=sa.bindparam("new_submitted_at", type_=UtcTime()),
+            accepted_at=sa.bindparam("new_accepted_at", type_=UtcTime()),
             lease_until=None,
             finished_at=None,
             error=None,
@@ -213,7 +403,7 @@ class Ledger(Claims):
         """Write an id whose row is gone, somebody else's, or another id's; ``True`` if it is there."""
         key, transcription_id = recording.recording_key, accepted["new_transcription_id"]
         self._lock(connection, self._has_key([key]))
-        there = self._read(connection, [key]).get(key)
+        there = self._entries(connection, [key]).get(key)
         if there is not None and there.transcription_id == transcription_id:
             return True
         if there is None:
@@ -228,7 +418,7 @@ class Ledger(Claims):
             f"Plaud accepted it as {transcription_id}, submitted by {owner.in_words}, when {what}."
         )
         log.error("%s: %s It is waited for like any other.", recording.audio_uri, error)
-        now = self._now(connection)
+        now: datetime = connection.scalars(sa.select(self._now)).one()
         row = self._claimed_row(recording._replace(recording_key=key), owner, now) | {
             "state": State.PROCESSING.value,
             **{name.removeprefix("new_"): value for name, value in accepted.items()},
@@ -317,7 +507,7 @@ class Ledger(Claims):
         region: str,
     ) -> int:
         """Bring what Plaud gave these ids to an end, and return how many came to it now."""
-        changed, now = 0, self._now(connection)
+        changed = 0
         for ids in batches(sorted(reasons), BATCH):
             told = {known: reasons[known] for known in ids if reasons[known] is not None}
             changed += self._change(
@@ -326,46 +516,198 @@ class Ledger(Claims):
                 state=state.value,
                 error=sa.case(told, value=self._c.transcription_id, else_=None) if told else None,
                 lease_until=None,
-                finished_at=now,
-                updated_at=now,
+                finished_at=self._now,
+                updated_at=self._now,
             )
         return changed
+
+    # What is known
+
+    def entries(self, keys: Collection[str]) -> dict[str, Entry]:
+        """
+        Return what is known of these recordings; one that nobody has claimed is left out.
+
+        :param keys: Recording keys.
+        """
+        return self._in_batches(keys, self._entries)
+
+    def origins(
+        self, transcription_ids: Collection[str], *, region: str, connection: sa.Connection | None = None
+    ) -> dict[str, Entry]:
+        """
+        Return what is known of recordings, by the ids of their transcriptions.
+
+        :param transcription_ids: Ids that Plaud gave.
+        :param region: Plaud region.
+        :param connection: Connection, in the transaction to look in; ``None`` for one of its own.
+        """
+
+        def find(connection: sa.Connection) -> dict[str, Entry]:
+            found = (
+                row_to_entry(row)
+                for batch in batches(sorted(set(transcription_ids)), BATCH)
+                for row in connection.execute(
+                    sa.select(self._table).where(
+                        self._c.region == region, self._c.transcription_id.in_(batch)
+                    )
+                )
+            )
+            return {str(entry.transcription_id): entry for entry in found}
+
+        return find(connection) if connection is not None else self._run(find)
+
+    def audio_hours(self, dag_id: str, run_id: str) -> float:
+        """
+        Return how many hours of audio a run has claimed, submitted or paid for, where their length is known.
+
+        What it has released, or what was refused without being paid for, does not count.
+
+        :param dag_id: Its dag.
+        :param run_id: The run.
+        """
+        c = self._c
+        is_released = sa.and_(self._is(State.CLAIMED), sa.not_(self._is_kept))
+        is_unpaid = sa.and_(self._is(State.FAILED), c.transcription_id.is_(None))
+        query = sa.select(sa.func.sum(c.duration_seconds)).where(
+            c.owner_dag_id == dag_id, c.owner_run_id == run_id, sa.not_(sa.or_(is_released, is_unpaid))
+        )
+        return float(self._run(lambda connection: connection.scalar(query)) or 0) / 3600
+
+    def counts(self) -> dict[State, int]:
+        """Return how many recordings are in each state."""
+        query = sa.select(self._c.state, sa.func.count()).group_by(self._c.state)
+
+        def count(connection: sa.Connection) -> dict[State, int]:
+            self._lock(connection, self._is_lapsed)
+            self._note_lapsed(connection, sa.true())
+            found = {str(state): int(many) for state, many in connection.execute(query)}
+            return {state: found.get(state.value, 0) for state in State}
+
+        return self._run(count)
 
     # What the statements of steps are made of
 
     def _update_to(self, state: State, is_at_start: sa.ColumnElement[bool], **values: Any) -> sa.Update:
         """Return the statement of a step, made once for all recordings: making takes longer than running."""
         c = self._c
-        is_mine = [
-            c[name] == sa.bindparam(f"is_{name}") for name in (f"owner_{name}" for name in Owner._fields)
-        ]
-        # An attempt that lost its connection at the commit has done it already.
-        is_done = sa.and_(c.state == state.value, c.updated_at >= _SINCE)
+        is_mine = [c[name] == sa.bindparam(f"is_{name}") for name in OWNER_COLUMNS]
+        # An attempt that lost its connection at the commit may have done it already.
+        is_done = sa.and_(c.state == state.value, sa.bindparam("is_again", type_=sa.Boolean()))
         return (
             sa.update(self._table)
             .where(c.recording_key == sa.bindparam("is_key"), *is_mine, sa.or_(is_at_start, is_done))
-            .values(state=state.value, updated_at=_NOW, **values)
+            .values(state=state.value, updated_at=self._now, **values)
         )
 
-    def _step(
-        self, statement: sa.Update, key: str, owner: Owner, *, lease: timedelta | None = None, **values: Any
-    ) -> bool:
+    def _step(self, statement: sa.Update, key: str, owner: Owner, **values: Any) -> bool:
         """Take one recording of this owner a step further, and return whether that happened."""
-        parameters = {"is_key": key, **values}
-        parameters |= {f"is_{name}": value for name, value in owner_columns(owner).items()}
-        attempts: list[datetime] = []
+        mine = {f"is_{name}": value for name, value in owner_columns(owner).items()}
+        parameters = {"is_key": key, "is_again": False, **mine, **values}
 
         def step(connection: sa.Connection) -> bool:
-            now = self._now(connection)
-            # Should an attempt lose its connection at the commit, the next one finds what it has done.
-            parameters["since_at"] = min(attempts, default=None)
-            attempts.append(now)
-            parameters["now_at"] = now
-            if lease is not None:
-                parameters["new_lease"] = now + lease
-            return connection.execute(statement, parameters).rowcount == 1
+            count = connection.execute(statement, parameters).rowcount
+            parameters["is_again"] = True
+            return count == 1
 
         return self._run(step)
+
+    def _is_claimed_by(self, owner: Owner) -> sa.ColumnElement[bool]:
+        is_mine = (self._c[name] == value for name, value in owner_columns(owner).items())
+        return sa.and_(self._is(State.CLAIMED), self._is_kept, *is_mine)
+
+    def _claimed_row(self, recording: Recording, owner: Owner, now: datetime) -> Row:
+        return {
+            **recording._asdict(),
+            "state": State.CLAIMED.value,
+            "transcription_id": None,
+            "error": None,
+            **owner_columns(owner),
+            "lease_until": now + self.LEASE_OF_CLAIM,
+            "claimed_at": now,
+            "submitted_at": None,
+            "accepted_at": None,
+            "finished_at": None,
+            "updated_at": now,
+        }
+
+    def _is(self, *states: State) -> sa.ColumnElement[bool]:
+        # Not IN: it cannot be in a statement that is run for many rows.
+        return sa.or_(sa.false(), *(self._c.state == state.value for state in states))
+
+    def _has_key(self, keys: Sequence[str]) -> sa.ColumnElement[bool]:
+        return self._c.recording_key.in_(keys)
+
+    def _change(self, connection: sa.Connection, where: sa.ColumnElement[bool], **values: Any) -> int:
+        """Change all rows that a condition holds for, locked in the order of their keys."""
+        self._lock(connection, where)
+        return connection.execute(sa.update(self._table).where(where).values(values)).rowcount
+
+    def _lock(self, connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
+        key = self._c.recording_key
+        # Databases that take one writer at a time leave the lock of the rows out.
+        connection.execute(sa.select(key).where(where).order_by(key).with_for_update())
+
+    @property
+    def _is_lapsed(self) -> sa.ColumnElement[bool]:
+        """Whether it was being sent when its lease ended."""
+        return sa.and_(self._is(State.SUBMITTING), self._c.lease_until <= self._now)
+
+    def _note_lapsed(self, connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
+        """Make ``unknown``, of rows that are locked, what was being sent when its lease ended."""
+        lapsed = sa.update(self._table).where(where, self._is_lapsed)
+        connection.execute(
+            lapsed.values(
+                state=State.UNKNOWN.value,
+                error=LAPSED,
+                lease_until=None,
+                finished_at=self._now,
+                updated_at=self._now,
+            )
+        )
+
+    def _entries(self, connection: sa.Connection, keys: Sequence[str]) -> dict[str, Entry]:
+        return {row.recording_key: row_to_entry(row) for row in self._rows(connection, keys)}
+
+    def _rows(
+        self, connection: sa.Connection, keys: Sequence[str], *more: sa.ColumnElement[Any]
+    ) -> Sequence[sa.Row[Any]]:
+        """Return rows, with more values of each; what has lapsed is ``unknown`` from now on."""
+        is_lapsed = self._is_lapsed.label("is_lapsed")
+        rows = connection.execute(sa.select(self._table, is_lapsed, *more).where(self._has_key(keys))).all()
+        lapsed = sorted(row.recording_key for row in rows if row.is_lapsed)
+        if not lapsed:
+            return rows
+        self._lock(connection, self._has_key(lapsed))
+        self._note_lapsed(connection, self._has_key(lapsed))
+        return self._rows(connection, keys, *more)
+
+    def _in_batches(
+        self, keys: Collection[str], work: Callable[[sa.Connection, Sequence[str]], dict[str, Result]]
+    ) -> dict[str, Result]:
+        """
+        Do something with keys in as many transactions as it takes, and return all that they return.
+
+        In the order of the keys: two tasks that lock the same ones wait for each other, not in a circle.
+        """
+        in_order = sorted(set(keys))
+        found: dict[str, Result] = {}
+        while in_order:
+            found |= self._run(lambda connection: work(connection, in_order[:BATCH]))
+            del in_order[:BATCH]
+        return found
+
+
+def owner_columns(owner: Owner) -> dict[str, Any]:
+    """Return an owner as the table has it."""
+    return dict(zip(OWNER_COLUMNS, owner, strict=True))
+
+
+def row_to_entry(row: sa.Row[Any]) -> Entry:
+    """Return a row of the table."""
+    owner = Owner(*(row._mapping[name] for name in OWNER_COLUMNS))
+    values = {name: row._mapping[name] for name in Entry._fields if name != "owner"}
+    values |= {"state": State(row.state), "speaker_diarization": bool(row.speaker_diarization)}
+    return Entry(owner=owner, **values)
 
 
 def open_ledger(

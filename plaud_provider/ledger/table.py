@@ -7,7 +7,7 @@ import hashlib
 import sqlalchemy as sa
 
 from plaud_provider.database.tables import DeclaredTables, schema_name, table_name
-from plaud_provider.database.types import utc_time
+from plaud_provider.database.types import UtcTime
 
 DEFAULT_SUBMISSIONS_TABLE = "plaud_submissions"
 
@@ -53,12 +53,12 @@ def ledger_tables(schema: str | None = None, table: str = DEFAULT_SUBMISSIONS_TA
         sa.Column("owner_task_id", sa.Text, nullable=False),
         sa.Column("owner_map_index", sa.Integer, nullable=False),
         sa.Column("owner_try_number", sa.Integer, nullable=False),
-        sa.Column("lease_until", utc_time()),
-        sa.Column("claimed_at", utc_time(), nullable=False),
-        sa.Column("submitted_at", utc_time()),
-        sa.Column("accepted_at", utc_time()),
-        sa.Column("finished_at", utc_time()),
-        sa.Column("updated_at", utc_time(), nullable=False),
+        sa.Column("lease_until", UtcTime),
+        sa.Column("claimed_at", UtcTime, nullable=False),
+        sa.Column("submitted_at", UtcTime),
+        sa.Column("accepted_at", UtcTime),
+        sa.Column("finished_at", UtcTime),
+        sa.Column("updated_at", UtcTime, nullable=False),
     )
     stem = _index_stem(name)
     sa.Index(f"ix_{stem}_transcription_id", submissions.c.transcription_id)

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from plaud_provider.api.models import Status, Transcription
-from plaud_provider.database.rows import Columns, Row, utc
+from plaud_provider.database.rows import Columns, Row
+from plaud_provider.database.types import utc
 
 
 class Landing(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from plaud_provider.database.tables import DeclaredTables, schema_name, shown, table_name
-from plaud_provider.database.types import JsonText, long_text, utc_time
+from plaud_provider.database.types import LONG_TEXT, JsonText, UtcTime
 from plaud_provider.exceptions import PlaudInputError
 
 DEFAULT_TRANSCRIPTS_TABLE = "plaud_transcripts"
@@ -59,20 +59,20 @@ def plaud_tables(
         transcripts_name,
         metadata,
         sa.Column("transcription_id", sa.String(255), primary_key=True),
-        sa.Column("audio_uri", long_text()),
-        sa.Column("region", long_text(), nullable=False),
-        sa.Column("language", long_text()),
+        sa.Column("audio_uri", LONG_TEXT),
+        sa.Column("region", LONG_TEXT, nullable=False),
+        sa.Column("language", LONG_TEXT),
         sa.Column("duration_seconds", sa.Double),
-        sa.Column("text", long_text()),
+        sa.Column("text", LONG_TEXT),
         sa.Column("segment_count", sa.Integer, nullable=False),
         sa.Column("speaker_count", sa.Integer, nullable=False),
-        sa.Column("status", long_text(), nullable=False),
-        sa.Column("error", long_text()),
-        sa.Column("submitted_at", utc_time()),
-        sa.Column("completed_at", utc_time()),
-        sa.Column("landed_at", utc_time(), nullable=False),
-        sa.Column("dag_id", long_text()),
-        sa.Column("run_id", long_text()),
+        sa.Column("status", LONG_TEXT, nullable=False),
+        sa.Column("error", LONG_TEXT),
+        sa.Column("submitted_at", UtcTime),
+        sa.Column("completed_at", UtcTime),
+        sa.Column("landed_at", UtcTime, nullable=False),
+        sa.Column("dag_id", LONG_TEXT),
+        sa.Column("run_id", LONG_TEXT),
         sa.Column("raw", JsonText, nullable=False),
     )
     segments = sa.Table(
@@ -82,7 +82,7 @@ def plaud_tables(
         sa.Column("segment_index", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("start_seconds", sa.Double),
         sa.Column("end_seconds", sa.Double),
-        sa.Column("speaker", long_text()),
-        sa.Column("text", long_text(), nullable=False),
+        sa.Column("speaker", LONG_TEXT),
+        sa.Column("text", LONG_TEXT, nullable=False),
     )
     return PlaudTables(schema, transcripts, segments)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import sqlalchemy as sa
 
 from plaud_provider.api.models import Status
-from plaud_provider.database.connection import open_database
+from plaud_provider.database.database import open_database
 from plaud_provider.database.fit import keys
 from plaud_provider.database.rows import columns_of
 from plaud_provider.warehouse.rows import segment_columns
@@ -100,19 +100,20 @@ class WarehouseWriter:
         return landed
 
     def _replace(self, landings: list[Landing], ledger: Ledger | None) -> Landed:
-        failed = (
-            f"{self._database.title_at_start} did not take {len(landings)} "
-            f"transcription{'s' * (len(landings) != 1)} into {self._tables.names} (what the database itself "
-            "said is not shown, as it may quote a transcript)"
+        many = f"{len(landings)} transcription{'s' * (len(landings) != 1)}"
+        run = partial(
+            self._database.run,
+            failed=(
+                f"{self._tables.names} did not take {many} (what the database itself said is not shown, as "
+                "it may quote a transcript)"
+            ),
         )
         if ledger is None:
-            return self._database.run(lambda connection: self._land(connection, landings), failed=failed)
+            return run(lambda connection: self._land(connection, landings))
         if ledger.conn_id == self._database.conn_id:
-            return self._database.run(
-                lambda connection: self._land_and_settle(connection, landings, ledger), failed=failed
-            )
+            return run(lambda connection: self._land_and_settle(connection, landings, ledger))
         completed = _with_origins(landings, ledger, None)
-        landed = self._database.run(lambda connection: self._land(connection, completed), failed=failed)
+        landed = run(lambda connection: self._land(connection, completed))
         _settle(completed, ledger)
         return landed
 

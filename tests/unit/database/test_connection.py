@@ -5,7 +5,7 @@ import json
 import pytest
 import sqlalchemy as sa
 
-from plaud_provider.database.connection import open_database
+from plaud_provider.database.database import open_database
 from plaud_provider.exceptions import PlaudConfigurationError
 from tests.unit.warehouse.warehouses import PostgresWarehouse, Warehouse
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from plaud_provider.database.connection import open_database
+from plaud_provider.database.database import open_database
 from plaud_provider.database.postgresql import KEPT_SECONDS
 from plaud_provider.exceptions import PlaudTableMismatchError
 from plaud_provider.ledger.ledger import Ledger, State, open_ledger

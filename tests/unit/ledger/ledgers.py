@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from plaud_provider.database.connection import open_database
+from plaud_provider.database.database import open_database
 from plaud_provider.ledger.ledger import Entry, Ledger, Owner, Recording, State
 from plaud_provider.ledger.table import ledger_tables
 from tests.unit.warehouse.warehouses import Warehouse
@@ -38,7 +38,7 @@ def ledger_in(
     """Return a ledger whose table is there."""
     database = open_database(warehouse.conn_id, role="ledger", parameter="ledger_conn_id")
     tell = clock or Clock()
-    ledger = Ledger(database, ledger_tables(schema, *names), now=lambda _: tell())
+    ledger = Ledger(database, ledger_tables(schema, *names), now=tell)
     ledger.ensure_table()
     return ledger
 

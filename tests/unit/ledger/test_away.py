@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from plaud_provider.database.connection import open_database
+from plaud_provider.database.database import open_database
 from plaud_provider.exceptions import PlaudWarehouseError
 from plaud_provider.ledger.ledger import Ledger, State
 from plaud_provider.ledger.table import ledger_tables
@@ -40,7 +40,7 @@ def ledger_that_waits(
     )
     database._sleep = sleep
     tell = clock or Clock()
-    return Ledger(database, ledger_tables(), now=lambda _: tell())
+    return Ledger(database, ledger_tables(), now=tell)
 
 
 @pytest.fixture

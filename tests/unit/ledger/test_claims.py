@@ -8,8 +8,7 @@ import pytest
 
 from plaud_provider.database.rows import batches
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.ledger.ledger import Ledger, Owner, State
-from plaud_provider.ledger.reading import BATCH
+from plaud_provider.ledger.ledger import BATCH, Ledger, Owner, State
 from tests.unit.ledger.ledgers import (
     NEIGHBOUR,
     NEXT_TRY,

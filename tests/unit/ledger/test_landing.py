@@ -119,7 +119,7 @@ def test_ledger_that_refuses_keeps_rows_out_of_its_own_database(warehouse: Wareh
     bring(ledger, State.PROCESSING)
     warehouse.run("drop table plaud_submissions")
 
-    with pytest.raises(PlaudWarehouseError, match="did not take 1 transcription into"):
+    with pytest.raises(PlaudWarehouseError, match="did not take 1 transcription"):
         writer.replace([landing("txn_key_1")], ledger)
 
     assert warehouse.content() == ([], [])

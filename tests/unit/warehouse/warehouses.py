@@ -19,8 +19,7 @@ import pytest
 from sqlalchemy.dialects import postgresql, sqlite
 
 from plaud_provider.api.models import Segment, Status, Transcription
-from plaud_provider.database.connection import open_database
-from plaud_provider.database.database import Database
+from plaud_provider.database.database import Database, open_database
 from plaud_provider.warehouse.rows import Landing
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter
