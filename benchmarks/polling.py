@@ -15,11 +15,11 @@ import random
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Protocol
 
-from plaud_provider.api.polling import Job, PollSchedule
-from plaud_provider.api.processing_times import ProcessingTimes
+from plaud_provider.api import schedule
+from plaud_provider.api.schedule import Job, ProcessingTimes
 
 EPOCH = 1_800_000_000.0
 NETWORK_SECONDS = 0.2
@@ -66,7 +66,7 @@ class Schedule(Protocol):
     """What a run asks whom to look at."""
 
     def next_at(self) -> float | None: ...
-    def take(self, *, now: float, spare: float | None = None) -> str | None: ...
+    def take(self, *, now: float, spare: float) -> str | None: ...
     def again(self, transcription_id: str, *, now: float) -> None: ...
     def seen(self, transcription_id: str, *, now: float, completed_at: float | None = None) -> None: ...
 
@@ -83,7 +83,7 @@ class FixedInterval:
     def next_at(self) -> float | None:
         return self._queue[0][0] if self._queue else None
 
-    def take(self, *, now: float, spare: float | None = None) -> str | None:
+    def take(self, *, now: float, spare: float) -> str | None:
         return heapq.heappop(self._queue)[2] if self._queue and self._queue[0][0] <= now else None
 
     def again(self, transcription_id: str, *, now: float) -> None:
@@ -94,14 +94,20 @@ class FixedInterval:
         """It is out of the queue already, and there is nothing to learn."""
 
 
+class MakeRecordings(Protocol):
+    """Makes the recordings of a run."""
+
+    def __call__(self, count: int, *, seed: int = 1) -> list[Recording]: ...
+
+
 MakeSchedule = Callable[[list[Job], float], Schedule]
 PlaudsClock = Callable[[float], float | None]
 
 
-def ours(interval: float = 30.0, *, seed: int = 1) -> MakeSchedule:
+def ours(interval: float = 30.0) -> MakeSchedule:
     """All chunks of a run share what they learn, as the triggers of a process do."""
-    times, rng = ProcessingTimes(), random.Random(seed)
-    return lambda jobs, now: PollSchedule(jobs, interval=interval, now=now, rng=rng, times=times)
+    times = ProcessingTimes()
+    return lambda jobs, now: schedule.Schedule(jobs, interval=interval, now=now, times=times)
 
 
 def fixed(interval: float = 30.0, *, seed: int = 1) -> MakeSchedule:
@@ -320,6 +326,11 @@ class Figures:
     ideal_seconds: float
 
     @classmethod
+    def mean(cls, runs: Sequence[Figures]) -> Figures:
+        """Return the mean of several runs."""
+        return cls(*(statistics.mean(values) for values in zip(*map(astuple, runs), strict=True)))
+
+    @classmethod
     def of(cls, recordings: Sequence[Recording], *, per_minute: float) -> Figures:
         count = len(recordings)
         delays = sorted(one.delay for one in recordings)
@@ -337,8 +348,17 @@ class Figures:
         )
 
 
-REGIMES: list[tuple[int, float]] = [(50, math.inf), (1000, 60.0), (10_000, 600.0)]
-TIMES: list[tuple[str, Callable[[int], list[Recording]]]] = [
+#: How many recordings, requests a minute, and of how many runs the mean is shown.
+REGIMES: list[tuple[int, float, int]] = [
+    (1, 60.0, 20),
+    (4, 60.0, 20),
+    (20, 60.0, 10),
+    (50, 60.0, 10),
+    (50, math.inf, 10),
+    (1000, 60.0, 1),
+    (10_000, 600.0, 1),
+]
+TIMES: list[tuple[str, MakeRecordings]] = [
     ("long tails", long_tails),
     ("steady", steady),
     ("constant", constant),
@@ -354,13 +374,16 @@ def main() -> None:
         f"{'':>10} {'':>8}  {'':<10}  {'':<14}  {'recording':>9} {'median':>8} {'p95':>8}  "
         f"{'processing':>10}  {'s':>8} {'ideal':>7}"
     )
-    for count, per_minute in REGIMES:
+    for count, per_minute, seeds in REGIMES:
         limit = f"{per_minute:.0f}" if per_minute < math.inf else "no limit"
         for processing, make_recordings in TIMES:
             for side, make in SIDES:
-                recordings = make_recordings(count)
-                play(recordings, per_minute=per_minute, make=make())
-                got = Figures.of(recordings, per_minute=per_minute)
+                runs = []
+                for seed in range(1, seeds + 1):
+                    recordings = make_recordings(count, seed=seed)
+                    play(recordings, per_minute=per_minute, make=make())
+                    runs.append(Figures.of(recordings, per_minute=per_minute))
+                got = Figures.mean(runs)
                 print(
                     f"{count:>10,} {limit:>8}  {processing:<10}  {side:<14}  {got.looks:>9.2f} "
                     f"{got.median:>8.1f} {got.p95:>8.1f}  {got.median_share:>10.0%}  {got.seconds:>8.0f} "

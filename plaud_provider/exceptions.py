@@ -67,7 +67,7 @@ class PlaudRateLimitError(PlaudError):
 
 
 class PlaudServerError(PlaudError):
-    """Plaud kept answering with 5xx; may pass."""
+    """Plaud kept answering with 5xx, or a proxy in between with a page of its own; may pass."""
 
 
 class PlaudResponseError(PlaudError):

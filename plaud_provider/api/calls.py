@@ -84,8 +84,10 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
                 except PlaudResponseError as malformed:
                     failure, attempts = malformed, policy.malformed_attempts
                 pause = policy.backoff(attempt)
-            elif answer.status == 404:
-                raise _not_found(account, transcription_id)
+            elif 400 <= answer.status < 500 and answer.status not in (401, 429) and not _is_json(answer.body):
+                raise _foreign_page(account, answer.status)
+            elif answer.status in (404, 410):
+                raise _not_found(account, transcription_id, answer.status)
             else:
                 failure = _failure(account, answer, f"the request for transcription {transcription_id}")
                 if not isinstance(failure, (PlaudServerError, PlaudRateLimitError)):
@@ -148,7 +150,7 @@ def submit_transcription(
             if answer.status >= 500 or answer.status in (303, 408):
                 raise _unknown(account, f"Plaud answered {answer.status}", status_code=answer.status)
             yield Note(SubmitPhase.NOT_ACCEPTED)
-            failure = _failure(account, answer, "the submit")
+            failure = _failure(account, answer, "the submit", is_submit=True)
             if not isinstance(failure, PlaudRateLimitError):
                 raise failure
             pause = policy.retry_after(answer.headers, attempt)
@@ -221,7 +223,7 @@ def _unknown(
     )
 
 
-def _failure(account: Account, answer: Response, what: str) -> PlaudError:
+def _failure(account: Account, answer: Response, what: str, *, is_submit: bool = False) -> PlaudError:
     """Return what an answer other than success means. Bodies are not quoted, save for a bare error code."""
     status = answer.status
     if status == 401:
@@ -243,18 +245,33 @@ def _failure(account: Account, answer: Response, what: str) -> PlaudError:
             f"{account.base_url} kept answering {what} with {status}.", status_code=status
         )
     return PlaudRequestError(
-        f"{account.base_url} refused {what} with {status}{_error_code(answer.body)}. Nothing was accepted; "
-        "correct the arguments.",
+        f"{account.base_url} refused {what} with {status}{_error_code(answer.body)}. Nothing was accepted."
+        f"{' Correct the arguments.' * is_submit}",
         status_code=status,
     )
 
 
-def _not_found(account: Account, transcription_id: str) -> PlaudNotFoundError:
+def _not_found(account: Account, transcription_id: str, status: int) -> PlaudNotFoundError:
     return PlaudNotFoundError(
         f"{account.base_url} does not know transcription {transcription_id}. Plaud keeps results for a few "
         f"days only, and ids belong to one client and region ('{account.region.value}').",
-        status_code=404,
+        status_code=status,
     )
+
+
+def _foreign_page(account: Account, status: int) -> PlaudServerError:
+    return PlaudServerError(
+        f"{account.base_url} answered {status} with a page that is not Plaud's: a proxy, a firewall or a "
+        "gateway in between. If it stays, look at what is on the way to this host.",
+        status_code=status,
+    )
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        return isinstance(json.loads(body), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _error_code(body: bytes) -> str:

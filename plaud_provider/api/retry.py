@@ -58,6 +58,10 @@ class RetryPolicy(NamedTuple):
         return wait + self.rng.uniform(0.0, max(0.25, wait * 0.1))
 
 
+#: For a look of a wait: it is the wait that looks again.
+ONE_LOOK = RetryPolicy(attempts=1, malformed_attempts=1)
+
+
 def parse_retry_after(value: str | None, *, now: float) -> float | None:
     """
     Return the seconds that a ``Retry-After`` header asks for; ``None`` if it says nothing usable.

@@ -8,12 +8,23 @@ result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
 
 from plaud_provider.api.models import Status, Transcription
-from plaud_provider.exceptions import PlaudError, PlaudNotFoundError, PlaudTriggerEventError
+from plaud_provider.exceptions import (
+    PlaudAuthenticationError,
+    PlaudCertificateError,
+    PlaudConfigurationError,
+    PlaudError,
+    PlaudInputError,
+    PlaudNotFoundError,
+    PlaudRequestError,
+    PlaudResponseError,
+    PlaudTriggerEventError,
+)
 
 Outcome = Literal["done", "partial", "timeout", "error"]
 
@@ -21,6 +32,41 @@ EVENT_VERSION = 1
 #: A result may be unknown to Plaud for a moment after its submit was accepted.
 NOT_FOUND_GRACE_SECONDS = 60.0
 NOT_FOUND_REASON = "Plaud does not know this transcription (any more)"
+#: XCom of a task that submits: epoch seconds by transcription id.
+SUBMITTED_AT_KEY = "plaud_submitted_at"
+#: So long Plaud keeps results.
+RETENTION = timedelta(days=7)
+UNKNOWN_STATUS_WARNING = "Plaud reports transcription %s with the unknown status %r; taken for 'processing'."
+#: A trigger ends its wait by itself; Airflow's own deferral timeout is only there should it not.
+BACKSTOP = timedelta(minutes=10)
+
+#: What no later look mends: it ends the wait.
+_LASTING = (PlaudConfigurationError, PlaudCertificateError, PlaudInputError)
+#: Refused credentials end the wait once they were refused for so many seconds without an answer in between:
+#: a gateway that restarts refuses everybody for a moment.
+REFUSED_SECONDS = 300.0
+
+
+class Patience(NamedTuple):
+    """
+    When a transcription is given up.
+
+    :param looks: So many looks in a row have found the same trouble.
+    :param seconds: And so many seconds have passed since the first of them.
+    """
+
+    looks: int
+    seconds: float
+
+
+#: One 404 may come from a proxy that has lost its way.
+NOT_FOUND = Patience(3, 300.0)
+#: The same for what Plaud has known in this wait.
+NOT_FOUND_AGAIN = Patience(5, 900.0)
+#: A 4xx is about this transcription.
+REFUSED = Patience(3, 120.0)
+#: A result that is not to be read.
+UNREADABLE = Patience(5, 600.0)
 
 
 def is_fresh(submitted_at: float | None, *, now: float) -> bool:
@@ -104,9 +150,40 @@ class WaitResult(NamedTuple):
             ) from None
 
 
+@dataclass(slots=True)
+class Trouble:
+    """
+    What has been wrong with the looks at a transcription, one after the other.
+
+    :param kind: What it is.
+    :param since: Epoch seconds of the first of these looks.
+    :param looks: How many there were.
+    """
+
+    kind: type[PlaudError]
+    since: float
+    looks: int = 0
+
+
 class Wait:
     """
     A wait for some transcriptions until a deadline.
+
+    What a look that fails means is decided here, for every mode:
+
+    ==========================================  ==========================================================
+    a look ends with                            what follows
+    ==========================================  ==========================================================
+    no connection, 5xx, 429, a redirect, a      the next look
+    page that is not Plaud's, storage away
+    404 within a minute of the submit           the next look: Plaud may not know it yet
+    404 from Plaud                              confirmed by further looks, see :data:`NOT_FOUND`, it is
+                                                missing; at once where Plaud keeps results no longer
+    another 4xx from Plaud                      confirmed, see :data:`REFUSED`, it is given up as failed
+    an answer that cannot be read               confirmed, see :data:`UNREADABLE`, it is given up as failed
+    refused credentials                         they end the wait after :data:`REFUSED_SECONDS`
+    a wrong connection or certificate           ends the wait
+    ==========================================  ==========================================================
 
     :param transcription_ids: What is waited for; duplicates count once.
     :param started_at: Epoch seconds of the first look of this run.
@@ -121,6 +198,11 @@ class Wait:
         self.completed: list[str] = []
         self.failed: dict[str, str | None] = {}
         self.missing: list[str] = []
+        #: By transcription; may be shared with a later wait for the same.
+        self.troubles: dict[str, Trouble] = {}
+        self._known: set[str] = set()
+        #: Epoch seconds since when credentials are refused.
+        self.refused_since: float | None = None
         self._last_trouble: str | None = None
         self._unknown_words: set[str] = set()
 
@@ -143,7 +225,9 @@ class Wait:
 
     def on_transcription(self, transcription: Transcription) -> bool:
         """Take a look's result; return whether the transcription is final."""
-        self._last_trouble = None
+        self._last_trouble = self.refused_since = None
+        self.troubles.pop(transcription.transcription_id, None)
+        self._known.add(transcription.transcription_id)
         if transcription.status is Status.COMPLETED:
             self._finish(transcription.transcription_id)
         elif transcription.status is Status.FAILED:
@@ -163,20 +247,50 @@ class Wait:
         """
         Take a look that failed; return whether the transcription is final.
 
-        What may pass never ends a wait: the transcription is paid for and goes on at Plaud meanwhile.
-
         :param transcription_id: What was looked at.
         :param error: What happened.
         :param now: Epoch seconds.
-        :param submitted_at: When it was submitted, where that is known.
+        :param submitted_at: When it was submitted, in epoch seconds, where that is known.
+        :raises PlaudError: ``error``, if waiting on would only hide it.
         """
-        is_new = now < self.started_at + NOT_FOUND_GRACE_SECONDS or is_fresh(submitted_at, now=now)
-        if isinstance(error, PlaudNotFoundError) and not is_new:
+        if isinstance(error, _LASTING):
+            raise error
+        self._last_trouble = str(error)
+        if isinstance(error, PlaudAuthenticationError):
+            self.refused_since = self.refused_since or now
+            if now >= self.refused_since + REFUSED_SECONDS:
+                raise error
+            return False
+        patience = self._patience(transcription_id, error, now=now, submitted_at=submitted_at)
+        if patience is None:
+            return False
+        trouble = self.troubles.get(transcription_id)
+        if trouble is None or trouble.kind is not type(error):
+            trouble = self.troubles[transcription_id] = Trouble(type(error), since=now)
+        trouble.looks += 1
+        if trouble.looks < patience.looks or now < trouble.since + patience.seconds:
+            return False
+        del self.troubles[transcription_id]
+        if isinstance(error, PlaudNotFoundError):
             self._finish(transcription_id, NOT_FOUND_REASON, failed=True)
             self.missing.append(transcription_id)
-            return True
-        self._last_trouble = str(error)
-        return False
+        else:
+            self._finish(transcription_id, f"given up after {trouble.looks} looks: {error}", failed=True)
+        return True
+
+    def _patience(
+        self, transcription_id: str, error: PlaudError, *, now: float, submitted_at: float | None
+    ) -> Patience | None:
+        """Return when a transcription is given up for this; ``None``: never."""
+        if isinstance(error, PlaudNotFoundError):
+            if now < self.started_at + NOT_FOUND_GRACE_SECONDS or is_fresh(submitted_at, now=now):
+                return None
+            if submitted_at is not None and now > submitted_at + RETENTION.total_seconds():
+                return Patience(1, 0.0)
+            return NOT_FOUND_AGAIN if transcription_id in self._known else NOT_FOUND
+        if isinstance(error, PlaudRequestError):
+            return REFUSED
+        return UNREADABLE if isinstance(error, PlaudResponseError) else None
 
     def result(self, *, now: float) -> WaitResult | None:
         """Return how the wait ended; ``None`` while it goes on."""

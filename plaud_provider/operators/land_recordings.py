@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from plaud_provider.api.arguments import optional, validate_boolean, validate_number
-from plaud_provider.api.waiting import NOT_FOUND_REASON, WaitResult
+from plaud_provider.api.waiting import BACKSTOP, NOT_FOUND_REASON, WaitResult
 from plaud_provider.exceptions import error_class
+from plaud_provider.handover.wait_record import WaitRecord
 from plaud_provider.operators.chunk import ChunkOperator
-from plaud_provider.sensors.wait_record import WaitRecord
-from plaud_provider.triggers.transcription import BACKSTOP, TranscriptionTrigger
+from plaud_provider.triggers.transcription import TranscriptionTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -13,6 +13,7 @@ from plaud_provider.api.arguments import (
     optional,
     validate_words,
 )
+from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.operators.chunk import HELD_SECONDS, checked_terms, owner_of
 from plaud_provider.recordings.reference import AudioReference
@@ -63,7 +64,8 @@ class SubmitTranscriptionOperator(BaseOperator):
         submitted is attached to.
     :param resubmit: What the ledger knows as ``failed`` or ``expired`` and is to be submitted, and paid for,
         again (templated).
-    :return: The transcription id.
+    :return: The transcription id. The XCom ``plaud_submitted_at`` says when it was submitted, where that is
+        known: epoch seconds by transcription id.
     :raises PlaudInputError: for an argument that Plaud could not use; nothing is paid for.
     :raises PlaudConfigurationError: if a connection, its rights or an extra is missing; nothing is paid for.
     :raises PlaudStorageError: if the storage could not be asked; nothing is paid for.
@@ -150,9 +152,15 @@ class SubmitTranscriptionOperator(BaseOperator):
                 resubmit=rules.resubmit,
             )
             try:
-                return single.submit()
+                transcription_id = single.submit()
             except HeldError as held:
                 self._come_back(held.entry)
+        if single.submitted_at is not None:
+            # A sensor behind this task knows then when a result is likely.
+            context["ti"].xcom_push(
+                key=SUBMITTED_AT_KEY, value={transcription_id: single.submitted_at.timestamp()}
+            )
+        return transcription_id
 
     def resume(self, context: Context, event: Any = None) -> str:
         """Go on after a wait for another task that was about to submit the same recording."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -19,7 +19,15 @@ from airflow.sdk.exceptions import (
 )
 
 from plaud_provider.api.arguments import optional, validate_transcription_ids
-from plaud_provider.api.waiting import Wait, WaitResult
+from plaud_provider.api.retry import ONE_LOOK
+from plaud_provider.api.schedule import Job, Schedule
+from plaud_provider.api.waiting import (
+    BACKSTOP,
+    SUBMITTED_AT_KEY,
+    UNKNOWN_STATUS_WARNING,
+    Wait,
+    WaitResult,
+)
 from plaud_provider.exceptions import (
     PlaudError,
     PlaudTranscriptionFailedError,
@@ -27,13 +35,8 @@ from plaud_provider.exceptions import (
     PlaudWaitTimeoutError,
     error_class,
 )
-from plaud_provider.sensors.wait_record import WaitRecord
-from plaud_provider.triggers.transcription import (
-    BACKSTOP,
-    PASSING_ERRORS,
-    UNKNOWN_STATUS_WARNING,
-    TranscriptionTrigger,
-)
+from plaud_provider.handover.wait_record import WaitRecord
+from plaud_provider.triggers.transcription import TranscriptionTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 OnFailed = Literal["fail", "skip", "continue"]
 
 SHOWN_FAILURES = 5
-#: Seconds; the rest before a deadline that is nearer is waited out on the worker.
+#: Seconds between two reschedules; the rest before a deadline that is nearer is waited out on the worker.
 SHORTEST_RESCHEDULE = 5.0
 
 
@@ -90,6 +93,8 @@ class TranscriptionSensor(BaseSensorOperator):
 
     _wait: Wait
     _record: WaitRecord
+    _schedule: Schedule
+    _submitted_at: Mapping[str, float]
 
     def __init__(
         self,
@@ -122,22 +127,32 @@ class TranscriptionSensor(BaseSensorOperator):
             return _summary(WaitResult("done", total=0, completed=0))
         self._record = WaitRecord(context, ids, timeout=self.timeout)
         self._wait = self._record.open(now=time.time())
+        self._submitted_at = self._told_by_submits(context)
+        self._schedule = Schedule(
+            [self._job(transcription_id) for transcription_id in self._wait.pending],
+            interval=self.poke_interval,
+            now=time.time(),
+        )
         if not self.deferrable:
             return super().execute(context)
         with self._soft_failures():
             if len(ids) == 1:
-                self._look_at_pending(self._wait)
+                # It may be done already: then there is nothing to hand to the triggerer.
+                self._make_due_looks()
             result = self._wait.result(now=time.time())
             if result is not None:
                 return self._conclude(result)
         return self._defer(self._wait)
 
     def poke(self, context: Context) -> PokeReturnValue:
-        """Look at everything that is not final, once; Airflow calls this in the modes poke and reschedule."""
-        self._look_at_pending(self._wait)
+        """Look at what may be done; Airflow calls this in the modes poke and reschedule."""
+        self._make_due_looks()
         self.log.info("%s.", self._wait.progress(now=time.time()))
         if self.reschedule:
-            self._record.save(self._wait)
+            self._record.save(
+                self._wait,
+                {job.transcription_id: job.looked_at for job in self._schedule.waiting() if job.looked_at},
+            )
         result = self._wait.result(now=time.time())
         if result is None:
             left = self._wait.deadline - time.time()
@@ -179,33 +194,66 @@ class TranscriptionSensor(BaseSensorOperator):
                 poke_interval=self.poke_interval,
                 started_at=wait.started_at,
                 end_time=end_time,
-                # A single one has just been looked at.
-                first_look_after=self.poke_interval if wait.total == 1 else 0.0,
+                submitted_at=[job.submitted_at for job in self._schedule.waiting()],
+                looked_at=self._schedule.waiting()[0].looked_at,
             ),
             method_name="execute_complete",
             kwargs={"deadline": wait.deadline},
             timeout=timedelta(seconds=max(0.0, end_time - now)) + BACKSTOP,
         )
 
-    def _look_at_pending(self, wait: Wait) -> None:
-        with self._hook() as hook:
-            for transcription_id in wait.pending:
-                if time.time() >= wait.deadline:
-                    return
-                self._look(transcription_id, wait, hook)
+    def _told_by_submits(self, context: Context) -> dict[str, float]:
+        """Return when what is waited for was submitted, as far as the tasks before this one tell."""
+        found: dict[str, float] = {}
+        upstream = sorted(self.upstream_task_ids)
+        for told in context["ti"].xcom_pull(task_ids=upstream, key=SUBMITTED_AT_KEY) if upstream else ():
+            found |= told or {}
+        return found
 
-    def _look(self, transcription_id: str, wait: Wait, hook: PlaudHook) -> None:
+    def _job(self, transcription_id: str) -> Job:
+        return Job(
+            transcription_id,
+            submitted_at=self._submitted_at.get(transcription_id),
+            looked_at=self._record.looked_at.get(transcription_id),
+        )
+
+    def _make_due_looks(self) -> None:
+        if not self._is_look_due():
+            return
+        with self._hook() as hook:
+            while self._is_look_due():
+                transcription_id = self._schedule.take(now=time.time(), spare=hook.spare_requests())
+                if transcription_id is None:
+                    return
+                self._look(transcription_id, hook)
+
+    def _is_look_due(self) -> bool:
+        now, next_at = time.time(), self._schedule.next_at()
+        return next_at is not None and next_at <= now < self._wait.deadline
+
+    def _look(self, transcription_id: str, hook: PlaudHook) -> None:
+        wait = self._wait
         try:
             transcription = hook.get_transcription(transcription_id)
             if self._results is not None and transcription.is_final:
                 self._results.save(transcription, hook.region)
-        except PASSING_ERRORS as error:
+        except PlaudError as error:
             self.log.warning("A look at transcription %s failed: %s", transcription_id, error)
-            wait.on_error(transcription_id, error, now=time.time())
-            return
-        wait.on_transcription(transcription)
-        if wait.is_new_word(transcription):
-            self.log.warning(UNKNOWN_STATUS_WARNING, transcription_id, transcription.reported_status)
+            is_final = wait.on_error(
+                transcription_id,
+                error,
+                now=time.time(),
+                submitted_at=self._submitted_at.get(transcription_id),
+            )
+            answered = False
+        else:
+            is_final, answered = wait.on_transcription(transcription), True
+            if wait.is_new_word(transcription):
+                self.log.warning(UNKNOWN_STATUS_WARNING, transcription_id, transcription.reported_status)
+        if is_final:
+            self._schedule.seen(transcription_id, now=time.time())
+        else:
+            self._schedule.again(transcription_id, now=time.time(), answered=answered)
 
     def _conclude(self, result: WaitResult) -> dict[str, Any]:
         """Return the task's result, or raise what the end of the wait means."""
@@ -264,9 +312,13 @@ class TranscriptionSensor(BaseSensorOperator):
     def _get_next_poke_interval(
         self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
     ) -> float:
-        """Wake up for the deadline, also where it comes before the next look."""
-        interval = super()._get_next_poke_interval(started_at, run_duration, poke_count)
-        return max(0.0, min(interval, self._wait.deadline - time.time()))
+        """Come back for the next look, or for the deadline."""
+        next_at = self._schedule.next_at()
+        pause = self.poke_interval if next_at is None else next_at - time.time()
+        if self.reschedule:
+            # Each look is a process: those that are due soon are made together.
+            pause = max(pause, min(self.poke_interval, SHORTEST_RESCHEDULE))
+        return max(0.0, min(pause, self._wait.deadline - time.time()))
 
     @cached_property
     def _results(self) -> ResultStore | None:
@@ -280,7 +332,7 @@ class TranscriptionSensor(BaseSensorOperator):
     def _hook(self) -> PlaudHook:
         from plaud_provider.hooks.plaud import PlaudHook
 
-        return PlaudHook(self.plaud_conn_id, optional(self.region))
+        return PlaudHook(self.plaud_conn_id, optional(self.region), retry_policy=ONE_LOOK)
 
 
 def _summary(result: WaitResult) -> dict[str, Any]:

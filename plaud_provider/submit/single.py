@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
+from plaud_provider.api.waiting import RETENTION
 from plaud_provider.exceptions import (
     PlaudError,
     PlaudInputError,
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 OnUnknownSubmit = Literal["fail", "resubmit"]
 
 #: For how long Plaud keeps results.
-RETENTION = timedelta(days=7)
 
 
 class HeldError(Exception):
@@ -82,6 +82,8 @@ class SingleSubmit:
         self._owner = owner
         self._open_ledger = open_ledger
         self._on_unknown = on_unknown
+        #: When what :meth:`submit` has returned was submitted, where that is known.
+        self.submitted_at: datetime | None = None
         self._resubmit = [*resubmit, *([State.UNKNOWN] if on_unknown == "resubmit" else [])]
 
     def submit(self) -> str:
@@ -129,6 +131,7 @@ class SingleSubmit:
             outcome = self._sent(one, memory)
         if outcome.transcription is None:
             raise outcome.error or AssertionError
+        self.submitted_at = datetime.now(tz=UTC)
         return outcome.transcription.transcription_id
 
     def _looked_at(self) -> Candidate:
@@ -161,6 +164,7 @@ class SingleSubmit:
         )
         if one.problem is not None:
             log.info("The recording itself could not be looked up: %s", one.problem)
+        self.submitted_at = datetime.fromisoformat(earlier.at) if earlier.at else None
         return transcription_id
 
     def _claimed(self, one: Candidate, ledger: Ledger) -> Entry | None:
@@ -214,6 +218,7 @@ class SingleSubmit:
             entry.state.value,
             entry.owner.in_words,
         )
+        self.submitted_at = entry.submitted_at
         return entry.transcription_id
 
     def _may_submit_again(

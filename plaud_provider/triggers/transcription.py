@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from plaud_provider.api.polling import Job, PollSchedule
-from plaud_provider.api.processing_times import ProcessingTimes
-from plaud_provider.api.waiting import Wait, WaitResult
-from plaud_provider.exceptions import (
-    PlaudConnectionError,
-    PlaudError,
-    PlaudNotFoundError,
-    PlaudRateLimitError,
-    PlaudResponseError,
-    PlaudServerError,
-    PlaudStorageError,
-)
+from plaud_provider.api.retry import ONE_LOOK
+from plaud_provider.api.schedule import Job, ProcessingTimes, Schedule
+from plaud_provider.api.waiting import UNKNOWN_STATUS_WARNING, Trouble, Wait, WaitResult
+from plaud_provider.exceptions import PlaudError
 
 if TYPE_CHECKING:
     from plaud_provider.api.models import Transcription
     from plaud_provider.handover.kept_results import ResultStore
     from plaud_provider.hooks.plaud import PlaudAsyncHook
 
-#: What a later look may mend. Everything else ends the wait: waiting on would only hide it.
-PASSING_ERRORS = (
-    PlaudConnectionError,
-    PlaudNotFoundError,
-    PlaudRateLimitError,
-    PlaudResponseError,
-    PlaudServerError,
-    PlaudStorageError,
-)
-UNKNOWN_STATUS_WARNING = "Plaud reports transcription %s with the unknown status %r; taken for 'processing'."
 #: Looks under way at once, so that one slow answer does not hold up the others.
 MAX_CONCURRENT_LOOKS = 8
 #: For how long those under way may go on when there is something to land.
@@ -49,8 +29,6 @@ LAST_LOOKS_SECONDS = 10.0
 PROGRESS_SECONDS = 60.0
 #: For how long what the budget has to spare is taken to be the same.
 SPARE_SECONDS = 2.0
-#: A trigger ends its wait by itself; Airflow's own deferral timeout is only there should it not.
-BACKSTOP = timedelta(minutes=10)
 #: A connection that "isn't defined" may be a passing failure of Airflow's execution API.
 CONNECTION_ATTEMPTS = 5
 
@@ -66,10 +44,11 @@ class TranscriptionTrigger(BaseTrigger):
     :param transcription_ids: What is waited for, in the order of submission.
     :param plaud_conn_id: Connection of type ``plaud``.
     :param region: Region that the connection is taken to have.
-    :param poke_interval: Seconds between two looks at the same transcription.
+    :param poke_interval: Seconds between two looks at the same transcription, see
+        :class:`~plaud_provider.api.schedule.Schedule`.
     :param started_at: Epoch seconds of the first look of this run.
     :param end_time: Epoch seconds at which the wait ends. Absolute, so that it holds across restarts.
-    :param first_look_after: Seconds until the first look.
+    :param looked_at: Epoch seconds of a look that has found all processing; ``None``: there was none.
     :param results_path: Folder for final answers, as an ``ObjectStoragePath``; ``None`` keeps none.
     :param partial_count: How many final transcriptions make a ``partial`` event; ``None``: no number does.
     :param partial_seconds: After how many seconds what is final makes one, however little it is; ``None``:
@@ -88,7 +67,7 @@ class TranscriptionTrigger(BaseTrigger):
         poke_interval: float,
         started_at: float,
         end_time: float,
-        first_look_after: float = 0.0,
+        looked_at: float | None = None,
         results_path: str | None = None,
         partial_count: int | None = None,
         partial_seconds: float | None = None,
@@ -103,7 +82,7 @@ class TranscriptionTrigger(BaseTrigger):
         self.poke_interval = poke_interval
         self.started_at = started_at
         self.end_time = end_time
-        self.first_look_after = first_look_after
+        self.looked_at = looked_at
         self.results_path = results_path
         self.partial_count = partial_count
         self.partial_seconds = partial_seconds
@@ -122,7 +101,7 @@ class TranscriptionTrigger(BaseTrigger):
                 "poke_interval": self.poke_interval,
                 "started_at": self.started_at,
                 "end_time": self.end_time,
-                "first_look_after": self.first_look_after,
+                "looked_at": self.looked_at,
                 "results_path": self.results_path,
                 "partial_count": self.partial_count,
                 "partial_seconds": self.partial_seconds,
@@ -155,7 +134,9 @@ class TranscriptionTrigger(BaseTrigger):
         for attempt in range(1, CONNECTION_ATTEMPTS + 1):
             try:
                 results = await self._open_results()
-                async with hooks.PlaudAsyncHook(self.plaud_conn_id, self.region) as hook:
+                async with hooks.PlaudAsyncHook(
+                    self.plaud_conn_id, self.region, retry_policy=ONE_LOOK
+                ) as hook:
                     return await _Looks(self, wait, hook, results).until_final()
             except AirflowNotFoundException as missing:
                 if attempt == CONNECTION_ATTEMPTS:
@@ -175,7 +156,7 @@ class TranscriptionTrigger(BaseTrigger):
         """Return what is waited for with what is known of each."""
         unknown = [None] * len(self.transcription_ids)
         return [
-            Job(transcription_id, submitted_at, audio_seconds, accepted_at)
+            Job(transcription_id, submitted_at, audio_seconds, accepted_at, self.looked_at)
             for transcription_id, submitted_at, audio_seconds, accepted_at in zip(
                 self.transcription_ids,
                 self.submitted_at or unknown,
@@ -193,10 +174,12 @@ class _Known:
 
     :param times: How long Plaud takes.
     :param looked_at: When those that a trigger had to leave were last looked at, in epoch seconds.
+    :param troubles: What was wrong with the looks at them.
     """
 
     times: ProcessingTimes = field(default_factory=ProcessingTimes)
     looked_at: dict[str, float] = field(default_factory=dict)
+    troubles: dict[str, Trouble] = field(default_factory=dict)
 
 
 #: By base URL and client id.
@@ -214,17 +197,17 @@ class _Looks:
         self._hook = hook
         self._results = results
         self._began_at = time.time()
+        # Epoch seconds by a clock that nobody sets.
+        self._clock_offset = self._began_at - time.monotonic()
         jobs = trigger.jobs()
         self._submitted_at = {job.transcription_id: job.submitted_at for job in jobs}
         account = hook.settings.account
         self._known = _KNOWN.setdefault((account.base_url, account.client_id), _Known())
-        looked_at = self._known.looked_at
-        self._schedule = PollSchedule(
-            [job._replace(looked_at=looked_at.pop(job.transcription_id, None)) for job in jobs],
+        looked_at, wait.troubles = self._known.looked_at, self._known.troubles
+        self._schedule = Schedule(
+            [job._replace(looked_at=looked_at.pop(job.transcription_id, job.looked_at)) for job in jobs],
             interval=trigger.poke_interval,
             now=self._began_at,
-            first_look_after=trigger.first_look_after,
-            rng=random.Random(),
             times=self._known.times,
         )
         self._spare = 0.0
@@ -268,9 +251,12 @@ class _Looks:
             return True
         return seconds is not None and final > 0 and now >= self._began_at + seconds
 
+    def _now(self) -> float:
+        return time.monotonic() + self._clock_offset
+
     async def _start_due_looks(self) -> None:
         while len(self._under_way) < MAX_CONCURRENT_LOOKS:
-            now = time.time()
+            now = self._now()
             next_at = self._schedule.next_at()
             if next_at is None or next_at > now:
                 return
@@ -287,10 +273,10 @@ class _Looks:
         until = min(self._trigger.end_time, now + PROGRESS_SECONDS)
         if self._trigger.partial_seconds is not None and self._wait.final_count:
             until = min(until, self._began_at + self._trigger.partial_seconds)
+        pause = max(0.0, until - now)
         next_at = self._schedule.next_at()
         if next_at is not None and len(self._under_way) < MAX_CONCURRENT_LOOKS:
-            until = min(until, next_at)
-        pause = max(0.0, until - now)
+            pause = min(pause, max(0.0, next_at - self._now()))
         if not self._under_way:
             await asyncio.sleep(pause)
             return
@@ -309,7 +295,7 @@ class _Looks:
     async def _look(self, transcription_id: str) -> None:
         try:
             transcription = await self._ask(transcription_id)
-        except PASSING_ERRORS as error:
+        except PlaudError as error:
             self._trigger.log.warning("A look at transcription %s failed: %s", transcription_id, error)
             is_final = self._wait.on_error(
                 transcription_id,
@@ -326,7 +312,7 @@ class _Looks:
                 self._trigger.log.warning(
                     UNKNOWN_STATUS_WARNING, transcription_id, transcription.reported_status
                 )
-        now = time.time()
+        now = self._now()
         if is_final:
             self._schedule.seen(
                 transcription_id, now=now, completed_at=completed_at.timestamp() if completed_at else None

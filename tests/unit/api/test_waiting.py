@@ -8,11 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plaud_provider.api.models import Status, Transcription
-from plaud_provider.api.waiting import NOT_FOUND_REASON, Wait, WaitResult
+from plaud_provider.api.waiting import RETENTION, Wait, WaitResult
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
+    PlaudCertificateError,
+    PlaudConfigurationError,
     PlaudConnectionError,
+    PlaudError,
+    PlaudInputError,
     PlaudNotFoundError,
+    PlaudRateLimitError,
+    PlaudRedirectError,
+    PlaudRequestError,
+    PlaudResponseError,
+    PlaudServerError,
+    PlaudStorageError,
     PlaudTriggerEventError,
 )
 
@@ -97,12 +107,102 @@ def test_what_may_pass_never_ends_a_wait() -> None:
     assert wait.pending == ("a",)
 
 
-@pytest.mark.parametrize(("after", "is_final"), [(0.0, False), (59.9, False), (60.0, True), (5000.0, True)])
-def test_an_id_that_plaud_does_not_know_has_a_minute_of_grace(after: float, is_final: bool) -> None:
-    wait = wait_for("a")
+PASSING = [
+    PlaudConnectionError("down"),
+    PlaudServerError("503", status_code=503),
+    PlaudServerError("a page", status_code=404),
+    PlaudRateLimitError("429", status_code=429),
+    PlaudRedirectError("307", status_code=307),
+    PlaudStorageError("away"),
+]
+ABOUT_ONE = [
+    PlaudNotFoundError("gone", status_code=404),
+    *(PlaudRequestError("refused", status_code=status) for status in (400, 403, 409, 422, 451)),
+    PlaudResponseError("segments: not a list"),
+]
 
-    assert wait.on_error("a", PlaudNotFoundError("gone"), now=START + after) is is_final
-    assert wait.failed == ({"a": NOT_FOUND_REASON} if is_final else {})
+
+def looks_until_given_up(wait: Wait, error: PlaudError, *, every: float, begin: float = START + 61) -> int:
+    """Return how many looks in a row it takes; a hundred stand for never."""
+    for number in range(100):
+        if wait.on_error("a", error, now=begin + number * every):
+            return number + 1
+    return 100
+
+
+@pytest.mark.parametrize("error", PASSING)
+def test_what_passes_by_itself_never_ends_a_wait_however_often(error: PlaudError) -> None:
+    assert looks_until_given_up(wait_for("a"), error, every=600.0) == 100
+
+
+@pytest.mark.parametrize("error", ABOUT_ONE)
+def test_what_is_about_one_is_confirmed_over_minutes_and_the_others_go_on(error: PlaudError) -> None:
+    wait = wait_for("a", "b")
+
+    assert not wait.on_error("a", error, now=START + 61), "one look proves nothing"
+    looks = looks_until_given_up(wait, error, every=30.0)
+
+    assert 3 <= looks < 100
+    assert list(wait.failed) == ["a"]
+    assert wait.pending == ("b",)
+    assert (wait.missing == ["a"]) is isinstance(error, PlaudNotFoundError)
+
+
+@pytest.mark.parametrize("error", ABOUT_ONE)
+def test_many_looks_within_seconds_confirm_nothing(error: PlaudError) -> None:
+    assert looks_until_given_up(wait_for("a"), error, every=1.0) == 100
+
+
+@pytest.mark.parametrize("error", ABOUT_ONE)
+def test_an_answer_in_between_begins_it_anew(error: PlaudError) -> None:
+    wait = wait_for("a")
+    for number in range(50):
+        assert not wait.on_error("a", error, now=START + 61 + number * 240)
+        wait.on_transcription(seen("a", Status.PROCESSING))
+
+
+def test_what_plaud_has_known_is_not_soon_taken_for_gone() -> None:
+    fresh, known = wait_for("a"), wait_for("a")
+    known.on_transcription(seen("a", Status.PROCESSING))
+    gone = PlaudNotFoundError("gone", status_code=404)
+
+    assert looks_until_given_up(fresh, gone, every=60.0) * 2 < looks_until_given_up(known, gone, every=60.0)
+
+
+def test_what_plaud_keeps_no_longer_is_gone_at_once() -> None:
+    submitted_at = START - RETENTION.total_seconds() - 1
+
+    assert wait_for("a").on_error("a", PlaudNotFoundError("gone"), now=START + 61, submitted_at=submitted_at)
+
+
+@pytest.mark.parametrize("submitted_at", [START, START + 200])
+def test_within_a_minute_of_the_submit_plaud_may_not_know_it_yet(submitted_at: float) -> None:
+    """Whatever the two clocks say."""
+    wait = wait_for("a")
+    for number in range(100):
+        assert not wait.on_error(
+            "a", PlaudNotFoundError("gone"), now=submitted_at + number * 0.5, submitted_at=submitted_at
+        )
+    assert wait.troubles == {}
+
+
+def test_refused_credentials_end_a_wait_after_minutes_without_any_answer() -> None:
+    wait, refused = wait_for("a", "b"), PlaudAuthenticationError("401", status_code=401)
+    assert not wait.on_error("a", refused, now=START)
+    wait.on_transcription(seen("b", Status.PROCESSING))
+    assert not wait.on_error("a", refused, now=START + 200)
+    assert not wait.on_error("b", refused, now=START + 499)
+
+    with pytest.raises(PlaudAuthenticationError):
+        wait.on_error("a", refused, now=START + 500)
+
+
+@pytest.mark.parametrize(
+    "error", [PlaudConfigurationError("no"), PlaudCertificateError("no"), PlaudInputError("no")]
+)
+def test_what_no_look_mends_ends_a_wait_at_once(error: PlaudError) -> None:
+    with pytest.raises(type(error)):
+        wait_for("a").on_error("a", error, now=START)
 
 
 def test_what_an_earlier_look_of_the_run_found_out_is_taken_over() -> None:

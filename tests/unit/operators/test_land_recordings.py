@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from plaud_provider.api.waiting import WaitResult
+from plaud_provider.api.waiting import BACKSTOP, WaitResult
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
@@ -22,7 +22,7 @@ from plaud_provider.handover.kept_results import ResultStore
 from plaud_provider.hooks.plaud import PlaudHook
 from plaud_provider.ledger.ledger import State
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
-from plaud_provider.triggers.transcription import BACKSTOP, TranscriptionTrigger
+from plaud_provider.triggers.transcription import TranscriptionTrigger
 from plaud_provider.warehouse.writer import WarehouseWriter
 from tests.unit.operators.archives import Archive, asked_at_once
 from tests.unit.tasks import event_of

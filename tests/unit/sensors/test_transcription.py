@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
+from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.exceptions import (
     AirflowFailException,
     AirflowRescheduleException,
@@ -17,6 +17,7 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
+from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
@@ -167,9 +168,10 @@ def test_soft_fail_skips_at_the_deadline(plaud: EmulatorServer, mode: str) -> No
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("count", [1, 2])
-def test_refused_credentials_fail_it_at_once(
+def test_refused_credentials_fail_it_once_they_were_refused_for_a_while(
     plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch, mode: str, count: int
 ) -> None:
+    monkeypatch.setattr("plaud_provider.api.waiting.REFUSED_SECONDS", 0.3)
     ids = submitted(count)
     monkeypatch.setenv(
         "AIRFLOW_CONN_PLAUD_DEFAULT", plaud.airflow_connection.replace("secret-key-canary", "another-key")
@@ -178,6 +180,56 @@ def test_refused_credentials_fail_it_at_once(
     with pytest.raises(PlaudAuthenticationError):
         run(mode, ids)
     assert plaud.summary()["unauthorized_401"] == 1
+
+
+class Clock:
+    """The time as sensors see it; who sleeps has it pass."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = time.time()
+        self.looks: list[float] = []
+        for module in ("plaud_provider.sensors.transcription", "airflow.sdk.bases.sensor"):
+            monkeypatch.setattr(f"{module}.time", self)
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = perf_counter = time
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize(("took", "by", "looks"), [(5, 5.1, 1), (20, 23.0, 4), (45, 50.0, 9)])
+def test_one_that_was_just_submitted_is_seen_soon_and_not_looked_at_in_vain_at_once(
+    plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch, took: float, by: float, looks: int
+) -> None:
+    """With the defaults, as in the README; the trigger goes by the same schedule."""
+    [transcription_id] = submitted(1)
+    clock = Clock(monkeypatch)
+    began = clock.now
+    with DAG("dag", schedule=None):
+        wait = TranscriptionSensor(
+            task_id="wait", transcription_id=transcription_id, deferrable=False, mode="poke"
+        )
+        BaseOperator(task_id="submit") >> wait
+    asked = PlaudHook.get_transcription
+
+    def get(hook: PlaudHook, transcription_id: str) -> Any:
+        clock.looks.append(clock.now - began)
+        if clock.now >= began + took:
+            plaud.force(transcription_id, status="completed", text="done")
+        return asked(hook, transcription_id)
+
+    monkeypatch.setattr(PlaudHook, "get_transcription", get)
+    context = task_context(
+        TaskStateStore(), others={("submit", SUBMITTED_AT_KEY): [{transcription_id: began}]}
+    )
+
+    assert wait.execute(context)["completed"] == 1
+    assert clock.looks[-1] <= by
+    assert len(clock.looks) <= looks
+    assert min(clock.looks) >= 5
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from airflow.serialization.serialized_objects import BaseSerialization
 
+from plaud_provider.api.waiting import Patience
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import PlaudStorageError
 from plaud_provider.handover.kept_results import ResultStore
@@ -46,7 +47,7 @@ ARGUMENTS: dict[str, Any] = {
     "poke_interval": 30.0,
     "started_at": 1.5,
     "end_time": 2.5,
-    "first_look_after": 3.0,
+    "looked_at": 3.0,
     "results_path": "s3://aws_default@calls/results",
     "partial_count": 100,
     "partial_seconds": 300.0,
@@ -67,7 +68,7 @@ def test_survives_serialization_whole() -> None:
 
 
 def test_what_an_earlier_version_has_stored_still_starts() -> None:
-    earlier = dict(list(ARGUMENTS.items())[:7])
+    earlier = dict(list(ARGUMENTS.items())[:6])
 
     assert TranscriptionTrigger(**earlier).results_path is None
 
@@ -238,8 +239,13 @@ async def test_no_partial_events_without_being_asked_for(plaud: EmulatorServer) 
 # Fault row 35
 @pytest.mark.parametrize(("age", "outcome"), [(5, "timeout"), (120, "done"), (None, "done")])
 async def test_what_was_submitted_just_now_may_not_be_known_yet(
-    plaud: EmulatorServer, results: Path, age: float | None, outcome: str
+    plaud: EmulatorServer,
+    results: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    age: float | None,
+    outcome: str,
 ) -> None:
+    monkeypatch.setattr("plaud_provider.api.waiting.NOT_FOUND", Patience(2, 0.0))
     now = time.time()
     waiting = trigger(
         ["txn_new"],

@@ -8,6 +8,7 @@ import pytest
 from airflow.serialization.serialized_objects import BaseSerialization
 from airflow.triggers.base import TriggerEvent
 
+from plaud_provider.api import waiting
 from plaud_provider.api.waiting import WaitResult
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.hooks.plaud import PlaudHook
@@ -38,8 +39,8 @@ def trigger(ids: list[str], *, lasts: float = 30.0, **arguments: Any) -> Transcr
     )
 
 
-async def ending(waiting: TranscriptionTrigger) -> WaitResult:
-    events: list[TriggerEvent] = [event async for event in waiting.run()]
+async def ending(waiter: TranscriptionTrigger) -> WaitResult:
+    events: list[TriggerEvent] = [event async for event in waiter.run()]
     assert len(events) == 1
     assert TEXT not in str(events[0].payload)
     return WaitResult.from_event(events[0].payload)
@@ -47,11 +48,11 @@ async def ending(waiting: TranscriptionTrigger) -> WaitResult:
 
 async def test_ends_when_all_are_final(plaud: EmulatorServer) -> None:
     ids = submitted(3)
-    waiting = asyncio.create_task(ending(trigger(ids)))
+    under_way = asyncio.create_task(ending(trigger(ids)))
     plaud.force(ids[0], status="completed", text=TEXT)
     plaud.force(ids[1], status="failed", error=f"{TEXT}: no speech")
     plaud.advance(601)
-    result = await waiting
+    result = await under_way
 
     assert (result.outcome, result.total, result.completed) == ("done", 3, 2)
     assert dict(result.failed) == {ids[1]: None}
@@ -106,6 +107,7 @@ async def test_refused_credentials_end_it_with_the_class_to_raise(
     plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = submitted(1)
+    monkeypatch.setattr(waiting, "REFUSED_SECONDS", 0.5)
     monkeypatch.setenv(
         "AIRFLOW_CONN_PLAUD_DEFAULT", plaud.airflow_connection.replace("secret-key-canary", "another-key")
     )
@@ -123,11 +125,15 @@ async def test_another_region_ends_it_before_any_request(plaud: EmulatorServer) 
     assert plaud.ledger() == []
 
 
-async def test_what_plaud_no_longer_knows_is_failed_after_a_while(plaud: EmulatorServer) -> None:
+async def test_what_plaud_no_longer_knows_is_failed_after_a_while(
+    plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "NOT_FOUND", waiting.Patience(3, 0.2))
     result = await ending(trigger(["txn_gone"], started_at=time.time() - 61))
 
     assert result.outcome == "done"
     assert list(result.failed) == ["txn_gone"]
+    assert len(plaud.ledger(kind="get")) >= 3
 
 
 async def test_what_plaud_does_not_know_yet_is_waited_for(plaud: EmulatorServer) -> None:
@@ -144,18 +150,18 @@ async def test_two_copies_come_to_the_same_result(plaud: EmulatorServer) -> None
 
 async def test_cancelling_it_cancels_nothing_at_plaud(plaud: EmulatorServer) -> None:
     ids = submitted(1)
-    waiting = asyncio.create_task(ending(trigger(ids)))
+    under_way = asyncio.create_task(ending(trigger(ids)))
     while not plaud.ledger(kind="get"):  # noqa: ASYNC110  the emulator runs in another thread
         await asyncio.sleep(0.01)
-    waiting.cancel()
+    under_way.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await waiting
+        await under_way
 
     assert {row["kind"] for row in plaud.ledger()} == {"exchange", "submit", "get"}
 
 
 def test_survives_serialization_whole() -> None:
-    original = trigger(["txn_1", "txn_2"], region="eu", first_look_after=3.0)
+    original = trigger(["txn_1", "txn_2"], region="eu", looked_at=3.0)
     path, arguments = original.serialize()
     stored = BaseSerialization.deserialize(BaseSerialization.serialize(arguments))
 

@@ -1,5 +1,5 @@
 """
-What a sensor notes about its wait, so that a later process of the same run goes on where it was.
+What a task notes about its wait, so that a later process of the same run goes on where it was.
 
 The deadline counts from the first look of this run, also after a restart or a retry. When a user clears the
 task, a new count begins: whoever clears a wait wants it to wait again.
@@ -8,11 +8,12 @@ task, a new count begins: whoever clears a wait wants it to wait again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from plaud_provider.api.waiting import Wait
+from plaud_provider.api.waiting import Trouble, Wait
+from plaud_provider.exceptions import error_class
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -37,6 +38,8 @@ class WaitRecord:
         self._context = context
         self._store: Any = context.get("task_state_store")
         self._subject = subject
+        #: When each was last looked at by this run, in epoch seconds.
+        self.looked_at: dict[str, float] = {}
         self._timeout = timeout
         ti = context["ti"]
         # Airflow raises max_tries by the task's retries at each clear: a new value is a new cycle of tries.
@@ -53,13 +56,24 @@ class WaitRecord:
         ):
             wait = self._wait(noted["started_at"])
             wait.resume(completed=noted["completed"], failed=noted["failed"])
+            self.looked_at = dict(noted.get("looked_at", {}))
+            wait.refused_since = noted.get("refused_since")
+            wait.troubles = {
+                transcription_id: Trouble(error_class(kind), since, looks)
+                for transcription_id, (kind, since, looks) in noted.get("troubles", {}).items()
+            }
             return wait
         wait = self._wait(self._first_reschedule() or now)
         self.save(wait)
         return wait
 
-    def save(self, wait: Wait) -> None:
-        """Note how far the wait has come."""
+    def save(self, wait: Wait, looked_at: Mapping[str, float] | None = None) -> None:
+        """
+        Note how far the wait has come.
+
+        :param wait: The wait.
+        :param looked_at: When what is not final was last looked at.
+        """
         if self._store is None:
             return
         note = {
@@ -68,6 +82,12 @@ class WaitRecord:
             "started_at": wait.started_at,
             "completed": wait.completed,
             "failed": list(wait.failed),
+            "looked_at": dict(looked_at or {}),
+            "refused_since": wait.refused_since,
+            "troubles": {
+                transcription_id: [trouble.kind.__name__, trouble.since, trouble.looks]
+                for transcription_id, trouble in wait.troubles.items()
+            },
         }
         self._store.set(
             _KEY, note, retention=timedelta(seconds=min(self._timeout, 365 * 86400)) + timedelta(days=7)

@@ -1,0 +1,306 @@
+"""
+When to look at what is waiting.
+
+Pure: the caller says what time it is, by a clock that nobody sets. Times are seconds on that clock.
+
+A look that comes too early is a request for nothing, one that comes too late leaves a finished result lying.
+How long Plaud takes is learned from what has been seen to be finished. Each transcription that waits has two
+moments: when it *may* be done, and when it is *probably* done. From the latter on it is looked at in any
+case. Before that a look is a guess, and guesses take only a part of what the client's quota has to spare.
+``benchmarks/polling.py`` shows how this compares with looking at a fixed interval.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+#: Until so many are known, processing is taken to last 15 s and 0.12 s per second of audio.
+ENOUGH = 4
+ASSUMED_CONSTANT = 15.0
+ASSUMED_SLOPE = 0.12
+ASSUMED_AUDIO = 600.0
+#: Such a part of the expected time is then taken to be enough for one in ten, and for nearly all.
+ASSUMED_MAY_BE = 0.15
+ASSUMED_PROBABLY = 1.5
+#: Quantiles of how far off the expected time was: when one may be done, and when it is probably done.
+MAY_BE = 0.10
+PROBABLY = 0.95
+#: A look a little later finds what took just as long.
+MARGIN = 1.05
+#: Guesses take such a part of the requests that the quota has to spare.
+SHARE = 0.4
+#: Somebody waits for so few. While nothing is known they are looked at early, and their guesses may always
+#: take so many requests a minute.
+FEW = 4
+FEW_MAY_BE = 0.05
+FEW_A_MINUTE = 30.0
+#: After a look in vain a guess comes when it has taken a tenth longer, a look in any case when it has taken
+#: two fifths longer.
+GROWTH_OF_GUESS = 0.1
+GROWTH = 0.4
+#: Seconds between two looks at one transcription, and the shortest ``poke_interval``: a shorter one would
+#: keep a core busy.
+SHORTEST_PAUSE = 5.0
+SHORTEST_INTERVAL = 0.05
+LONGEST_PAUSE = 1800.0
+#: Seconds until a look that failed is repeated: the shortest pause, then twice as long each time, up to this.
+LONGEST_RETRY = 120.0
+#: Seconds after which the quota may have something to spare.
+RECHECK = 5.0
+#: A result whose time is not told counts as such a part of what was expected: the look may have been late.
+UNTOLD = 0.9
+
+
+class Job(NamedTuple):
+    """
+    A transcription that is waited for.
+
+    :param transcription_id: Plaud's id.
+    :param submitted_at: When it was submitted; ``None``: unknown.
+    :param audio_seconds: Length of the recording; ``None``: unknown.
+    :param accepted_at: When Plaud says that it accepted it, in epoch seconds by Plaud's clock; ``None``:
+        unknown.
+    :param looked_at: When a look has last found it processing; ``None``: there was none.
+    """
+
+    transcription_id: str
+    submitted_at: float | None = None
+    audio_seconds: float | None = None
+    accepted_at: float | None = None
+    looked_at: float | None = None
+
+
+class ProcessingTimes:
+    """
+    How long Plaud took for the last few hundred, and what to expect of the next.
+
+    Schedules of one client may share it: then each does not have to find out for itself.
+    """
+
+    def __init__(self) -> None:
+        self._known: deque[tuple[float | None, float]] = deque(maxlen=200)
+        self._news = 0
+        #: How often what is expected has changed.
+        self.version = 0
+        self._fit()
+
+    def note(self, audio_seconds: float | None, seconds: float) -> None:
+        """Remember that a recording of some length took so long."""
+        self._known.append((audio_seconds, seconds))
+        self._news += 1
+        # Whoever waits works out everything anew then.
+        if self._news > len(self._known) // 10:
+            self._fit()
+
+    def expected(self, audio_seconds: float | None) -> float:
+        """Return the processing time to expect, in seconds."""
+        return max(1.0, self._constant + self._slope * (audio_seconds or self._audio))
+
+    def within(self, audio_seconds: float | None) -> tuple[float, float]:
+        """Return after how many seconds a recording may be done, and after how many it probably is."""
+        expected = self.expected(audio_seconds)
+        return self._may_be * expected, self._probably * expected
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def _fit(self) -> None:
+        """Fit a line through what is known, and see how far off it was."""
+        self._news = 0
+        self.version += 1
+        told = sorted(audio for audio, _ in self._known if audio is not None)
+        self._audio = statistics.median(told) if told else ASSUMED_AUDIO
+        known = sorted((audio or self._audio, seconds) for audio, seconds in self._known)
+        self._constant, self._slope = ASSUMED_CONSTANT, ASSUMED_SLOPE
+        self._may_be, self._probably = ASSUMED_MAY_BE, ASSUMED_PROBABLY
+        if len(known) < ENOUGH:
+            return
+        (short, soon), (long, late) = (
+            [statistics.median(values) for values in zip(*half, strict=True)]
+            for half in (known[: len(known) // 2], known[len(known) // 2 :])
+        )
+        self._slope = max(0.0, (late - soon) / (long - short)) if long > short else 0.0
+        self._constant = max(
+            0.0, statistics.median(seconds - self._slope * audio for audio, seconds in known)
+        )
+        ratios = sorted(seconds / self.expected(audio) for audio, seconds in known)
+        self._may_be = MARGIN * ratios[int(MAY_BE * len(ratios))]
+        self._probably = MARGIN * ratios[int(PROBABLY * len(ratios))]
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """
+    A job and how it stands.
+
+    :param began_at: When it was submitted; when the schedule began, where that is not known.
+    :param looked_at: When a look has last found it processing.
+    :param not_before: A look that failed is not repeated before.
+    :param failures: How many looks in a row have failed.
+    :param moments: When it may be done, and when it probably is, by a version of what is known.
+    """
+
+    job: Job
+    began_at: float
+    looked_at: float | None
+    not_before: float = -math.inf
+    failures: int = 0
+    is_under_way: bool = False
+    moments: tuple[float, float] = (0.0, 0.0)
+    version: int = 0
+
+
+class Schedule:
+    """
+    The order in which transcriptions are looked at, and the moments. The quota may delay any look.
+
+    :param jobs: What is waited for; duplicates count once.
+    :param interval: Seconds between two looks at the same transcription. While it may be done and the quota
+        has requests to spare, it may be 5 s. Also, one guess in each interval is made in any case.
+    :param now: When the schedule begins.
+    :param times: What is known of how long Plaud takes.
+    """
+
+    def __init__(
+        self, jobs: Iterable[Job], *, interval: float, now: float, times: ProcessingTimes | None = None
+    ) -> None:
+        self._interval = max(interval, SHORTEST_INTERVAL)
+        self._shortest = min(self._interval, SHORTEST_PAUSE)
+        self._times = ProcessingTimes() if times is None else times
+        self._waiting: dict[str, _Waiting] = {}
+        for job in jobs:
+            self._waiting.setdefault(job.transcription_id, _begin(job, now))
+        self._is_few = len(self._waiting) <= FEW
+        # The first guess is free, or nothing would be known for long.
+        self._guessed_at: float | None = None
+        self._spare = 0.0
+        self._now = now
+
+    def __len__(self) -> int:
+        """How many are not final."""
+        return len(self._waiting)
+
+    def waiting(self) -> list[Job]:
+        """Return what is not final, for a schedule that goes on from here."""
+        return [one.job._replace(looked_at=one.looked_at) for one in self._waiting.values()]
+
+    def next_at(self) -> float | None:
+        """Return when to call :meth:`take` again; ``None`` while all are looked at."""
+        free = [one.moments for one in self._free()]
+        if not free:
+            return None
+        # What there is to spare may be more by then.
+        guess_at = max(min(self._next_guess(), self._now + RECHECK), min(moments[0] for moments in free))
+        return min(guess_at, *(moments[1] for moments in free))
+
+    def take(self, *, now: float, spare: float) -> str | None:
+        """
+        Return the transcription to look at now; ``None`` if it is too early for any.
+
+        :param now: The time.
+        :param spare: Requests a minute that the quota has to spare; 0 if some wait for it already.
+        """
+        self._now, self._spare = now, spare
+        free = self._free()
+        if not free:
+            return None
+        one = min(free, key=lambda one: one.moments[1])
+        if one.moments[1] > now:
+            one = min(free, key=lambda one: one.moments[0])
+            if one.moments[0] > now or self._next_guess() > now:
+                return None
+            self._guessed_at = now
+        one.is_under_way = True
+        return one.job.transcription_id
+
+    def again(self, transcription_id: str, *, now: float, answered: bool = True) -> None:
+        """
+        Put a transcription back that is not final.
+
+        :param transcription_id: What was looked at.
+        :param now: The time.
+        :param answered: Whether Plaud said that it is processing. A look that failed tells nothing.
+        """
+        one = self._waiting[transcription_id]
+        one.is_under_way = False
+        one.version = 0
+        if answered:
+            one.looked_at, one.failures = now, 0
+        else:
+            one.not_before = now + min(self._shortest * 2 ** min(one.failures, 10), LONGEST_RETRY)
+            one.failures += 1
+
+    def seen(self, transcription_id: str, *, now: float, completed_at: float | None = None) -> None:
+        """
+        Take a transcription out that is final, and learn from it.
+
+        :param transcription_id: What was looked at.
+        :param now: The time.
+        :param completed_at: Epoch seconds at which Plaud finished it, by Plaud's clock: from when Plaud
+            accepted it by the same clock, that is how long it took, whatever the two clocks say.
+        """
+        one = self._waiting.pop(transcription_id)
+        at_least = 0.0 if one.looked_at is None else one.looked_at - one.began_at
+        at_most = max(at_least, now - one.began_at)
+        seconds = UNTOLD * self._times.expected(one.job.audio_seconds)
+        if completed_at is not None and one.job.accepted_at is not None:
+            told = completed_at - one.job.accepted_at
+            seconds = told if math.isfinite(told) and told > 0 else seconds
+        elif one.job.submitted_at is None:
+            return
+        self._times.note(one.job.audio_seconds, min(at_most, max(at_least, seconds)))
+
+    def _next_guess(self) -> float:
+        """Return when the quota has room for the next guess; one in each interval is always made."""
+        if self._guessed_at is None:
+            return -math.inf
+        a_minute = max(self._spare * SHARE, FEW_A_MINUTE if self._is_few else 0.0)
+        return self._guessed_at + min(self._interval, 60.0 / a_minute if a_minute > 0 else math.inf)
+
+    def _free(self) -> list[_Waiting]:
+        """Return what is not being looked at, with its moments by what is known now."""
+        free = [one for one in self._waiting.values() if not one.is_under_way]
+        version = self._times.version
+        for one in free:
+            if one.version != version:
+                one.moments, one.version = self._moments(one), version
+        return free
+
+    def _moments(self, one: _Waiting) -> tuple[float, float]:
+        """Return when a transcription may be done, and when it probably is, or is to be looked at again."""
+        may_be, probably = self._times.within(one.job.audio_seconds)
+        if self._is_few and len(self._times) < ENOUGH:
+            audio_seconds = one.job.audio_seconds
+            may_be = 0.0 if audio_seconds is None else FEW_MAY_BE * self._times.expected(audio_seconds)
+        guess = one.began_at + max(self._shortest, may_be)
+        if one.job.submitted_at is None:
+            # It may be done already.
+            guess = one.began_at
+        certain = one.began_at + min(max(self._shortest, probably), max(self._interval, LONGEST_PAUSE))
+        if one.looked_at is not None:
+            age = one.looked_at - one.began_at
+            guess = max(guess, one.looked_at + _pause(self._shortest, GROWTH_OF_GUESS * age))
+            certain = max(certain, one.looked_at + _pause(self._interval, GROWTH * age))
+        return max(one.not_before, min(guess, certain)), max(one.not_before, certain)
+
+
+def _pause(shortest: float, pause: float) -> float:
+    return max(shortest, min(pause, LONGEST_PAUSE))
+
+
+def _begin(job: Job, now: float) -> _Waiting:
+    """Return a job without what cannot be true of it."""
+    submitted_at, audio_seconds, looked_at = job.submitted_at, job.audio_seconds, job.looked_at
+    if submitted_at is not None and not submitted_at <= now:
+        submitted_at = None
+    if audio_seconds is not None and not 0 < audio_seconds < math.inf:
+        audio_seconds = None
+    if looked_at is not None and not looked_at <= now:
+        looked_at = None
+    job = job._replace(submitted_at=submitted_at, audio_seconds=audio_seconds)
+    return _Waiting(job, began_at=now if submitted_at is None else submitted_at, looked_at=looked_at)
