@@ -70,6 +70,7 @@ class Ledger:
                                   ``expired`` with an id
     :meth:`failed`                ``processing``                                 ``failed``, with its id
     :meth:`expired`               ``processing``                                 ``expired``
+    :meth:`known_again`           ``expired``                                    ``processing``
     ============================  =============================================  ==========================
 
     A step is one conditional statement: it happens if the row is in a state, and with the owner, that it
@@ -470,6 +471,29 @@ class Ledger:
         reasons = {known: kept_error(error) for known, error in errors.items()}
         return self._run(
             lambda connection: self._end(connection, State.EXPIRED, (State.PROCESSING,), reasons, region)
+        )
+
+    def known_again(self, transcription_ids: Collection[str], *, region: str) -> int:
+        """
+        Note that Plaud knows transcriptions after all that it seemed not to know any more.
+
+        :param transcription_ids: Ids that Plaud gave.
+        :param region: Plaud region.
+        :return: How many were expired before.
+        """
+        return self._run(
+            lambda connection: self._change(
+                connection,
+                sa.and_(
+                    self._c.region == region,
+                    self._is(State.EXPIRED),
+                    self._c.transcription_id.in_(sorted(transcription_ids)),
+                ),
+                state=State.PROCESSING.value,
+                error=None,
+                finished_at=None,
+                updated_at=self._now,
+            )
         )
 
     def settle(

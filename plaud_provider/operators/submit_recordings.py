@@ -128,8 +128,9 @@ class SubmitRecordingsOperator(ChunkOperator):
         rules = self._rules()
         with self._ledger() as ledger:
             chunk = ChunkSubmit(self.manifest, self._plaud(), ledger, owner_of(context), terms, rules)
-            counts = chunk.plan()
-            if not validate_boolean("plan_only", self.plan_only):
+            is_only_plan = validate_boolean("plan_only", self.plan_only)
+            counts = chunk.plan(is_only_plan=is_only_plan)
+            if not is_only_plan:
                 counts["submitted"] = chunk.submit()
                 if before is not None:
                     counts = _summed(before, counts)

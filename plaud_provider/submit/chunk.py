@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from plaud_provider.exceptions import (
@@ -15,6 +15,7 @@ from plaud_provider.exceptions import (
 )
 from plaud_provider.handover.manifest import Keyed, read_manifest, write_keys
 from plaud_provider.ledger.entry import Entry, State
+from plaud_provider.submit.expired import look_again
 from plaud_provider.submit.plan import ROUNDS, Candidate, Plan, claim
 from plaud_provider.submit.send import Claimed, Sender
 
@@ -58,14 +59,34 @@ class ChunkSubmit:
         self._uris: dict[str, str] = {}
         self._new: list[Candidate] = []
 
-    def plan(self) -> dict[str, Any]:
-        """Find out what is to be submitted, say so, and return it in numbers."""
+    def plan(self, *, is_only_plan: bool = False) -> dict[str, Any]:
+        """
+        Find out what is to be submitted, say so, and return it in numbers.
+
+        :param is_only_plan: Whether nothing is going to be submitted: then Plaud is asked for nothing.
+        """
         listed = {one.key: one for one in self._plan.identified(read_manifest(self._manifest))}
         self._note_keys(listed.values())
         entries, claimable = self._claimable()
+        if not is_only_plan and self._are_known_again(entries.values()):
+            entries, claimable = self._claimable()
         self._new = self._looked_at([listed[key] for key in listed if key in claimable])
         known = [entry for key, entry in entries.items() if key not in claimable and key in self._uris]
         return _plan(len(listed), known, self._new)
+
+    def _are_known_again(self, entries: Collection[Entry]) -> bool:
+        if not any(entry.state is State.EXPIRED for entry in entries):
+            return False
+        # Its libraries take long to import, and this is rare.
+        from plaud_provider.hooks.plaud import PlaudHook
+
+        with PlaudHook(self._plaud.plaud_conn_id, settings=self._plaud.settings) as hook:
+            return look_again(
+                entries,
+                self._ledger,
+                hook.get_transcription,
+                is_paid_again=State.EXPIRED in self._rules.resubmit,
+            )
 
     def held(self) -> int:
         """Return how many recordings another task is about to submit."""

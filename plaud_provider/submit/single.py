@@ -17,6 +17,7 @@ from plaud_provider.exceptions import (
 )
 from plaud_provider.ledger.entry import Entry, State
 from plaud_provider.submit import course
+from plaud_provider.submit.expired import look_again
 from plaud_provider.submit.memory import LedgerMemory, Memories, TaskMemory
 from plaud_provider.submit.plan import ROUNDS, Candidate, Plan
 
@@ -169,6 +170,9 @@ class SingleSubmit:
 
     def _claimed(self, one: Candidate, ledger: Ledger) -> Entry | None:
         """Claim the recording; else return its row, if Plaud still knows what that says."""
+        look_again(
+            ledger.entries([one.key]).values(), ledger, self._hook.get_transcription, is_paid_again=True
+        )
         entry = self._claim(one, ledger)
         if entry is None or entry.transcription_id is None or not _may_have_expired(entry):
             return entry

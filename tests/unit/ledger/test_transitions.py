@@ -54,6 +54,10 @@ STEPS: dict[str, tuple[Step, dict[State, State]]] = {
         lambda ledger, key, _: ledger.landed([f"txn_{key}"], region="us"),
         {State.PROCESSING: State.LANDED, State.FAILED: State.LANDED, State.EXPIRED: State.LANDED},
     ),
+    "known_again": (
+        lambda ledger, key, _: ledger.known_again([f"txn_{key}"], region="us"),
+        {State.EXPIRED: State.PROCESSING},
+    ),
     "failed": (
         lambda ledger, key, _: ledger.failed({f"txn_{key}": "no speech"}, region="us"),
         {State.PROCESSING: State.FAILED},
@@ -63,7 +67,8 @@ STEPS: dict[str, tuple[Step, dict[State, State]]] = {
         {State.PROCESSING: State.EXPIRED},
     ),
 }
-OF_OWNERS = [name for name in STEPS if name not in ("landed", "failed", "expired", "processing")]
+OF_ANYBODY = ("landed", "failed", "expired", "known_again", "processing")
+OF_OWNERS = [name for name in STEPS if name not in OF_ANYBODY]
 #: An id that is paid for is never ignored: see "Ids that come late".
 CONDITIONAL = [name for name in STEPS if name != "processing"]
 

@@ -77,6 +77,7 @@ def test_the_plan_is_said_in_numbers(archive: Archive, caplog: pytest.LogCapture
     archive.ledger.landed([ids["landed.wav"]], region="us")
     archive.ledger.failed({ids["failed.wav"]: "no speech"}, region="us")
     archive.ledger.expired({ids["expired.wav"]: "gone"}, region="us")
+    forgotten(archive)
     archive.warehouse.run("update plaud_submissions set state = 'unknown' where audio_uri like '%unknown%'")
     archive.add("new.wav", seconds=3600)
     (archive.folder / "bad.wav").write_bytes(b"")
@@ -201,6 +202,11 @@ def test_a_retry_does_not_send_what_its_earlier_try_was_sending(archive: Archive
 # What ended badly before
 
 
+def forgotten(archive: Archive) -> None:
+    """Have Plaud know nothing any more."""
+    archive.plaud.inject({"match": {"kind": "get"}, "times": 1000, "action": "status", "status": 404})
+
+
 def ended(archive: Archive, state: State, run_id: str = "run") -> None:
     """Bring ``a.wav`` to an end in a run."""
     archive.add("a.wav")
@@ -211,6 +217,7 @@ def ended(archive: Archive, state: State, run_id: str = "run") -> None:
         archive.ledger.failed({transcription_id: "no speech"}, region="us")
     elif state is State.EXPIRED:
         archive.ledger.expired({transcription_id: "gone"}, region="us")
+        forgotten(archive)
     else:
         archive.warehouse.run("update plaud_submissions set state = 'unknown', error = 'lost'")
 
@@ -226,6 +233,42 @@ def test_what_ended_badly_is_paid_again_only_when_told(archive: Archive, state: 
     assert archive.paid() == {"a.wav": 1}
     assert archive.submit("second", resubmit=[state.value])["submitted"] == 1
     assert archive.paid() == {"a.wav": 2}
+
+
+@pytest.mark.parametrize("resubmit", [[], ["expired"]])
+def test_what_plaud_knows_after_all_is_waited_for_and_not_paid_again(
+    archive: Archive, resubmit: list[str]
+) -> None:
+    """A proxy without a route answered 404 for a while."""
+    ended(archive, State.EXPIRED)
+    archive.plaud.state.faults.clear()
+    archive.list("second")
+
+    counts = archive.submit("second", resubmit=resubmit)
+
+    assert (counts["waiting"], counts["new"], counts["expired_before"]) == (1, 0, 0)
+    assert archive.entries()["a.wav"].state is State.PROCESSING
+    assert archive.paid() == {"a.wav": 1}
+
+
+def test_a_plan_asks_plaud_for_nothing(archive: Archive) -> None:
+    ended(archive, State.EXPIRED)
+    archive.list("second")
+    before = len(archive.plaud.ledger())
+
+    assert archive.submit("second", plan_only=True)["expired_before"] == 1
+    assert len(archive.plaud.ledger()) == before
+
+
+def test_what_plaud_keeps_no_longer_is_only_asked_for_before_it_is_paid_again(archive: Archive) -> None:
+    ended(archive, State.EXPIRED)
+    archive.warehouse.run("update plaud_submissions set submitted_at = '2020-01-01 00:00:00+00:00'")
+    archive.list("second")
+
+    archive.submit("second")
+    assert archive.plaud.ledger(kind="get") == []
+    archive.submit("second", resubmit=["expired"])
+    assert len(archive.plaud.ledger(kind="get")) == 1
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.EXPIRED, State.UNKNOWN])

@@ -320,10 +320,22 @@ def test_what_failed_at_plaud_is_told_by_whoever_waits_for_it(
 def test_what_has_expired_is_paid_again_only_when_told(plaud: EmulatorServer, archive: Archive) -> None:
     first = submit(TaskStateStore(), run_id="monday")
     open_ledger(CONN_ID).expired({first: "Plaud does not know it any more"}, region="us")
+    plaud.inject({"match": {"kind": "get"}, "times": 2, "action": "status", "status": 404})
 
     with pytest.raises(PlaudNotFoundError, match=rf"{first} by run 'monday'.*resubmit=\['expired'\]"):
         submit(TaskStateStore(), run_id="tuesday")
     assert submit(TaskStateStore(), run_id="tuesday", resubmit=["expired"]) != first
+
+
+@pytest.mark.parametrize("resubmit", [[], ["expired"]])
+def test_what_plaud_knows_after_all_is_attached_to(
+    plaud: EmulatorServer, archive: Archive, resubmit: list[str]
+) -> None:
+    first = submit(TaskStateStore(), run_id="monday")
+    open_ledger(CONN_ID).expired({first: "a proxy without a route"}, region="us")
+
+    assert submit(TaskStateStore(), run_id="tuesday", resubmit=resubmit) == first
+    assert (paid(plaud), entry(archive.warehouse).state) == (1, State.PROCESSING)
 
 
 def long_ago(archive: Archive) -> None:
