@@ -1,5 +1,5 @@
 """
-The folder in which the processes of a host share what is this user's alone: tokens, and the request budget.
+The folder in which the processes of a host share what is this user's alone: tokens, and the request quota.
 
 It lies in ``AIRFLOW_HOME``, or in the system's temporary folder where that is not writable. Someone else's
 folder, or one that others may write to, is not used.

@@ -171,7 +171,7 @@ class Do(NamedTuple):
 
 class TakeSlot(NamedTuple):
     """
-    Wait until the client's budget of requests has room for one more.
+    Wait until the client's quota of requests has room for one more.
 
     :param operation: What is to be sent: ``SUBMIT`` or ``GET``.
     """

@@ -27,8 +27,8 @@ class PlaudSettings(NamedTuple):
     A connection's settings.
 
     :param account: Who asks, and where.
-    :param requests_per_minute: Budget of submit and result calls together.
-    :param budget_conn_id: Airflow connection of the SQL database that several hosts share the budget through;
+    :param requests_per_minute: Quota of submit and result calls together.
+    :param budget_conn_id: Airflow connection of the SQL database that several hosts share the quota through;
         ``None`` if only this host uses the client.
     """
 

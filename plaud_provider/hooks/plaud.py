@@ -39,10 +39,10 @@ from plaud_provider.api.effects import (
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.exceptions import PlaudError
-from plaud_provider.hooks.budget import missing_connection, open_budget
 from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, look_up, refuse_other_region
 from plaud_provider.hooks.transport import Limits, open_requests_session, send_with_requests
-from plaud_provider.quota.turns import ClientBudget, Turn
+from plaud_provider.quota.opening import missing_connection, open_quota
+from plaud_provider.quota.turns import ClientQuota, Turn
 
 if TYPE_CHECKING:
     from requests import Session
@@ -78,7 +78,7 @@ class PlaudHook(HttpHook):
     Talk to the Plaud partner transcription API.
 
     Tokens are asked for once per host, kept encrypted in a file, renewed before they expire and when Plaud
-    rejects them. Every request waits for its turn in the budget of ``requests_per_minute``, which all
+    rejects them. Every request waits for its turn in the quota of ``requests_per_minute``, which all
     processes of the host share, results before submits. Reads are retried with full jitter; a submit is
     repeated only where it certainly was not accepted.
 
@@ -134,7 +134,7 @@ class PlaudHook(HttpHook):
         return TokenStore(self.settings.account)
 
     @cached_property
-    def _budget(self) -> ClientBudget:
+    def _quota(self) -> ClientQuota:
         settings = self.settings
         shared = None
         if settings.budget_conn_id is not None:
@@ -142,7 +142,14 @@ class PlaudHook(HttpHook):
                 shared = self.get_connection(settings.budget_conn_id)
             except AirflowNotFoundException:
                 raise missing_connection(settings.budget_conn_id) from None
-        return open_budget(settings, shared, limits=self._limits, minute=self._minute, log=self.log)
+        return open_quota(
+            settings.account,
+            settings.requests_per_minute,
+            shared,
+            exchange_seconds=self._limits.total_seconds,
+            minute=self._minute,
+            log=self.log,
+        )
 
     @property
     def region(self) -> str:
@@ -198,8 +205,8 @@ class PlaudHook(HttpHook):
         return self.drive(calls.get_transcription(self.settings.account, transcription_id, self.retry_policy))
 
     def spare_requests(self) -> float:
-        """Return how many requests a minute the client's budget has to spare."""
-        return self._budget.spare()
+        """Return how many requests a minute the client's quota has to spare."""
+        return self._quota.spare()
 
     def test_connection(self) -> tuple[bool, str]:
         """Exchange the credentials for a token, past every cache: what the Test button does."""
@@ -258,10 +265,10 @@ class PlaudHook(HttpHook):
 
         :param call: A call of :mod:`plaud_provider.api.calls`, or what wraps one.
         :param on_phase: As for :meth:`submit_transcription`.
-        :param shared: Whether it takes part in the tokens and the budget that the host's processes share.
+        :param shared: Whether it takes part in the tokens and the quota that the host's processes share.
         """
         store = self._token_store if shared else None
-        turn = Turn(self._budget) if shared else None
+        turn = Turn(self._quota) if shared else None
         answer: object = None
         with ExitStack() as ends, ExitStack() as locks:
             ends.callback(call.close)

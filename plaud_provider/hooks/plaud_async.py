@@ -32,7 +32,6 @@ from plaud_provider.api.effects import (
 )
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.auth.token_store import TokenStore
-from plaud_provider.hooks.budget import missing_connection, open_budget
 from plaud_provider.hooks.connection import (
     DEFAULT_CONN_ID,
     PlaudSettings,
@@ -46,7 +45,8 @@ from plaud_provider.hooks.transport import (
     send_with_aiohttp,
     tls_context,
 )
-from plaud_provider.quota.turns import AsyncTurn, AsyncTurns, ClientBudget
+from plaud_provider.quota.opening import missing_connection, open_quota
+from plaud_provider.quota.turns import AsyncClientQuota, AsyncTurn, ClientQuota
 
 if TYPE_CHECKING:
     from plaud_provider.api.models import Transcription
@@ -90,7 +90,7 @@ class PlaudAsyncHook(BaseHook):
 
     async def __aenter__(self) -> PlaudAsyncHook:
         self.settings = await self._read_settings()
-        self._turns = AsyncTurns(await self._open_budget())
+        self._quota = AsyncClientQuota(await self._open_quota())
         self._store = await asyncio.to_thread(TokenStore, self.settings.account)
         self._remembered = TokenState()
         # The lock file is polled; the calls of one hook need not all do that.
@@ -106,7 +106,7 @@ class PlaudAsyncHook(BaseHook):
     async def __aexit__(self, *exc_info: object) -> None:
         await self._session.close()
         await self._submits.close()
-        await self._turns.aclose()
+        await self._quota.aclose()
 
     async def get_transcription(self, transcription_id: str) -> Transcription:
         """Ask for a transcription; see :meth:`~plaud_provider.hooks.plaud.PlaudHook.get_transcription`."""
@@ -116,8 +116,8 @@ class PlaudAsyncHook(BaseHook):
         )
 
     async def spare_requests(self) -> float:
-        """Return how many requests a minute the client's budget has to spare."""
-        return await self._turns.spare()
+        """Return how many requests a minute the client's quota has to spare."""
+        return await self._quota.spare()
 
     async def submit_transcription(
         self,
@@ -148,7 +148,7 @@ class PlaudAsyncHook(BaseHook):
     ) -> T:
         """Perform the effects of a call; see :meth:`~plaud_provider.hooks.plaud.PlaudHook.drive`."""
         answer: object = None
-        turn = self._turns.open()
+        turn = self._quota.turn()
         with ExitStack() as ends:
             ends.callback(call.close)
             ends.callback(turn.close)
@@ -211,8 +211,15 @@ class PlaudAsyncHook(BaseHook):
         refuse_other_region(region, self._asserted_region, self.plaud_conn_id)
         return self._given_settings
 
-    async def _open_budget(self) -> ClientBudget:
-        make = partial(open_budget, self.settings, limits=self._limits, minute=self._minute, log=self.log)
+    async def _open_quota(self) -> ClientQuota:
+        make = partial(
+            open_quota,
+            self.settings.account,
+            self.settings.requests_per_minute,
+            exchange_seconds=self._limits.total_seconds,
+            minute=self._minute,
+            log=self.log,
+        )
         if (budget_conn_id := self.settings.budget_conn_id) is None:
             # Nothing is asked of the supervisor, so any thread will do, and asgiref need not be imported.
             return await asyncio.to_thread(make, None)

@@ -1,1 +1,1 @@
-"""Where the budget of requests is kept that all processes of a host, or of several, share for one client."""
+"""Where the quota of requests is kept that all processes of a host, or of several, share for one client."""

@@ -1,31 +1,72 @@
-"""From a client to the store of its budget."""
+"""From a Plaud connection's settings to the quota that a hook keeps to, and the store of it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plaud_provider.api.requests import Account
 from plaud_provider.private_folder import PrivateFolder
-from plaud_provider.quota.stores import BudgetStore, FallbackStore, FileStore, MemoryStore
+from plaud_provider.quota.rule import Rate
+from plaud_provider.quota.stores import FallbackStore, FileStore, MemoryStore, QuotaStore
+from plaud_provider.quota.turns import ClientQuota
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
+    from airflow.sdk.exceptions import AirflowNotFoundException
 
-_STORES: dict[tuple[object, ...], BudgetStore] = {}
+#: What a caller may take to note that a submit is being sent, between the grant of a slot and the POST.
+NOTE_SECONDS = 60.0
+
+_STORES: dict[tuple[object, ...], QuotaStore] = {}
 _OPENING = threading.Lock()
 
 
-def budget_store(account: Account, shared: Connection | None = None) -> BudgetStore:
+def open_quota(
+    account: Account,
+    requests_per_minute: float,
+    shared: Connection | None,
+    *,
+    exchange_seconds: float,
+    minute: float,
+    log: Any,
+) -> ClientQuota:
     """
-    Return where a client's budget is kept; for all who ask in this process it is the same object.
+    Return the quota that a hook keeps to. Not to be called on an event loop.
 
-    :param account: Whose budget it is: one for each base URL and client id.
+    :param account: Whose quota it is.
+    :param requests_per_minute: The Plaud connection's figure.
+    :param shared: The connection that its ``budget_conn_id`` names.
+    :param exchange_seconds: Longest time from sending a request until it is answered or given up.
+    :param minute: Seconds of a minute.
+    :param log: The hook's log.
+    :raises PlaudConfigurationError: if ``shared`` cannot keep a quota; nothing was sent.
+    """
+    rate = Rate(requests_per_minute, exchange_seconds=exchange_seconds + NOTE_SECONDS, minute=minute)
+    return ClientQuota(quota_store(account, shared), rate, client_id=account.client_id, log=log)
+
+
+def missing_connection(budget_conn_id: str) -> AirflowNotFoundException:
+    """Say that there is no connection to share the quota through."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    return AirflowNotFoundException(
+        f"budget_conn_id: there is no Airflow connection {budget_conn_id!r}, through which the hosts are to "
+        "share the quota of requests. Create it, or take budget_conn_id out of the Plaud connection's "
+        "extra. Nothing was sent."
+    )
+
+
+def quota_store(account: Account, shared: Connection | None = None) -> QuotaStore:
+    """
+    Return where a client's quota is kept; for all who ask in this process it is the same object.
+
+    :param account: Whose quota it is: one for each base URL and client id.
     :param shared: Airflow connection of the SQL database that several hosts share; ``None`` for a file that
         the processes of this host share. Not to be called on an event loop.
-    :raises PlaudConfigurationError: if ``shared`` is no connection that can keep a budget.
+    :raises PlaudConfigurationError: if ``shared`` is no connection that can keep a quota.
     """
     folder = PrivateFolder()
     # A child of fork() must not use the database connections of its parent.
@@ -36,16 +77,16 @@ def budget_store(account: Account, shared: Connection | None = None) -> BudgetSt
         return _STORES[key]
 
 
-def _open(account: Account, folder: PrivateFolder, shared: Connection | None) -> BudgetStore:
+def _open(account: Account, folder: PrivateFolder, shared: Connection | None) -> QuotaStore:
     name = hashlib.sha256(f"{account.base_url}\0{account.client_id}".encode()).hexdigest()[:32]
-    store: BudgetStore = FallbackStore(
+    store: QuotaStore = FallbackStore(
         FileStore(folder, name),
         MemoryStore(),
         consequence="Until then each process keeps to the requests per minute by itself, and all of them "
         f"together may be refused. Make {folder.path} a folder of this user's own (mode 0700).",
     )
     if shared is not None:
-        from plaud_provider.quota.sql import SqlStore
+        from plaud_provider.quota.sql_store import SqlStore
 
         store = FallbackStore(
             SqlStore(shared, base_url=account.base_url, client_id=account.client_id),

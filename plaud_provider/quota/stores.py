@@ -1,5 +1,5 @@
 """
-Where one client's :class:`~plaud_provider.api.budget.Budget` is kept on this host.
+Where one client's :class:`~plaud_provider.quota.rule.Quota` is kept on this host.
 
 A store that cannot be used never fails a task: the next one takes its place, and Plaud's 429 is obeyed in any
 case.
@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from plaud_provider.api.budget import Budget
 from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
+from plaud_provider.quota.rule import Quota
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Change = Callable[[Budget, float], T]
+Change = Callable[[Quota, float], T]
 
 #: Longer than hundreds of others take; who holds it for longer has been stopped.
 LOCK_SECONDS = 10.0
@@ -40,14 +40,14 @@ class StoreUnavailableError(Exception):
         self.reason = reason
 
 
-class BudgetStore(Protocol):
-    """Keeps one budget."""
+class QuotaStore(Protocol):
+    """Keeps one quota."""
 
     def update(self, change: Change[T]) -> T:
         """
-        Read the budget, change it and write it, with nobody else in between.
+        Read the quota, change it and write it, with nobody else in between.
 
-        :param change: Given the budget and the time in epoch seconds. It may be called again if the first
+        :param change: Given the quota and the time in epoch seconds. It may be called again if the first
             time came to nothing.
         :return: What ``change`` returned.
         :raises StoreUnavailableError: if that is not possible.
@@ -55,21 +55,21 @@ class BudgetStore(Protocol):
 
 
 class MemoryStore:
-    """A budget of this process alone."""
+    """A quota of this process alone."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._budget = Budget()
+        self._quota = Quota()
 
     def update(self, change: Change[T]) -> T:
-        """Change the budget."""
+        """Change the quota."""
         with self._lock:
-            return change(self._budget, time.time())
+            return change(self._quota, time.time())
 
 
 class FileStore:
     """
-    A budget in a file, for all processes that share the folder.
+    A quota in a file, for all processes that share the folder.
 
     :param folder: Where the file lies.
     :param name: What tells this client's file from others.
@@ -82,13 +82,13 @@ class FileStore:
         self._lock = FileLock(self.lock_path, seconds=LOCK_SECONDS, poll_seconds=POLL_SECONDS)
 
     def update(self, change: Change[T]) -> T:
-        """Change the budget; a damaged file is a fresh start."""
+        """Change the quota; a damaged file is a fresh start."""
         try:
             self._folder.check()
             with self._lock.held():
-                budget = Budget.from_json(self._read())
-                result = change(budget, time.time())
-                self._folder.replace(self.path, budget.to_json().encode())
+                quota = Quota.from_json(self._read())
+                result = change(quota, time.time())
+                self._folder.replace(self.path, quota.to_json().encode())
                 return result
         except LockedError:
             raise StoreUnavailableError(
@@ -113,7 +113,7 @@ class FallbackStore:
     :param consequence: What that means, for the warning; told once for each time that the first goes away.
     """
 
-    def __init__(self, first: BudgetStore, second: BudgetStore, *, consequence: str) -> None:
+    def __init__(self, first: QuotaStore, second: QuotaStore, *, consequence: str) -> None:
         self._first = first
         self._second = second
         self._consequence = consequence
@@ -121,18 +121,18 @@ class FallbackStore:
         self._rests_until = 0.0
 
     def update(self, change: Change[T]) -> T:
-        """Change the budget in the first store, or in the second."""
+        """Change the quota in the first store, or in the second."""
         if time.monotonic() >= self._rests_until:
             try:
                 result = self._first.update(change)
             except StoreUnavailableError as away:
                 self._rests_until = time.monotonic() + REST_SECONDS
                 if not self._is_away:
-                    log.warning("The budget of Plaud requests: %s. %s", away.reason, self._consequence)
+                    log.warning("The quota of Plaud requests: %s. %s", away.reason, self._consequence)
                 self._is_away = True
             else:
                 if self._is_away:
-                    log.info("The budget of Plaud requests is where it should be again.")
+                    log.info("The quota of Plaud requests is where it should be again.")
                 self._is_away = False
                 return result
         return self._second.update(change)

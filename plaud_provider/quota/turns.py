@@ -1,4 +1,4 @@
-"""How one call takes its turn in the budget: by sleeping, or without blocking an event loop."""
+"""How one call takes its turn in the quota: by sleeping, or without blocking an event loop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
-from plaud_provider.api.budget import Budget, Pace
 from plaud_provider.api.effects import Operation, ReturnSlot
-from plaud_provider.quota.stores import BudgetStore, Change
+from plaud_provider.quota.rule import Quota, Rate
+from plaud_provider.quota.stores import Change, QuotaStore
 
 T = TypeVar("T")
 
@@ -41,23 +41,23 @@ class _Line:
         self.calls = 0
 
 
-_Lines = defaultdict[tuple[BudgetStore, Operation], _Line]
+_Lines = defaultdict[tuple[QuotaStore, Operation], _Line]
 _LINES: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lines] = WeakKeyDictionary()
 
 
-class ClientBudget:
+class ClientQuota:
     """
-    A client's budget as one hook uses it.
+    A client's quota as one hook uses it.
 
     :param store: Where it is kept.
-    :param pace: What the hook's connection says.
+    :param rate: What the hook's connection says.
     :param client_id: Plaud client id, for the log.
     :param log: The hook's log.
     """
 
-    def __init__(self, store: BudgetStore, pace: Pace, *, client_id: str, log: Any) -> None:
+    def __init__(self, store: QuotaStore, rate: Rate, *, client_id: str, log: Any) -> None:
         self.store = store
-        self._pace = pace
+        self._rate = rate
         self._client_id = client_id
         self._log = log
         self._next_notice = 0.0
@@ -72,15 +72,15 @@ class ClientBudget:
         returns: Sequence[_Return] = (),
     ) -> float:
         """Return slots, then take one, or return the seconds until it is worth another try."""
-        pace = self._pace
+        rate = self._rate
         return self._update(
-            lambda budget, now: budget.take(ticket, operation, now=now, pace=pace, place=place, calls=calls),
+            lambda quota, now: quota.take(ticket, operation, now=now, rate=rate, place=place, calls=calls),
             returns,
         )
 
     def give_back_late(self, returns: Sequence[_Return]) -> None:
         """Return slots of requests that Plaud has not refused."""
-        self._update(lambda budget, now: None, returns)
+        self._update(lambda quota, now: None, returns)
 
     def give_back(
         self,
@@ -91,36 +91,36 @@ class ClientBudget:
         returns: Sequence[_Return] = (),
     ) -> None:
         """Return slots, then one more, or leave the queue; where Plaud has refused a request, all pause."""
-        pace, sent, refused_for = self._pace, returned.sent, returned.refused_for
+        rate, sent, refused_for = self._rate, returned.sent, returned.refused_for
         limit = self._update(
-            lambda budget, now: budget.give_back(
-                ticket, now=now, pace=pace, sent=sent, refused_for=refused_for, place=place
+            lambda quota, now: quota.give_back(
+                ticket, now=now, rate=rate, sent=sent, refused_for=refused_for, place=place
             ),
             returns,
         )
         if limit is not None:
             self._log.warning(
-                "Plaud refused a request of client %s with 429, within its budget of %g a minute. From now "
-                "on there are %g a minute for everything that shares the budget, and a quarter more after "
+                "Plaud refused a request of client %s with 429, within its quota of %g a minute. From now "
+                "on there are %g a minute for everything that shares the quota, and a quarter more after "
                 "each ten minutes without a refusal. Correct requests_per_minute in the connection; if other "
-                "hosts use the client, let them share the budget (budget_conn_id).",
+                "hosts use the client, let them share the quota (budget_conn_id).",
                 self._client_id,
-                pace.requests_per_minute,
+                rate.requests_per_minute,
                 round(limit, 1),
             )
 
     def spare(self) -> float:
-        """Return how many requests a minute the budget has to spare."""
-        pace = self._pace
-        return self.store.update(lambda budget, now: budget.spare(now=now, pace=pace))
+        """Return how many requests a minute the quota has to spare."""
+        rate = self._rate
+        return self.store.update(lambda quota, now: quota.spare(now=now, rate=rate))
 
     def _update(self, change: Change[T], returns: Sequence[_Return]) -> T:
-        def with_returns(budget: Budget, now: float) -> T:
+        def with_returns(quota: Quota, now: float) -> T:
             # First, as what Plaud allows is found out from the number of those that passed.
             for one in returns:
                 ago = time.monotonic() - one.at
-                budget.give_back(one.ticket, now=now, pace=self._pace, sent=one.sent, ago=ago)
-            return change(budget, now)
+                quota.give_back(one.ticket, now=now, rate=self._rate, sent=one.sent, ago=ago)
+            return change(quota, now)
 
         return self.store.update(with_returns)
 
@@ -133,15 +133,15 @@ class ClientBudget:
                 "Waiting for a turn: client %s may send %g requests a minute, which everything that uses it "
                 "shares. Results come before submits.",
                 self._client_id,
-                self._pace.requests_per_minute,
+                self._rate.requests_per_minute,
             )
 
 
 class Turn:
     """The turns of one call, one after the other; close it, so that none is left behind."""
 
-    def __init__(self, budget: ClientBudget) -> None:
-        self._budget = budget
+    def __init__(self, quota: ClientQuota) -> None:
+        self._quota = quota
         self._ticket: str | None = None
         self._sent = False
 
@@ -149,8 +149,8 @@ class Turn:
         """Wait for a slot, however long it takes."""
         self._ticket, self._sent = uuid4().hex, False
         began = time.monotonic()
-        while (pause := self._budget.take(self._ticket, operation)) > 0:
-            self._budget.note_wait(time.monotonic() - began + pause)
+        while (pause := self._quota.take(self._ticket, operation)) > 0:
+            self._quota.note_wait(time.monotonic() - began + pause)
             time.sleep(pause)
 
     def sending(self) -> None:
@@ -161,14 +161,14 @@ class Turn:
         """Return the slot."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
-            self._budget.give_back(ticket, returned)
+            self._quota.give_back(ticket, returned)
 
     def close(self) -> None:
         """Return what the call still has: it was cut short."""
         self.give_back(ReturnSlot(sent=self._sent))
 
 
-class AsyncTurns:
+class AsyncClientQuota:
     """
     The turns of one asynchronous hook's calls.
 
@@ -176,19 +176,19 @@ class AsyncTurns:
     queue behind them, in order.
     """
 
-    def __init__(self, budget: ClientBudget) -> None:
-        self._budget = budget
+    def __init__(self, quota: ClientQuota) -> None:
+        self._quota = quota
         self._returns: list[_Return] = []
         self._timer: asyncio.TimerHandle | None = None
         self._returning: set[asyncio.Task[None]] = set()
 
-    def open(self) -> AsyncTurn:
+    def turn(self) -> AsyncTurn:
         """Return the turns of one more call."""
-        return AsyncTurn(self._budget, self)
+        return AsyncTurn(self._quota, self)
 
     async def spare(self) -> float:
-        """Return how many requests a minute the budget has to spare."""
-        return await asyncio.to_thread(self._budget.spare)
+        """Return how many requests a minute the quota has to spare."""
+        return await asyncio.to_thread(self._quota.spare)
 
     def return_soon(self, ticket: str, *, sent: bool) -> None:
         """Return a slot with the next that is taken, or a moment later."""
@@ -206,7 +206,7 @@ class AsyncTurns:
 
     def _return_now(self) -> None:
         if returns := self.collect():
-            self.in_background(asyncio.to_thread(self._budget.give_back_late, returns))
+            self.in_background(asyncio.to_thread(self._quota.give_back_late, returns))
 
     def in_background(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Return slots without holding a call up, or letting its end be cut short."""
@@ -224,8 +224,8 @@ class AsyncTurns:
 class AsyncTurn:
     """The turns of one asynchronous call, one after the other; close it, so that none is left behind."""
 
-    def __init__(self, budget: ClientBudget, turns: AsyncTurns) -> None:
-        self._budget = budget
+    def __init__(self, quota: ClientQuota, turns: AsyncClientQuota) -> None:
+        self._quota = quota
         self._turns = turns
         self._ticket: str | None = None
         self._sent = False
@@ -235,13 +235,13 @@ class AsyncTurn:
     async def take(self, operation: Operation) -> None:
         """Wait for a slot, however long it takes."""
         began = time.monotonic()
-        line = _line(self._budget.store, operation)
+        line = _line(self._quota.store, operation)
         line.calls += 1
         try:
             async with line.lock:
                 self._ticket, self._sent, self._line = uuid4().hex, False, line
                 while (pause := await self._try(self._ticket, operation, line)) > 0:
-                    self._budget.note_wait(time.monotonic() - began + pause)
+                    self._quota.note_wait(time.monotonic() - began + pause)
                     await asyncio.sleep(pause)
                 self._line = None
         finally:
@@ -251,7 +251,7 @@ class AsyncTurn:
         # A thread goes on when its call is cancelled; whoever cleans up has to know when it has ended.
         self._look = asyncio.ensure_future(
             asyncio.to_thread(
-                self._budget.take,
+                self._quota.take,
                 ticket,
                 operation,
                 place=line.place,
@@ -278,7 +278,7 @@ class AsyncTurn:
         if returned.refused_for is None:
             self._turns.return_soon(ticket, sent=returned.sent)
         else:
-            work = asyncio.to_thread(self._budget.give_back, ticket, returned, returns=self._turns.collect())
+            work = asyncio.to_thread(self._quota.give_back, ticket, returned, returns=self._turns.collect())
             await asyncio.shield(self._turns.in_background(work))
 
     def close(self) -> None:
@@ -293,10 +293,10 @@ class AsyncTurn:
                 await self._look
         # The place is left to those behind it.
         place = self._line.place if self._line is not None and not self._line.calls else None
-        await asyncio.to_thread(self._budget.give_back, ticket, ReturnSlot(sent=self._sent), place=place)
+        await asyncio.to_thread(self._quota.give_back, ticket, ReturnSlot(sent=self._sent), place=place)
 
 
-def _line(store: BudgetStore, operation: Operation) -> _Line:
+def _line(store: QuotaStore, operation: Operation) -> _Line:
     """Return where the calls of this event loop queue."""
     lines = _LINES.setdefault(asyncio.get_running_loop(), defaultdict(_Line))
     return lines[store, operation]

@@ -23,7 +23,7 @@ def stampede(
     :param count: How many processes.
     :param call: A transcription id to get, or ``submit``.
     :param again: How often each calls.
-    :param minute: Seconds of a minute of their budget.
+    :param minute: Seconds of a minute of their quota.
     :param home: What makes them another host: their own AIRFLOW_HOME.
     :return: For each call, the transcription's id or the name of the error's class.
     """

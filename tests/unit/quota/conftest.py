@@ -18,7 +18,7 @@ def sql_connection(request: pytest.FixtureRequest, tmp_path: Path) -> Connection
     """An Airflow connection to an empty database."""
     if request.param == "postgres":
         return Connection(conn_id="shared", **request.getfixturevalue("postgres_database"))
-    return Connection(conn_id="shared", conn_type="sqlite", host=str(tmp_path / "budget.db"))
+    return Connection(conn_id="shared", conn_type="sqlite", host=str(tmp_path / "shared.db"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Where a host keeps its budget, and what takes its place."""
+"""Where a host keeps its quota, and what takes its place."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import Any, TypeVar
 
 import pytest
 
-from plaud_provider.api.budget import Budget, Pace
 from plaud_provider.api.effects import Operation
 from plaud_provider.private_folder import PrivateFolder
 from plaud_provider.quota import stores
+from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.stores import (
-    BudgetStore,
     Change,
     FallbackStore,
     FileStore,
     MemoryStore,
+    QuotaStore,
     StoreUnavailableError,
 )
 from tests.unit.quota.conftest import Spoil, insecure, unwritable
 
 T = TypeVar("T")
-PACE = Pace(60.0)
+RATE = Rate(60.0)
 
 
-def count(budget: Budget, now: float) -> int:
-    budget.overtaken += 1
-    return budget.overtaken
+def count(quota: Quota, now: float) -> int:
+    quota.overtaken += 1
+    return quota.overtaken
 
 
-def counted(budget: Budget, now: float) -> int:
-    return budget.overtaken
+def counted(quota: Quota, now: float) -> int:
+    return quota.overtaken
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_the_files_are_their_owner_s_alone(store: FileStore, private_folder: Pat
 
 
 def test_the_file_holds_times_and_tickets_and_nothing_else(store: FileStore) -> None:
-    store.update(lambda budget, now: budget.take("ticket", Operation.GET, now=now, pace=PACE))
+    store.update(lambda quota, now: quota.take("ticket", Operation.GET, now=now, rate=RATE))
 
-    assert Budget.from_json(store.path.read_bytes()).out.keys() == {"ticket"}
+    assert Quota.from_json(store.path.read_bytes()).out.keys() == {"ticket"}
     assert "client" not in store.path.read_text()
 
 
@@ -91,8 +91,8 @@ def test_a_damaged_file_is_a_fresh_start(store: FileStore, content: bytes) -> No
 def test_a_change_that_fails_changes_nothing_and_lets_the_next_one_in(store: FileStore) -> None:
     store.update(count)
 
-    def fail(budget: Budget, now: float) -> None:
-        budget.overtaken = 7
+    def fail(quota: Quota, now: float) -> None:
+        quota.overtaken = 7
         raise ValueError("inside")
 
     with pytest.raises(ValueError, match="inside"):
@@ -124,7 +124,7 @@ def test_a_lock_that_is_never_released_makes_it_unavailable(
     monkeypatch.setattr(stores, "LOCK_SECONDS", 0.05)
     held, release = threading.Event(), threading.Event()
 
-    def hold(budget: Budget, now: float) -> None:
+    def hold(quota: Quota, now: float) -> None:
         held.set()
         release.wait(20)
 
@@ -157,7 +157,7 @@ def unreliable() -> Unreliable:
     return Unreliable()
 
 
-def fallback(unreliable: Unreliable, second: BudgetStore | None = None) -> FallbackStore:
+def fallback(unreliable: Unreliable, second: QuotaStore | None = None) -> FallbackStore:
     return FallbackStore(unreliable, second or MemoryStore(), consequence="All bets are off.")
 
 

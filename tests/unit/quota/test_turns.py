@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import pytest
 
-from plaud_provider.api.budget import Budget, Pace
 from plaud_provider.api.effects import Operation, ReturnSlot
+from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.stores import Change, MemoryStore
-from plaud_provider.quota.turns import AsyncTurns, ClientBudget, Turn
+from plaud_provider.quota.turns import AsyncClientQuota, ClientQuota, Turn
 from tests.unit.quota.conftest import reached
 
 T = TypeVar("T")
@@ -24,11 +24,11 @@ UNUSED = ReturnSlot(sent=False)
 
 
 class World:
-    """A budget in memory, and a clock that goes on while somebody sleeps."""
+    """A quota in memory, and a clock that goes on while somebody sleeps."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
-        self.budget = Budget()
+        self.quota = Quota()
         self.slept: list[float] = []
         self.is_frozen = False
         self.updates = 0
@@ -39,20 +39,20 @@ class World:
         self.before_update()
         with self._lock:
             self.updates += 1
-            return change(self.budget, self.now)
+            return change(self.quota, self.now)
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         if not self.is_frozen:
             self.now += seconds
 
-    def client(self, requests_per_minute: float) -> ClientBudget:
-        pace = Pace(requests_per_minute)
-        return ClientBudget(self, pace, client_id="client-7", log=logging.getLogger("test"))
+    def client(self, requests_per_minute: float) -> ClientQuota:
+        rate = Rate(requests_per_minute)
+        return ClientQuota(self, rate, client_id="client-7", log=logging.getLogger("test"))
 
     @property
     def is_empty(self) -> bool:
-        return not self.budget.out and not self.budget.waiting
+        return not self.quota.out and not self.quota.waiting
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def test_a_call_waits_until_there_is_room(world: World) -> None:
-    budget = world.client(1)
+    quota = world.client(1)
     began = world.now
-    with closing(Turn(budget)) as turn:
+    with closing(Turn(quota)) as turn:
         for _ in range(3):
             turn.take(GET)
             turn.sending()
@@ -97,7 +97,7 @@ def test_a_call_that_is_cut_short_returns_its_slot(world: World, is_sent: bool, 
     turn.close()
 
     assert world.is_empty
-    assert len(world.budget.returned) == busy
+    assert len(world.quota.returned) == busy
 
 
 def test_a_call_that_is_cut_short_while_it_waits_leaves_the_queue(
@@ -112,13 +112,13 @@ def test_a_call_that_is_cut_short_while_it_waits_leaves_the_queue(
     with pytest.raises(KeyboardInterrupt), closing(Turn(world.client(1))) as turn:
         turn.take(GET)
 
-    assert world.budget.waiting == {}
-    assert len(world.budget.out) == 1
+    assert world.quota.waiting == {}
+    assert len(world.quota.out) == 1
 
 
 def test_a_long_wait_is_told_once_a_minute(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    budget = world.client(1)
-    with caplog.at_level(logging.INFO), closing(Turn(budget)) as turn:
+    quota = world.client(1)
+    with caplog.at_level(logging.INFO), closing(Turn(quota)) as turn:
         for _ in range(4):
             turn.take(GET)
             turn.give_back(ReturnSlot())
@@ -128,8 +128,8 @@ def test_a_long_wait_is_told_once_a_minute(world: World, caplog: pytest.LogCaptu
 
 
 def test_a_wait_of_a_moment_is_not_told(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    budget = world.client(1)
-    turn = Turn(budget)
+    quota = world.client(1)
+    turn = Turn(quota)
     turn.take(GET)
     turn.give_back(ReturnSlot())
     world.now += 57
@@ -140,28 +140,28 @@ def test_a_wait_of_a_moment_is_not_told(world: World, caplog: pytest.LogCaptureF
 
 
 def test_a_correction_is_told_with_what_to_do(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    budget = world.client(60)
-    with closing(Turn(budget)) as turn:
+    quota = world.client(60)
+    with closing(Turn(quota)) as turn:
         turn.take(GET)
         turn.give_back(ReturnSlot(refused_for=20.0))
 
     [record] = caplog.records
     assert record.levelname == "WARNING"
-    assert "budget of 60 a minute" in record.getMessage()
+    assert "quota of 60 a minute" in record.getMessage()
     assert "there are 30 a minute" in record.getMessage()
     assert "requests_per_minute" in record.getMessage()
     assert "budget_conn_id" in record.getMessage()
 
 
-async def answered_call(turns: AsyncTurns) -> None:
-    with closing(turns.open()) as turn:
+async def answered_call(turns: AsyncClientQuota) -> None:
+    with closing(turns.turn()) as turn:
         await turn.take(GET)
         turn.sending()
         await turn.give_back(ReturnSlot())
 
 
 async def test_an_asynchronous_call_waits_until_there_is_room(world: World) -> None:
-    turns = AsyncTurns(world.client(1))
+    turns = AsyncClientQuota(world.client(1))
     began = world.now
     for _ in range(3):
         await answered_call(turns)
@@ -171,19 +171,19 @@ async def test_an_asynchronous_call_waits_until_there_is_room(world: World) -> N
 
 
 async def test_calls_that_follow_each_other_ask_the_store_once_each(world: World) -> None:
-    turns = AsyncTurns(world.client(60))
+    turns = AsyncClientQuota(world.client(60))
     for _ in range(20):
         await answered_call(turns)
     await turns.aclose()
 
     assert world.updates == 21
     assert world.is_empty
-    assert len(world.budget.returned) == 20
+    assert len(world.quota.returned) == 20
 
 
 async def test_a_slot_that_no_call_follows_is_returned_a_moment_later(world: World) -> None:
-    turns = AsyncTurns(world.client(60))
-    with closing(turns.open()) as turn:
+    turns = AsyncClientQuota(world.client(60))
+    with closing(turns.turn()) as turn:
         await turn.take(GET)
         await turn.give_back(UNUSED)
 
@@ -191,13 +191,13 @@ async def test_a_slot_that_no_call_follows_is_returned_a_moment_later(world: Wor
 
 
 async def test_a_slot_that_is_returned_late_is_busy_for_no_longer(world: World) -> None:
-    turns = AsyncTurns(world.client(60))
+    turns = AsyncClientQuota(world.client(60))
     await answered_call(turns)
     answered_at = world.now
     world.now += 7
     await turns.aclose()
 
-    [slot] = world.budget.returned
+    [slot] = world.quota.returned
     assert slot.free_at == answered_at + 60
 
 
@@ -205,18 +205,18 @@ async def test_only_the_first_of_each_kind_looks_at_the_store() -> None:
     """Fifty triggers of one process, each with a hook of its own."""
     store = MemoryStore()
 
-    def turns() -> AsyncTurns:
-        return AsyncTurns(ClientBudget(store, Pace(1.0), client_id="c", log=logging.getLogger("test")))
+    def turns() -> AsyncClientQuota:
+        return AsyncClientQuota(ClientQuota(store, Rate(1.0), client_id="c", log=logging.getLogger("test")))
 
-    await turns().open().take(GET)
+    await turns().turn().take(GET)
     calls = [
-        asyncio.create_task(turns().open().take(operation)) for _ in range(50) for operation in (GET, SUBMIT)
+        asyncio.create_task(turns().turn().take(operation)) for _ in range(50) for operation in (GET, SUBMIT)
     ]
-    await reached(lambda: store.update(lambda budget, now: len(budget.waiting)) == 2)
+    await reached(lambda: store.update(lambda quota, now: len(quota.waiting)) == 2)
     for _ in range(100):
         await asyncio.sleep(0)
 
-    waiting = store.update(lambda budget, now: list(budget.waiting.values()))
+    waiting = store.update(lambda quota, now: list(quota.waiting.values()))
     assert sorted(waiter.is_submit for waiter in waiting) == [False, True]
     for call in calls:
         call.cancel()
@@ -225,20 +225,20 @@ async def test_only_the_first_of_each_kind_looks_at_the_store() -> None:
 
 async def test_in_a_process_results_come_before_submits_and_in_order(world: World) -> None:
     world.is_frozen = True
-    turns = AsyncTurns(world.client(1))
-    first = turns.open()
+    turns = AsyncClientQuota(world.client(1))
+    first = turns.turn()
     await first.take(GET)
     done: list[str] = []
 
     async def call(name: str, operation: Operation) -> None:
-        with closing(turns.open()) as turn:
+        with closing(turns.turn()) as turn:
             await turn.take(operation)
             done.append(name)
             await turn.give_back(UNUSED)
 
     names = ["submit 1", "submit 2", "result 1", "result 2", "result 3"]
     calls = [asyncio.create_task(call(name, SUBMIT if "submit" in name else GET)) for name in names]
-    await reached(lambda: len(world.budget.waiting) == 2)
+    await reached(lambda: len(world.quota.waiting) == 2)
     await first.give_back(UNUSED)
     await asyncio.gather(*calls)
 
@@ -247,27 +247,27 @@ async def test_in_a_process_results_come_before_submits_and_in_order(world: Worl
 
 async def test_a_cancelled_call_that_waits_leaves_the_queue() -> None:
     store = MemoryStore()
-    turns = AsyncTurns(ClientBudget(store, Pace(1.0), client_id="c", log=logging.getLogger("test")))
-    await turns.open().take(GET)
+    turns = AsyncClientQuota(ClientQuota(store, Rate(1.0), client_id="c", log=logging.getLogger("test")))
+    await turns.turn().take(GET)
 
     async def call() -> None:
-        with closing(turns.open()) as turn:
+        with closing(turns.turn()) as turn:
             await turn.take(GET)
 
     waiting = [asyncio.create_task(call()) for _ in range(3)]
-    await reached(lambda: store.update(lambda budget, now: len(budget.waiting)) == 1)
+    await reached(lambda: store.update(lambda quota, now: len(quota.waiting)) == 1)
     for task in waiting:
         task.cancel()
     ended = await asyncio.gather(*waiting, return_exceptions=True)
     await turns.aclose()
 
     assert {type(error) for error in ended} == {asyncio.CancelledError}
-    assert store.update(lambda budget, now: (len(budget.waiting), len(budget.out))) == (0, 1)
+    assert store.update(lambda quota, now: (len(quota.waiting), len(quota.out))) == (0, 1)
 
 
 async def test_a_call_that_is_cancelled_while_it_is_granted_a_slot_returns_it(world: World) -> None:
     """The thread that asks cannot be stopped, and what it gets would be lost."""
-    turns = AsyncTurns(world.client(60))
+    turns = AsyncClientQuota(world.client(60))
     asked, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -277,7 +277,7 @@ async def test_a_call_that_is_cancelled_while_it_is_granted_a_slot_returns_it(wo
     world.before_update = hold
 
     async def call() -> None:
-        with closing(turns.open()) as turn:
+        with closing(turns.turn()) as turn:
             await turn.take(GET)
 
     task = asyncio.create_task(call())
@@ -289,15 +289,15 @@ async def test_a_call_that_is_cancelled_while_it_is_granted_a_slot_returns_it(wo
     await turns.aclose()
 
     assert world.is_empty
-    assert world.budget.returned == []
+    assert world.quota.returned == []
 
 
 @pytest.mark.parametrize(("is_sent", "busy"), [(False, 0), (True, 1)])
 async def test_a_call_that_is_cancelled_with_a_slot_returns_it(
     world: World, is_sent: bool, busy: int
 ) -> None:
-    turns = AsyncTurns(world.client(60))
-    turn = turns.open()
+    turns = AsyncClientQuota(world.client(60))
+    turn = turns.turn()
     await turn.take(SUBMIT)
     if is_sent:
         turn.sending()
@@ -307,14 +307,14 @@ async def test_a_call_that_is_cancelled_with_a_slot_returns_it(
     await turns.aclose()
 
     assert world.is_empty
-    assert len(world.budget.returned) == busy
+    assert len(world.quota.returned) == busy
 
 
 async def test_an_answer_in_hand_is_not_lost_while_its_slot_is_returned(world: World) -> None:
     """It may be that of a submit, which is paid for: nothing is waited for that could be cancelled."""
-    turns = AsyncTurns(world.client(60))
+    turns = AsyncClientQuota(world.client(60))
     go_on = threading.Event()
-    turn = turns.open()
+    turn = turns.turn()
     await turn.take(SUBMIT)
     world.before_update = lambda: go_on.wait(20) and None  # type: ignore[assignment]
 
@@ -328,18 +328,18 @@ async def test_an_answer_in_hand_is_not_lost_while_its_slot_is_returned(world: W
 
 
 async def test_after_a_refusal_the_pause_has_begun_before_the_call_goes_on(world: World) -> None:
-    turns = AsyncTurns(world.client(60))
-    turn = turns.open()
+    turns = AsyncClientQuota(world.client(60))
+    turn = turns.turn()
     await turn.take(GET)
     await turn.give_back(ReturnSlot(refused_for=30.0))
 
-    assert world.budget.paused_until == world.now + 30.0
+    assert world.quota.paused_until == world.now + 30.0
 
 
 async def test_what_passed_right_before_a_refusal_counts_for_what_plaud_allows(world: World) -> None:
-    turns = AsyncTurns(world.client(60))
-    passed = [turns.open() for _ in range(40)]
-    refused = turns.open()
+    turns = AsyncClientQuota(world.client(60))
+    passed = [turns.turn() for _ in range(40)]
+    refused = turns.turn()
     for turn in (*passed, refused):
         await turn.take(GET)
         turn.sending()
@@ -347,14 +347,14 @@ async def test_what_passed_right_before_a_refusal_counts_for_what_plaud_allows(w
         await turn.give_back(ReturnSlot())
     await refused.give_back(ReturnSlot(refused_for=1.0))
 
-    assert world.budget.corrected_limit == 40
+    assert world.quota.corrected_limit == 40
 
 
 def test_each_event_loop_has_a_queue_of_its_own(world: World) -> None:
     async def call() -> None:
-        turns = AsyncTurns(world.client(1))
-        with closing(turns.open()) as turn:
-            waiting = asyncio.create_task(turns.open().take(GET))
+        turns = AsyncClientQuota(world.client(1))
+        with closing(turns.turn()) as turn:
+            waiting = asyncio.create_task(turns.turn().take(GET))
             await turn.take(GET)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
@@ -363,4 +363,4 @@ def test_each_event_loop_has_a_queue_of_its_own(world: World) -> None:
     for _ in range(2):
         asyncio.run(call())
 
-    assert world.budget.out == {}
+    assert world.quota.out == {}

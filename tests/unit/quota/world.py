@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from plaud_provider.api.budget import Budget, Pace
 from plaud_provider.api.effects import Operation
 from plaud_provider.emulator.limits import SlidingLimit
+from plaud_provider.quota.rule import Quota, Rate
 
 START = 1_800_000_000.0
 GET, SUBMIT = Operation.GET, Operation.SUBMIT
@@ -34,14 +34,14 @@ class Trip:
 
 class World:
     """
-    Runs processes that keep their budget in one document, as text.
+    Runs processes that keep their quota in one document, as text.
 
-    :param pace: What their connection says.
+    :param rate: What their connection says.
     :param plaud_allows: Requests a minute; 0 for any number.
     """
 
-    def __init__(self, pace: Pace, *, plaud_allows: int = 0, seed: int = 7) -> None:
-        self.pace = pace
+    def __init__(self, rate: Rate, *, plaud_allows: int = 0, seed: int = 7) -> None:
+        self.rate = rate
         self.now = START
         self.document: str | None = None
         self.received: list[float] = []
@@ -79,13 +79,13 @@ class World:
         again()
 
     @property
-    def budget(self) -> Budget:
-        return Budget.from_json(self.document)
+    def quota(self) -> Quota:
+        return Quota.from_json(self.document)
 
     def _take(self, name: str, trip: Trip, then: Callable[[], None]) -> None:
-        budget = self.budget
-        wait = budget.take(name, trip.operation, now=self.now, pace=self.pace)
-        self._write(budget)
+        quota = self.quota
+        wait = quota.take(name, trip.operation, now=self.now, rate=self.rate)
+        self._write(quota)
         if wait > 0:
             # No process wakes up in time.
             self.at(wait + self._rng.uniform(0, 0.02), lambda: self._take(name, trip, then))
@@ -110,10 +110,10 @@ class World:
         self.at(trip.back, answered)
 
     def _give_back(self, name: str, *, sent: bool, refused_for: float | None) -> None:
-        budget = self.budget
-        budget.give_back(name, now=self.now, pace=self.pace, sent=sent, refused_for=refused_for)
-        self._write(budget)
+        quota = self.quota
+        quota.give_back(name, now=self.now, rate=self.rate, sent=sent, refused_for=refused_for)
+        self._write(quota)
 
-    def _write(self, budget: Budget) -> None:
-        self.document = budget.to_json()
+    def _write(self, quota: Quota) -> None:
+        self.document = quota.to_json()
         self.longest_document = max(self.longest_document, len(self.document))

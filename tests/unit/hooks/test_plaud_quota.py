@@ -1,4 +1,4 @@
-"""The budget of requests through both hooks, in one process and in many, against a Plaud that enforces it."""
+"""The quota of requests through both hooks, in one process and in many, against a Plaud that enforces it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from plaud_provider.api.budget import Budget
 from plaud_provider.api.effects import SubmitPhase
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
+from plaud_provider.quota.rule import Quota
 from tests.unit.hooks.conftest import AUDIO_URL, FAST, LIMITS, Client, Inject, SyncClient, outcomes, reached
 from tests.unit.hooks.herd import stampede
 from tests.unit.postgres_server import postgres_database, postgres_server
@@ -41,9 +41,9 @@ def refused(plaud: EmulatorServer) -> int:
     return [status for _, status in outcomes(plaud)].count(429)
 
 
-def budget_on(home: Path) -> Budget:
+def quota_on(home: Path) -> Quota:
     [file] = (home / "plaud_tokens").glob("*.budget")
-    return Budget.from_json(file.read_bytes())
+    return Quota.from_json(file.read_bytes())
 
 
 async def get_many(transcription_id: str, count: int, **arguments: Any) -> None:
@@ -117,7 +117,7 @@ def test_a_figure_that_is_wrong_is_corrected_by_the_first_refusals(
     assert statuses.count(200) == 15
     # The exchange, what Plaud allows, and no more than could be sent before the first refusal was there.
     assert 429 not in statuses[11:]
-    assert budget_on(tmp_path).corrected_limit == 5.0
+    assert quota_on(tmp_path).corrected_limit == 5.0
 
 
 async def test_results_come_before_submits_that_were_there_first(
@@ -149,13 +149,13 @@ async def test_a_cancelled_call_that_waits_leaves_no_trace(emulator: Emulator, t
             asyncio.create_task(hook.get_transcription(txn)),
             asyncio.create_task(hook.submit_transcription(AUDIO_URL, on_phase=note)),
         ]
-        await reached(lambda: len(budget_on(tmp_path).waiting) == 2)
+        await reached(lambda: len(quota_on(tmp_path).waiting) == 2)
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
 
-    budget = budget_on(tmp_path)
-    assert (budget.waiting, budget.out, len(budget.returned)) == ({}, {}, 1)
+    quota = quota_on(tmp_path)
+    assert (quota.waiting, quota.out, len(quota.returned)) == ({}, {}, 1)
     assert noted == []
     assert outcomes(plaud) == [("exchange", 200), ("submit", 200)]
 
@@ -167,11 +167,11 @@ async def test_a_call_that_is_cancelled_on_its_way_has_used_its_slot(
     async with PlaudAsyncHook(limits=LIMITS) as hook:
         call = asyncio.create_task(hook.get_transcription(txn))
         await reached(lambda: slow.consumed == 1)
-        assert len(budget_on(tmp_path).out) == 1
+        assert len(quota_on(tmp_path).out) == 1
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
 
-    assert budget_on(tmp_path).out == {}
+    assert quota_on(tmp_path).out == {}
 
 
 def test_a_submit_that_could_not_be_noted_has_not_used_its_slot(
@@ -180,13 +180,13 @@ def test_a_submit_that_could_not_be_noted_has_not_used_its_slot(
     def fail(_: SubmitPhase) -> None:
         raise OSError("the state store is down")
 
-    before = len(budget_on(tmp_path).returned)
+    before = len(quota_on(tmp_path).returned)
     with pytest.raises(OSError, match="the state store is down"):
         client.submit(on_phase=fail)
 
-    budget = budget_on(tmp_path)
-    assert budget.out == {}
-    assert len(budget.returned) <= before
+    quota = quota_on(tmp_path)
+    assert quota.out == {}
+    assert len(quota.returned) <= before
 
 
 def test_a_refusal_makes_the_host_pause(
@@ -196,8 +196,8 @@ def test_a_refusal_makes_the_host_pause(
 
     client.get(txn)
 
-    assert budget_on(tmp_path).paused_until > 0
-    assert budget_on(tmp_path).corrected_limit is not None
+    assert quota_on(tmp_path).paused_until > 0
+    assert quota_on(tmp_path).corrected_limit is not None
 
 
 def test_a_budget_connection_that_does_not_exist_is_found_before_anything_is_sent(
@@ -240,7 +240,7 @@ def test_without_the_database_the_calls_go_on(
     for _ in range(2):
         client.get(client.submit().transcription_id)
 
-    assert len(budget_on(tmp_path).returned) == 4
+    assert len(quota_on(tmp_path).returned) == 4
     warnings = [record for record in caplog.records if "connection 'away'" in record.getMessage()]
     assert len(warnings) == 1
     assert "canary" not in caplog.text

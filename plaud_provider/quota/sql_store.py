@@ -1,5 +1,5 @@
 """
-The budget of several hosts: one row of a table in a SQL database.
+The quota of several hosts: one row of a table in a SQL database.
 
 The database's clock decides, so that it does not matter whether those of the hosts agree.
 """
@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from plaud_provider.api.budget import Budget
 from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.quota.rule import Quota
 from plaud_provider.quota.stores import LOCK_SECONDS, Change, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -29,14 +29,15 @@ TABLE = sa.Table(
     sa.MetaData(),
     sa.Column("base_url", sa.Text, primary_key=True),
     sa.Column("client_id", sa.Text, primary_key=True),
-    sa.Column("budget", sa.Text),
+    # The names are those of the tables that exist.
+    sa.Column("budget", sa.Text, key="quota"),
 )
 _CONNECT_SECONDS = 10
 
 
 class SqlStore:
     """
-    A budget in the row of one client; the row is locked while it is changed.
+    A quota in the row of one client; the row is locked while it is changed.
 
     One connection is kept: connecting takes longer than all the rest.
 
@@ -55,7 +56,7 @@ class SqlStore:
         self._is_ready = False
 
     def update(self, change: Change[T]) -> T:
-        """Change the budget."""
+        """Change the quota."""
         try:
             if not self._is_ready:
                 self._prepare()
@@ -75,11 +76,11 @@ class SqlStore:
 
     def _update(self, connection: sa.Connection, change: Change[T]) -> T:
         self._begin(connection)
-        document = connection.scalar(sa.select(TABLE.c.budget).where(self._row).with_for_update())
-        budget = Budget.from_json(document)
+        document = connection.scalar(sa.select(TABLE.c.quota).where(self._row).with_for_update())
+        quota = Quota.from_json(document)
         # Only now: what was waited for the row has passed.
-        result = change(budget, self._now(connection))
-        connection.execute(sa.update(TABLE).where(self._row).values(budget=budget.to_json()))
+        result = change(quota, self._now(connection))
+        connection.execute(sa.update(TABLE).where(self._row).values(quota=quota.to_json()))
         return result
 
     def _begin(self, connection: sa.Connection) -> None:
@@ -148,7 +149,7 @@ def _engine(connection: Connection) -> sa.Engine:
             engine: sa.Engine = hook.get_sqlalchemy_engine(engine_kwargs=options)
             return engine
     raise PlaudConfigurationError(
-        f"budget_conn_id: connection {connection.conn_id!r} is of type {connection.conn_type!r}. The budget "
+        f"budget_conn_id: connection {connection.conn_id!r} is of type {connection.conn_type!r}. The quota "
         "of several hosts is kept in PostgreSQL, with its provider and driver installed (pip install "
         "'airflow-provider-plaud[postgres]'). Correct that connection's type, or the extra budget_conn_id of "
         "the Plaud connection. Nothing was sent."

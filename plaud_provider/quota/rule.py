@@ -1,7 +1,7 @@
 """
 How many requests a client may send, and whose turn it is.
 
-Pure: the caller says what time it is, and keeps the budget where everyone who asks for the same client finds
+Pure: the caller says what time it is, and keeps the quota where everyone who asks for the same client finds
 it (:mod:`plaud_provider.quota`), as a small JSON document.
 
 A request takes a slot before it leaves and gives it back once its answer is here; the slot stays busy for a
@@ -26,14 +26,14 @@ MOST_OVERTAKEN = 9
 _FORMAT_VERSION = 1
 
 
-class Pace(NamedTuple):
+class Rate(NamedTuple):
     """
-    What a connection says about the budget.
+    What a connection says about the quota.
 
     :param requests_per_minute: Of submit and result calls together.
     :param exchange_seconds: Longest time from the grant of a slot until Plaud has received the request.
     :param minute: Seconds of a minute. Shorter only where an emulator's clock runs faster; all other times of
-        the budget are parts or multiples of it.
+        the quota are parts or multiples of it.
     """
 
     requests_per_minute: float
@@ -82,7 +82,7 @@ class _Returned(NamedTuple):
 
 
 @dataclass(slots=True)
-class Budget:
+class Quota:
     """
     One client's requests of the last minute, and who waits to send the next one.
 
@@ -118,7 +118,7 @@ class Budget:
         operation: Operation,
         *,
         now: float,
-        pace: Pace,
+        rate: Rate,
         place: str | None = None,
         calls: int = 1,
     ) -> float:
@@ -133,48 +133,48 @@ class Budget:
         :return: 0 if the request may be sent, else the seconds after which to try again: sooner is of no use,
             later loses the place.
         """
-        self._tidy(now, pace)
+        self._tidy(now, rate)
         place = place or ticket
-        limit = self.limit(now=now, pace=pace)
+        limit = self.limit(now=now, rate=rate)
         is_submit = operation is Operation.SUBMIT
         ahead = self._ahead(place, is_submit)
         # A slot that is out may be returned this moment.
         free_at = sorted(
             [slot.free_at for slot in self.returned]
-            + [min(slot.lapses_at, now + pace.hold(limit)) for slot in self.out.values()]
+            + [min(slot.lapses_at, now + rate.hold(limit)) for slot in self.out.values()]
         )
-        missing = len(free_at) + ahead + 1 - pace.slots(limit)
+        missing = len(free_at) + ahead + 1 - rate.slots(limit)
         at = now
         if missing > 0:
-            at = free_at[missing - 1] if missing <= len(free_at) else now + pace.hold(limit)
+            at = free_at[missing - 1] if missing <= len(free_at) else now + rate.hold(limit)
         at = max(at, self.paused_until)
         if at <= now:
             self.waiting.pop(place, None)
-            self.out[ticket] = _Out(now, now + pace.exchange_seconds + pace.hold(limit))
+            self.out[ticket] = _Out(now, now + rate.exchange_seconds + rate.hold(limit))
             submit_waits = any(other.is_submit for other in self.waiting.values())
             self.overtaken = self.overtaken + 1 if submit_waits and not is_submit else 0
             if calls > 1:
                 # To the end of the queue, so that no process keeps the others back.
-                self.waiting[place] = _Place(is_submit, calls - 1, now + pace.poll_seconds)
+                self.waiting[place] = _Place(is_submit, calls - 1, now + rate.poll_seconds)
             return 0.0
-        wait = min(max(at - now, 0.001), pace.poll_seconds)
-        self.waiting[place] = _Place(is_submit, calls, now + wait + pace.poll_seconds)
+        wait = min(max(at - now, 0.001), rate.poll_seconds)
+        self.waiting[place] = _Place(is_submit, calls, now + wait + rate.poll_seconds)
         return wait
 
-    def spare(self, *, now: float, pace: Pace) -> float:
+    def spare(self, *, now: float, rate: Rate) -> float:
         """Return how many requests would pass in a minute beyond those of the last; 0 while some wait."""
-        self._tidy(now, pace)
+        self._tidy(now, rate)
         if self.waiting or now < self.paused_until:
             return 0.0
-        free = pace.slots(self.limit(now=now, pace=pace)) - len(self.returned) - len(self.out)
-        return float(max(0, free) * pace.parts)
+        free = rate.slots(self.limit(now=now, rate=rate)) - len(self.returned) - len(self.out)
+        return float(max(0, free) * rate.parts)
 
     def give_back(
         self,
         ticket: str,
         *,
         now: float,
-        pace: Pace,
+        rate: Rate,
         sent: bool = True,
         refused_for: float | None = None,
         ago: float = 0.0,
@@ -190,12 +190,12 @@ class Budget:
         :param place: The place to give up; by default the ticket's own.
         :return: Requests a minute from now on, if that was corrected; else ``None``.
         """
-        self._tidy(now, pace)
+        self._tidy(now, rate)
         self.waiting.pop(place or ticket, None)
         slot = self.out.pop(ticket, None)
-        limit = self.limit(now=now, pace=pace)
+        limit = self.limit(now=now, rate=rate)
         if sent:
-            free_at = now - max(0.0, ago) + pace.hold(limit)
+            free_at = now - max(0.0, ago) + rate.hold(limit)
             self.returned.append(_Returned(free_at, passed=refused_for is None))
         if refused_for is None:
             return None
@@ -204,13 +204,13 @@ class Budget:
         if slot is None or slot.granted_at <= self.corrected_at:
             # It left before the last correction, which it could not know.
             return None
-        passed = sum(other.passed for other in self.returned) * pace.parts
-        least = max(limit / 2, min(1.0, pace.requests_per_minute))
+        passed = sum(other.passed for other in self.returned) * rate.parts
+        least = max(limit / 2, min(1.0, rate.requests_per_minute))
         self.corrected_limit = min(limit, max(passed, least))
         self.corrected_at = now
         return self.corrected_limit
 
-    def limit(self, *, now: float, pace: Pace) -> float:
+    def limit(self, *, now: float, rate: Rate) -> float:
         """
         Return how many requests a minute there may be: the connection's figure, or what Plaud was found to
         allow.
@@ -219,12 +219,12 @@ class Budget:
         growing too far costs one refusal, not as many as there are waiting.
         """
         if self.corrected_limit is None:
-            return pace.requests_per_minute
-        steps, rest = divmod(max(0.0, now - self.refused_at), 10 * pace.minute)
+            return rate.requests_per_minute
+        steps, rest = divmod(max(0.0, now - self.refused_at), 10 * rate.minute)
         growth = 1.0
         if steps:
-            growth = 1.25 ** min(steps - 1, 100.0) * (1 + 0.25 * min(1.0, rest / pace.minute))
-        return min(pace.requests_per_minute, self.corrected_limit * growth)
+            growth = 1.25 ** min(steps - 1, 100.0) * (1 + 0.25 * min(1.0, rest / rate.minute))
+        return min(rate.requests_per_minute, self.corrected_limit * growth)
 
     def to_json(self) -> str:
         """Return the document."""
@@ -232,7 +232,7 @@ class Budget:
         return json.dumps({"version": _FORMAT_VERSION, **content}, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, document: str | bytes | None) -> Budget:
+    def from_json(cls, document: str | bytes | None) -> Quota:
         """Read a document; one that is missing, damaged or of another version is a fresh start."""
         try:
             content = json.loads(document or "")
@@ -255,36 +255,36 @@ class Budget:
             return 0
         return position + sum(self.waiting[other].calls for other in results)
 
-    def _tidy(self, now: float, pace: Pace) -> None:
+    def _tidy(self, now: float, rate: Rate) -> None:
         """Forget what is over. What lies too far ahead means that the clock was put back: it is cut."""
-        latest = now + 2 * pace.poll_seconds
+        latest = now + 2 * rate.poll_seconds
         self.waiting = {
             place: _Place(is_submit, calls, min(expires_at, latest))
             for place, (is_submit, calls, expires_at) in self.waiting.items()
             if expires_at > now
         }
-        last = now + pace.longest_hold
+        last = now + rate.longest_hold
         self.returned = [
             _Returned(min(free_at, last), passed) for free_at, passed in self.returned if free_at > now
         ]
-        last += pace.exchange_seconds
+        last += rate.exchange_seconds
         self.out = {
             ticket: _Out(min(granted_at, now), min(lapses_at, last))
             for ticket, (granted_at, lapses_at) in self.out.items()
             if lapses_at > now
         }
-        self.paused_until = min(self.paused_until, now + 10 * pace.minute)
+        self.paused_until = min(self.paused_until, now + 10 * rate.minute)
         self.corrected_at = min(self.corrected_at, now)
         self.refused_at = min(self.refused_at, now)
 
 
-def _parsed(content: dict[str, Any]) -> Budget:
-    if set(content) != set(Budget.__slots__):
+def _parsed(content: dict[str, Any]) -> Quota:
+    if set(content) != set(Quota.__slots__):
         raise ValueError("not these fields")
     corrected = content["corrected_limit"]
     if corrected is not None and _number(corrected) <= 0:
         raise ValueError("no limit")
-    return Budget(
+    return Quota(
         out={name: _Out(*map(_number, slot)) for name, slot in content["out"].items()},
         returned=[_Returned(_number(free_at), passed is True) for free_at, passed in content["returned"]],
         waiting={

@@ -1,4 +1,4 @@
-"""The budget of requests, in simulated time."""
+"""The quota of requests, in simulated time."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plaud_provider.api.budget import Budget, Pace
 from plaud_provider.emulator.limits import busiest_minute
-from tests.unit.api.budget_world import GET, START, SUBMIT, Trip, World
+from plaud_provider.quota.rule import Quota, Rate
+from tests.unit.quota.world import GET, START, SUBMIT, Trip, World
 
 EXCHANGE = 120.0
 MINUTE = 60.0
@@ -20,18 +20,18 @@ TEN_MINUTES = 600.0
 
 
 class Desk:
-    """A budget with a clock that is set by hand."""
+    """A quota with a clock that is set by hand."""
 
     def __init__(self, requests_per_minute: float) -> None:
-        self.budget = Budget()
-        self.pace = Pace(requests_per_minute, exchange_seconds=EXCHANGE)
+        self.quota = Quota()
+        self.rate = Rate(requests_per_minute, exchange_seconds=EXCHANGE)
         self.now = START
 
     def take(self, ticket: str, operation: object = GET) -> float:
-        return self.budget.take(ticket, operation, now=self.now, pace=self.pace)  # type: ignore[arg-type]
+        return self.quota.take(ticket, operation, now=self.now, rate=self.rate)  # type: ignore[arg-type]
 
     def give_back(self, ticket: str, *, sent: bool = True, refused_for: float | None = None) -> float | None:
-        return self.budget.give_back(ticket, now=self.now, pace=self.pace, sent=sent, refused_for=refused_for)
+        return self.quota.give_back(ticket, now=self.now, rate=self.rate, sent=sent, refused_for=refused_for)
 
     def send(self, *tickets: str) -> None:
         for ticket in tickets:
@@ -40,7 +40,7 @@ class Desk:
 
     @property
     def limit(self) -> float:
-        return self.budget.limit(now=self.now, pace=self.pace)
+        return self.quota.limit(now=self.now, rate=self.rate)
 
 
 def test_while_there_is_room_nobody_waits() -> None:
@@ -93,7 +93,7 @@ def test_whoever_waits_is_not_told_to_come_back_in_vain_nor_rarely() -> None:
     desk = Desk(2)
     desk.send("a", "b")
 
-    assert desk.take("c") == pytest.approx(desk.pace.poll_seconds)
+    assert desk.take("c") == pytest.approx(desk.rate.poll_seconds)
     desk.now += 57
     assert desk.take("c") == pytest.approx(3.0)
 
@@ -137,13 +137,13 @@ def test_a_submit_goes_where_there_is_room_for_all_results_too() -> None:
 
 
 def test_a_place_keeps_submits_back_for_all_who_wait_there() -> None:
-    """Of a triggerer's calls only the first one looks at the budget."""
+    """Of a triggerer's calls only the first one looks at the quota."""
     desk = Desk(3)
     desk.send("a", "b", "c")
     desk.now += 59
 
     def take(ticket: str, calls: int) -> float:
-        return desk.budget.take(ticket, GET, now=desk.now, pace=desk.pace, place="triggerer", calls=calls)
+        return desk.quota.take(ticket, GET, now=desk.now, rate=desk.rate, place="triggerer", calls=calls)
 
     take("r1", 3)
     desk.now += 1
@@ -158,19 +158,19 @@ def test_a_place_with_many_takes_turns_with_others() -> None:
     desk = Desk(2)
     desk.send("a", "b")
     desk.now += 59
-    pace = desk.pace
-    desk.budget.take("r1", GET, now=desk.now, pace=pace, place="triggerer", calls=9)
+    rate = desk.rate
+    desk.quota.take("r1", GET, now=desk.now, rate=rate, place="triggerer", calls=9)
     desk.take("other")
     desk.now += 1
 
-    assert desk.budget.take("r1", GET, now=desk.now, pace=pace, place="triggerer", calls=9) == 0.0
-    assert desk.budget.take("r2", GET, now=desk.now, pace=pace, place="triggerer", calls=8) > 0
+    assert desk.quota.take("r1", GET, now=desk.now, rate=rate, place="triggerer", calls=9) == 0.0
+    assert desk.quota.take("r2", GET, now=desk.now, rate=rate, place="triggerer", calls=8) > 0
     assert desk.take("other") == 0.0
 
 
 def test_submits_are_not_overtaken_for_ever() -> None:
     """Six requests a minute, and more results than that for as long as they like."""
-    world = World(Pace(6.0))
+    world = World(Rate(6.0))
     for index in range(10):
         world.keep_sending(f"result{index}", GET)
     world.run(300)
@@ -183,7 +183,7 @@ def test_submits_are_not_overtaken_for_ever() -> None:
 
 @pytest.mark.parametrize(("results", "submits"), [(8, 8), (8, 16), (16, 4)])
 def test_where_both_wait_nine_of_ten_requests_are_results(results: int, submits: int) -> None:
-    world = World(Pace(6.0))
+    world = World(Rate(6.0))
     for index in range(results):
         world.keep_sending(f"result{index}", GET)
     for index in range(submits):
@@ -202,7 +202,7 @@ def test_a_process_that_is_killed_while_it_waits_keeps_nobody_back_for_long() ->
     desk.now += 1
     assert desk.take("submit", SUBMIT) > 0
 
-    desk.now += 2 * desk.pace.poll_seconds
+    desk.now += 2 * desk.rate.poll_seconds
     assert desk.take("submit", SUBMIT) == 0.0
 
 
@@ -277,7 +277,7 @@ def test_after_each_ten_minutes_without_a_refusal_it_grows_by_a_quarter_up_to_th
     limits = []
     for _ in range(6):
         desk.now += TEN_MINUTES
-        limits.append((desk.limit, desk.budget.limit(now=desk.now + 60, pace=desk.pace)))
+        limits.append((desk.limit, desk.quota.limit(now=desk.now + 60, rate=desk.rate)))
 
     assert limits == [
         (30.0, 37.5),
@@ -302,7 +302,7 @@ def test_a_refusal_begins_the_ten_minutes_anew() -> None:
 
 
 def test_a_figure_that_is_right_is_never_refused_and_used_up() -> None:
-    world = World(Pace(60.0), plaud_allows=60)
+    world = World(Rate(60.0), plaud_allows=60)
     for index in range(8):
         world.keep_sending(f"process{index}")
     world.run(900)
@@ -313,7 +313,7 @@ def test_a_figure_that_is_right_is_never_refused_and_used_up() -> None:
 
 @pytest.mark.parametrize("processes", [1, 3, 10])
 def test_a_figure_that_is_wrong_costs_one_refusal_in_ten_minutes(processes: int) -> None:
-    world = World(Pace(60.0), plaud_allows=30)
+    world = World(Rate(60.0), plaud_allows=30)
     for index in range(processes):
         world.keep_sending(f"process{index}")
     world.run(60)
@@ -326,14 +326,14 @@ def test_a_figure_that_is_wrong_costs_one_refusal_in_ten_minutes(processes: int)
 
 
 def test_a_limit_that_plaud_raises_again_is_found_within_the_hour() -> None:
-    world = World(Pace(60.0), plaud_allows=30)
+    world = World(Rate(60.0), plaud_allows=30)
     for index in range(3):
         world.keep_sending(f"process{index}")
     world.run(300)
     world._limit.limit = 60
     world.run(3600)
 
-    assert world.budget.limit(now=world.now, pace=world.pace) == 60.0
+    assert world.quota.limit(now=world.now, rate=world.rate) == 60.0
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_a_high_figure_is_kept_in_parts_of_a_minute(
     requests_per_minute: float, seconds: float, at_most: int
 ) -> None:
     """Nobody is hit by a thousand requests at once, and an emulator's fast minute is kept as well."""
-    world = World(Pace(requests_per_minute))
+    world = World(Rate(requests_per_minute))
     for index in range(70):
         world.keep_sending(f"process{index}", network=0.02)
     world.run(2.5 * seconds)
@@ -355,7 +355,7 @@ def test_a_high_figure_is_kept_in_parts_of_a_minute(
 
 @pytest.mark.parametrize("requests_per_minute", [61, 100, 119, 301])
 def test_a_figure_that_cannot_be_divided_is_kept_too(requests_per_minute: int) -> None:
-    world = World(Pace(float(requests_per_minute)))
+    world = World(Rate(float(requests_per_minute)))
     for index in range(70):
         world.keep_sending(f"process{index}", network=0.02)
     world.run(75)
@@ -364,7 +364,7 @@ def test_a_figure_that_cannot_be_divided_is_kept_too(requests_per_minute: int) -
 
 
 def test_a_high_figure_is_used_up() -> None:
-    world = World(Pace(6000.0), plaud_allows=6000)
+    world = World(Rate(6000.0), plaud_allows=6000)
     for index in range(60):
         world.keep_sending(f"process{index}", network=0.05)
     world.run(12)
@@ -374,7 +374,7 @@ def test_a_high_figure_is_used_up() -> None:
 
 
 def test_the_document_stays_small_whatever_the_figure() -> None:
-    world = World(Pace(100_000.0))
+    world = World(Rate(100_000.0))
     for index in range(70):
         world.keep_sending(f"process{index}", network=0.02)
     world.run(1)
@@ -398,7 +398,7 @@ trips = st.lists(
 @given(trips=trips, limit=st.integers(1, 8) | st.sampled_from([61, 119, 1000]))
 def test_no_minute_of_plaud_s_ever_holds_more_than_the_limit(trips: list[Trip], limit: int) -> None:
     """However long requests and answers travel, and whoever is killed."""
-    world = World(Pace(float(limit), exchange_seconds=EXCHANGE))
+    world = World(Rate(float(limit), exchange_seconds=EXCHANGE))
     for index, trip in enumerate(trips):
         world.send(str(index), trip)
     world.run()
@@ -411,7 +411,7 @@ def test_no_minute_of_plaud_s_ever_holds_more_than_the_limit(trips: list[Trip], 
 @given(trips=trips, limit=st.sampled_from([61, 90, 119, 121, 1000]))
 def test_a_correction_never_lets_more_through(trips: list[Trip], limit: int) -> None:
     """Bursts at a figure that is kept in parts, of which Plaud refuses some."""
-    world = World(Pace(float(limit), exchange_seconds=EXCHANGE), plaud_allows=limit // 3)
+    world = World(Rate(float(limit), exchange_seconds=EXCHANGE), plaud_allows=limit // 3)
     for index, trip in enumerate(trips):
         for copy in range(5):
             world.send(f"{index}-{copy}", trip)
@@ -468,11 +468,11 @@ def test_what_is_written_is_read() -> None:
     desk.take("c", SUBMIT)
     desk.give_back("a", refused_for=5.0)
 
-    assert Budget.from_json(desk.budget.to_json()) == desk.budget
-    assert Budget.from_json(desk.budget.to_json().encode()) == desk.budget
+    assert Quota.from_json(desk.quota.to_json()) == desk.quota
+    assert Quota.from_json(desk.quota.to_json().encode()) == desk.quota
 
 
-GOOD = json.loads(Budget().to_json())
+GOOD = json.loads(Quota().to_json())
 
 
 @pytest.mark.parametrize(
@@ -504,4 +504,4 @@ GOOD = json.loads(Budget().to_json())
     ids=lambda document: str(document)[:20],
 )
 def test_a_document_that_cannot_be_used_is_a_fresh_start(document: str | bytes | None) -> None:
-    assert Budget.from_json(document) == Budget()
+    assert Quota.from_json(document) == Quota()

@@ -1,4 +1,4 @@
-"""The budget that several hosts share through a database."""
+"""The quota that several hosts share through a database."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 import sqlalchemy as sa
 from airflow.sdk import Connection
 
-from plaud_provider.api.budget import Budget
 from plaud_provider.exceptions import PlaudConfigurationError
-from plaud_provider.quota import sql
-from plaud_provider.quota.sql import SqlStore
+from plaud_provider.quota import sql_store
+from plaud_provider.quota.rule import Quota
+from plaud_provider.quota.sql_store import SqlStore
 from plaud_provider.quota.stores import StoreUnavailableError
 from tests.unit.postgres_server import PostgresServer
 
@@ -27,13 +27,13 @@ def open_store(connection: Connection, client_id: str = "client") -> SqlStore:
     return SqlStore(connection, base_url=BASE_URL, client_id=client_id)
 
 
-def count(budget: Budget, now: float) -> int:
-    budget.overtaken += 1
-    return budget.overtaken
+def count(quota: Quota, now: float) -> int:
+    quota.overtaken += 1
+    return quota.overtaken
 
 
-def counted(budget: Budget, now: float) -> int:
-    return budget.overtaken
+def counted(quota: Quota, now: float) -> int:
+    return quota.overtaken
 
 
 def execute(connection: Connection, statement: str) -> list[Any]:
@@ -97,8 +97,8 @@ def test_a_change_that_fails_changes_nothing_and_lets_the_next_one_in(sql_connec
     store = open_store(sql_connection)
     store.update(count)
 
-    def fail(budget: Budget, now: float) -> None:
-        budget.overtaken = 7
+    def fail(quota: Quota, now: float) -> None:
+        quota.overtaken = 7
         raise ValueError("inside")
 
     with pytest.raises(ValueError, match="inside"):
@@ -117,9 +117,9 @@ def test_a_damaged_row_is_a_fresh_start(sql_connection: Connection) -> None:
 
 def test_the_database_s_clock_decides(postgres: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
-    monkeypatch.setattr("plaud_provider.quota.sql.time", SimpleNamespace(time=lambda: 7.0))
+    monkeypatch.setattr("plaud_provider.quota.sql_store.time", SimpleNamespace(time=lambda: 7.0))
 
-    assert open_store(postgres).update(lambda budget, moment: moment) == pytest.approx(now, abs=60)
+    assert open_store(postgres).update(lambda quota, moment: moment) == pytest.approx(now, abs=60)
 
 
 def test_it_is_the_time_after_the_wait_for_the_row(postgres: Connection) -> None:
@@ -128,14 +128,14 @@ def test_it_is_the_time_after_the_wait_for_the_row(postgres: Connection) -> None
     store.update(count)
     held, waited = threading.Event(), threading.Event()
 
-    def hold(budget: Budget, now: float) -> None:
+    def hold(quota: Quota, now: float) -> None:
         held.set()
         waited.wait(20)
 
     with ThreadPoolExecutor(2) as pool:
         pool.submit(store.update, hold)
         held.wait(20)
-        waiting = pool.submit(other.update, lambda budget, now: now)
+        waiting = pool.submit(other.update, lambda quota, now: now)
         query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
         while execute(postgres, query) != [(1,)]:
             pass
@@ -203,13 +203,13 @@ def test_whoever_may_not_write_is_told_why(postgres: Connection) -> None:
 def test_a_host_that_stopped_with_the_row_in_its_hands_loses_it(
     postgres: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sql, "LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(sql_store, "LOCK_SECONDS", 0.3)
     stopped, other = open_store(postgres), open_store(postgres)
     stopped.update(count)
     held, go_on = threading.Event(), threading.Event()
 
-    def stop(budget: Budget, now: float) -> None:
-        budget.overtaken = 99
+    def stop(quota: Quota, now: float) -> None:
+        quota.overtaken = 99
         held.set()
         go_on.wait(20)
 
