@@ -146,7 +146,7 @@ class PlaudHook(HttpHook):
             settings.account,
             settings.requests_per_minute,
             shared,
-            exchange_seconds=self._limits.total_seconds,
+            exchange_seconds=self._limits.submit_seconds,
             minute=self._minute,
             log=self.log,
         )
@@ -319,7 +319,7 @@ class PlaudHook(HttpHook):
     def _send(self, request: Request) -> Response:
         if not request.repeatable:
             with self.get_conn() as session:
-                return send_with_requests(session, request, self._limits)
+                return send_with_requests(session, request, self._limits.of_submits)
         if self._session is None:
             self._session = self.get_conn()
         session = self._session

@@ -100,7 +100,7 @@ class PlaudAsyncHook(BaseHook):
         self._tls = await asyncio.to_thread(tls_context, base_url)
         self._session = open_aiohttp_session(self._limits, self._tls)
         # With a connection of its own for each submit: on one that Plaud has just closed it may be lost.
-        self._submits = open_aiohttp_session(self._limits, self._tls, reuse_connections=False)
+        self._submits = open_aiohttp_session(self._limits.of_submits, self._tls, reuse_connections=False)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -216,7 +216,7 @@ class PlaudAsyncHook(BaseHook):
             open_quota,
             self.settings.account,
             self.settings.requests_per_minute,
-            exchange_seconds=self._limits.total_seconds,
+            exchange_seconds=self._limits.submit_seconds,
             minute=self._minute,
             log=self.log,
         )
@@ -239,5 +239,6 @@ class PlaudAsyncHook(BaseHook):
         return self._remembered
 
     async def _send(self, request: Request) -> Response:
-        session = self._session if request.repeatable else self._submits
-        return await send_with_aiohttp(session, request, self._limits, proxy=self._proxy)
+        if request.repeatable:
+            return await send_with_aiohttp(self._session, request, self._limits, proxy=self._proxy)
+        return await send_with_aiohttp(self._submits, request, self._limits.of_submits, proxy=self._proxy)

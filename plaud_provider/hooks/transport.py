@@ -37,13 +37,21 @@ class Limits(NamedTuple):
     :param connect_seconds: Until a connection stands.
     :param read_seconds: Between two pieces of an answer.
     :param total_seconds: For the whole exchange.
+    :param submit_seconds: For the whole exchange of a submit, however long its answer lets wait for itself:
+        it is paid for. Less than the lease of a submit in the ledger.
     :param response_bytes: Of an answer, after decompression.
     """
 
     connect_seconds: float = 10.0
     read_seconds: float = 30.0
     total_seconds: float = 60.0
+    submit_seconds: float = 150.0
     response_bytes: int = 128 * 1024 * 1024
+
+    @property
+    def of_submits(self) -> Limits:
+        """The bounds of a submit."""
+        return self._replace(read_seconds=self.submit_seconds, total_seconds=self.submit_seconds)
 
 
 def proxies_for(url: str) -> dict[str, str]:

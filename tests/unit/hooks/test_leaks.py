@@ -185,7 +185,7 @@ def test_nothing_leaks_from_a_call_that_is_given_up(
     inject("submit", "drip", bytes_per_second=10)
 
     with pytest.raises(PlaudError) as caught:
-        open_client(limits=Limits(total_seconds=0.3)).submit()
+        open_client(limits=Limits(submit_seconds=0.3)).submit()
 
     canaries.show(caught.value)
 

@@ -18,6 +18,7 @@ from plaud_provider.exceptions import (
 )
 from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
 from plaud_provider.hooks.transport import Limits
+from plaud_provider.ledger.ledger import Ledger
 from tests.unit.hooks.conftest import FAST, ONCE, Client, Connect, Inject
 from tests.unit.hooks.servers import (
     TcpServer,
@@ -27,7 +28,9 @@ from tests.unit.hooks.servers import (
 )
 
 OpenClient = Callable[..., Client]
-HASTY = Limits(connect_seconds=1.0, read_seconds=5.0, total_seconds=0.5, response_bytes=1024 * 1024)
+HASTY = Limits(
+    connect_seconds=1.0, read_seconds=5.0, total_seconds=0.5, submit_seconds=0.5, response_bytes=1024 * 1024
+)
 
 
 def drip_headers(connection: socket.socket) -> None:
@@ -84,6 +87,19 @@ def test_a_submit_that_is_given_up_at_the_deadline_is_unknown(
 
     with pytest.raises(PlaudSubmitOutcomeUnknownError, match=r"within 0\.5 seconds"):
         open_client(limits=HASTY, policy=FAST).submit()
+
+
+def test_the_answer_to_a_submit_is_waited_for_longer_as_it_is_paid_for(
+    plaud: EmulatorServer, inject: Inject, open_client: OpenClient, txn: str
+) -> None:
+    inject("submit", "delay", seconds=1.0)
+    limits = Limits(read_seconds=0.3, total_seconds=0.5)
+
+    assert open_client(limits=limits, policy=ONCE).submit().transcription_id
+
+
+def test_it_is_waited_for_no_longer_than_the_ledger_keeps_the_recording() -> None:
+    assert Limits().submit_seconds + Limits().connect_seconds < Ledger.LEASE_OF_SUBMIT.total_seconds()
 
 
 @pytest.mark.parametrize("gzip", [False, True], ids=["plain", "bomb"])
