@@ -3,7 +3,7 @@ Everything this package raises: one class per cause.
 
 The class decides what Airflow does next. Causes that another attempt cannot mend also derive from
 :class:`~airflow.sdk.exceptions.AirflowFailException`, so that no retry is spent on them and ``soft_fail``
-treats them alike in every sensor mode. All others may be retried; none of them has paid for anything.
+treats them alike in every sensor mode. All others may be retried: what was paid for before is attached to.
 
 No message carries a secret, a token, a signature or transcript text.
 """
@@ -43,7 +43,7 @@ class PlaudAuthenticationError(PlaudError, AirflowFailException):
 
 
 class PlaudRequestError(PlaudError, AirflowFailException):
-    """Plaud refused the request itself (a 4xx answer): sending it again would be refused again."""
+    """Plaud refused the request itself (a 4xx answer): sending it again at once would be refused again."""
 
 
 class PlaudNotFoundError(PlaudError, AirflowFailException):
@@ -107,7 +107,7 @@ class PlaudTriggerEventError(PlaudError, AirflowFailException):
 
 
 class PlaudWarehouseError(PlaudError):
-    """The warehouse refused the rows or could not be reached. The transaction was rolled back."""
+    """The warehouse or the ledger refused or could not be reached; the message says what is rolled back."""
 
 
 class PlaudTableMismatchError(PlaudWarehouseError, AirflowFailException):

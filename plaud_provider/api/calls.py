@@ -159,6 +159,10 @@ def submit_transcription(
         yield Sleep(pause, type(failure).__name__)
 
 
+#: Refusals (HTTP) of what was asked for, not of who asks.
+_OF_ARGUMENTS = frozenset({400, 413, 415, 422})
+
+
 def verify_credentials(account: Account, policy: RetryPolicy) -> Call[Token]:
     """Exchange the credentials for a token, past every cache."""
     return (yield from exchanged_token(account, policy))
@@ -246,7 +250,7 @@ def _failure(account: Account, answer: Response, what: str, *, is_submit: bool =
         )
     return PlaudRequestError(
         f"{account.base_url} refused {what} with {status}{_error_code(answer.body)}. Nothing was accepted."
-        f"{' Correct the arguments.' * is_submit}",
+        f"{' Correct the arguments.' * (is_submit and status in _OF_ARGUMENTS)}",
         status_code=status,
     )
 

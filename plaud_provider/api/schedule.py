@@ -1,7 +1,7 @@
 """
 When to look at what is waiting.
 
-Pure: the caller says what time it is, by a clock that nobody sets. Times are seconds on that clock.
+Pure: the caller says what time it is, in epoch seconds; best by a clock that nobody sets meanwhile.
 
 A look that comes too early is a request for nothing, one that comes too late leaves a finished result lying.
 How long Plaud takes is learned from what has been seen to be finished. Each transcription that waits has two
@@ -157,8 +157,8 @@ class Schedule:
     The order in which transcriptions are looked at, and the moments. The quota may delay any look.
 
     :param jobs: What is waited for; duplicates count once.
-    :param interval: Seconds between two looks at the same transcription. While it may be done and the quota
-        has requests to spare, it may be 5 s. Also, one guess in each interval is made in any case.
+    :param interval: Seconds between two looks at the same transcription; 5 s while that may be done and the
+        quota has requests to spare. One guess in each interval is made in any case.
     :param now: When the schedule begins.
     :param times: What is known of how long Plaud takes.
     """

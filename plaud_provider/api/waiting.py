@@ -179,6 +179,7 @@ class Wait:
     404 within a minute of the submit           the next look: Plaud may not know it yet
     404 from Plaud                              confirmed by further looks, see :data:`NOT_FOUND`, it is
                                                 missing; at once where Plaud keeps results no longer
+    402, 407                                    the next look: that is the client's trouble
     another 4xx from Plaud                      confirmed, see :data:`REFUSED`, it is given up as failed
     an answer that cannot be read               confirmed, see :data:`UNREADABLE`, it is given up as failed
     refused credentials                         they end the wait after :data:`REFUSED_SECONDS`
@@ -289,7 +290,8 @@ class Wait:
                 return Patience(1, 0.0)
             return NOT_FOUND_AGAIN if transcription_id in self._known else NOT_FOUND
         if isinstance(error, PlaudRequestError):
-            return REFUSED
+            # An unpaid bill, or a proxy that wants to know who asks, has nothing to do with a transcription.
+            return None if error.status_code in (402, 407) else REFUSED
         return UNREADABLE if isinstance(error, PlaudResponseError) else None
 
     def result(self, *, now: float) -> WaitResult | None:

@@ -11,7 +11,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.pool import NullPool
 
 from plaud_provider.database.rows import batches, rows_of
-from plaud_provider.database.types import UtcTime
+from plaud_provider.database.types import host_clock
 from plaud_provider.exceptions import PlaudConfigurationError
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ class Dialect:
     tells_cases_apart = False
     #: Whether an engine can be used again.
     engine_stays_good = True
+    #: The time in SQL by the database's clock, which all who use it share, or so much later. Of a database in
+    #: this process it is the host's.
+    clock: Callable[[timedelta], sa.ColumnElement[datetime]] = staticmethod(host_clock)
     #: What an error's code means and what to do, by the start of the code.
     advice: ClassVar[Mapping[str, tuple[str, str]]] = {
         "08": ("the connection broke", "Retry."),
@@ -173,16 +176,6 @@ class Dialect:
         :param names: The names.
         """
 
-    def clock(self, after: timedelta = timedelta(0)) -> sa.ColumnElement[datetime]:
-        """
-        Return, in SQL, the time by the database's clock: the same for all who use it.
-
-        Of a database in this process that is the host's clock.
-
-        :param after: For a time that is so much later.
-        """
-        return told(_now, after)
-
     def clean(self, rows_or_columns: Iterable[Row | list[Any]], *, json: Collection[str] = ()) -> int:
         """
         Replace, in place, what this kind of database refuses in text.
@@ -243,20 +236,6 @@ class Dialect:
             "database would vanish with the task, and the rows with it. Put the path of a file into the "
             "connection's host. Nothing was sent."
         )
-
-
-def told(now: Callable[[], datetime], after: timedelta = timedelta(0)) -> sa.ColumnElement[datetime]:
-    """
-    Return, in SQL, the time that something tells when the statement is run.
-
-    :param now: Tells it, with time zone.
-    :param after: For a time that is so much later.
-    """
-    return sa.bindparam(None, callable_=lambda: now() + after, type_=UtcTime())
-
-
-def _now() -> datetime:
-    return datetime.now(tz=UTC)
 
 
 def upsert_of(insert: Any, table: sa.Table, may_replace: MayReplace | None) -> sa.Insert:

@@ -1,4 +1,4 @@
-"""PostgreSQL: rows by COPY and as arrays, locks of rows and of names, a server's clock, restarts."""
+"""PostgreSQL: rows by COPY and as arrays, locks by name, a server's clock, restarts."""
 
 from __future__ import annotations
 
@@ -133,7 +133,8 @@ class PostgresDialect(Dialect):
         numbers = sa.func.unnest(sa.cast(locks, postgresql.ARRAY(sa.BigInteger))).column_valued("number")
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(numbers)))
 
-    def clock(self, after: timedelta = timedelta(0)) -> sa.ColumnElement[datetime]:
+    @staticmethod
+    def clock(after: timedelta) -> sa.ColumnElement[datetime]:
         """Return the server's time in SQL; not that of the transaction's start, which may have waited."""
         return sa.func.clock_timestamp(type_=UtcTime()) + sa.literal(after, sa.Interval())
 

@@ -1,4 +1,4 @@
-"""Rows as both rooms above write them: one by one, or as the values of each column."""
+"""Rows as the ledger and the warehouse write them: one by one, or as the values of each column."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Tables that a room above declares, and the names that users give them.
+Tables that the ledger and the warehouse declare, and the names that users give them.
 
 Names reach SQL only as quoted identifiers that a dialect compiler writes; what no database could take as a
 name is refused here, before anything is opened.

@@ -1,8 +1,10 @@
-"""Types of columns that databases spell in different ways."""
+"""Types of columns that databases spell in different ways, and the time."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,6 +32,17 @@ class UtcTime(sa.types.TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         """Return a time that was read; one without zone is taken as UTC."""
         return utc(value)
+
+
+def host_clock(after: timedelta, *, now: Callable[[], datetime] | None = None) -> sa.ColumnElement[datetime]:
+    """
+    Return, in SQL, the time when a statement is run.
+
+    :param after: How much later it is to be.
+    :param now: Tells the time, with time zone, instead of this host's clock.
+    """
+    tell = now or partial(datetime.now, tz=UTC)
+    return sa.bindparam(None, callable_=lambda: tell() + after, type_=UtcTime())
 
 
 def utc(moment: datetime | None) -> datetime | None:

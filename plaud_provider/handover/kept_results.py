@@ -91,7 +91,7 @@ class ResultStore:
             )
             return None
 
-    def landed(self, region: str, transcription_ids: Iterable[str], *, keep_raw: bool) -> None:
+    def remove_landed(self, region: str, transcription_ids: Iterable[str], *, keep_raw: bool) -> None:
         """
         Remove what has landed.
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import sqlalchemy as sa
 
 from plaud_provider.database.database import open_database
-from plaud_provider.database.dialect import told
 from plaud_provider.database.rows import batches
-from plaud_provider.database.types import UtcTime
+from plaud_provider.database.types import UtcTime, host_clock
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
 from plaud_provider.ledger.entry import RESUBMITTABLE, Entry, Owner, Recording, State, kept_error
 from plaud_provider.ledger.table import ledger_tables
@@ -36,14 +35,14 @@ class _Run(Protocol):
     def __call__(self, work: Callable[[sa.Connection], Result], /) -> Result: ...
 
 
-#: Keys per statement: SQLite before 3.32 takes 999 variables, and an id that ends has three.
+#: Keys per statement: SQLite before 3.32 takes 999 variables, and :meth:`Ledger.failed` three for each id.
 BATCH = 300
 LAPSED = (
     "Its task ended or stalled while it was being sent, and noted no answer: Plaud may have accepted and "
     "billed it. Compare with Plaud's own account, then have it submitted again if it is not there."
 )
 OWNER_COLUMNS = tuple(f"owner_{name}" for name in Owner._fields)
-# What the statements of steps are given when they are run.
+# Values that a step is given for its recording; its statement is made once.
 _ERROR = sa.bindparam("new_error", type_=sa.Text())
 _NEW_ID = sa.bindparam("new_transcription_id", type_=sa.Text())
 
@@ -96,9 +95,9 @@ class Ledger:
         self.database = database
         self._tables = tables
         self._table = tables.submissions
-        self._clock = partial(told, now) if now is not None else database.dialect.clock
+        self._clock = partial(host_clock, now=now) if now is not None else database.dialect.clock
         #: The time by this clock.
-        self._now = self._clock()
+        self._now = self._clock(timedelta(0))
         c = self._c = tables.submissions.c
         #: A claim that was released has a lease of no length.
         self._is_kept = c.lease_until > c.claimed_at

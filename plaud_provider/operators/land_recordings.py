@@ -236,7 +236,7 @@ class LandRecordingsOperator(LandingOperator):
             and entry.finished_at is not None
             and entry.finished_at.timestamp() >= since - CLOCKS_APART_SECONDS
         ]
-        self._results().landed(region, landed, keep_raw=validate_boolean("keep_raw", self.keep_raw))
+        self._results().remove_landed(region, landed, keep_raw=validate_boolean("keep_raw", self.keep_raw))
 
     def _go_on(self, waiting: Mapping[str, Entry], started_at: float) -> dict[str, Any]:
         deadline = started_at + self.timeout

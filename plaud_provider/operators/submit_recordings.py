@@ -20,7 +20,7 @@ from plaud_provider.operators.chunk import (
     owner_of,
 )
 from plaud_provider.recordings.local_files import validate_public_urls
-from plaud_provider.recordings.signing import validate_url_validity
+from plaud_provider.recordings.sources import validate_url_validity
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -126,7 +126,7 @@ class SubmitTranscriptionOperator(BaseOperator):
         from plaud_provider.hooks.connection import PlaudConnection
         from plaud_provider.hooks.plaud import PlaudHook
         from plaud_provider.recordings.local_files import validate_public_urls
-        from plaud_provider.recordings.signing import validate_url_validity
+        from plaud_provider.recordings.sources import validate_url_validity
         from plaud_provider.submit.plan import Plan, Rules
         from plaud_provider.submit.single import HeldError, SingleSubmit
 

@@ -17,7 +17,7 @@ from plaud_provider.recordings.reference import AudioReference, refused
 from plaud_provider.storage.ranges import ReadLimitError
 
 if TYPE_CHECKING:
-    from plaud_provider.recordings.signing import AudioSource
+    from plaud_provider.recordings.sources import AudioSource
 
 Container = Literal["WAV", "MP3", "M4A"]
 

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from plaud_provider.exceptions import PlaudError, PlaudInputError
 from plaud_provider.storage.errors import Argument
-from plaud_provider.storage.signed_urls import WEB, expires_at, without_secrets, without_signature
+from plaud_provider.storage.signatures import WEB, expires_at, without_secrets, without_signature
 
 E = TypeVar("E", bound=PlaudError)
 

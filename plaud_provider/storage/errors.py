@@ -18,7 +18,7 @@ from plaud_provider.exceptions import (
     PlaudInputError,
     PlaudStorageError,
 )
-from plaud_provider.storage.signed_urls import without_secrets
+from plaud_provider.storage.signatures import without_secrets
 
 _FORBIDDEN = (401, 403)
 #: How a storage refuses to read what it has just described: it is encrypted with a key that the connection

@@ -1,5 +1,5 @@
 """
-The course of one submit, without I/O: what each end of it means for those who remember it.
+The course of one submit, without I/O: what follows from each answer, and from none.
 
 A generator in the manner of :mod:`plaud_provider.api.calls`, which it wraps: a hook performs its effects,
 those of the call and the steps of the memory. Whether one recording is submitted or many, this is the only
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from plaud_provider.api.models import Transcription
     from plaud_provider.api.requests import Account
     from plaud_provider.api.retry import RetryPolicy
-    from plaud_provider.recordings.signing import AudioSource
+    from plaud_provider.recordings.sources import AudioSource
     from plaud_provider.submit.memory import Memory
 
 log = logging.getLogger(__name__)
@@ -101,14 +101,16 @@ def submit(account: Account, policy: RetryPolicy, order: Order, memory: Memory) 
     the client is refused (a wrong secret, 402)  released                  raised: the next would be too
     Plaud is away, or says 429 for long          released                  raised
     the memory is away before the POST           not accepted              raised
-    the memory is away after the POST            what answers              raised, if it is the only one
+    the memory is away after the POST            the id, in each part of   raised, if no part of it answers;
+                                                 it that answers           the log has the id
     ===========================================  ========================  ==============================
 
     :param account: Who submits, and where.
     :param policy: Bounds of retries.
     :param order: What is submitted.
     :param memory: What keeps it from being submitted again.
-    :raises PlaudError: if submitting others would be useless; nothing was accepted.
+    :raises PlaudError: if submitting others would be useless. Nothing was accepted, but where the memory is
+        away after the POST (:class:`PlaudWarehouseError`).
     """
     terms = order.terms
     call = calls.submit_transcription(

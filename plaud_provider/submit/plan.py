@@ -14,7 +14,7 @@ from plaud_provider.recordings.header import MAX_HOURS, examine
 from plaud_provider.recordings.identity import recording_key
 from plaud_provider.recordings.local_files import is_served
 from plaud_provider.recordings.reference import AudioReference, refused
-from plaud_provider.recordings.signing import audio_source
+from plaud_provider.recordings.sources import audio_source
 from plaud_provider.storage.bucket import FileSystems
 from plaud_provider.submit.course import Order, Terms
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from plaud_provider.api.requests import Account
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.recordings.listing import Found
-    from plaud_provider.recordings.signing import AudioSource
+    from plaud_provider.recordings.sources import AudioSource
 
 log = logging.getLogger(__name__)
 

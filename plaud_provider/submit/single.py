@@ -27,15 +27,13 @@ if TYPE_CHECKING:
     from plaud_provider.hooks.plaud import PlaudHook
     from plaud_provider.ledger.entry import Owner
     from plaud_provider.ledger.ledger import Ledger
-    from plaud_provider.recordings.signing import AudioSource
+    from plaud_provider.recordings.sources import AudioSource
     from plaud_provider.submit.memory import Memory, TaskNote
 
 log = logging.getLogger(__name__)
 
 #: What to do about a submit whose outcome nobody knows.
 OnUnknownSubmit = Literal["fail", "resubmit"]
-
-#: For how long Plaud keeps results.
 
 
 class HeldError(Exception):

@@ -213,7 +213,7 @@ class Lander:
         tally.failed += sum(landing.transcription.status is Status.FAILED for landing in landings)
         if self._results is not None:
             ids = [landing.transcription_id for landing in landings]
-            self._results.landed(self._plaud.region, ids, keep_raw=self._keep_raw)
+            self._results.remove_landed(self._plaud.region, ids, keep_raw=self._keep_raw)
 
     def _final(self, ids: Iterable[str], tally: Tally) -> Iterator[tuple[Transcription, bool]]:
         """Yield what is final, and whether it was kept."""

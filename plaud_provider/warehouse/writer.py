@@ -1,4 +1,4 @@
-"""What lands transcriptions: which rows replace which, in one transaction."""
+"""Writing transcriptions to the warehouse: which rows replace which, in one transaction."""
 
 from __future__ import annotations
 

@@ -112,6 +112,7 @@ PASSING = [
     PlaudServerError("503", status_code=503),
     PlaudServerError("a page", status_code=404),
     PlaudRateLimitError("429", status_code=429),
+    *(PlaudRequestError("refused", status_code=status) for status in (402, 407)),
     PlaudRedirectError("307", status_code=307),
     PlaudStorageError("away"),
 ]

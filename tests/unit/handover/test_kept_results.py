@@ -76,8 +76,8 @@ def test_results_are_removed_where_there_are_some(path: str) -> None:
     for number in range(3):
         store.save(transcription(f"txn_{number}"), "eu")
 
-    store.landed("eu", ["txn_0", "txn_1", "txn_9"], keep_raw=False)
-    store.landed("eu", ["txn_0"], keep_raw=False)
+    store.remove_landed("eu", ["txn_0", "txn_1", "txn_9"], keep_raw=False)
+    store.remove_landed("eu", ["txn_0"], keep_raw=False)
 
     assert [store.load("eu", f"txn_{number}") is not None for number in range(3)] == [False, False, True]
 
@@ -109,7 +109,7 @@ def test_no_id_leads_out_of_the_folder(tmp_path: Path, transcription_id: str) ->
     store = ResultStore(str(tmp_path / "results"))
 
     store.save(Transcription(transcription_id, transcription().status, "completed"), "eu")
-    store.landed("eu", ["none", f"{transcription_id}x"], keep_raw=False)
+    store.remove_landed("eu", ["none", f"{transcription_id}x"], keep_raw=False)
 
     (file,) = (tmp_path / "results").iterdir()
     assert len(file.name) == 64 + len(".json")
@@ -221,7 +221,7 @@ def test_rights_that_are_missing_are_told(s3: S3Server, method: str) -> None:
     calls = {
         "save": lambda: store.save(transcription(), "eu"),
         "load": lambda: store.load("eu", "txn_1"),
-        "landed": lambda: store.landed("eu", ["txn_1"], keep_raw=False),
+        "landed": lambda: store.remove_landed("eu", ["txn_1"], keep_raw=False),
     }
 
     with pytest.raises(

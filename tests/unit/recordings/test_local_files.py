@@ -14,7 +14,7 @@ import pytest
 from plaud_provider.exceptions import PlaudInputError, PlaudStorageError
 from plaud_provider.recordings.local_files import is_served, validate_public_urls
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.recordings.signing import AudioSource, audio_source
+from plaud_provider.recordings.sources import AudioSource, audio_source
 
 AUDIO = b"RIFF a recording"
 

@@ -18,7 +18,7 @@ from plaud_provider.recordings.header import examine
 from plaud_provider.recordings.listing import list_recordings
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.recordings.signing import AudioSource, audio_source
+from plaud_provider.recordings.sources import AudioSource, audio_source
 from tests.unit.handover.test_kept_results import transcription
 from tests.unit.recordings.sounds import WAV
 from tests.unit.recordings.test_strange_names import key

@@ -14,7 +14,7 @@ from plaud_provider.exceptions import (
     PlaudStorageError,
 )
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.recordings.signing import AudioSource, audio_source
+from plaud_provider.recordings.sources import AudioSource, audio_source
 from tests.unit.s3_server import BUCKET, S3Server
 
 AUDIO = b"RIFF a recording"

@@ -20,7 +20,7 @@ from plaud_provider.recordings.identity import recording_key
 from plaud_provider.recordings.listing import Found, list_recordings
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.recordings.signing import AudioSource, audio_source
+from plaud_provider.recordings.sources import AudioSource, audio_source
 from tests.unit.recordings.sounds import WAV
 from tests.unit.s3_server import S3Server
 

@@ -13,7 +13,7 @@ import pytest
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.recordings.header import examine
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.recordings.signing import AudioSource, audio_source
+from plaud_provider.recordings.sources import AudioSource, audio_source
 from plaud_provider.storage import bucket as object_storage
 from plaud_provider.storage.bucket import FileSystems
 from tests.unit.recordings.sounds import M4A, MP3, WAV

@@ -17,7 +17,7 @@ from plaud_provider.handover.manifest import read_manifest, write_manifest
 from plaud_provider.recordings.header import examine
 from plaud_provider.recordings.listing import list_recordings
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.recordings.signing import AudioSource, audio_source
+from plaud_provider.recordings.sources import AudioSource, audio_source
 from tests.unit.handover.test_kept_results import transcription
 from tests.unit.recordings.sounds import M4A, MP3, WAV
 from tests.unit.recordings.test_strange_names import NAMES
@@ -286,7 +286,7 @@ def test_results_are_saved_loaded_and_removed(
     store.save(saved, "eu")
     store.save(saved, "eu")
     assert store.load("eu", "txn_1") == saved
-    store.landed("eu", ["txn_1", "txn_2"], keep_raw=False)
+    store.remove_landed("eu", ["txn_1", "txn_2"], keep_raw=False)
     assert store.load("eu", "txn_1") is None
 
     storage[1].status = 403

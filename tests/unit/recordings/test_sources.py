@@ -10,7 +10,7 @@ from plaud_provider.exceptions import (
 from plaud_provider.recordings.given_urls import GivenUrl
 from plaud_provider.recordings.local_files import LocalFile
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.recordings.signing import (
+from plaud_provider.recordings.sources import (
     AudioSource,
     audio_source,
     validate_url_validity,
