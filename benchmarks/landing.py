@@ -30,7 +30,7 @@ from typing import Any
 from benchmarks.recordings import transcript
 from benchmarks.tables import machine, table
 from demo.postgres import Postgres
-from plaud_provider.api.models import parse_transcription
+from plaud_provider.api.answers import parse_transcription
 from plaud_provider.database.rows import rows_of
 from plaud_provider.transfers.landing import SLAB_ASKED, SLAB_SEGMENTS
 from plaud_provider.warehouse.rows import Landing, segment_columns

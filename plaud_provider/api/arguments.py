@@ -11,7 +11,8 @@ from plaud_provider.api.regions import is_loopback
 from plaud_provider.exceptions import PlaudInputError
 
 # Patterns are compiled when they are first needed: each task is a new process.
-_TRANSCRIPTION_ID = r"[A-Za-z0-9][A-Za-z0-9_.~-]{0,254}"
+# Whatever Plaud makes of an id, it was paid for: what is quoted in a path, and read in a message, will do.
+_TRANSCRIPTION_ID = r"[A-Za-z0-9_.~:=+/@|,!$*()-]{1,255}"
 # RFC 5646 also knows registered languages of 5 to 8 letters; there are none, but "english" would pass as one.
 _LANGUAGE = (
     r"[A-Za-z]{2,3}"  # language
@@ -26,18 +27,25 @@ _LANGUAGE = (
 
 def validate_transcription_id(value: object) -> str:
     """
-    Return ``value`` if it can be a transcription id.
+    Return ``value`` as text, if it can be a transcription id.
 
-    An id becomes part of a path: whatever could change that path (``/``, ``%``, ``?``, ``..``, control
-    characters) is refused.
+    An id becomes part of a path, where it is quoted. What could change a path all the same (``..``, ``%``,
+    ``?``, ``#``, a backslash, control characters) is refused.
 
     :raises PlaudInputError: if it cannot; nothing was sent.
     """
-    if isinstance(value, str) and re.fullmatch(_TRANSCRIPTION_ID, value, re.ASCII) and ".." not in value:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if (
+        isinstance(value, str)
+        and re.fullmatch(_TRANSCRIPTION_ID, value, re.ASCII)
+        and ".." not in value
+        and value.strip("./")
+    ):
         return value
     shown = repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
     raise PlaudInputError(
-        f"transcription_id: {shown} is not a transcription id (letters, digits and '_.~-', like 'txn_0123'). "
+        f"transcription_id: {shown} is not a transcription id (such as 'txn_0123'). "
         "Pass what SubmitTranscriptionOperator returned. Nothing was sent."
     )
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
+from plaud_provider.api.answers import parse_submission, parse_transcription
 from plaud_provider.api.arguments import validate_transcription_id
 from plaud_provider.api.effects import (
     Do,
@@ -28,7 +29,7 @@ from plaud_provider.api.effects import (
     Token,
     TransportFailure,
 )
-from plaud_provider.api.models import Transcription, parse_submission, parse_transcription
+from plaud_provider.api.models import Transcription
 from plaud_provider.api.requests import Account, get_request, submit_request
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.api.tokens import current_token, exchanged_token, redirected, renewed_token, unreachable

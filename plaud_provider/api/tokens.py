@@ -11,6 +11,7 @@ import math
 from collections.abc import Generator
 from typing import Any
 
+from plaud_provider.api.answers import parse_json
 from plaud_provider.api.effects import (
     Effect,
     LockToken,
@@ -25,7 +26,6 @@ from plaud_provider.api.effects import (
     TransportFailure,
     UnlockToken,
 )
-from plaud_provider.api.models import parse_json
 from plaud_provider.api.requests import Account, exchange_request, refresh_request
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.exceptions import (

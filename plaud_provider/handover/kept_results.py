@@ -13,7 +13,8 @@ import logging
 from collections.abc import Iterable
 from typing import Self
 
-from plaud_provider.api.models import Transcription, parse_transcription
+from plaud_provider.api.answers import parse_transcription
+from plaud_provider.api.models import Transcription
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudResponseError
 from plaud_provider.storage.folder import parse_folder
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from plaud_provider.api.redaction import without_secrets
+
 MAX_ERROR_CHARACTERS = 500
-_URL_QUERY = re.compile(r"\?[^\s?'\"<>]*=[^\s'\"<>]*")
 
 
 class State(StrEnum):
@@ -141,7 +141,7 @@ class Entry(NamedTuple):
 
 def kept_error(error: str | None) -> str:
     """Return an error as it is kept: short, without query strings, which may be signatures."""
-    text = _URL_QUERY.sub("", " ".join((error or "").split())).replace("\x00", "\ufffd")
+    text = without_secrets(" ".join((error or "").split())).replace("\x00", "\ufffd")
     if len(text) > MAX_ERROR_CHARACTERS:
         text = f"{text[: MAX_ERROR_CHARACTERS - 3]}..."
     return text or "no reason given"

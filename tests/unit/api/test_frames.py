@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pandas as pd
 import pytest
 
-from plaud_provider.api.models import parse_transcription
+from plaud_provider.api.answers import parse_transcription
 
 COMPLETED = parse_transcription(
     json.dumps(

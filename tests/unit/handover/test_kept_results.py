@@ -17,7 +17,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.execution_time import task_runner
 
-from plaud_provider.api.models import Transcription, parse_transcription
+from plaud_provider.api.answers import parse_transcription
+from plaud_provider.api.models import Transcription
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudError, PlaudStorageError
 from plaud_provider.handover.kept_results import ResultStore
 from tests.unit.s3_server import S3Server

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from plaud_provider.api.models import parse_transcription
+from plaud_provider.api.answers import parse_transcription
 from plaud_provider.database import copying
 from tests.unit.warehouse.warehouses import PostgresWarehouse, Warehouse, connected_postgres, landing
 

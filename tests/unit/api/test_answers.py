@@ -1,0 +1,206 @@
+"""Answers in the words of all of Plaud's pages, and answers with one flaw."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+
+from plaud_provider.api import answers
+from plaud_provider.api.answers import parse_submission, parse_transcription
+from plaud_provider.api.models import Status
+from plaud_provider.exceptions import PlaudResponseError
+
+EMBEDDED: dict[str, Any] = {
+    "transcription_id": "task_exec_1",
+    "status": "SUCCESS",
+    "data": {
+        "text": "Good morning.",
+        "language": "en",
+        "duration": 5.5,
+        "results": [
+            {"start": 0, "end": 4.2, "text": "Good", "speaker_id": "Speaker 1", "language": "en"},
+            {"start": 4.2, "end": 5.5, "text": "morning.", "speaker_id": "Speaker 2"},
+        ],
+        "embeddings": {"Speaker 1": [0.1]},
+    },
+}
+NESTED: dict[str, Any] = {
+    "data": {
+        "task_id": "txn_1",
+        "task_status": "SUCCESS",
+        "text": "Good morning.",
+        "segments": [
+            {"start": 0, "end": 4.2, "text": "Good", "speaker": "SPEAKER_00"},
+            {"start": 4.2, "end": 5.5, "text": "morning.", "speaker": "SPEAKER_01"},
+        ],
+    }
+}
+DOCUMENTED: dict[str, Any] = {
+    "transcriptionId": "txn_1",
+    "status": "completed",
+    "text": "Good morning.",
+    "segments": [
+        {"start": 0, "end": 4.2, "text": "Good", "speaker": "Speaker 1"},
+        {"start": 4.2, "end": 5.5, "text": "morning.", "speaker": "Speaker 2"},
+    ],
+}
+
+
+def encoded(payload: object) -> bytes:
+    return json.dumps(payload).encode()
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "_warned", set())
+
+
+@pytest.mark.parametrize("payload", [DOCUMENTED, EMBEDDED, NESTED], ids=["openapi", "embedded", "nested"])
+def test_a_result_is_read_in_any_wording(payload: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    read = parse_transcription(encoded(payload))
+
+    assert read.status is Status.COMPLETED
+    assert not read.has_unknown_status
+    assert read.text == "Good morning."
+    assert [(one.start_seconds, one.end_seconds, one.text) for one in read.segments] == [
+        (0.0, 4.2, "Good"),
+        (4.2, 5.5, "morning."),
+    ]
+    assert read.speaker_count == 2
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        *((word, Status.PROCESSING) for word in ("PENDING", "RECEIVED", "STARTED", "PROGRESS", "Processing")),
+        *((word, Status.COMPLETED) for word in ("SUCCESS", "COMPLETED", " completed ")),
+        *((word, Status.FAILED) for word in ("FAILURE", "REVOKED", "FAILED")),
+    ],
+)
+def test_status_words_count_in_any_letter_case(word: str, status: Status) -> None:
+    assert parse_transcription(encoded({"transcriptionId": "txn_1", "status": word})).status is status
+
+
+FLAWS = {
+    "an empty segment": lambda body: body.replace(b'"segments": [', b'"segments": [null, 7, '),
+    "a null id": lambda body: body.replace(b'"txn_1"', b"null"),
+    "no id": lambda body: body.replace(b'"transcriptionId": "txn_1", ', b""),
+    "not UTF-8": lambda body: body.replace(b"}", b', "note": "caf\xe9"}', 1),
+    "a number of 5,000 digits": lambda body: body.replace(
+        b'"text"', b'"size": ' + b"9" * 5000 + b', "text"', 1
+    ),
+    "capitals": lambda body: body.replace(b"completed", b"COMPLETED"),
+    "other names of speakers": lambda body: body.replace(b'"speaker"', b'"speaker_id"'),
+    "a time that is none": lambda body: body.replace(b'"text"', b'"completedAt": {}, "text"', 1),
+    "a duration that is none": lambda body: body.replace(b'"text"', b'"duration": [], "text"', 1),
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_a_completed_result_with_one_flaw_is_read_with_its_text_and_speakers(flaw: str) -> None:
+    read = parse_transcription(FLAWS[flaw](encoded(DOCUMENTED)), requested_id="txn_1")
+
+    assert (read.transcription_id, read.status, read.text) == ("txn_1", Status.COMPLETED, "Good morning.")
+    assert [(one.index, one.speaker) for one in read.segments] == [(0, "Speaker 1"), (1, "Speaker 2")]
+    assert json.loads(read.raw)["text"] == "Good morning."
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"transcriptionId": "txn_1"},
+        {"transcription_id": "txn_1", "status": "PENDING", "data": {}},
+        {"transcriptionId": None, "data": {"transcription_id": "txn_1"}},
+        {"data": {"transcriptionId": "txn_1", "status": "processing"}},
+        {"status": "processing", "data": {"task_id": "txn_1"}},
+        {"id": "txn_1"},
+        {"taskId": "txn_1", "status": 7, "segments": "none"},
+    ],
+)
+def test_an_id_that_is_paid_for_is_kept_wherever_it_stands(answer: dict[str, Any]) -> None:
+    assert parse_submission(encoded(answer)).transcription_id == "txn_1"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(12345, "12345"), ("txn:1/2", "txn:1/2"), ("MTIzNDU2Nzg5MA==", "MTIzNDU2Nzg5MA=="), ("-x", "-x")],
+)
+def test_an_id_of_any_form_is_kept(given: object, kept: str) -> None:
+    assert parse_submission(encoded({"transcriptionId": given})).transcription_id == kept
+
+
+@pytest.mark.parametrize("given", ["two words", "..", "a\nb", "x" * 300])
+def test_an_id_that_cannot_be_used_is_in_the_message(given: str) -> None:
+    with pytest.raises(PlaudResponseError) as caught:
+        parse_submission(encoded({"transcriptionId": given}))
+
+    assert repr(given[:200])[1:-1] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, {"detail": "CLIENT_NOT_FOUND"}, {"data": []}, {"transcriptionId": []}]
+)
+def test_an_answer_without_any_id_is_told(answer: dict[str, Any]) -> None:
+    with pytest.raises(PlaudResponseError, match="no usable transcriptionId"):
+        parse_submission(encoded(answer))
+
+
+def test_the_result_of_another_one_is_refused() -> None:
+    with pytest.raises(PlaudResponseError, match="txn_1 where txn_2"):
+        parse_transcription(encoded(DOCUMENTED), requested_id="txn_2")
+
+
+def test_unknown_keys_are_warned_of_once_by_name_and_never_by_value(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    strange = {**DOCUMENTED, "mood": "canary", "said: canary": 1}
+    strange["segments"] = [{**segment, "loudness": "canary"} for segment in strange["segments"]]
+
+    parse_transcription(encoded(strange))
+    parse_transcription(encoded(strange))
+
+    assert caplog.text.count("mood") == caplog.text.count("loudness") == 1
+    assert "canary" not in caplog.text
+
+
+@pytest.mark.parametrize("error", ["error", "detail", "message", "reason"])
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_why_it_failed_is_read_wherever_it_stands(error: str, is_nested: bool) -> None:
+    reason = {error: "no speech"}
+    answer = {"transcription_id": "t", "status": "FAILURE", **({"data": reason} if is_nested else reason)}
+
+    assert parse_transcription(encoded(answer)).error == "no speech"
+
+
+LEAKS = [
+    "HTTPSConnectionPool(host='b'): Max retries exceeded with url: /a.wav?X-Amz-Signature=canary",
+    "cannot fetch https://b.example/a.wav?sig=canary&se=1 (403)",
+    "cannot fetch b.example/a.wav?X-Amz-Signature=canary",
+    "cannot fetch https%3A%2F%2Fb.example%2Fa.wav%3Fsig%3Dcanary",
+    "cannot fetch s3://b/a.wav?X-Amz-Signature=canary",
+    "cannot fetch https://b.example/a.wav\\u003fsig\\u003dcanary",
+    "cannot fetch https://user:canary@b.example/a.wav",
+    "SignatureDoesNotMatch: Signature=canary",
+]
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_no_signature_and_no_password_is_in_the_error_or_in_raw(leak: str) -> None:
+    payload = {
+        "transcriptionId": "txn_1",
+        "status": "failed",
+        "error": {"message": leak, "details": [leak, {"url": leak}]},
+        "audioUrl": leak,
+        "text": "she said: a=b? no: b=c",
+    }
+    read = parse_transcription(encoded(payload))
+
+    assert "canary" not in f"{read.error}{read.raw}"
+    assert "a.wav" in read.raw or "Signature" in read.raw
+    assert json.loads(read.raw)["text"] == payload["text"], "what was said stays as it is"
+    assert json.loads(read.raw).keys() == payload.keys()
