@@ -101,9 +101,10 @@ class ClientQuota:
         if limit is not None:
             self._log.warning(
                 "Plaud refused a request of client %s with 429, within its quota of %g a minute. From now "
-                "on there are %g a minute for everything that shares the quota, and a quarter more after "
-                "each ten minutes without a refusal. Correct requests_per_minute in the connection; if other "
-                "hosts use the client, let them share the quota (budget_conn_id).",
+                "on there are %g a minute for everything that shares the quota; after two minutes without a "
+                "refusal (up to ten if that turns out to be too many again) it rises to the figure. Correct "
+                "requests_per_minute in the connection; if other hosts use the client, let them share the "
+                "quota (budget_conn_id).",
                 self._client_id,
                 rate.requests_per_minute,
                 round(limit, 1),
