@@ -183,6 +183,33 @@ def test_submits_are_not_overtaken_for_ever() -> None:
     assert sent - START - 300 <= 200
 
 
+def test_nine_results_overtake_a_submit_and_then_it_goes() -> None:
+    desk = Desk(1)
+    desk.send("first")
+    results = [f"result{index}" for index in range(20)]
+    sent: list[str] = []
+    while "submit" not in sent:
+        # Two results are always waiting.
+        for name in [*results[:2], "submit"]:
+            if desk.take(name, SUBMIT if name == "submit" else GET) == 0.0:
+                desk.give_back(name)
+                sent.append(name)
+        results = [name for name in results if name not in sent]
+        desk.now += 5
+
+    assert len(sent) == 10
+
+
+def test_nobody_is_told_to_look_again_within_milliseconds() -> None:
+    """However high the figure: looking is a write to a file."""
+    desk = Desk(6_000_000)
+    wait = 0.0
+    for index in range(100):
+        wait = wait or desk.take(f"{index}")
+
+    assert wait >= 0.005
+
+
 @pytest.mark.parametrize(("results", "submits"), [(8, 8), (8, 16), (16, 4)])
 def test_where_both_wait_nine_of_ten_requests_are_results(results: int, submits: int) -> None:
     world = World(Rate(6.0))
