@@ -15,10 +15,11 @@ import json
 import math
 from bisect import insort
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple
 
 from plaud_provider.api.effects import Operation
+from plaud_provider.quota.breaker import Breaker
 
 #: A higher figure is spread over the minute (1,200 as 60 in 3 seconds), so that a thousand requests do not
 #: leave at once.
@@ -126,6 +127,7 @@ class Quota:
     :param lowered_limit: Requests a minute that Plaud was found to allow; ``None`` if it never refused one.
     :param lowered_from: The connection's figure for which that was found; it says nothing about another one.
     :param rest: Minutes without a refusal after which the limit rises again.
+    :param breaker: What became of the last submits.
     :param stands_in: Whether this is the quota of a store that stands in for another one, and allows the
         least there is. Not stored: the one who asks sets it.
     """
@@ -143,6 +145,7 @@ class Quota:
     lowered_limit: float | None = None
     lowered_from: float = 0.0
     rest: float = FIRST_REST
+    breaker: Breaker = field(default_factory=Breaker)
     stands_in: bool = False
 
     @classmethod
@@ -283,6 +286,7 @@ class Quota:
     def to_json(self) -> str:
         """Return the document."""
         content = {name: getattr(self, name) for name in _STORED}
+        content["breaker"] = astuple(self.breaker)
         return json.dumps({"version": _FORMAT_VERSION, **content}, separators=(",", ":"))
 
     @classmethod
@@ -445,7 +449,14 @@ def _parsed(content: dict[str, Any]) -> Quota:
         lowered_limit=None if lowered is None else _number(lowered),
         lowered_from=_number(content["lowered_from"]),
         rest=_number(content["rest"]),
+        breaker=_parsed_breaker(*content["breaker"]),
     )
+
+
+def _parsed_breaker(failures: object, failed_trials: object, trial: object, next_trial_at: object) -> Breaker:
+    if not isinstance(trial, str):
+        raise TypeError("not a ticket")
+    return Breaker(int(_number(failures)), int(_number(failed_trials)), trial, _number(next_trial_at))
 
 
 def _numbers(values: Iterable[object]) -> list[float]:

@@ -621,6 +621,8 @@ GOOD = json.loads(Quota().to_json())
         json.dumps({**GOOD, "paused_until": math.nan}),
         json.dumps({**GOOD, "lowered_limit": 0}),
         json.dumps({**GOOD, "lowered_limit": True}),
+        json.dumps({**GOOD, "breaker": [0, 0, None, 0.0]}),
+        json.dumps({**GOOD, "breaker": [0, 0]}),
     ],
     ids=lambda document: str(document)[:20],
 )
