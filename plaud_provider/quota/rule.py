@@ -265,9 +265,12 @@ class Quota:
         self.opens_at = _FAR_AHEAD
 
     def move_out(self) -> Quota:
-        """Return the busy slots, for another store to :meth:`add`; here they are forgotten."""
-        moved = Quota(out=self.out, returned=self.returned, paused_until=self.paused_until)
+        """Close, and return the busy slots for another store to :meth:`add`; here they are forgotten."""
+        moved = Quota(
+            out=self.out, returned=self.returned, paused_until=self.paused_until, opens_at=self.opens_at
+        )
         self.out, self.returned = {}, []
+        self.close()
         return moved
 
     def add(self, moved: Quota, *, clock_ahead: float) -> None:

@@ -137,10 +137,8 @@ class FallbackStore:
 
     def update(self, change: Change[T]) -> T:
         """Change the quota in the first store, or in the second."""
-        if time.monotonic() >= self._rests_until:
+        if time.monotonic() >= self._rests_until and (not self._is_away or self._is_back()):
             try:
-                if self._is_away:
-                    self._come_back()
                 return self._update_first(change)
             except StoreUnavailableError as away:
                 self._leave(away)
@@ -181,27 +179,37 @@ class FallbackStore:
             self._left = self._last_seen
         log.warning("The quota of Plaud requests: %s. %s", away.reason, self._consequence)
 
-    def _come_back(self) -> None:
+    def _is_back(self) -> bool:
+        """Try the first store, and hand over to it what was sent through the second one."""
         with self._lock:
-            if not self._is_away:
-                return
-            moved = self._second.update(lambda quota, now: _Seen(quota.move_out(), now - time.monotonic()))
+            if time.monotonic() < self._rests_until:
+                return False
+            # It may take seconds to find out; meanwhile the others do without.
+            self._rests_until = time.monotonic() + self._rest_seconds
+        moved = self._second.update(lambda quota, now: _Seen(quota.move_out(), now - time.monotonic()))
 
-            def add(quota: Quota, now: float) -> None:
-                quota.add(moved.quota, clock_ahead=now - time.monotonic() - moved.clock)
+        def add(quota: Quota, now: float) -> None:
+            quota.add(moved.quota, clock_ahead=now - time.monotonic() - moved.clock)
 
-            def add_and_wait(quota: Quota, now: float) -> None:
-                add(quota, now)
-                if moved.quota.out or moved.quota.returned:
-                    quota.close()
+        def add_and_wait(quota: Quota, now: float) -> None:
+            add(quota, now)
+            if moved.quota.out or moved.quota.returned:
+                quota.close()
 
-            try:
-                self._first.update(add_and_wait)
-            except StoreUnavailableError:
-                self._second.update(add)
-                raise
+        def add_again(quota: Quota, now: float) -> None:
+            add(quota, now)
+            quota.opens_at = min(quota.opens_at, moved.quota.opens_at)
+
+        try:
+            self._first.update(add_and_wait)
+        except StoreUnavailableError:
+            self._second.update(add_again)
+            return False
+        with self._lock:
             self._is_away = False
+            self._rests_until = 0.0
         log.info("The quota of Plaud requests is where it should be again.")
+        return True
 
 
 class _Seen(NamedTuple):

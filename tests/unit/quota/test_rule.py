@@ -694,4 +694,6 @@ def test_what_moves_to_another_store_is_busy_there_and_no_longer_here() -> None:
     assert there.take("d") > 0
     there.give_back("b", sent=False)
     assert there.take("d") == 0.0
+    assert here.take("e") > 0
+    here.now += 60
     assert [here.take(ticket) for ticket in "efg"] == [0.0, 0.0, 0.0]

@@ -248,6 +248,28 @@ def test_a_store_that_is_away_is_left_in_peace_for_a_while(unreliable: Unreliabl
     assert unreliable.asked == 1
 
 
+def test_while_one_tries_a_store_that_hangs_the_others_do_without(unreliable: Unreliable) -> None:
+    """A triggerer's calls must not wait for it one after the other."""
+    unreliable.is_away = True
+    store = fallback(unreliable)
+    store.update(count)
+    store._rests_until = 0.0
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def hang(change: Change[T]) -> T:
+        hangs.set()
+        go_on.wait(20)
+        raise StoreUnavailableError("it does not answer")
+
+    unreliable.update = hang  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        trying = pool.submit(store.update, count)
+        hangs.wait(20)
+        assert [store.update(count) for _ in range(3)] == [2, 3, 4]
+        go_on.set()
+        assert trying.result() == 5
+
+
 def test_a_store_that_is_back_is_used_again_and_missed_again(
     unreliable: Unreliable, caplog: pytest.LogCaptureFixture
 ) -> None:
