@@ -1,1 +1,6 @@
-"""Where the quota of requests is kept that all processes of a host, or of several, share for one client."""
+"""
+Requests a minute: one quota for all who use the same client, on a host or on several.
+
+``rule`` is the sliding window (pure), ``breaker`` the circuit breaker of submits (pure), ``stores`` and
+``sql_store`` are where both are kept, ``turns`` is how a call waits, ``opening`` finds a connection's quota.
+"""

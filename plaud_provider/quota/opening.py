@@ -45,7 +45,9 @@ def open_quota(
     :raises PlaudConfigurationError: if ``shared`` cannot keep a quota; nothing was sent.
     """
     rate = Rate(requests_per_minute, exchange_seconds=exchange_seconds + NOTE_SECONDS, minute=minute)
-    return ClientQuota(quota_store(account, shared), rate, client_id=account.client_id, log=log)
+    return ClientQuota(
+        quota_store(account, shared, minute=minute), rate, client_id=account.client_id, log=log
+    )
 
 
 def missing_connection(budget_conn_id: str) -> AirflowNotFoundException:
@@ -59,31 +61,33 @@ def missing_connection(budget_conn_id: str) -> AirflowNotFoundException:
     )
 
 
-def quota_store(account: Account, shared: Connection | None = None) -> QuotaStore:
+def quota_store(account: Account, shared: Connection | None = None, *, minute: float = 60.0) -> QuotaStore:
     """
     Return where a client's quota is kept; for all who ask in this process it is the same object.
 
     :param account: Whose quota it is: one for each base URL and client id.
     :param shared: Airflow connection of the SQL database that several hosts share; ``None`` for a file that
         the processes of this host share. Not to be called on an event loop.
+    :param minute: Seconds of a minute.
     :raises PlaudConfigurationError: if ``shared`` is no connection that can keep a quota.
     """
     folder = PrivateFolder()
     # A child of fork() must not use the database connections of its parent.
-    key = (os.getpid(), folder.path, account.base_url, account.client_id, _identity(shared))
+    key = (os.getpid(), folder.path, account.base_url, account.client_id, _identity(shared), minute)
     with _OPENING:
         if key not in _STORES:
-            _STORES[key] = _open(account, folder, shared)
+            _STORES[key] = _open(account, folder, shared, minute)
         return _STORES[key]
 
 
-def _open(account: Account, folder: PrivateFolder, shared: Connection | None) -> QuotaStore:
+def _open(account: Account, folder: PrivateFolder, shared: Connection | None, minute: float) -> QuotaStore:
     name = hashlib.sha256(f"{account.base_url}\0{account.client_id}".encode()).hexdigest()[:32]
     store: QuotaStore = FallbackStore(
         FileStore(folder, name),
         MemoryStore(),
-        consequence="Until then each process keeps to the requests per minute by itself, and all of them "
-        f"together may be refused. Make {folder.path} a folder of this user's own (mode 0700).",
+        consequence="Until then each process sends one request a minute, as it cannot know of the others. "
+        f"Make {folder.path} a folder of this user's own (mode 0700); end processes that have been stopped.",
+        rest_seconds=minute,
     )
     if shared is not None:
         from plaud_provider.quota.sql_store import SqlStore
@@ -91,8 +95,8 @@ def _open(account: Account, folder: PrivateFolder, shared: Connection | None) ->
         store = FallbackStore(
             SqlStore(shared, base_url=account.base_url, client_id=account.client_id),
             store,
-            consequence="Until then each host keeps to the requests per minute by itself, and all of them "
-            "together may be refused.",
+            consequence="Until then each host sends one request a minute, as it cannot know of the others.",
+            rest_seconds=minute,
         )
     return store
 

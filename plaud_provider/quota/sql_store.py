@@ -6,13 +6,16 @@ The database's clock decides, so that it does not matter whether those of the ho
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from socket import SHUT_RDWR, socket
+from threading import Event, Timer
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from plaud_provider.exceptions import PlaudConfigurationError
@@ -32,7 +35,7 @@ TABLE = sa.Table(
     # The names are those of the tables that exist.
     sa.Column("budget", sa.Text, key="quota"),
 )
-_CONNECT_SECONDS = 10
+_CONNECT_SECONDS = 5
 
 
 class SqlStore:
@@ -54,6 +57,7 @@ class SqlStore:
         self._key = {"base_url": base_url, "client_id": client_id}
         self._row = sa.and_(TABLE.c.base_url == base_url, TABLE.c.client_id == client_id)
         self._is_ready = False
+        self._was_there = False
 
     def update(self, change: Change[T]) -> T:
         """Change the quota."""
@@ -64,9 +68,9 @@ class SqlStore:
             try:
                 return self._in_transaction(lambda connection: self._update(connection, change))
             except DBAPIError as broken:
-                if not broken.connection_invalidated:
+                if not broken.connection_invalidated and not isinstance(broken, IntegrityError):
                     raise
-                # The kept connection did not outlive the pause.
+                # The kept connection did not outlive the pause, or another one has just made the row.
                 return self._in_transaction(lambda connection: self._update(connection, change))
         except SQLAlchemyError as unusable:
             self._is_ready = False
@@ -76,11 +80,17 @@ class SqlStore:
 
     def _update(self, connection: sa.Connection, change: Change[T]) -> T:
         self._begin(connection)
-        document = connection.scalar(sa.select(TABLE.c.quota).where(self._row).with_for_update())
-        quota = Quota.from_json(document)
+        row = connection.execute(sa.select(TABLE.c.quota).where(self._row).with_for_update()).one_or_none()
+        if row is None:
+            # Removed by someone, or the first use of a client in a table of others: no telling which.
+            quota = Quota.unknown()
+            connection.execute(sa.insert(TABLE).values(self._key))
+        else:
+            quota = Quota() if row.quota is None else Quota.from_json(row.quota)
         # Only now: what was waited for the row has passed.
         result = change(quota, self._now(connection))
         connection.execute(sa.update(TABLE).where(self._row).values(quota=quota.to_json()))
+        self._was_there = True
         return result
 
     def _begin(self, connection: sa.Connection) -> None:
@@ -99,29 +109,63 @@ class SqlStore:
         return float(now)
 
     def _prepare(self) -> None:
-        """Create the table and the row if they are not there."""
-        if not self._in_transaction(_has_table):
-            self._unless_another_did(TABLE.create, _has_table)
-        if not self._in_transaction(self._has_row):
-            self._unless_another_did(
-                lambda connection: connection.execute(sa.insert(TABLE).values(self._key)), self._has_row
-            )
+        """Create the table, with this client's row, if it is not there."""
+        if self._in_transaction(_has_table):
+            return
 
-    def _has_row(self, connection: sa.Connection) -> bool:
-        return connection.scalar(sa.select(sa.func.count()).select_from(TABLE).where(self._row)) == 1
+        def create(connection: sa.Connection) -> None:
+            self._begin(connection)
+            TABLE.create(connection)
+            if not self._was_there:
+                # Nobody has sent anything yet.
+                connection.execute(sa.insert(TABLE).values(self._key))
 
-    def _unless_another_did(
-        self, make: Callable[[sa.Connection], object], is_made: Callable[[sa.Connection], bool]
-    ) -> None:
         try:
-            self._in_transaction(make)
+            self._in_transaction(create)
         except DBAPIError:
-            if not self._in_transaction(is_made):
+            # Another one may have created it at the same time.
+            if not self._in_transaction(_has_table):
                 raise
 
     def _in_transaction(self, work: Callable[[sa.Connection], T]) -> T:
-        with self._engine.connect() as connection, connection.begin():
+        with self._engine.connect() as connection, self._answering(connection), connection.begin():
             return work(connection)
+
+    @contextmanager
+    def _answering(self, connection: sa.Connection) -> Iterator[None]:
+        """
+        Hang up if the database does not answer in time.
+
+        :raises StoreUnavailableError: if it did not.
+        """
+        if self._engine.dialect.name == "sqlite":
+            yield
+            return
+        # No driver has a timeout for this, and a server that was stopped still acknowledges what is sent.
+        driver: Any = connection.connection.driver_connection
+        seconds = LOCK_SECONDS + 1
+        with socket(fileno=os.dup(driver.fileno())) as line:
+            hung_up = Event()
+
+            def hang_up() -> None:
+                hung_up.set()
+                with suppress(OSError):
+                    line.shutdown(SHUT_RDWR)
+
+            timer = Timer(seconds, hang_up)
+            timer.daemon = True
+            timer.start()
+            try:
+                yield
+            except SQLAlchemyError:
+                if not hung_up.is_set():
+                    raise
+                connection.invalidate()
+                raise StoreUnavailableError(
+                    f"the database of connection {self._conn_id!r} has not answered for {seconds:g} seconds"
+                ) from None
+            finally:
+                timer.cancel()
 
 
 def _engine(connection: Connection) -> sa.Engine:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
 from plaud_provider.quota.rule import Quota
@@ -22,10 +22,8 @@ T = TypeVar("T")
 Change = Callable[[Quota, float], T]
 
 #: Longer than hundreds of others take; who holds it for longer has been stopped.
-LOCK_SECONDS = 10.0
+LOCK_SECONDS = 5.0
 POLL_SECONDS = 0.005
-#: After that a store that was away is tried again.
-REST_SECONDS = 60.0
 
 
 class StoreUnavailableError(Exception):
@@ -64,6 +62,7 @@ class MemoryStore:
     def update(self, change: Change[T]) -> T:
         """Change the quota."""
         with self._lock:
+            self._quota.stands_in = False
             return change(self._quota, time.time())
 
 
@@ -77,18 +76,21 @@ class FileStore:
 
     def __init__(self, folder: PrivateFolder, name: str) -> None:
         self._folder = folder
+        # The names are those of the files that exist.
         self.path = folder.path / f"{name}.budget"
         self.lock_path = folder.path / f"{name}.budget.lock"
         self._lock = FileLock(self.lock_path, seconds=LOCK_SECONDS, poll_seconds=POLL_SECONDS)
+        self._was_there = False
 
     def update(self, change: Change[T]) -> T:
-        """Change the quota; a damaged file is a fresh start."""
+        """Change the quota; a file that is damaged, or that someone removed, may have said anything."""
         try:
             self._folder.check()
             with self._lock.held():
-                quota = Quota.from_json(self._read())
+                quota = self._read()
                 result = change(quota, time.time())
                 self._folder.replace(self.path, quota.to_json().encode())
+                self._was_there = True
                 return result
         except LockedError:
             raise StoreUnavailableError(
@@ -97,42 +99,125 @@ class FileStore:
         except OSError as unusable:
             raise StoreUnavailableError(f"{self.path}: {unusable.strerror}") from None
 
-    def _read(self) -> bytes | None:
+    def _read(self) -> Quota:
         try:
-            return self.path.read_bytes()
+            return Quota.from_json(self.path.read_bytes())
         except FileNotFoundError:
-            return None
+            return Quota.unknown() if self._was_there else Quota()
 
 
 class FallbackStore:
     """
-    A store, and another one for when the first is away.
+    A store, and another one that stands in while the first is away.
+
+    No minute may hold more requests than the figure, whichever store is used. So the second one grants
+    nothing for a minute if it cannot know what was sent in the last one, and then the least there is, one
+    request a minute: nobody knows how many others stand in. What was sent meanwhile moves to the first store
+    when it is back, which waits a minute for the others to do the same.
 
     :param first: The store to use.
-    :param second: What takes its place for a while.
+    :param second: What stands in for it.
     :param consequence: What that means, for the warning; told once for each time that the first goes away.
+    :param rest_seconds: After that the first store is tried again: a minute of the connection's rate.
     """
 
-    def __init__(self, first: QuotaStore, second: QuotaStore, *, consequence: str) -> None:
+    def __init__(
+        self, first: QuotaStore, second: QuotaStore, *, consequence: str, rest_seconds: float = 60.0
+    ) -> None:
         self._first = first
         self._second = second
         self._consequence = consequence
+        self._rest_seconds = rest_seconds
+        self._lock = threading.Lock()
         self._is_away = False
         self._rests_until = 0.0
+        # What was on its way when the first store was last used, and when it was left.
+        self._last_seen: _Seen | None = None
+        self._left: _Seen | None = None
 
     def update(self, change: Change[T]) -> T:
         """Change the quota in the first store, or in the second."""
-        if time.monotonic() >= self._rests_until:
+        if time.monotonic() >= self._rests_until and (not self._is_away or self._is_back()):
             try:
-                result = self._first.update(change)
+                return self._update_first(change)
             except StoreUnavailableError as away:
-                self._rests_until = time.monotonic() + REST_SECONDS
-                if not self._is_away:
-                    log.warning("The quota of Plaud requests: %s. %s", away.reason, self._consequence)
-                self._is_away = True
-            else:
-                if self._is_away:
-                    log.info("The quota of Plaud requests is where it should be again.")
-                self._is_away = False
-                return result
-        return self._second.update(change)
+                self._leave(away)
+        return self._update_second(change)
+
+    def _update_first(self, change: Change[T]) -> T:
+        seen: _Seen | None = None
+
+        def and_look(quota: Quota, now: float) -> T:
+            nonlocal seen
+            result = change(quota, now)
+            seen = _Seen(Quota(out=dict(quota.out)), now - time.monotonic())
+            return result
+
+        result = self._first.update(and_look)
+        self._last_seen = seen
+        return result
+
+    def _update_second(self, change: Change[T]) -> T:
+        with self._lock:
+            left, self._left = self._left, None
+
+        def stand_in(quota: Quota, now: float) -> T:
+            quota.stands_in = True
+            if left is not None:
+                quota.close()
+                quota.add(left.quota, clock_ahead=now - time.monotonic() - left.clock)
+            return change(quota, now)
+
+        return self._second.update(stand_in)
+
+    def _leave(self, away: StoreUnavailableError) -> None:
+        with self._lock:
+            self._rests_until = time.monotonic() + self._rest_seconds
+            if self._is_away:
+                return
+            self._is_away = True
+            self._left = self._last_seen
+        log.warning("The quota of Plaud requests: %s. %s", away.reason, self._consequence)
+
+    def _is_back(self) -> bool:
+        """Try the first store, and hand over to it what was sent through the second one."""
+        with self._lock:
+            if time.monotonic() < self._rests_until:
+                return False
+            # It may take seconds to find out; meanwhile the others do without.
+            self._rests_until = time.monotonic() + self._rest_seconds
+        moved = self._second.update(lambda quota, now: _Seen(quota.move_out(), now - time.monotonic()))
+
+        def add(quota: Quota, now: float) -> None:
+            quota.add(moved.quota, clock_ahead=now - time.monotonic() - moved.clock)
+
+        def add_and_wait(quota: Quota, now: float) -> None:
+            add(quota, now)
+            if moved.quota.out or moved.quota.returned:
+                quota.close()
+
+        def add_again(quota: Quota, now: float) -> None:
+            add(quota, now)
+            quota.opens_at = min(quota.opens_at, moved.quota.opens_at)
+
+        try:
+            self._first.update(add_and_wait)
+        except StoreUnavailableError:
+            self._second.update(add_again)
+            return False
+        with self._lock:
+            self._is_away = False
+            self._rests_until = 0.0
+        log.info("The quota of Plaud requests is where it should be again.")
+        return True
+
+
+class _Seen(NamedTuple):
+    """
+    Busy slots of a store.
+
+    :param clock: The time by the store's clock when :func:`time.monotonic` was 0.
+    """
+
+    quota: Quota
+    clock: float

@@ -1,4 +1,4 @@
-"""How one call takes its turn in the quota: by sleeping, or without blocking an event loop."""
+"""How a call waits for a slot of the quota: by sleeping, or without blocking an event loop."""
 
 from __future__ import annotations
 
@@ -101,9 +101,10 @@ class ClientQuota:
         if limit is not None:
             self._log.warning(
                 "Plaud refused a request of client %s with 429, within its quota of %g a minute. From now "
-                "on there are %g a minute for everything that shares the quota, and a quarter more after "
-                "each ten minutes without a refusal. Correct requests_per_minute in the connection; if other "
-                "hosts use the client, let them share the quota (budget_conn_id).",
+                "on there are %g a minute for everything that shares the quota; after two minutes without a "
+                "refusal (up to ten if that turns out to be too many again) it rises to the figure. Correct "
+                "requests_per_minute in the connection; if other hosts use the client, let them share the "
+                "quota (budget_conn_id).",
                 self._client_id,
                 rate.requests_per_minute,
                 round(limit, 1),
@@ -113,6 +114,31 @@ class ClientQuota:
         """Return how many requests a minute the quota has to spare."""
         rate = self._rate
         return self.store.update(lambda quota, now: quota.spare(now=now, rate=rate))
+
+    def admit_submit(self, ticket: str) -> float:
+        """
+        Ask the client's circuit breaker whether a submit may be sent.
+
+        :param ticket: A new one for each submit.
+        :return: 0 if it may, else the seconds until another one may try.
+        """
+        seconds, minute = self._rate.exchange_seconds, self._rate.minute
+        return self.store.update(
+            lambda quota, now: quota.breaker.admit(ticket, now=now, exchange_seconds=seconds, minute=minute)
+        )
+
+    def report_submit(self, ticket: str, *, is_answered: bool) -> bool:
+        """
+        Tell the circuit breaker what became of a submit.
+
+        :param ticket: The one it was admitted with.
+        :param is_answered: Whether Plaud answered it, with anything but 5xx.
+        :return: Whether nobody of the client submits from now on.
+        """
+        minute = self._rate.minute
+        return self.store.update(
+            lambda quota, now: quota.breaker.report(ticket, is_answered=is_answered, now=now, minute=minute)
+        )
 
     def _update(self, change: Change[T], returns: Sequence[_Return]) -> T:
         def with_returns(quota: Quota, now: float) -> T:
@@ -170,25 +196,25 @@ class Turn:
 
 class AsyncClientQuota:
     """
-    The turns of one asynchronous hook's calls.
+    A client's quota as one asynchronous hook uses it.
 
     In an event loop only the first result and the first submit of a client look at the store; the others
     queue behind them, in order.
     """
 
     def __init__(self, quota: ClientQuota) -> None:
-        self._quota = quota
+        self.quota = quota
         self._returns: list[_Return] = []
         self._timer: asyncio.TimerHandle | None = None
         self._returning: set[asyncio.Task[None]] = set()
 
     def turn(self) -> AsyncTurn:
         """Return the turns of one more call."""
-        return AsyncTurn(self._quota, self)
+        return AsyncTurn(self)
 
     async def spare(self) -> float:
         """Return how many requests a minute the quota has to spare."""
-        return await asyncio.to_thread(self._quota.spare)
+        return await asyncio.to_thread(self.quota.spare)
 
     def return_soon(self, ticket: str, *, sent: bool) -> None:
         """Return a slot with the next that is taken, or a moment later."""
@@ -206,7 +232,7 @@ class AsyncClientQuota:
 
     def _return_now(self) -> None:
         if returns := self.collect():
-            self.in_background(asyncio.to_thread(self._quota.give_back_late, returns))
+            self.in_background(asyncio.to_thread(self.quota.give_back_late, returns))
 
     def in_background(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Return slots without holding a call up, or letting its end be cut short."""
@@ -224,9 +250,9 @@ class AsyncClientQuota:
 class AsyncTurn:
     """The turns of one asynchronous call, one after the other; close it, so that none is left behind."""
 
-    def __init__(self, quota: ClientQuota, turns: AsyncClientQuota) -> None:
-        self._quota = quota
-        self._turns = turns
+    def __init__(self, hook_quota: AsyncClientQuota) -> None:
+        self._quota = hook_quota.quota
+        self._hook_quota = hook_quota
         self._ticket: str | None = None
         self._sent = False
         self._line: _Line | None = None
@@ -256,7 +282,7 @@ class AsyncTurn:
                 operation,
                 place=line.place,
                 calls=line.calls,
-                returns=self._turns.collect(),
+                returns=self._hook_quota.collect(),
             )
         )
         return await asyncio.shield(self._look)
@@ -276,16 +302,18 @@ class AsyncTurn:
         if ticket is None:
             return
         if returned.refused_for is None:
-            self._turns.return_soon(ticket, sent=returned.sent)
+            self._hook_quota.return_soon(ticket, sent=returned.sent)
         else:
-            work = asyncio.to_thread(self._quota.give_back, ticket, returned, returns=self._turns.collect())
-            await asyncio.shield(self._turns.in_background(work))
+            work = asyncio.to_thread(
+                self._quota.give_back, ticket, returned, returns=self._hook_quota.collect()
+            )
+            await asyncio.shield(self._hook_quota.in_background(work))
 
     def close(self) -> None:
         """Return what the call still has: it was cut short."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
-            self._turns.in_background(self._undo(ticket))
+            self._hook_quota.in_background(self._undo(ticket))
 
     async def _undo(self, ticket: str) -> None:
         if self._look is not None:

@@ -42,6 +42,11 @@ class PostgresServer:
     def host(self) -> str:
         return str(self._server.get_postmaster_info().socket_dir)
 
+    @property
+    def pid(self) -> int:
+        """The process that accepts connections."""
+        return int((self.folder / "pg" / "postmaster.pid").read_text().splitlines()[0])
+
     def start(self) -> None:
         self._server.start()
 

@@ -359,7 +359,8 @@ def test_where_tokens_cannot_be_kept_a_hook_still_asks_once(
     monkeypatch.setenv("AIRFLOW_HOME", str(nowhere))
     monkeypatch.setattr("tempfile.tempdir", str(nowhere))
 
-    with PlaudHook(retry_policy=FAST) as hook:
+    # A process that cannot know of the others sends one request a minute.
+    with PlaudHook(retry_policy=FAST, minute=0.2) as hook:
         transcription_id = hook.submit_transcription("https://bucket.example/a.wav").transcription_id
         for _ in range(3):
             hook.get_transcription(transcription_id)
@@ -375,7 +376,7 @@ async def test_where_tokens_cannot_be_kept_an_asynchronous_hook_still_asks_once(
     monkeypatch.setenv("AIRFLOW_HOME", str(nowhere))
     monkeypatch.setattr("tempfile.tempdir", str(nowhere))
 
-    async with PlaudAsyncHook(limits=LIMITS, retry_policy=FAST) as hook:
+    async with PlaudAsyncHook(limits=LIMITS, retry_policy=FAST, minute=0.05) as hook:
         await asyncio.gather(*(hook.get_transcription(txn) for _ in range(20)))
         plaud.expire_tokens()
         await asyncio.gather(*(hook.get_transcription(txn) for _ in range(20)))

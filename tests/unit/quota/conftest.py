@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,18 @@ def insecure(folder: Path) -> None:
 def unwritable(folder: Path) -> None:
     folder.rmdir()
     folder.write_text("a file where the folder should be")
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Stop processes as a debugger or a frozen container does, for a while."""
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def reached(condition: Callable[[], bool]) -> None:

@@ -107,7 +107,7 @@ def test_while_the_database_is_away_the_host_keeps_a_quota_of_its_own(
 
     [record] = caplog.records
     assert "connection 'shared' cannot be used" in record.getMessage()
-    assert "each host keeps to the requests per minute by itself" in record.getMessage()
+    assert "each host sends one request a minute" in record.getMessage()
     assert "canary" not in caplog.text
 
 

@@ -8,17 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
 from airflow.sdk import Connection
 
+from plaud_provider.api.effects import Operation
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.quota import sql_store
-from plaud_provider.quota.rule import Quota
+from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.sql_store import SqlStore
 from plaud_provider.quota.stores import StoreUnavailableError
 from tests.unit.postgres_server import PostgresServer
+from tests.unit.quota.conftest import stopped
 
 BASE_URL = "https://openapi.plaud.ai"
 
@@ -107,12 +110,82 @@ def test_a_change_that_fails_changes_nothing_and_lets_the_next_one_in(sql_connec
     assert store.update(counted) == 1
 
 
-def test_a_damaged_row_is_a_fresh_start(sql_connection: Connection) -> None:
-    store = open_store(sql_connection)
-    store.update(count)
-    execute(sql_connection, "update plaud_budget set budget = '{'")
+RATE = Rate(5.0)
 
-    assert store.update(count) == 1
+
+def take(quota: Quota, now: float) -> float:
+    return quota.take(uuid4().hex, Operation.GET, now=now, rate=RATE)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "delete from plaud_budget",
+        "update plaud_budget set budget = '{'",
+        "update plaud_budget set budget = '{\"version\": 1}'",
+    ],
+)
+@pytest.mark.parametrize("is_another", [False, True])
+def test_a_row_that_is_gone_or_damaged_is_made_anew_and_starts_as_if_full(
+    sql_connection: Connection, statement: str, is_another: bool
+) -> None:
+    """Five were sent, which nobody knows of any more."""
+    store = open_store(sql_connection)
+    assert [store.update(take) for _ in range(5)] == [0.0] * 5
+    execute(sql_connection, statement)
+    if is_another:
+        store = open_store(sql_connection)
+
+    assert store.update(take) > 0
+    assert open_store(sql_connection).update(take) > 0
+    assert execute(sql_connection, "select count(*) from plaud_budget") == [(1,)]
+
+
+def test_the_first_client_of_a_new_table_need_not_wait(sql_connection: Connection) -> None:
+    assert open_store(sql_connection).update(take) == 0.0
+
+
+def test_a_row_of_an_earlier_version_that_was_never_used_need_not_wait(sql_connection: Connection) -> None:
+    open_store(sql_connection).update(count)
+    execute(sql_connection, "update plaud_budget set budget = null")
+
+    assert open_store(sql_connection).update(take) == 0.0
+
+
+def test_hosts_that_find_the_row_gone_at_the_same_time_make_one(sql_connection: Connection) -> None:
+    stores = [open_store(sql_connection) for _ in range(6)]
+    for store in stores:
+        store.update(count)
+    execute(sql_connection, "delete from plaud_budget")
+
+    with ThreadPoolExecutor(6) as pool:
+        waits = list(pool.map(lambda store: store.update(take), stores))
+
+    assert min(waits) > 0
+    assert execute(sql_connection, "select count(*) from plaud_budget") == [(1,)]
+
+
+def test_a_database_that_hangs_is_away_after_seconds(
+    postgres: Connection, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped as by SIGSTOP, its kernel still accepts connections and acknowledges what is sent."""
+    monkeypatch.setattr(sql_store, "LOCK_SECONDS", 0.5)
+    monkeypatch.setattr(sql_store, "_CONNECT_SECONDS", 2)
+    known, new = open_store(postgres), open_store(postgres)
+    known.update(count)
+    [(backend,)] = execute(
+        postgres,
+        "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()",
+    )
+    with stopped(backend, postgres_server.pid):
+        for store in (known, new):
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailableError, match="connection 'shared'"):
+                store.update(count)
+            assert time.monotonic() - began < 10
+
+    assert known.update(count) == 2
+    assert new.update(count) == 3
 
 
 def test_the_database_s_clock_decides(postgres: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +252,9 @@ def test_a_table_that_someone_dropped_is_made_again(sql_connection: Connection) 
     execute(sql_connection, "drop table plaud_budget")
 
     with pytest.raises(StoreUnavailableError, match="plaud_budget"):
-        store.update(count)
-    assert store.update(count) == 1
+        store.update(take)
+    # What was in it is not known.
+    assert store.update(take) > 0
 
 
 def test_whoever_may_not_write_is_told_why(postgres: Connection) -> None:

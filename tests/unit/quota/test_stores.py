@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 import stat
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,12 +84,60 @@ def test_the_file_holds_times_and_tickets_and_nothing_else(store: FileStore) -> 
     assert "client" not in store.path.read_text()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"version": 99}', b"\x00" * 100])
-def test_a_damaged_file_is_a_fresh_start(store: FileStore, content: bytes) -> None:
+def take(quota: Quota, now: float) -> float:
+    return quota.take("ticket", Operation.GET, now=now, rate=RATE)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"version": 1}', b'{"version": 99}', b"\x00" * 100])
+def test_a_damaged_file_or_one_of_another_version_starts_as_if_full(store: FileStore, content: bytes) -> None:
     store.path.write_bytes(content)
 
-    assert store.update(count) == 1
-    assert store.update(counted) == 1
+    assert store.update(take) > 0
+    assert 0 < Quota.from_json(store.path.read_bytes()).opens_at - time.time() <= 60
+
+
+def test_a_file_that_someone_removed_starts_as_if_full(store: FileStore) -> None:
+    assert store.update(take) == 0.0
+    store.path.unlink()
+
+    assert store.update(take) > 0
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from plaud_provider.private_folder import PrivateFolder
+from plaud_provider.quota.stores import FileStore
+
+def stop(quota, now):
+    print("held", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+FileStore(PrivateFolder(Path(sys.argv[1])), "client").update(stop)
+"""
+
+
+def test_while_a_stopped_process_holds_the_lock_others_get_one_request_a_minute_and_then_go_on(
+    private_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores, "LOCK_SECONDS", 0.05)
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(private_folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        own = FallbackStore(
+            FileStore(PrivateFolder(private_folder), "client"),
+            MemoryStore(),
+            consequence="",
+            rest_seconds=0.0,
+        )
+        assert own.update(take) > 0
+        assert own.update(lambda quota, now: quota.limit(now=now, rate=RATE)) == 1.0
+        process.send_signal(signal.SIGCONT)
+    assert process.returncode == 0
+
+    assert own.update(take) == 0.0
 
 
 def test_a_change_that_fails_changes_nothing_and_lets_the_next_one_in(store: FileStore) -> None:
@@ -157,8 +209,12 @@ def unreliable() -> Unreliable:
     return Unreliable()
 
 
-def fallback(unreliable: Unreliable, second: QuotaStore | None = None) -> FallbackStore:
-    return FallbackStore(unreliable, second or MemoryStore(), consequence="All bets are off.")
+def fallback(
+    unreliable: Unreliable, second: QuotaStore | None = None, *, rest_seconds: float = 60.0
+) -> FallbackStore:
+    return FallbackStore(
+        unreliable, second or MemoryStore(), consequence="All bets are off.", rest_seconds=rest_seconds
+    )
 
 
 def test_while_a_store_is_there_the_other_one_is_not_used(unreliable: Unreliable) -> None:
@@ -169,11 +225,10 @@ def test_while_a_store_is_there_the_other_one_is_not_used(unreliable: Unreliable
 
 
 def test_while_a_store_is_away_the_other_one_takes_its_place_with_one_warning(
-    unreliable: Unreliable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    unreliable: Unreliable, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(stores, "REST_SECONDS", 0.0)
     unreliable.is_away = True
-    store = fallback(unreliable)
+    store = fallback(unreliable, rest_seconds=0.0)
 
     with caplog.at_level(logging.WARNING):
         assert [store.update(count) for _ in range(3)] == [1, 2, 3]
@@ -193,11 +248,32 @@ def test_a_store_that_is_away_is_left_in_peace_for_a_while(unreliable: Unreliabl
     assert unreliable.asked == 1
 
 
-def test_a_store_that_is_back_is_used_again_and_missed_again(
-    unreliable: Unreliable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stores, "REST_SECONDS", 0.0)
+def test_while_one_tries_a_store_that_hangs_the_others_do_without(unreliable: Unreliable) -> None:
+    """A triggerer's calls must not wait for it one after the other."""
+    unreliable.is_away = True
     store = fallback(unreliable)
+    store.update(count)
+    store._rests_until = 0.0
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def hang(change: Change[T]) -> T:
+        hangs.set()
+        go_on.wait(20)
+        raise StoreUnavailableError("it does not answer")
+
+    unreliable.update = hang  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        trying = pool.submit(store.update, count)
+        hangs.wait(20)
+        assert [store.update(count) for _ in range(3)] == [2, 3, 4]
+        go_on.set()
+        assert trying.result() == 5
+
+
+def test_a_store_that_is_back_is_used_again_and_missed_again(
+    unreliable: Unreliable, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = fallback(unreliable, rest_seconds=0.0)
 
     with caplog.at_level(logging.INFO):
         for is_away in (True, False, True):

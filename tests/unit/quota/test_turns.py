@@ -178,7 +178,7 @@ async def test_calls_that_follow_each_other_ask_the_store_once_each(world: World
 
     assert world.updates == 21
     assert world.is_empty
-    assert len(world.quota.returned) == 20
+    assert sum(returned.slots for returned in world.quota.returned) == 20
 
 
 async def test_a_slot_that_no_call_follows_is_returned_a_moment_later(world: World) -> None:
@@ -265,6 +265,48 @@ async def test_a_cancelled_call_that_waits_leaves_the_queue() -> None:
     assert store.update(lambda quota, now: (len(quota.waiting), len(quota.out))) == (0, 1)
 
 
+async def test_the_place_of_a_cancelled_call_is_left_to_those_behind_it(world: World) -> None:
+    """They have waited for longer than another process that came after the first of them."""
+    world.is_frozen = True
+    client = world.client(1)
+    turns = AsyncClientQuota(client)
+    await turns.turn().take(GET)
+
+    async def call() -> None:
+        with closing(turns.turn()) as turn:
+            await turn.take(GET)
+
+    head, behind = (asyncio.create_task(call()) for _ in range(2))
+    await reached(lambda: len(world.quota.waiting) == 1)
+    [place] = world.quota.waiting
+    client.take("another process", GET)
+
+    head.cancel()
+    await asyncio.gather(head, return_exceptions=True)
+    updates = world.updates
+    await reached(lambda: world.updates > updates + 5)
+
+    assert list(world.quota.waiting) == [place, "another process"]
+    behind.cancel()
+    await asyncio.gather(behind, return_exceptions=True)
+    await turns.aclose()
+
+
+async def test_a_refusal_is_told_to_all_even_if_its_call_is_cancelled(world: World) -> None:
+    turns = AsyncClientQuota(world.client(60))
+    turn = turns.turn()
+    await turn.take(GET)
+    giving_back = asyncio.create_task(turn.give_back(ReturnSlot(refused_for=30.0)))
+    await asyncio.sleep(0)
+    giving_back.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await giving_back
+    await turns.aclose()
+
+    assert world.is_empty
+    assert world.quota.paused_until == world.now + 30.0
+
+
 async def test_a_call_that_is_cancelled_while_it_is_granted_a_slot_returns_it(world: World) -> None:
     """The thread that asks cannot be stopped, and what it gets would be lost."""
     turns = AsyncClientQuota(world.client(60))
@@ -347,7 +389,7 @@ async def test_what_passed_right_before_a_refusal_counts_for_what_plaud_allows(w
         await turn.give_back(ReturnSlot())
     await refused.give_back(ReturnSlot(refused_for=1.0))
 
-    assert world.quota.corrected_limit == 40
+    assert world.quota.lowered_limit == 40
 
 
 def test_each_event_loop_has_a_queue_of_its_own(world: World) -> None:
