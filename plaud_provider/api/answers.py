@@ -21,8 +21,8 @@ created             ``createdAt``, ``created_at``
 completed           ``completedAt``, ``completed_at``
 ==================  ==================================================================================
 
-Bytes that are not UTF-8 become U+FFFD; numbers that no warehouse takes (NaN, Infinity, more than 4,000 digits)
-are unknown. Keys and status words that are not known here are warned about once per process, by name.
+Bytes that are not UTF-8 become U+FFFD; numbers that no warehouse takes (NaN, Infinity, more than 4,300
+digits) are unknown. Keys and status words that are not known here are warned about once per process, by name.
 """
 
 from __future__ import annotations
@@ -191,8 +191,11 @@ def _finite(digits: str) -> float | None:
 
 
 def _whole(digits: str) -> int | None:
-    # Python reads no more than 4,300.
-    return int(digits) if len(digits) <= 4000 else None
+    try:
+        return int(digits)
+    except ValueError:
+        # Python reads no more than 4,300.
+        return None
 
 
 def _segments(value: object, transcription_id: str) -> tuple[Segment, ...]:
