@@ -70,6 +70,10 @@ class PlaudServerError(PlaudError):
     """Plaud kept answering with 5xx, or a proxy in between with a page of its own; may pass."""
 
 
+class PlaudSubmitsPausedError(PlaudServerError):
+    """Plaud left several submits in a row without an answer: nobody submits for a while. Nothing was sent."""
+
+
 class PlaudResponseError(PlaudError):
     """The answer breaks the contract: cut short, not JSON, too large, or of another transcription."""
 

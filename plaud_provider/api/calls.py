@@ -197,10 +197,14 @@ def _authorized(
         try:
             answer: Response = yield Send(outgoing)
         except TransportFailure as broken:
-            yield ReturnSlot(sent=broken.sent)
+            is_lost = broken.sent and not outgoing.repeatable
+            yield ReturnSlot(sent=broken.sent, is_answered=False if is_lost else None)
             raise
         refused = answer.status == 429
-        yield ReturnSlot(refused_for=policy.retry_after(answer.headers, attempt) if refused else None)
+        yield ReturnSlot(
+            refused_for=policy.retry_after(answer.headers, attempt) if refused else None,
+            is_answered=None if outgoing.repeatable else answer.status < 500,
+        )
         if answer.status != 401 or not replacements:
             return answer
         if not outgoing.repeatable:

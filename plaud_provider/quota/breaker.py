@@ -25,7 +25,7 @@ class Breaker:
 
     :param failures: Failures in a row, up to as many as open the breaker.
     :param failed_trials: Trials in a row that failed since it opened.
-    :param trial: The ticket of the submit that tries at the moment, or did last.
+    :param trial: The ticket of the submit that tries at the moment.
     :param next_trial_at: When the next submit may try.
     """
 
@@ -41,9 +41,9 @@ class Breaker:
         :param ticket: A new one for each submit.
         :param exchange_seconds: Longest time until a submit is answered or given up.
         :param minute: Seconds of a minute.
-        :return: 0 if it may, else the seconds until another one may try.
+        :return: 0 if it may, else the seconds until another one may try. A trial may ask again.
         """
-        if self.failures < FAILURES_TO_OPEN:
+        if self.failures < FAILURES_TO_OPEN or ticket == self.trial:
             return 0.0
         # What lies further ahead means that the clock was put back.
         longest = max(LONGEST_PAUSE * minute, exchange_seconds)
@@ -71,7 +71,7 @@ class Breaker:
             if self.failures < FAILURES_TO_OPEN:
                 return False
         elif ticket == self.trial:
-            self.failed_trials += 1
+            self.failed_trials, self.trial = self.failed_trials + 1, ""
         else:
             # It left before the breaker opened, and tells nothing new.
             return False

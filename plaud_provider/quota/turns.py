@@ -12,6 +12,7 @@ from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from plaud_provider.api.effects import Operation, ReturnSlot
+from plaud_provider.exceptions import PlaudSubmitsPausedError
 from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.stores import Change, QuotaStore
 
@@ -27,7 +28,7 @@ RETURN_AFTER = 0.05
 
 class _Return(NamedTuple):
     ticket: str
-    sent: bool
+    returned: ReturnSlot
     at: float
 
 
@@ -71,12 +72,30 @@ class ClientQuota:
         calls: int = 1,
         returns: Sequence[_Return] = (),
     ) -> float:
-        """Return slots, then take one, or return the seconds until it is worth another try."""
+        """
+        Return slots, then take one, or return the seconds until it is worth another try.
+
+        :raises PlaudSubmitsPausedError: for a submit, while Plaud does not answer them.
+        """
         rate = self._rate
-        return self._update(
-            lambda quota, now: quota.take(ticket, operation, now=now, rate=rate, place=place, calls=calls),
-            returns,
-        )
+
+        def take(quota: Quota, now: float) -> tuple[float, float]:
+            if operation is Operation.SUBMIT:
+                paused = quota.breaker.admit(
+                    ticket, now=now, exchange_seconds=rate.exchange_seconds, minute=rate.minute
+                )
+                if paused > 0:
+                    return 0.0, paused
+            return quota.take(ticket, operation, now=now, rate=rate, place=place, calls=calls), 0.0
+
+        pause, paused = self._update(take, returns)
+        if paused > 0:
+            raise PlaudSubmitsPausedError(
+                f"Plaud left the last submits of client {self._client_id} unanswered, or answered with "
+                "5xx. Each of them may be paid for, so nobody submits until one succeeds; the next may try "
+                f"in {paused:.0f} s. Nothing was sent from here; a retry goes on."
+            )
+        return pause
 
     def give_back_late(self, returns: Sequence[_Return]) -> None:
         """Return slots of requests that Plaud has not refused."""
@@ -91,13 +110,20 @@ class ClientQuota:
         returns: Sequence[_Return] = (),
     ) -> None:
         """Return slots, then one more, or leave the queue; where Plaud has refused a request, all pause."""
-        rate, sent, refused_for = self._rate, returned.sent, returned.refused_for
-        limit = self._update(
-            lambda quota, now: quota.give_back(
-                ticket, now=now, rate=rate, sent=sent, refused_for=refused_for, place=place
-            ),
-            returns,
-        )
+        rate = self._rate
+
+        def give_back(quota: Quota, now: float) -> float | None:
+            self._report(quota, ticket, returned, now)
+            return quota.give_back(
+                ticket,
+                now=now,
+                rate=rate,
+                sent=returned.sent,
+                refused_for=returned.refused_for,
+                place=place,
+            )
+
+        limit = self._update(give_back, returns)
         if limit is not None:
             self._log.warning(
                 "Plaud refused a request of client %s with 429, within its quota of %g a minute. From now "
@@ -115,40 +141,20 @@ class ClientQuota:
         rate = self._rate
         return self.store.update(lambda quota, now: quota.spare(now=now, rate=rate))
 
-    def admit_submit(self, ticket: str) -> float:
-        """
-        Ask the client's circuit breaker whether a submit may be sent.
-
-        :param ticket: A new one for each submit.
-        :return: 0 if it may, else the seconds until another one may try.
-        """
-        seconds, minute = self._rate.exchange_seconds, self._rate.minute
-        return self.store.update(
-            lambda quota, now: quota.breaker.admit(ticket, now=now, exchange_seconds=seconds, minute=minute)
-        )
-
-    def report_submit(self, ticket: str, *, is_answered: bool) -> bool:
-        """
-        Tell the circuit breaker what became of a submit.
-
-        :param ticket: The one it was admitted with.
-        :param is_answered: Whether Plaud answered it, with anything but 5xx.
-        :return: Whether nobody of the client submits from now on.
-        """
-        minute = self._rate.minute
-        return self.store.update(
-            lambda quota, now: quota.breaker.report(ticket, is_answered=is_answered, now=now, minute=minute)
-        )
-
     def _update(self, change: Change[T], returns: Sequence[_Return]) -> T:
         def with_returns(quota: Quota, now: float) -> T:
             # First, as what Plaud allows is found out from the number of those that passed.
             for one in returns:
                 ago = time.monotonic() - one.at
-                quota.give_back(one.ticket, now=now, rate=self._rate, sent=one.sent, ago=ago)
+                quota.give_back(one.ticket, now=now, rate=self._rate, sent=one.returned.sent, ago=ago)
+                self._report(quota, one.ticket, one.returned, now)
             return change(quota, now)
 
         return self.store.update(with_returns)
+
+    def _report(self, quota: Quota, ticket: str, returned: ReturnSlot, now: float) -> None:
+        if returned.is_answered is not None:
+            quota.breaker.report(ticket, is_answered=returned.is_answered, now=now, minute=self._rate.minute)
 
     def note_wait(self, seconds: float) -> None:
         """Say that a call waits, if it does so for long and nothing was said a moment ago."""
@@ -216,9 +222,9 @@ class AsyncClientQuota:
         """Return how many requests a minute the quota has to spare."""
         return await asyncio.to_thread(self.quota.spare)
 
-    def return_soon(self, ticket: str, *, sent: bool) -> None:
+    def return_soon(self, ticket: str, returned: ReturnSlot) -> None:
         """Return a slot with the next that is taken, or a moment later."""
-        self._returns.append(_Return(ticket, sent, time.monotonic()))
+        self._returns.append(_Return(ticket, returned, time.monotonic()))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(RETURN_AFTER, self._return_now)
 
@@ -302,7 +308,7 @@ class AsyncTurn:
         if ticket is None:
             return
         if returned.refused_for is None:
-            self._hook_quota.return_soon(ticket, sent=returned.sent)
+            self._hook_quota.return_soon(ticket, returned)
         else:
             work = asyncio.to_thread(
                 self._quota.give_back, ticket, returned, returns=self._hook_quota.collect()

@@ -26,13 +26,41 @@ def get(world: World) -> Call[Transcription]:
     return get_transcription(ACCOUNT, "txn_1", world.policy)
 
 
+def slots(world: World) -> list[ReturnSlot]:
+    """Return what was said of each slot, whatever was said of a submit."""
+    return [returned._replace(is_answered=None) for returned in world.returned]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_answered"),
+    [
+        (PROCESSING, True),
+        (answer(404), True),
+        (answer(500), False),
+        (answer(503), False),
+        (LOST, False),
+        (TransportFailure("no connection", sent=False, passing=False), None),
+    ],
+    ids=str,
+)
+def test_of_each_submit_that_was_sent_it_is_said_whether_plaud_answered(
+    outcome: Answer, is_answered: bool | None
+) -> None:
+    world = World([outcome], stored=token("stored"))
+
+    with suppress(PlaudError):
+        world.run(submit(world))
+
+    assert world.returned[0].is_answered is is_answered
+
+
 @pytest.mark.parametrize("make", [submit, get])
 def test_each_request_takes_a_slot_and_returns_it(make: Make) -> None:
     world = World([PROCESSING], stored=token("stored"))
 
     world.run(make(world))
 
-    assert world.returned == [ReturnSlot(sent=True, refused_for=None)]
+    assert slots(world) == [ReturnSlot(sent=True, refused_for=None)]
 
 
 def test_token_requests_take_none() -> None:
@@ -40,7 +68,7 @@ def test_token_requests_take_none() -> None:
 
     world.run(verify_credentials(ACCOUNT, world.policy))
 
-    assert world.returned == []
+    assert slots(world) == []
 
 
 def test_a_submit_is_not_noted_as_being_sent_while_it_waits_for_its_turn() -> None:
@@ -62,7 +90,7 @@ def test_a_slot_whose_request_never_left_is_returned_unused(make: Make) -> None:
 
     world.run(make(world))
 
-    assert world.returned == [ReturnSlot(sent=False), ReturnSlot(sent=True)]
+    assert slots(world) == [ReturnSlot(sent=False), ReturnSlot(sent=True)]
 
 
 @pytest.mark.parametrize("make", [submit, get])
@@ -83,7 +111,7 @@ def test_a_slot_is_returned_whatever_becomes_of_the_request(make: Make, failure:
     with suppress(PlaudError):
         world.run(make(world))
 
-    assert world.returned == [ReturnSlot(sent=True)] * len(world.sent)
+    assert slots(world) == [ReturnSlot(sent=True)] * len(world.sent)
 
 
 @pytest.mark.parametrize("make", [submit, get])
@@ -107,4 +135,4 @@ def test_a_request_that_is_sent_again_with_another_token_takes_another_slot() ->
     world.run(get(world))
 
     assert world.operations == ["get", "refresh", "get"]
-    assert world.returned == [ReturnSlot(sent=True)] * 2
+    assert slots(world) == [ReturnSlot(sent=True)] * 2

@@ -254,7 +254,7 @@ def test_a_submit_that_is_redirected_was_not_accepted(
         ("status", {"status": 408}),
         ("redirect", {"status": 303, "location": "/elsewhere", "run_handler": True}),
         ("patch", {"remove": ["transcriptionId"]}),
-        ("patch", {"patch": {"transcriptionId": "a/b"}}),
+        ("patch", {"patch": {"transcriptionId": "a b"}}),
         ("body", {"body": "[]"}),
     ],
 )

@@ -18,10 +18,12 @@ from plaud_provider.exceptions import (
     PlaudRateLimitError,
     PlaudRequestError,
     PlaudStorageError,
+    PlaudSubmitsPausedError,
     PlaudWarehouseError,
 )
 from plaud_provider.handover.manifest import write_manifest
 from plaud_provider.ledger.ledger import Ledger, State
+from plaud_provider.quota import breaker
 from plaud_provider.recordings.listing import Found, list_recordings
 from plaud_provider.recordings.local_files import LocalFile
 from plaud_provider.submit import memory, plan, send
@@ -43,6 +45,33 @@ def chunk(archive: Archive) -> Archive:
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the ledger what has happened again at once."""
     monkeypatch.setattr(memory, "wait_exponential", lambda **_: 0)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [{"action": "status", "status": 503}, {"action": "status", "status": 502}, {"action": "drop_after"}],
+    ids=lambda trouble: "_".join(map(str, trouble.values())),
+)
+def test_while_plaud_does_not_answer_submits_few_become_unknown_and_the_rest_is_submitted_later(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, trouble: dict[str, Any]
+) -> None:
+    names = [f"{number:02}.wav" for number in range(30)]
+    archive.add(*names)
+    archive.list()
+    outage = archive.plaud.inject({"match": {"kind": "submit"}, "times": 1000, **trouble})
+
+    for try_number in (1, 2, 3):
+        with pytest.raises(PlaudSubmitsPausedError, match="one succeeds"):
+            archive.submit(try_number=try_number)
+
+    unknown = [name for name, state in archive.states().items() if state == "unknown"]
+    assert len(unknown) <= breaker.FAILURES_TO_OPEN + send.CONCURRENCY
+    assert outage.consumed == len(unknown)
+    archive.plaud.state.faults.clear()
+    monkeypatch.setattr(breaker.Breaker, "admit", lambda *_, **__: 0.0)
+    archive.submit(try_number=4)
+    assert {state for name, state in archive.states().items() if name not in unknown} == {"processing"}
+    assert max(archive.paid().values()) == 1
 
 
 def fails(transition: str, monkeypatch: pytest.MonkeyPatch, *, times: int, after: bool = False) -> list[str]:

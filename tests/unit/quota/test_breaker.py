@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from plaud_provider.api.effects import Operation, ReturnSlot
+from plaud_provider.exceptions import PlaudSubmitsPausedError
 from plaud_provider.private_folder import PrivateFolder
 from plaud_provider.quota.breaker import Breaker
 from plaud_provider.quota.rule import Quota, Rate
@@ -125,12 +127,14 @@ def test_it_is_shared_by_all_who_share_the_quota(private_folder: Path) -> None:
         return ClientQuota(store, Rate(60.0), client_id="client", log=logging.getLogger("test"))
 
     for ticket in "abc":
-        assert client().admit_submit(ticket) == 0.0
-        client().report_submit(ticket, is_answered=False)
-    assert 29 < client().admit_submit("d") <= 30
+        assert client().take(ticket, Operation.SUBMIT) == 0.0
+        client().give_back(ticket, ReturnSlot(is_answered=False))
+    with pytest.raises(PlaudSubmitsPausedError, match=r"may try in (29|30) s"):
+        client().take("d", Operation.SUBMIT)
+    assert client().take("a look", Operation.GET) == 0.0, "results are asked for meanwhile"
 
-    client().report_submit("a", is_answered=True)
-    assert client().admit_submit("d") == 0.0
+    client().give_back("c", ReturnSlot(is_answered=True))
+    assert client().take("d", Operation.SUBMIT) == 0.0
 
 
 def test_it_is_written_and_read_with_the_quota() -> None:
