@@ -25,6 +25,7 @@ from plaud_provider.exceptions import (
     PlaudResponseError,
     PlaudServerError,
     PlaudStorageError,
+    PlaudTokenRejectedError,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ PASSING_ERRORS = (
     PlaudResponseError,
     PlaudServerError,
     PlaudStorageError,
+    PlaudTokenRejectedError,
 )
 UNKNOWN_STATUS_WARNING = "Plaud reports transcription %s with the unknown status %r; taken for 'processing'."
 #: Looks under way at once, so that one slow answer does not hold up the others.
