@@ -7,6 +7,8 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -276,6 +278,53 @@ def test_sixteen_processes_that_are_told_to_wait_do_not_stampede(
 
     assert all(outcome.startswith("txn_") for outcome in got)
     assert token_calls(plaud) == [("exchange", 429), ("exchange", 200)]
+
+
+def test_six_processes_ask_a_token_service_that_fails_ten_times_a_minute(plaud: EmulatorServer) -> None:
+    plaud.inject({"match": {"kind": "exchange"}, "action": "status", "status": 503, "times": None})
+    minute = 2.0
+
+    assert stampede(6, call="submit", again=3, minute=minute) == ["PlaudServerError"] * 18
+
+    moments = [entry["emulated_seconds"] for entry in plaud.ledger(kind="exchange")]
+    worst = max(sum(0 <= other - moment < minute for other in moments) for moment in moments)
+    assert len(moments) > 10
+    assert worst <= 10
+
+
+def test_two_hosts_that_take_each_other_s_token_stop_asking(plaud: EmulatorServer, tmp_path: Path) -> None:
+    """Each new token ends the life of the one before, as with a client that may have one."""
+    for kind in ("exchange", "refresh"):
+        plaud.inject({"match": {"kind": kind}, "action": "expire_tokens", "times": None})
+    homes = [tmp_path / "one", tmp_path / "another"]
+
+    with ThreadPoolExecutor(2) as pool:
+        host = partial(stampede, 3, call="submit", again=5)
+        got = [outcome for outcomes in pool.map(lambda home: host(home=home), homes) for outcome in outcomes]
+
+    failed = {outcome for outcome in got if not outcome.startswith("txn_")}
+    assert failed <= {"PlaudTokenRejectedError"}
+    assert len(failed) < len(got)
+    # Each host exchanges once, and replaces a rejected token once.
+    assert 2 <= len(token_calls(plaud)) <= 4
+
+
+async def test_the_hooks_of_a_process_share_what_one_of_them_has_renewed(
+    plaud: EmulatorServer, txn: str
+) -> None:
+    """25 triggers have a hook each; a token that one has renewed is not first rejected to all others."""
+    async with AsyncExitStack() as hooks:
+        opened = [
+            await hooks.enter_async_context(PlaudAsyncHook(limits=LIMITS, retry_policy=FAST))
+            for _ in range(25)
+        ]
+        await opened[0].get_transcription(txn)
+        plaud.expire_tokens()
+        await opened[0].get_transcription(txn)
+        await asyncio.gather(*(hook.get_transcription(txn) for hook in opened))
+
+    assert token_calls(plaud) == [("refresh", 200)]
+    assert outcomes(plaud).count(("get", 401)) == 1
 
 
 def test_processes_that_share_a_rotating_refresh_token_are_never_locked_out(
