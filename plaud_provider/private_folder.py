@@ -30,7 +30,8 @@ class PrivateFolder:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or default_directory()
-        self._is_private = is_private(self.path)
+        #: Whether it is there and others may not write to it.
+        self.is_private = is_private(self.path)
 
     def check(self) -> None:
         """
@@ -38,7 +39,7 @@ class PrivateFolder:
 
         :raises PermissionError: if it is one, or if it could not be created.
         """
-        if not self._is_private:
+        if not self.is_private:
             raise PermissionError(errno.EPERM, "not a folder that only this user may write to")
 
     def replace(self, path: Path, content: bytes) -> None:

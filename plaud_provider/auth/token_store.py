@@ -156,10 +156,10 @@ class TokenStore:
             return
         with self._holding(mine), ExitStack() as held:
             try:
-                self._folder.check()
-                held.enter_context(self._lock.held())
+                if self._is_lockable():
+                    held.enter_context(self._lock.held())
             except OSError as unusable:
-                self._not_locked(unusable)
+                self._warn_not_locked(unusable.strerror)
             yield self.read(), True
 
     @asynccontextmanager
@@ -176,10 +176,10 @@ class TokenStore:
         with self._holding(mine):
             async with AsyncExitStack() as held:
                 try:
-                    self._folder.check()
-                    await held.enter_async_context(self._lock.aheld())
+                    if self._is_lockable():
+                        await held.enter_async_context(self._lock.aheld())
                 except OSError as unusable:
-                    self._not_locked(unusable)
+                    self._warn_not_locked(unusable.strerror)
                 yield await asyncio.to_thread(self.read), True
 
     def _queue_up(self) -> tuple[Future[bool], Future[bool] | None]:
@@ -211,10 +211,10 @@ class TokenStore:
     def _read(self) -> TokenState:
         from cryptography.fernet import InvalidToken
 
-        state = TokenState()
+        if not self._folder.is_private:
+            return TokenState()
+        state = TokenState(calls=self._read_calls())
         try:
-            self._folder.check()
-            state = state._replace(calls=self._read_calls())
             stored = json.loads(self._cipher().decrypt(self.path.read_bytes()))
             if stored.pop("version") != _FORMAT_VERSION:
                 return state
@@ -240,8 +240,13 @@ class TokenStore:
             f"(lock {self.lock_path}). Nothing was submitted; try again. If it has been stopped, end it."
         )
 
-    def _not_locked(self, unusable: OSError) -> None:
-        log.warning("Renewing the Plaud token without a lock: %s (%s)", self.lock_path, unusable.strerror)
+    def _is_lockable(self) -> bool:
+        if not self._folder.is_private:
+            self._warn_not_locked("not a folder that only this user may write to")
+        return self._folder.is_private
+
+    def _warn_not_locked(self, reason: str | None) -> None:
+        log.warning("Renewing the Plaud token without a lock: %s (%s)", self.lock_path, reason)
 
     def _cipher(self) -> Fernet:
         from cryptography.fernet import Fernet
