@@ -39,7 +39,11 @@ class PlaudInputError(PlaudError, AirflowFailException):
 
 
 class PlaudAuthenticationError(PlaudError, AirflowFailException):
-    """Plaud refused the client id and secret key, or a token fresh from the exchange."""
+    """Plaud refused the client id and secret key."""
+
+
+class PlaudTokenRejectedError(PlaudError):
+    """Plaud kept rejecting tokens that it had just issued; may pass. Nothing was accepted."""
 
 
 class PlaudRequestError(PlaudError, AirflowFailException):

@@ -30,7 +30,8 @@ class PrivateFolder:
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or default_directory()
-        self._is_private = is_private(self.path)
+        #: Whether it is there and others may not write to it.
+        self.is_private = is_private(self.path)
 
     def check(self) -> None:
         """
@@ -38,7 +39,7 @@ class PrivateFolder:
 
         :raises PermissionError: if it is one, or if it could not be created.
         """
-        if not self._is_private:
+        if not self.is_private:
             raise PermissionError(errno.EPERM, "not a folder that only this user may write to")
 
     def replace(self, path: Path, content: bytes) -> None:
@@ -71,13 +72,18 @@ class FileLock:
 
     :param path: A file for it, which is created if it is not there, and stays.
     :param seconds: For how long to wait for it.
-    :param poll_seconds: How often to try meanwhile.
+    :param poll_seconds: The pause before the second try.
+    :param max_poll_seconds: Each pause is half as long again as the one before, up to this; by default they
+        stay the same.
     """
 
-    def __init__(self, path: Path, *, seconds: float, poll_seconds: float) -> None:
+    def __init__(
+        self, path: Path, *, seconds: float, poll_seconds: float, max_poll_seconds: float | None = None
+    ) -> None:
         self._path = path
         self._seconds = seconds
         self._poll_seconds = poll_seconds
+        self._max_poll_seconds = poll_seconds if max_poll_seconds is None else max_poll_seconds
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -114,10 +120,12 @@ class FileLock:
     def _pauses(self, descriptor: int) -> Iterator[float]:
         """Try until the lock is had, with a pause yielded before each further try."""
         deadline = time.monotonic() + self._seconds
+        pause = self._poll_seconds
         while not _lock(descriptor):
             if time.monotonic() >= deadline:
                 raise LockedError
-            yield self._poll_seconds
+            yield pause
+            pause = min(pause * 1.5, self._max_poll_seconds)
 
 
 def _lock(descriptor: int) -> bool:

@@ -32,9 +32,8 @@ from plaud_provider.api.effects import (
 from plaud_provider.api.models import Transcription
 from plaud_provider.api.requests import Account, get_request, submit_request
 from plaud_provider.api.retry import RetryPolicy
-from plaud_provider.api.tokens import current_token, exchanged_token, redirected, renewed_token, unreachable
+from plaud_provider.api.tokens import access_token, exchanged_token, redirected, unreachable
 from plaud_provider.exceptions import (
-    PlaudAuthenticationError,
     PlaudError,
     PlaudNotFoundError,
     PlaudRateLimitError,
@@ -42,6 +41,7 @@ from plaud_provider.exceptions import (
     PlaudResponseError,
     PlaudServerError,
     PlaudSubmitOutcomeUnknownError,
+    PlaudTokenRejectedError,
 )
 
 T = TypeVar("T")
@@ -55,7 +55,8 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
     Ask for a transcription. Reading is free and safe to repeat, so whatever may pass is tried again.
 
     :raises PlaudNotFoundError: if Plaud does not know the id.
-    :raises PlaudAuthenticationError: if the credentials are refused, or a renewed token is.
+    :raises PlaudAuthenticationError: if the credentials are refused.
+    :raises PlaudTokenRejectedError: if new tokens are.
     :raises PlaudConnectionError, PlaudServerError, PlaudRateLimitError, PlaudResponseError: if it did not
         pass.
     """
@@ -177,12 +178,14 @@ def _authorized(
     attempt: int,
 ) -> Call[Response]:
     """
-    Send a request with the current token; where Plaud rejects the token, replace it and send again.
+    Send a request with a token; where Plaud rejects the token, send it again with another one.
 
-    The answer is 401 only if Plaud rejects a token that was asked for just now, or two others in a row.
+    Where there cannot be another one yet (:mod:`plaud_provider.api.tokens` decides), the same is tried again
+    after a pause: what Plaud has just issued it may accept a little later. The answer is 401 if that did not
+    help.
     """
-    token = yield from current_token(account, policy)
-    replacements = 2
+    token = yield from access_token(account, policy)
+    rejections = 0
     while True:
         # Before the note: a process that is killed while it waits has sent nothing.
         yield TakeSlot(operation)
@@ -205,12 +208,15 @@ def _authorized(
             refused_for=policy.retry_after(answer.headers, attempt) if refused else None,
             is_answered=None if outgoing.repeatable else answer.status < 500,
         )
-        if answer.status != 401 or not replacements:
+        if answer.status != 401 or rejections >= policy.attempts:
             return answer
         if not outgoing.repeatable:
             yield Note(SubmitPhase.NOT_ACCEPTED)
-        token, asked = yield from renewed_token(account, policy, rejected=token)
-        replacements = 0 if asked else replacements - 1
+        rejections += 1
+        rejected = token
+        token = yield from access_token(account, policy, rejected=rejected)
+        if token.access_token == rejected.access_token:
+            yield Sleep(policy.backoff(rejections), "Plaud rejects a token that it has just issued")
 
 
 def _accepted(account: Account, answer: Response) -> Transcription:
@@ -236,9 +242,13 @@ def _failure(account: Account, answer: Response, what: str, *, is_submit: bool =
     """Return what an answer other than success means. Bodies are not quoted, save for a bare error code."""
     status = answer.status
     if status == 401:
-        return PlaudAuthenticationError(
-            f"{account.base_url} rejects a token that it has just issued to client {account.client_id} for "
-            f"{what}. Has the client lost its access? Nothing was accepted.",
+        return PlaudTokenRejectedError(
+            f"{account.base_url} kept rejecting {what} with 401, although the token of client "
+            f"{account.client_id} is new. Either the client has lost its access, or another host or program "
+            "with the same client id keeps asking for tokens and Plaud accepts only the newest one: let all "
+            "hosts of a client share AIRFLOW_HOME/plaud_tokens, or give each host a client of its own. "
+            "Nothing was accepted. A retry may pass; this host asks for another token once this one is a "
+            "minute old.",
             status_code=status,
         )
     if status == 429:

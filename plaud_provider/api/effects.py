@@ -86,27 +86,42 @@ class Token:
 
     :param expires_at: Epoch seconds.
     :param lifetime: Seconds it was given for.
+    :param replaces_rejected: Whether it was asked for because Plaud rejected the one before.
     """
 
     access_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
     expires_at: float
     lifetime: float
+    replaces_rejected: bool = False
+
+    @property
+    def issued_at(self) -> float:
+        """Epoch seconds."""
+        return self.expires_at - self.lifetime
 
 
 class TokenState(NamedTuple):
     """
-    What the processes of a host share about one client's tokens.
+    What the processes of a host share about one client's tokens. Moments are epoch seconds.
 
     :param token: The newest token, if any.
-    :param not_before: Epoch seconds before which no token may be asked for (Plaud answered 429).
-    :param refused_until: Epoch seconds until which a refusal of the credentials is remembered, so that many
-        tasks with a wrong secret do not ask one after the other.
+    :param calls: When tokens were asked for in the last minute, also with other secret keys of the client.
+    :param failures: How many token requests in a row have failed.
+    :param not_before: Before that no token is asked for, because the last request failed.
+    :param refused_until: Until then a refusal is taken for the answer to every further token request, so that
+        many tasks with a wrong secret key do not ask one after the other.
+    :param status: What Plaud answered to the last request that failed; 0 if there was no answer.
+    :param reason: What was wrong where the status does not say it, in words that may be logged.
     """
 
     token: Token | None = None
+    calls: tuple[float, ...] = ()
+    failures: int = 0
     not_before: float = 0.0
     refused_until: float = 0.0
+    status: int = 0
+    reason: str = ""
 
 
 class SubmitPhase(StrEnum):
@@ -117,9 +132,14 @@ class SubmitPhase(StrEnum):
 
 
 class Send(NamedTuple):
-    """Send a request; the answer is a :class:`Response`, the failure a :class:`TransportFailure`."""
+    """
+    Send a request; the answer is a :class:`Response`, the failure a :class:`TransportFailure`.
+
+    :param within: Seconds in which the whole answer has to be there, if less than the hook allows.
+    """
 
     request: Request
+    within: float | None = None
 
 
 class Sleep(NamedTuple):
@@ -129,28 +149,33 @@ class Sleep(NamedTuple):
     reason: str
 
 
-class ReadToken(NamedTuple):
-    """
-    Return the host's :class:`TokenState`.
+class ReadToken:
+    """Return the :class:`TokenState` that this process knows, or else the stored one."""
 
-    :param renewing: Look at what other processes have stored, not at a copy in memory.
-    """
 
-    renewing: bool = False
+class LockToken:
+    """
+    Wait until no other call of this host renews this client's token.
+
+    The answer is the stored :class:`TokenState`, and whether the lock is held now. If not, another call of
+    this process has held it meanwhile, and the state is the one that it left.
+    """
 
 
 class StoreToken(NamedTuple):
-    """Store a :class:`TokenState` for the processes of this host."""
+    """Store a :class:`TokenState` for the processes of this host; the lock is held."""
 
     state: TokenState
 
 
-class LockToken:
-    """Wait until no one else on this host renews this client's token."""
+class UnlockToken(NamedTuple):
+    """
+    Store a :class:`TokenState` if it has changed, and let the next call renew, if the lock is held.
 
+    The shell also unlocks when a call ends early.
+    """
 
-class UnlockToken:
-    """Let the next one renew. The shell also unlocks when a call ends early."""
+    state: TokenState
 
 
 class Note(NamedTuple):

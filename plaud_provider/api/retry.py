@@ -24,7 +24,8 @@ class RetryPolicy(NamedTuple):
     :param base_delay: Bound of the first backoff; it doubles each time.
     :param max_delay: Bound of every backoff.
     :param max_retry_after: The longest ``Retry-After`` that is obeyed; a longer one is cut to this.
-    :param remember_refusal: How long a refusal of the credentials is remembered on this host.
+    :param remember_refusal: How long a refusal of a token request is remembered on this host.
+    :param minute: Seconds of a minute of the limit of token requests. Hooks set it to their own ``minute``.
     :param now: Epoch seconds.
     :param rng: Source of jitter.
     """
@@ -35,6 +36,7 @@ class RetryPolicy(NamedTuple):
     max_delay: float = 30.0
     max_retry_after: float = 120.0
     remember_refusal: float = 60.0
+    minute: float = 60.0
     now: Callable[[], float] = time.time
     # The operating system's: forked processes do not draw the same numbers.
     rng: random.Random = random.SystemRandom()

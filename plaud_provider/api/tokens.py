@@ -1,14 +1,23 @@
 """
-How a call comes by an access token: from the host's store, by refresh, or by exchange.
+When a token is renewed, and how: by a refresh, or by an exchange of the credentials.
 
-One renewal at a time: whoever waited for the lock looks again before asking, so fifty calls that were
-rejected at once cost one token request.
+:func:`access_token` decides it for every call. All calls of a host share one :class:`TokenState`. Whoever has
+its lock makes at most one token request, stores what came of it, and lets the next one look: fifty calls
+that are rejected at once cost one request, and a token service that fails is asked as if by a single caller.
+
+- A token is renewed if there is none, if it is about to expire, or if Plaud has rejected it.
+- A rejected token that itself replaced a rejected one is kept until it is a minute old. To ask sooner would
+  not help a client that has lost its access; and where Plaud accepts only the newest token of a client, two
+  hosts would take it from each other without end.
+- A host makes at most ten token requests in any minute. After one that failed it pauses, longer each time.
+  A refusal counts for a minute.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from plaud_provider.api.answers import parse_json
@@ -40,11 +49,84 @@ from plaud_provider.exceptions import (
     PlaudServerError,
 )
 
+#: Documented by Plaud, per client.
+CALLS_A_MINUTE = 10
+#: Within so many seconds a token request is answered or given up; who renews has the lock for little longer.
+REQUEST_SECONDS = 30.0
+#: For so many seconds others wait for the lock: whoever has it for longer than this has been stopped.
+LOCK_SECONDS = 5 * REQUEST_SECONDS
+
 #: Used where ``expires_in`` is missing or makes no sense: short enough to be safe, long enough to stay far
-#: from the limit of 10 token requests a minute.
+#: from the limit.
 DEFAULT_LIFETIME = 3600.0
 MAX_LIFETIME = 30 * 86400.0
 MAX_RENEWAL_MARGIN = 300.0
+
+
+def access_token(
+    account: Account, policy: RetryPolicy, *, rejected: Token | None = None
+) -> Generator[Effect, Any, Token]:
+    """
+    Return the token to send a request with.
+
+    :param rejected: The token that Plaud has just answered with 401. It is returned again if it must not be
+        renewed yet.
+    :raises PlaudAuthenticationError: if Plaud refuses the credentials, or did so less than a minute ago.
+    :raises PlaudError: its other classes, if no token could be had: by this call, or by others meanwhile.
+    """
+    state: TokenState = yield ReadToken()
+    token = state.token
+    if token is not None and is_fresh(token, now=policy.now()) and not _same(token, rejected):
+        return token
+    waits = 0
+    waited_for = 0.0
+    while True:
+        state, is_locked = yield LockToken()
+        token = _usable_token(state, rejected, policy)
+        if is_locked:
+            if token is None and _earliest_request(state, policy) <= policy.now():
+                state, token = yield from _renew(account, policy, state, rejected)
+            yield UnlockToken(state)
+        if token is not None:
+            return token
+        if _is_refused(state, policy):
+            raise _failure(account, state)
+        earliest = _earliest_request(state, policy)
+        if earliest != waited_for:
+            waits, waited_for = waits + 1, earliest
+            if waits >= policy.attempts:
+                raise _failure(account, state)
+        # If nothing is to be waited for, a refresh went wrong, or the other call of this process ended early.
+        if earliest > policy.now():
+            yield Sleep(earliest - policy.now(), "no Plaud token may be asked for yet")
+
+
+def exchanged_token(account: Account, policy: RetryPolicy) -> Generator[Effect, Any, Token]:
+    """
+    Exchange the credentials for a token, whatever is stored: what the Test button asks for.
+
+    The token is stored like any other: where Plaud accepts only the newest one, tasks would lose theirs.
+
+    :raises PlaudError: its classes as :func:`access_token` does, but only for what Plaud answers now.
+    """
+    # Someone waits in front of a form: two attempts, and no long pause between them.
+    hasty = policy._replace(max_retry_after=min(policy.max_retry_after, 5.0))
+    attempts = 0
+    while True:
+        state, is_locked = yield LockToken()
+        if not is_locked:
+            continue
+        if len(_recent_calls(state, policy)) >= CALLS_A_MINUTE:
+            yield UnlockToken(state)
+            raise _failure(account, TokenState())
+        state, token = yield from _renew(account, hasty, state, refresh=False)
+        yield UnlockToken(state)
+        if token is not None:
+            return token
+        attempts += 1
+        if attempts == 2 or _is_refused(state, policy):
+            raise _failure(account, state)
+        yield Sleep(max(0.0, state.not_before - policy.now()), "the token request failed")
 
 
 def is_fresh(token: Token | None, *, now: float) -> bool:
@@ -68,91 +150,90 @@ def parse_token(body: bytes, *, now: float, previous: Token | None = None) -> To
     return Token(access_token, refresh_token, expires_at=now + lifetime, lifetime=lifetime)
 
 
-def current_token(account: Account, policy: RetryPolicy) -> Generator[Effect, Any, Token]:
-    """Return the token of the host's store, renewed if it is missing or about to expire."""
-    state: TokenState = yield ReadToken()
-    if state.token is not None and is_fresh(state.token, now=policy.now()):
-        return state.token
-    return (yield from renewed_token(account, policy))[0]
-
-
-def renewed_token(
-    account: Account, policy: RetryPolicy, *, rejected: Token | None = None
-) -> Generator[Effect, Any, tuple[Token, bool]]:
-    """
-    Return a token that is fresh and not the ``rejected`` one, asking Plaud only if no one else just did.
-
-    :return: The token, and whether it was asked for just now: what others have stored may be spent by now.
-    :raises PlaudAuthenticationError: if Plaud refuses the credentials.
-    """
-    yield LockToken()
-    state: TokenState = yield ReadToken(renewing=True)
+def _usable_token(state: TokenState, rejected: Token | None, policy: RetryPolicy) -> Token | None:
+    """Return the token of a state unless it has to be renewed."""
     token = state.token
-    asked = token is None or not is_fresh(token, now=policy.now()) or _same(token, rejected)
-    if token is None or asked:
-        token = yield from _ask(account, policy, state)
-        yield StoreToken(TokenState(token))
-    yield UnlockToken()
-    return token, asked
+    if token is None or not is_fresh(token, now=policy.now()):
+        return None
+    if _same(token, rejected):
+        # A clock that was put back makes it older, not younger.
+        age = abs(policy.now() - token.issued_at)
+        if not token.replaces_rejected or age >= policy.minute:
+            return None
+    return token
 
 
-def exchanged_token(account: Account, policy: RetryPolicy) -> Generator[Effect, Any, Token]:
-    """Exchange the credentials for a token, whatever is stored: what the Test button asks for."""
-    # Someone waits in front of a form: two attempts, and no long pause between them.
-    hasty = policy._replace(attempts=2, max_retry_after=min(policy.max_retry_after, 5.0))
-    return (yield from _ask(account, hasty, TokenState()))
+def _earliest_request(state: TokenState, policy: RetryPolicy) -> float:
+    """Return the moment before which no token may be asked for; it may have passed."""
+    moments = [0.0]
+    # Further ahead than it can be means that the clock was put back: not a reason to wait for hours.
+    longest = max(policy.max_delay, policy.max_retry_after) * 1.1 + 1.0
+    if state.not_before - policy.now() <= longest:
+        moments.append(state.not_before)
+    if _is_refused(state, policy):
+        moments.append(state.refused_until)
+    calls = _recent_calls(state, policy)
+    if len(calls) >= CALLS_A_MINUTE:
+        moments.append(calls[-CALLS_A_MINUTE] + policy.minute)
+    return max(moments)
 
 
-def _ask(account: Account, policy: RetryPolicy, state: TokenState) -> Generator[Effect, Any, Token]:
-    # Longer than it can be means that the clock was put back: not a reason to refuse for hours.
-    if 0 < state.refused_until - policy.now() <= policy.remember_refusal:
-        raise _refused(account, "a moment ago; not asked again yet")
-    previous = state.token
-    refreshing = previous if previous is not None and previous.refresh_token else None
-    failure: PlaudError = PlaudConnectionError("no attempt was made")
-    attempt = 0
-    while attempt < policy.attempts:
-        if state.not_before > policy.now():
-            pause = min(state.not_before - policy.now(), policy.max_retry_after * 1.2)
-            yield Sleep(pause, "Plaud limits token requests")
-        answer: Response | None = None
-        try:
-            answer = yield Send(_request(account, refreshing))
-            if answer is not None and answer.is_success:
-                return parse_token(answer.body, now=policy.now(), previous=refreshing)
-        except TransportFailure as broken:
-            failure = unreachable(account, broken)
-            if not broken.passing:
-                raise failure from None
-        except PlaudResponseError as malformed:
-            failure, answer = malformed, None
-        if answer is not None and answer.status == 429:
-            attempt += 1
-            state = state._replace(not_before=policy.now() + policy.retry_after(answer.headers, attempt))
-            yield StoreToken(state)
-            failure = PlaudRateLimitError(
-                f"Plaud limits the token requests of client {account.client_id} (10 a minute is documented) "
-                f"and still answered 429 after {attempt} attempts. Nothing was submitted; try again in a few "
-                "minutes.",
-                status_code=429,
-            )
-            continue
-        if refreshing is not None:
-            # A refresh that went wrong in any other way is worth one exchange; its token may be spent by now.
-            refreshing = None
-            continue
-        attempt += 1
-        pause = policy.backoff(attempt)
-        if answer is not None:
-            failure = _token_failure(account, answer)
-            if isinstance(failure, PlaudAuthenticationError):
-                yield StoreToken(TokenState(refused_until=policy.now() + policy.remember_refusal))
-            if not isinstance(failure, PlaudServerError):
-                raise failure
-            pause = policy.retry_after(answer.headers, attempt)
-        if attempt < policy.attempts:
-            yield Sleep(pause, "the token request failed")
-    raise failure
+def _is_refused(state: TokenState, policy: RetryPolicy) -> bool:
+    return 0 < state.refused_until - policy.now() <= policy.remember_refusal
+
+
+def _recent_calls(state: TokenState, policy: RetryPolicy) -> tuple[float, ...]:
+    return tuple(moment for moment in state.calls if abs(policy.now() - moment) < policy.minute)
+
+
+def _renew(
+    account: Account,
+    policy: RetryPolicy,
+    state: TokenState,
+    rejected: Token | None = None,
+    *,
+    refresh: bool = True,
+) -> Generator[Effect, Any, tuple[TokenState, Token | None]]:
+    """Make one token request. Return the state that it leads to, and the token if there is a new one."""
+    old = state.token if refresh and state.token is not None and state.token.refresh_token else None
+    earlier = _recent_calls(state, policy)
+    # Stored before it is sent: if this process is killed meanwhile, the request counts all the same.
+    yield StoreToken(state._replace(calls=(*earlier, policy.now())))
+    status, reason = 0, ""
+    headers: Mapping[str, str] = {}
+    token = None
+    try:
+        answer: Response = yield Send(_request(account, old), within=REQUEST_SECONDS)
+        status, headers = answer.status, answer.headers
+        if answer.is_success:
+            token = parse_token(answer.body, now=policy.now(), previous=old)
+    except TransportFailure as broken:
+        failure = unreachable(account, broken)
+        if isinstance(failure, PlaudCertificateError):
+            # Nothing was sent, and nothing is to be remembered.
+            yield UnlockToken(state)
+            raise failure from None
+        status, reason = 200 if broken.answered else 0, str(failure)
+    except PlaudResponseError as malformed:
+        reason = str(malformed)
+    # Plaud may have counted it only just before it answered.
+    now = policy.now()
+    calls = (*earlier, now)
+    if token is not None:
+        token.replaces_rejected = state.token is not None and _same(state.token, rejected)
+        return TokenState(token, calls), token
+    if old is not None and status != 429:
+        # Its refresh token may be spent by now: whoever is next, most often this call, makes an exchange.
+        return state._replace(token=replace(old, refresh_token=None), calls=calls, not_before=0.0), None
+    failures = state.failures + 1
+    if 300 <= status < 500 and status != 429:
+        refused_until = now + policy.remember_refusal
+        return TokenState(None, calls, failures, refused_until=refused_until, status=status), None
+    not_before = now + policy.retry_after(headers, failures)
+    failed = state._replace(
+        calls=calls, failures=failures, not_before=not_before, status=status, reason=reason
+    )
+    return failed, None
 
 
 def _request(account: Account, refreshing: Token | None) -> Request:
@@ -161,31 +242,46 @@ def _request(account: Account, refreshing: Token | None) -> Request:
     return exchange_request(account)
 
 
-def _token_failure(account: Account, answer: Response) -> PlaudError:
-    status = answer.status
-    if status in (400, 401, 403):
-        return _refused(account, f"with HTTP {status}")
-    if 300 <= status < 400:
-        return redirected(account, status)
-    if status >= 500:
-        return PlaudServerError(
-            f"Plaud's token service at {account.base_url} answers {status}. Nothing was submitted.",
+def _failure(account: Account, state: TokenState) -> PlaudError:
+    """Say why there is no token, whichever call of this host has asked for it."""
+    client, where, status = account.client_id, account.base_url, state.status
+    if not state.failures:
+        return PlaudRateLimitError(
+            f"This host has made {CALLS_A_MINUTE} token requests for client {client} within a minute, which "
+            "is all that Plaud allows. Nothing was submitted; try again in a minute."
+        )
+    answered = f"{status} {state.failures} times in a row" if state.failures > 1 else f"{status}"
+    if status == 429:
+        return PlaudRateLimitError(
+            f"Plaud limits the token requests of client {client} ({CALLS_A_MINUTE} a minute is documented) "
+            f"and has answered {answered}. Do other hosts or programs use this client? Nothing was "
+            "submitted; try again in a few minutes.",
             status_code=status,
         )
-    return PlaudRequestError(
-        f"Plaud answered the token request at {account.base_url} with {status}. Is the connection's host "
-        "right?",
-        status_code=status,
-    )
-
-
-def _refused(account: Account, how: str) -> PlaudAuthenticationError:
-    return PlaudAuthenticationError(
-        f"Plaud refused client id {account.client_id!r} and its secret key {how}, region "
-        f"'{account.region.value}' at {account.base_url}. Check client id (login), secret key (password) and "
-        "region of the connection: credentials belong to one region. Nothing was submitted.",
-        status_code=401,
-    )
+    if status in (400, 401, 403):
+        return PlaudAuthenticationError(
+            f"Plaud refused client id {client!r} and its secret key with HTTP {status}, region "
+            f"'{account.region.value}' at {where}. Check client id (login), secret key (password) and region "
+            "of the connection: credentials belong to one region. Nothing was submitted. The tasks of this "
+            "host ask again after a minute.",
+            status_code=status,
+        )
+    if 300 <= status < 400:
+        return redirected(account, status)
+    if 400 <= status < 500:
+        return PlaudRequestError(
+            f"Plaud answered the token request at {where} with {status}. Is the connection's host right?",
+            status_code=status,
+        )
+    if status >= 500:
+        return PlaudServerError(
+            f"Plaud's token service at {where} has answered {answered}. Nothing was submitted; try again in "
+            "a few minutes.",
+            status_code=status,
+        )
+    if status:
+        return PlaudResponseError(state.reason)
+    return PlaudConnectionError(state.reason)
 
 
 def unreachable(account: Account, failure: TransportFailure) -> PlaudError:

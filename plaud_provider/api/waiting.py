@@ -23,6 +23,7 @@ from plaud_provider.exceptions import (
     PlaudNotFoundError,
     PlaudRequestError,
     PlaudResponseError,
+    PlaudTokenRejectedError,
     PlaudTriggerEventError,
 )
 
@@ -182,7 +183,7 @@ class Wait:
     402, 407                                    the next look: that is the client's trouble
     another 4xx from Plaud                      confirmed, see :data:`REFUSED`, it is given up as failed
     an answer that cannot be read               confirmed, see :data:`UNREADABLE`, it is given up as failed
-    refused credentials                         they end the wait after :data:`REFUSED_SECONDS`
+    refused credentials or tokens               they end the wait after :data:`REFUSED_SECONDS`
     a wrong connection or certificate           ends the wait
     ==========================================  ==========================================================
 
@@ -257,7 +258,7 @@ class Wait:
         if isinstance(error, _LASTING):
             raise error
         self._last_trouble = str(error)
-        if isinstance(error, PlaudAuthenticationError):
+        if isinstance(error, (PlaudAuthenticationError, PlaudTokenRejectedError)):
             self.refused_since = self.refused_since or now
             if now >= self.refused_since + REFUSED_SECONDS:
                 raise error

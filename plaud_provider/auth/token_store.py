@@ -1,26 +1,32 @@
 """
-The file in which the processes of a host share one client's tokens.
+The files in which the processes of a host share one client's tokens.
 
 Every Airflow task is a new process: a token that is kept in memory serves one task, and Plaud allows ten
 token requests a minute. So the newest token is kept in a file per base URL and client, readable by its owner
 only and encrypted with a key derived from the secret key: whoever can read it could have asked for a token
-anyway.
+anyway. Beside it lies when tokens were asked for.
+
+What is kept, and when a token is renewed, is decided in :mod:`plaud_provider.api.tokens`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from plaud_provider.api.effects import Token, TokenState
 from plaud_provider.api.requests import Account
+from plaud_provider.api.tokens import LOCK_SECONDS, REQUEST_SECONDS
 from plaud_provider.exceptions import PlaudConnectionError
 from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
 
@@ -31,22 +37,43 @@ log = logging.getLogger(__name__)
 
 _MASKED: set[str] = set()
 
-#: Longer than any renewal takes, even one that obeys a Retry-After on the way.
-LOCK_SECONDS = 300.0
-#: Those who wait look again in step; at 50 of them the default of 50 ms is a queue of seconds.
+#: Pauses between two tries for the lock: from the first to the longest.
 POLL_SECONDS = 0.01
+MAX_POLL_SECONDS = 0.5
 
-_FORMAT_VERSION = 1
+#: For how long a call waits for another one of its process, which waits for the lock and then renews.
+PATIENCE_SECONDS = LOCK_SECONDS + 2 * REQUEST_SECONDS
+
+_FORMAT_VERSION = 2
+
+
+class _Known(NamedTuple):
+    """
+    A state that this process has read or written.
+
+    :param is_stored: Whether it is in the file; otherwise it could not be written.
+    """
+
+    state: TokenState
+    is_stored: bool
+
+
+#: What this process knows, by the file's path.
+_KNOWN: dict[str, _Known] = {}
+#: Those of this process that hold or wait for a client's lock, by process and path: a fork starts with none.
+#: The result is whether the lock could be had.
+_HOLDERS: dict[tuple[int, str], Future[bool]] = {}
 
 
 class TokenStore:
     """
     One client's :class:`~plaud_provider.api.effects.TokenState` on this host.
 
-    A store that cannot be read or written costs token requests, never a task: it is then empty.
+    A store that cannot be read or written costs token requests, never a task: what one process knows is then
+    all that it has.
 
     :param account: Whose tokens these are.
-    :param directory: Where the file lies; by default a folder of ``AIRFLOW_HOME``, or one of this user's in
+    :param directory: Where the files lie; by default a folder of ``AIRFLOW_HOME``, or one of this user's in
         the system's temporary folder where that is not writable.
     """
 
@@ -56,90 +83,170 @@ class TokenStore:
         folder = self._folder.path
         self._key = _key(account.secret_key)
         # A connection with another secret key for the same client (an old one, a wrong one) has a file of its
-        # own: sharing one, each would overwrite what the other cannot read. The quota is the client's, so
-        # that they share the lock.
+        # own: sharing one, each would overwrite what the other cannot read. Plaud's limit is the client's, so
+        # that they share the lock and the moments of their calls.
         self.path = folder / f"{name}-{hashlib.sha256(self._key).hexdigest()[:16]}.token"
+        self.calls_path = folder / f"{name}.calls"
         self.lock_path = folder / f"{name}.lock"
-        self._lock = FileLock(self.lock_path, seconds=LOCK_SECONDS, poll_seconds=POLL_SECONDS)
-        self._unwritten: TokenState | None = None
+        self._lock = FileLock(
+            self.lock_path,
+            seconds=LOCK_SECONDS,
+            poll_seconds=POLL_SECONDS,
+            max_poll_seconds=MAX_POLL_SECONDS,
+        )
+
+    def known(self) -> TokenState | None:
+        """Return the state that this process knows, without I/O; ``None`` if it knows of no token."""
+        known = _KNOWN.get(str(self.path))
+        return known.state if known is not None and known.state.token is not None else None
 
     def read(self) -> TokenState:
         """Return what is stored; an empty state if nothing is, or nothing that this secret key can open."""
-        from cryptography.fernet import InvalidToken
-
-        if self._unwritten is not None:
-            return self._unwritten
-        try:
-            self._folder.check()
-            opened = self._cipher().decrypt(self.path.read_bytes())
-            stored = json.loads(opened)
-            if stored.pop("version") != _FORMAT_VERSION:
-                return TokenState()
-            token = stored.pop("token")
-            return _masked(TokenState(token=Token(**token) if token else None, **stored))
-        except FileNotFoundError:
-            return TokenState()
-        except (OSError, InvalidToken, ValueError, TypeError, KeyError, AttributeError) as unreadable:
-            log.debug(
-                "The stored Plaud token is not usable (%s); asking for a new one.", type(unreadable).__name__
-            )
-            return TokenState()
+        known = _KNOWN.get(str(self.path))
+        if known is not None and not known.is_stored:
+            return known.state
+        state = self._read()
+        _KNOWN[str(self.path)] = _Known(state, is_stored=True)
+        return state
 
     def write(self, state: TokenState) -> None:
-        """Store a state, atomically and for this user only."""
-        token = _masked(state).token
-        stored = {**state._asdict(), "token": None if token is None else asdict(token)}
-        content = json.dumps({"version": _FORMAT_VERSION, **stored}).encode()
+        """Store a state, atomically and for this user only; nothing is written where nothing has changed."""
+        known = _KNOWN.get(str(self.path))
+        stored = known.state if known is not None and known.is_stored else None
+        fields = _masked(state)._asdict()
+        calls = fields.pop("calls")
+        fields["token"] = None if state.token is None else asdict(state.token)
         try:
-            self._folder.replace(self.path, self._cipher().encrypt(content))
-            self._unwritten = None
+            if stored is None or stored.calls != state.calls:
+                self._folder.replace(self.calls_path, json.dumps(calls).encode())
+            if stored is None or stored._replace(calls=state.calls) != state:
+                content = json.dumps({"version": _FORMAT_VERSION, **fields}).encode()
+                self._folder.replace(self.path, self._cipher().encrypt(content))
         except OSError as unwritable:
-            self._unwritten = state
+            _KNOWN[str(self.path)] = _Known(state, is_stored=False)
+            if known is not None and not known.is_stored:
+                return
             log.warning(
                 "The Plaud token cannot be kept in %s (%s): every task asks for its own, and Plaud allows "
                 "ten token requests a minute. Make it a folder of this user's own (mode 0700).",
                 self.path.parent,
                 unwritable.strerror,
             )
+        else:
+            _KNOWN[str(self.path)] = _Known(state, is_stored=True)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[tuple[TokenState, bool]]:
         """
         Hold this client's token for a renewal, against all threads and processes of the host.
 
+        Only one call of a process waits for the file's lock. All others wait for that one, as they can use
+        what it leaves.
+
+        :return: The state, and whether the lock is held. If not, another call of this process has held it.
         :raises PlaudConnectionError: if someone else holds it for longer than any renewal takes.
         """
-        with ExitStack() as held:
+        mine, other = self._queue_up()
+        if other is not None:
             try:
-                self._folder.check()
-                held.enter_context(self._lock.held())
-            except LockedError:
-                raise self._held() from None
+                had = other.result(PATIENCE_SECONDS)
+            except TimeoutError:
+                had = False
+            yield self._left_by_other(had), False
+            return
+        with self._holding(mine), ExitStack() as held:
+            try:
+                if self._is_lockable():
+                    held.enter_context(self._lock.held())
             except OSError as unusable:
-                self._not_locked(unusable)
-            yield
+                self._warn_not_locked(unusable.strerror)
+            yield self.read(), True
 
     @asynccontextmanager
-    async def async_lock(self) -> AsyncIterator[None]:
+    async def async_lock(self) -> AsyncIterator[tuple[TokenState, bool]]:
         """Hold this client's token as :meth:`lock` does, without blocking the event loop."""
-        async with AsyncExitStack() as held:
+        mine, other = self._queue_up()
+        if other is not None:
             try:
-                self._folder.check()
-                await held.enter_async_context(self._lock.aheld())
-            except LockedError:
-                raise self._held() from None
-            except OSError as unusable:
-                self._not_locked(unusable)
-            yield
+                had = await asyncio.wait_for(asyncio.wrap_future(other), PATIENCE_SECONDS)
+            except TimeoutError:
+                had = False
+            yield self._left_by_other(had), False
+            return
+        with self._holding(mine):
+            async with AsyncExitStack() as held:
+                try:
+                    if self._is_lockable():
+                        await held.enter_async_context(self._lock.aheld())
+                except OSError as unusable:
+                    self._warn_not_locked(unusable.strerror)
+                yield await asyncio.to_thread(self.read), True
 
-    def _held(self) -> PlaudConnectionError:
+    def _queue_up(self) -> tuple[Future[bool], Future[bool] | None]:
+        """Return a future of one's own, and that of whoever of this process was first, if somebody was."""
+        mine: Future[bool] = Future()
+        # From now on those who wait for it cannot cancel it.
+        mine.set_running_or_notify_cancel()
+        first = _HOLDERS.setdefault((os.getpid(), str(self.path)), mine)
+        return mine, None if first is mine else first
+
+    @contextmanager
+    def _holding(self, mine: Future[bool]) -> Iterator[None]:
+        had = True
+        try:
+            yield
+        except LockedError:
+            had = False
+            raise self._held_for_too_long() from None
+        finally:
+            del _HOLDERS[os.getpid(), str(self.path)]
+            mine.set_result(had)
+
+    def _left_by_other(self, had_lock: bool) -> TokenState:
+        if not had_lock:
+            raise self._held_for_too_long()
+        known = _KNOWN.get(str(self.path))
+        return TokenState() if known is None else known.state
+
+    def _read(self) -> TokenState:
+        from cryptography.fernet import InvalidToken
+
+        if not self._folder.is_private:
+            return TokenState()
+        state = TokenState(calls=self._read_calls())
+        try:
+            stored = json.loads(self._cipher().decrypt(self.path.read_bytes()))
+            if stored.pop("version") != _FORMAT_VERSION:
+                return state
+            token = stored.pop("token")
+            return _masked(TokenState(token=Token(**token) if token else None, calls=state.calls, **stored))
+        except FileNotFoundError:
+            return state
+        except (OSError, InvalidToken, ValueError, TypeError, KeyError, AttributeError) as unreadable:
+            log.debug(
+                "The stored Plaud token is not usable (%s); asking for a new one.", type(unreadable).__name__
+            )
+            return state
+
+    def _read_calls(self) -> tuple[float, ...]:
+        try:
+            return tuple(float(moment) for moment in json.loads(self.calls_path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return ()
+
+    def _held_for_too_long(self) -> PlaudConnectionError:
         return PlaudConnectionError(
             f"Another process has been renewing this client's Plaud token for {LOCK_SECONDS:.0f} seconds "
-            f"(lock {self.lock_path}). Nothing was submitted; try again."
+            f"(lock {self.lock_path}). Nothing was submitted; try again. If it has been stopped, end it."
         )
 
-    def _not_locked(self, unusable: OSError) -> None:
-        log.warning("Renewing the Plaud token without a lock: %s (%s)", self.lock_path, unusable.strerror)
+    def _is_lockable(self) -> bool:
+        if not self._folder.is_private:
+            self._warn_not_locked("not a folder that only this user may write to")
+        return self._folder.is_private
+
+    def _warn_not_locked(self, reason: str | None) -> None:
+        log.warning("Renewing the Plaud token without a lock: %s (%s)", self.lock_path, reason)
 
     def _cipher(self) -> Fernet:
         from cryptography.fernet import Fernet

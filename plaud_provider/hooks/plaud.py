@@ -32,7 +32,6 @@ from plaud_provider.api.effects import (
     StoreToken,
     SubmitPhase,
     TakeSlot,
-    TokenState,
     TransportFailure,
     UnlockToken,
 )
@@ -65,9 +64,9 @@ def __getattr__(name: str) -> Any:
 
 
 class _Shell(NamedTuple):
-    """What one call works with; the Test button shares neither tokens nor turns."""
+    """What one call works with; the Test button takes no turns."""
 
-    store: TokenStore | None
+    store: TokenStore
     turn: Turn | None
     locks: ExitStack
     on_phase: Callable[[SubmitPhase], None] | None
@@ -91,8 +90,8 @@ class PlaudHook(HttpHook):
         otherwise, an error is raised before any request.
     :param limits: Timeouts and size cap of one exchange.
     :param retry_policy: Bounds of retries.
-    :param minute: Seconds of a minute of ``requests_per_minute``; less only for an emulator whose clock runs
-        faster.
+    :param minute: Seconds of a minute of ``requests_per_minute`` and of Plaud's limit of token requests; less
+        only for an emulator whose clock runs faster.
     :param settings: What the connection says, if it has been read already (each lookup is a request to
         Airflow).
     """
@@ -116,7 +115,7 @@ class PlaudHook(HttpHook):
         self.plaud_conn_id = plaud_conn_id
         self._asserted_region = region
         self._limits = limits or Limits()
-        self.retry_policy = retry_policy or RetryPolicy()
+        self.retry_policy = (retry_policy or RetryPolicy())._replace(minute=minute)
         self._minute = minute
         self._given_settings = settings
         self._session: Session | None = None
@@ -212,7 +211,7 @@ class PlaudHook(HttpHook):
         """Exchange the credentials for a token, past every cache: what the Test button does."""
         try:
             account = self.settings.account
-            token = self.drive(calls.verify_credentials(account, self.retry_policy), shared=False)
+            token = self.drive(calls.verify_credentials(account, self.retry_policy), in_turn=False)
         except PlaudError as refused:
             # Airflow tests a copy of the connection, under an id that nobody knows.
             return False, str(refused).removeprefix(f"Connection {self.plaud_conn_id!r}: ")
@@ -258,23 +257,22 @@ class PlaudHook(HttpHook):
         call: calls.Call[T],
         *,
         on_phase: Callable[[SubmitPhase], None] | None = None,
-        shared: bool = True,
+        in_turn: bool = True,
     ) -> T:
         """
         Perform the effects of a call, and return its result.
 
         :param call: A call of :mod:`plaud_provider.api.calls`, or what wraps one.
         :param on_phase: As for :meth:`submit_transcription`.
-        :param shared: Whether it takes part in the tokens and the quota that the host's processes share.
+        :param in_turn: Whether its requests take turns in the client's quota; token requests never do.
         """
-        store = self._token_store if shared else None
-        turn = Turn(self._quota) if shared else None
+        turn = Turn(self._quota) if in_turn else None
         answer: object = None
         with ExitStack() as ends, ExitStack() as locks:
             ends.callback(call.close)
             if turn is not None:
                 ends.callback(turn.close)
-            shell = _Shell(store, turn, locks, on_phase)
+            shell = _Shell(self._token_store, turn, locks, on_phase)
             try:
                 effect = next(call)
                 while True:
@@ -291,10 +289,10 @@ class PlaudHook(HttpHook):
 
     def _perform(self, effect: Effect, shell: _Shell) -> object:
         match effect:
-            case Send(request):
+            case Send(request, within):
                 if shell.turn:
                     shell.turn.sending()
-                return self._send(request)
+                return self._send(request, self._limits.within(within))
             case TakeSlot(operation) if shell.turn:
                 shell.turn.take(operation)
             case ReturnSlot() if shell.turn:
@@ -303,12 +301,13 @@ class PlaudHook(HttpHook):
                 self.log.info("Waiting %.1f s: %s", seconds, reason)
                 time.sleep(seconds)
             case ReadToken():
-                return shell.store.read() if shell.store else TokenState()
-            case StoreToken(state) if shell.store:
+                return shell.store.known() or shell.store.read()
+            case LockToken():
+                return shell.locks.enter_context(shell.store.lock())
+            case StoreToken(state):
                 shell.store.write(state)
-            case LockToken() if shell.store:
-                shell.locks.enter_context(shell.store.lock())
-            case UnlockToken():
+            case UnlockToken(state):
+                shell.store.write(state)
                 shell.locks.close()
             case Note(phase) if shell.on_phase:
                 shell.on_phase(phase)
@@ -316,15 +315,15 @@ class PlaudHook(HttpHook):
                 return work()
         return None
 
-    def _send(self, request: Request) -> Response:
+    def _send(self, request: Request, limits: Limits) -> Response:
         if not request.repeatable:
             with self.get_conn() as session:
-                return send_with_requests(session, request, self._limits.of_submits)
+                return send_with_requests(session, request, limits.of_submits)
         if self._session is None:
             self._session = self.get_conn()
         session = self._session
         try:
-            return send_with_requests(session, request, self._limits)
+            return send_with_requests(session, request, limits)
         except TransportFailure:
             # Whatever is wrong with its connections, the next attempt gets new ones.
             self._session = None

@@ -27,7 +27,6 @@ from plaud_provider.api.effects import (
     StoreToken,
     SubmitPhase,
     TakeSlot,
-    TokenState,
     UnlockToken,
 )
 from plaud_provider.api.retry import RetryPolicy
@@ -84,7 +83,7 @@ class PlaudAsyncHook(BaseHook):
         self.plaud_conn_id = plaud_conn_id
         self._asserted_region = region
         self._limits = limits or Limits()
-        self.retry_policy = retry_policy or RetryPolicy()
+        self.retry_policy = (retry_policy or RetryPolicy())._replace(minute=minute)
         self._minute = minute
         self._given_settings = settings
 
@@ -92,15 +91,12 @@ class PlaudAsyncHook(BaseHook):
         self.settings = await self._read_settings()
         self._quota = AsyncClientQuota(await self._open_quota())
         self._store = await asyncio.to_thread(TokenStore, self.settings.account)
-        self._remembered = TokenState()
-        # The lock file is polled; the calls of one hook need not all do that.
-        self._renewing = asyncio.Lock()
         base_url = self.settings.account.base_url
         self._proxy = aiohttp_proxy(base_url)
         self._tls = await asyncio.to_thread(tls_context, base_url)
-        self._session = open_aiohttp_session(self._limits, self._tls)
+        self._session = open_aiohttp_session(self._tls)
         # With a connection of its own for each submit: on one that Plaud has just closed it may be lost.
-        self._submits = open_aiohttp_session(self._limits.of_submits, self._tls, reuse_connections=False)
+        self._submits = open_aiohttp_session(self._tls, reuse_connections=False)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -175,9 +171,9 @@ class PlaudAsyncHook(BaseHook):
         on_phase: Callable[[SubmitPhase], Awaitable[None]] | None,
     ) -> object:
         match effect:
-            case Send(request):
+            case Send(request, within):
                 turn.sending()
-                return await self._send(request)
+                return await self._send(request, self._limits.within(within))
             case TakeSlot(operation):
                 await turn.take(operation)
             case ReturnSlot():
@@ -185,15 +181,14 @@ class PlaudAsyncHook(BaseHook):
             case Sleep(seconds, reason):
                 self.log.info("Waiting %.1f s: %s", seconds, reason)
                 await asyncio.sleep(seconds)
-            case ReadToken(renewing):
-                return await self._read_token(renewing=renewing)
-            case StoreToken(state):
-                self._remembered = state
-                await asyncio.to_thread(self._store.write, state)
+            case ReadToken():
+                return self._store.known() or await asyncio.to_thread(self._store.read)
             case LockToken():
-                await locks.enter_async_context(self._renewing)
-                await locks.enter_async_context(self._store.async_lock())
-            case UnlockToken():
+                return await locks.enter_async_context(self._store.async_lock())
+            case StoreToken(state):
+                await asyncio.to_thread(self._store.write, state)
+            case UnlockToken(state):
+                await asyncio.to_thread(self._store.write, state)
                 await locks.aclose()
             case Note(phase) if on_phase:
                 await on_phase(phase)
@@ -233,12 +228,7 @@ class PlaudAsyncHook(BaseHook):
         # On Airflow 3.2, what a thread asks of the supervisor only arrives if asgiref started the thread.
         return await sync_to_async(make, thread_sensitive=False)(shared)
 
-    async def _read_token(self, *, renewing: bool) -> TokenState:
-        if renewing or self._remembered.token is None:
-            self._remembered = await asyncio.to_thread(self._store.read)
-        return self._remembered
-
-    async def _send(self, request: Request) -> Response:
+    async def _send(self, request: Request, limits: Limits) -> Response:
         if request.repeatable:
-            return await send_with_aiohttp(self._session, request, self._limits, proxy=self._proxy)
-        return await send_with_aiohttp(self._submits, request, self._limits.of_submits, proxy=self._proxy)
+            return await send_with_aiohttp(self._session, request, limits, proxy=self._proxy)
+        return await send_with_aiohttp(self._submits, request, limits.of_submits, proxy=self._proxy)

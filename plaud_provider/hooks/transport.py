@@ -24,7 +24,7 @@ from plaud_provider.api.regions import is_loopback
 from plaud_provider.exceptions import PlaudConfigurationError
 
 if TYPE_CHECKING:
-    from aiohttp import ClientSession
+    from aiohttp import ClientSession, ClientTimeout
     from requests import Session
 
 CHUNK_BYTES = 64 * 1024
@@ -52,6 +52,12 @@ class Limits(NamedTuple):
     def of_submits(self) -> Limits:
         """The bounds of a submit."""
         return self._replace(read_seconds=self.submit_seconds, total_seconds=self.submit_seconds)
+
+    def within(self, seconds: float | None) -> Limits:
+        """Return the bounds of an exchange that has to be over sooner; ``None`` for these."""
+        if seconds is None:
+            return self
+        return self._replace(total_seconds=min(self.total_seconds, seconds))
 
 
 def proxies_for(url: str) -> dict[str, str]:
@@ -219,6 +225,7 @@ async def send_with_aiohttp(
             headers=request.headers,
             allow_redirects=False,
             proxy=proxy,
+            timeout=_aiohttp_timeout(limits),
         ) as answer:
             body = bytearray()
             async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
@@ -243,6 +250,14 @@ async def send_with_aiohttp(
         raise TransportFailure(_kind(failure), sent=True) from None
 
 
+def _aiohttp_timeout(limits: Limits) -> ClientTimeout:
+    import aiohttp
+
+    return aiohttp.ClientTimeout(
+        total=limits.total_seconds, sock_connect=limits.connect_seconds, sock_read=limits.read_seconds
+    )
+
+
 def tls_context(base_url: str) -> ssl.SSLContext | None:
     """
     Return what certificates are verified with; ``None`` where there is no TLS.
@@ -263,17 +278,12 @@ def _tls_context(path: str, _changed_at: int) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=path)
 
 
-def open_aiohttp_session(
-    limits: Limits, tls: ssl.SSLContext | None, *, reuse_connections: bool = True
-) -> ClientSession:
+def open_aiohttp_session(tls: ssl.SSLContext | None, *, reuse_connections: bool = True) -> ClientSession:
     """Return an aiohttp session with this module's policy; to be called inside the event loop."""
     import aiohttp
 
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=tls or True, force_close=not reuse_connections),
-        timeout=aiohttp.ClientTimeout(
-            total=limits.total_seconds, sock_connect=limits.connect_seconds, sock_read=limits.read_seconds
-        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
     )

@@ -68,6 +68,7 @@ class World:
     :param answers: What each request gets, in order.
     :param then: What all further requests get; without it there may be none.
     :param while_waiting: What others do while the call waits for the lock.
+    :param while_sending: What happens while a token request is under way.
     :param while_queuing: What others do while the call waits for its turn.
     """
 
@@ -78,6 +79,7 @@ class World:
         then: Answer | None = None,
         stored: Token | TokenState | None = None,
         while_waiting: Callable[[World], None] = lambda world: None,
+        while_sending: Callable[[World], None] = lambda world: None,
         while_queuing: Callable[[World], None] = lambda world: None,
         **policy: Any,
     ) -> None:
@@ -85,6 +87,7 @@ class World:
         self.then = then
         self.state = stored if isinstance(stored, TokenState) else TokenState(stored)
         self.while_waiting = while_waiting
+        self.while_sending = while_sending
         self.while_queuing = while_queuing
         self.clock = NOW
         self.policy = RetryPolicy(now=lambda: self.clock, rng=random.Random(7), **policy)
@@ -93,6 +96,8 @@ class World:
         self.stored_while_asleep: list[TokenState] = []
         self.notes: list[SubmitPhase | Operation] = []
         self.locked = False
+        #: Whether another call of this process has the lock, for which the call waits.
+        self.other_of_process = False
         self.holds_slot = False
         self.returned: list[ReturnSlot] = []
 
@@ -129,11 +134,14 @@ class World:
 
     def _perform(self, effect: Effect) -> object:
         match effect:
-            case Send(request):
+            case Send(request, within):
+                assert (within is not None) == self.locked, "whoever has the lock sends for a bounded time"
                 needs_slot = request.operation in (Operation.SUBMIT, Operation.GET)
                 assert self.holds_slot == needs_slot, "a request and its slot do not belong together"
                 self.sent.append(request)
                 self.notes.append(request.operation)
+                if self.locked:
+                    self.while_sending(self)
                 given = self.then if self.then is not None and not self.answers else self.answers.popleft()
                 if isinstance(given, TransportFailure):
                     raise TransportFailure(given.reason, sent=given.sent, passing=given.passing)
@@ -141,21 +149,25 @@ class World:
             case Sleep(seconds):
                 assert seconds >= 0
                 assert not self.holds_slot, "a slot is held while nothing is sent"
+                assert not self.locked, "the lock is held while nothing is sent"
                 self.slept.append(seconds)
                 self.stored_while_asleep.append(self.state)
                 self.clock += seconds
             case ReadToken():
                 return self.state
             case StoreToken(state):
+                assert self.locked, "the state is stored without the lock"
                 self.state = state
             case LockToken():
                 assert not self.locked, "the lock is taken twice"
                 assert not self.holds_slot, "a slot is held while a token is renewed"
-                self.locked = True
                 self.while_waiting(self)
-            case UnlockToken():
+                self.locked = not self.other_of_process
+                return self.state, self.locked
+            case UnlockToken(state):
                 assert self.locked
                 self.locked = False
+                self.state = state
             case Note(phase):
                 self.notes.append(phase)
             case Do(work):

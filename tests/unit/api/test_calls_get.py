@@ -11,7 +11,6 @@ from plaud_provider.api.calls import get_transcription
 from plaud_provider.api.effects import Operation, Response, TokenState, TransportFailure
 from plaud_provider.api.models import Transcription
 from plaud_provider.exceptions import (
-    PlaudAuthenticationError,
     PlaudCertificateError,
     PlaudConnectionError,
     PlaudError,
@@ -22,6 +21,7 @@ from plaud_provider.exceptions import (
     PlaudRequestError,
     PlaudResponseError,
     PlaudServerError,
+    PlaudTokenRejectedError,
 )
 from tests.unit.api.driver import ACCOUNT, LOST, NOT_SENT, NOW, Answer, World, answer, token, token_answer
 
@@ -57,14 +57,24 @@ def test_a_token_that_plaud_rejects_is_replaced_and_the_request_sent_again() -> 
     assert world.slept == []
 
 
-def test_a_401_for_a_token_fresh_from_plaud_fails_without_a_loop() -> None:
-    world = world_with_token(answer(401), token_answer("second"), answer(401))
+def test_new_tokens_that_plaud_rejects_cost_one_token_request_however_often_it_is_tried() -> None:
+    answers = [answer(401), token_answer("second")]
+    world = World(answers, then=answer(401), stored=token("stored"), base_delay=0.1)
 
-    with pytest.raises(PlaudAuthenticationError, match="lost its access") as caught:
-        get(world)
+    for _ in range(5):
+        with pytest.raises(PlaudTokenRejectedError, match="Plaud accepts only the newest") as caught:
+            get(world)
+        assert caught.value.status_code == 401
+    assert world.operations.count("refresh") == 1
 
-    assert caught.value.status_code == 401
-    assert world.operations == ["get", "refresh", "get"]
+
+def test_a_401_that_passes_is_waited_out_with_the_same_token() -> None:
+    """Plaud may know a token a little later than it has issued it."""
+    world = world_with_token(answer(401), token_answer("second"), *[answer(401)] * 4, PROCESSING)
+
+    assert get(world).transcription_id == "txn_1"
+    assert world.bearers(Operation.GET) == ["stored", *["second"] * 5]
+    assert len(world.slept) == 4
 
 
 def test_a_401_for_a_token_that_another_process_stored_long_ago_is_no_failure() -> None:
@@ -81,18 +91,17 @@ def test_a_401_for_a_token_that_another_process_stored_long_ago_is_no_failure() 
     assert world.bearers(Operation.GET) == ["stored", "of another", "third"]
 
 
-def test_two_tokens_of_others_that_are_rejected_in_a_row_are_enough() -> None:
-    """Where a client has lost its access, fifty calls at once do not make fifty token requests."""
-    world = world_with_token(*[answer(401)] * 3)
+def test_tokens_of_others_that_are_rejected_in_a_row_end_the_call() -> None:
+    world = World(then=answer(401), stored=token("stored"))
 
     def another_renews_each_time(world: World) -> None:
         world.state = TokenState(token(f"of another {len(world.sent)}"))
 
     world.while_waiting = another_renews_each_time
 
-    with pytest.raises(PlaudAuthenticationError):
+    with pytest.raises(PlaudTokenRejectedError):
         get(world)
-    assert world.operations == ["get", "get", "get"]
+    assert world.operations == ["get"] * 7
 
 
 def test_a_token_that_expires_while_the_call_sleeps_is_renewed_before_the_next_attempt() -> None:

@@ -20,6 +20,7 @@ from plaud_provider.exceptions import (
     PlaudRedirectError,
     PlaudRequestError,
     PlaudSubmitOutcomeUnknownError,
+    PlaudTokenRejectedError,
 )
 from tests.unit.api.driver import ACCOUNT, LOST, NOT_SENT, Answer, World, answer, token, token_answer
 
@@ -177,12 +178,13 @@ def test_a_rejected_token_is_replaced_and_the_recording_sent_again() -> None:
     assert world.notes == [SENDING, POST, NOT_ACCEPTED, Operation.REFRESH, SENDING, POST]
 
 
-def test_a_401_for_a_token_fresh_from_plaud_fails_without_a_loop() -> None:
-    world = world_with_token(answer(401), token_answer("second"), answer(401))
+def test_a_submit_whose_new_token_is_rejected_to_the_end_was_not_accepted() -> None:
+    world = world_with_token(answer(401), token_answer("second"), *[answer(401)] * 6)
 
-    with pytest.raises(PlaudAuthenticationError, match="Nothing was accepted"):
+    with pytest.raises(PlaudTokenRejectedError, match="Nothing was accepted"):
         submit(world)
 
+    assert world.operations == ["submit", "refresh", *["submit"] * 6]
     assert world.notes[-1] is NOT_ACCEPTED
 
 

@@ -7,15 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plaud_provider.api.effects import TokenState
+from plaud_provider.api.effects import Response, TokenState
 from plaud_provider.api.tokens import (
     DEFAULT_LIFETIME,
     MAX_LIFETIME,
-    current_token,
+    access_token,
     exchanged_token,
     is_fresh,
     parse_token,
-    renewed_token,
 )
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
@@ -36,7 +35,7 @@ json_values = st.recursive(
 
 
 def current(world: World) -> str:
-    return world.run(current_token(ACCOUNT, world.policy)).access_token
+    return world.run(access_token(ACCOUNT, world.policy)).access_token
 
 
 def test_a_missing_token_is_exchanged_for_the_credentials_and_stored() -> None:
@@ -48,7 +47,7 @@ def test_a_missing_token_is_exchanged_for_the_credentials_and_stored() -> None:
     basic = b64encode(b"client:secret-key-canary").decode()
     assert request.headers["Authorization"] == f"Basic {basic}"
     assert request.headers["Content-Type"] == "application/x-www-form-urlencoded"
-    assert world.state == TokenState(token("first", left=86400))
+    assert world.state == TokenState(token("first", left=86400), calls=(NOW,))
 
 
 def test_a_fresh_token_costs_no_request_and_no_lock() -> None:
@@ -140,7 +139,7 @@ def test_a_wrong_secret_costs_one_token_call(status: int) -> None:
         current(world)
 
     assert world.operations == ["exchange"]
-    assert caught.value.status_code == 401
+    assert caught.value.status_code == status
     assert "secret-key-canary" not in str(caught.value)
 
 
@@ -150,7 +149,7 @@ def test_a_refusal_is_remembered_for_whoever_comes_next_and_forgotten_after_a_mi
         current(world)
 
     world.clock += 59
-    with pytest.raises(PlaudAuthenticationError, match="not asked again yet"):
+    with pytest.raises(PlaudAuthenticationError, match="Check client id"):
         current(world)
     assert len(world.sent) == 1
 
@@ -195,12 +194,14 @@ def test_the_state_that_is_stored_on_429_keeps_the_token() -> None:
     assert world.state.not_before > world.clock
 
 
-def test_a_moment_far_ahead_is_waited_for_only_as_long_as_a_retry_after_may_be() -> None:
-    world = World([token_answer("t")], stored=TokenState(not_before=NOW + 1e9), max_retry_after=10)
+@pytest.mark.parametrize(
+    "ahead", [TokenState(not_before=NOW + 86_400), TokenState(calls=(NOW + 86_400,) * 10)]
+)
+def test_a_clock_that_was_put_back_does_not_prolong_a_pause(ahead: TokenState) -> None:
+    world = World([token_answer("asked")], stored=ahead)
 
-    current(world)
-
-    assert world.slept == [12]
+    assert current(world) == "asked"
+    assert world.slept == []
 
 
 def test_whoever_waited_for_the_lock_takes_what_another_has_stored() -> None:
@@ -213,20 +214,213 @@ def test_whoever_waited_for_the_lock_takes_what_another_has_stored() -> None:
     assert world.sent == []
 
 
-def test_a_rejected_token_is_replaced_although_its_time_is_not_up() -> None:
-    world = World([token_answer("second")], stored=token("first"))
+def renewed(world: World, rejected: str) -> str:
+    call = access_token(ACCOUNT, world.policy, rejected=token(rejected))
+    return world.run(call).access_token
 
-    renewed, asked = world.run(renewed_token(ACCOUNT, world.policy, rejected=token("first")))
 
-    assert (renewed.access_token, asked) == ("second", True)
+@pytest.mark.parametrize("age", [0, 1, 3600])
+def test_a_rejected_token_is_replaced_although_its_time_is_not_up(age: float) -> None:
+    world = World([token_answer("second")], stored=token("first", left=86_400 - age))
+
+    assert renewed(world, "first") == "second"
 
 
 def test_a_rejected_token_that_another_has_replaced_costs_no_request() -> None:
     world = World(stored=token("second"))
 
-    renewed, asked = world.run(renewed_token(ACCOUNT, world.policy, rejected=token("first")))
+    assert renewed(world, "first") == "second"
+    assert world.sent == []
 
-    assert (renewed.access_token, asked) == ("second", False)
+
+def test_a_rejected_token_that_replaced_a_rejected_one_is_kept_for_a_minute() -> None:
+    """Two hosts of a client that may have one token take it from each other, but not without end."""
+    world = World([token_answer("second"), token_answer("third")], stored=token("first"))
+    renewed(world, "first")
+
+    for _ in range(59):
+        world.clock += 1
+        assert renewed(world, "second") == "second"
+    assert world.slept == []
+    assert len(world.sent) == 1
+
+    world.clock += 1
+    assert renewed(world, "second") == "third"
+    assert renewed(world, "third") == "third"
+
+
+def test_a_token_that_replaced_an_old_one_is_not_held_to_have_replaced_a_rejected_one() -> None:
+    world = World([token_answer("second"), token_answer("third")], stored=token("first", left=10))
+    current(world)
+
+    assert renewed(world, "second") == "third"
+
+
+def test_a_clock_that_was_put_back_does_not_keep_a_rejected_token() -> None:
+    world = World([token_answer("second"), token_answer("third")], stored=token("first"))
+    renewed(world, "first")
+    world.clock -= 86_400
+
+    assert renewed(world, "second") == "third"
+
+
+def requests_in_worst_minute(moments: list[float]) -> int:
+    return max(sum(1 for other in moments if 0 <= other - moment < 60) for moment in moments)
+
+
+class Host:
+    """Calls that share a state and a clock, each in its turn; each token request takes some seconds."""
+
+    def __init__(self, *, answer_seconds: float = 0.0) -> None:
+        self.world = World()
+        self.answer_seconds = answer_seconds
+        self.asked: list[float] = []
+
+    def call(self, given: Response, rejected: str | None = None, **policy: object) -> str:
+        """Let one call come by a token, with one answer for all that it asks."""
+        world = self.world
+        world.policy = world.policy._replace(**policy)  # type: ignore[arg-type]
+        world.then = given
+        world.while_sending = self._note
+        return renewed(world, rejected or "none")
+
+    def _note(self, world: World) -> None:
+        self.asked.append(world.clock)
+        world.clock += self.answer_seconds
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+@pytest.mark.parametrize("answer_seconds", [0.0, 0.4, 5.0])
+def test_a_token_service_that_fails_is_asked_ten_times_a_minute_whoever_asks(
+    status: int, answer_seconds: float
+) -> None:
+    host = Host(answer_seconds=answer_seconds)
+    for _ in range(60):
+        with pytest.raises((PlaudServerError, PlaudRateLimitError)):
+            host.call(answer(status), base_delay=0.01, max_delay=0.02, max_retry_after=0.02)
+        host.world.clock += 0.5
+
+    assert len(host.asked) > 10
+    assert requests_in_worst_minute(host.asked) <= 10
+
+
+def test_a_minute_of_the_limit_ends_a_minute_after_the_answer() -> None:
+    """A request counts at Plaud from some moment before its answer on."""
+    host = Host(answer_seconds=7.0)
+    for _ in range(12):
+        host.world.state = host.world.state._replace(token=None)
+        host.call(token_answer("t"))
+
+    assert host.asked[10] - host.asked[0] >= 60 + 7
+
+
+def test_tokens_that_never_live_long_are_asked_for_ten_times_a_minute() -> None:
+    host = Host()
+    for _ in range(50):
+        host.call(token_answer("t", expires_in=0.001))
+        host.world.clock += 0.01
+
+    assert requests_in_worst_minute(host.asked) == 10
+
+
+def test_a_request_whose_process_is_killed_meanwhile_counts() -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(world: World) -> None:
+        raise Killed
+
+    world = World(while_sending=kill)
+    with pytest.raises(Killed):
+        current(world)
+
+    assert world.state.calls == (NOW,)
+
+
+def test_others_do_not_ask_while_a_failure_is_remembered() -> None:
+    world = World([answer(503, retry_after="20")])
+    once = world.policy._replace(attempts=1)
+    for _ in range(5):
+        with pytest.raises(PlaudServerError, match="503") as caught:
+            world.run(access_token(ACCOUNT, once))
+        assert caught.value.status_code == 503
+
+    assert len(world.sent) == 1
+
+
+def test_others_wait_until_a_failure_is_over_and_take_the_token_of_whoever_asked() -> None:
+    world = World(stored=TokenState(failures=4, not_before=NOW + 25, status=502))
+
+    def another_asks(world: World) -> None:
+        if world.slept:
+            world.state = TokenState(token("of another"))
+
+    world.while_waiting = another_asks
+
+    assert current(world) == "of another"
+    assert world.slept == [25]
+
+
+def test_each_failure_in_a_row_is_followed_by_a_longer_pause_whoever_asked() -> None:
+    world = World(then=answer(503), attempts=1)
+    longest = 0.0
+    for _ in range(200):
+        with pytest.raises(PlaudServerError):
+            current(world)
+        longest = max(longest, world.state.not_before - world.clock)
+        world.clock = max(world.state.not_before, world.clock + 7)
+
+    assert longest > 20
+
+
+def test_a_token_ends_the_memory_of_failures() -> None:
+    world = World([token_answer("t")], stored=TokenState(failures=9, not_before=NOW - 1, status=503))
+
+    current(world)
+
+    assert world.state == TokenState(token("t", left=86_400), calls=(NOW,))
+
+
+def test_the_lock_is_never_held_while_a_call_pauses() -> None:
+    """Others would wait for as long; the driver looks at each pause."""
+    world = World([answer(503, retry_after="120")] * 3 + [answer(429, retry_after="120")] * 3)
+
+    with pytest.raises(PlaudRateLimitError):
+        current(world)
+
+    assert len(world.slept) == 5
+
+
+def test_a_call_that_waits_for_another_of_its_process_takes_what_that_one_left() -> None:
+    world = World()
+    world.other_of_process = True
+
+    def the_other_renews(world: World) -> None:
+        world.state = TokenState(token("of the other"))
+
+    world.while_waiting = the_other_renews
+
+    assert current(world) == "of the other"
+    assert world.sent == []
+
+
+def test_a_call_whose_other_was_cancelled_renews_itself() -> None:
+    world = World([token_answer("own")])
+    world.other_of_process = True
+
+    def another_is_cancelled(world: World) -> None:
+        world.while_waiting = lambda world: setattr(world, "other_of_process", False)
+
+    world.while_waiting = another_is_cancelled
+
+    assert current(world) == "own"
+
+
+def test_a_host_that_has_used_up_its_requests_says_so() -> None:
+    world = World(stored=TokenState(calls=(NOW,) * 10), attempts=1)
+
+    with pytest.raises(PlaudRateLimitError, match="10 token requests for client client within a minute"):
+        current(world)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +453,11 @@ def test_what_does_not_pass_is_asked_for_once(status: int, error: type[Exception
 
     assert len(world.sent) == 1
 
+    # Nor by whoever comes next.
+    with pytest.raises(error):
+        current(world)
+    assert len(world.sent) == 1
+
 
 def test_a_503_says_when_to_ask_again() -> None:
     world = World([answer(503, retry_after="20"), token_answer("t")])
@@ -273,6 +472,39 @@ def test_the_test_button_asks_whatever_is_stored() -> None:
 
     assert world.run(exchanged_token(ACCOUNT, world.policy)).access_token == "new"
     assert world.operations == ["exchange"]
+
+
+def test_the_test_button_asks_again_after_a_refusal_and_a_failure() -> None:
+    stored = TokenState(failures=3, not_before=NOW + 20, refused_until=NOW + 50, status=401)
+    world = World([token_answer("new")], stored=stored)
+
+    assert world.run(exchanged_token(ACCOUNT, world.policy)).access_token == "new"
+
+
+def test_the_token_of_the_test_button_is_stored_as_others_may_have_lost_theirs_by_it() -> None:
+    world = World([token_answer("new")], stored=token("stored"))
+    world.run(exchanged_token(ACCOUNT, world.policy))
+
+    assert current(world) == "new"
+
+
+def test_the_test_button_leaves_the_stored_token_alone_where_it_gets_none() -> None:
+    world = World(then=answer(503), stored=token("stored"))
+    with pytest.raises(PlaudServerError):
+        world.run(exchanged_token(ACCOUNT, world.policy))
+
+    assert current(world) == "stored"
+    assert world.operations == ["exchange", "exchange"]
+
+
+def test_the_test_button_takes_part_in_the_limit() -> None:
+    world = World(then=token_answer("t"))
+    for _ in range(10):
+        world.run(exchanged_token(ACCOUNT, world.policy))
+
+    with pytest.raises(PlaudRateLimitError, match="within a minute"):
+        world.run(exchanged_token(ACCOUNT, world.policy))
+    assert world.slept == []
 
 
 def test_the_test_button_does_not_wait_for_minutes() -> None:

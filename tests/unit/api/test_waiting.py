@@ -23,6 +23,7 @@ from plaud_provider.exceptions import (
     PlaudResponseError,
     PlaudServerError,
     PlaudStorageError,
+    PlaudTokenRejectedError,
     PlaudTriggerEventError,
 )
 
@@ -187,14 +188,15 @@ def test_within_a_minute_of_the_submit_plaud_may_not_know_it_yet(submitted_at: f
     assert wait.troubles == {}
 
 
-def test_refused_credentials_end_a_wait_after_minutes_without_any_answer() -> None:
-    wait, refused = wait_for("a", "b"), PlaudAuthenticationError("401", status_code=401)
+@pytest.mark.parametrize("kind", [PlaudAuthenticationError, PlaudTokenRejectedError])
+def test_refused_credentials_end_a_wait_after_minutes_without_any_answer(kind: type[PlaudError]) -> None:
+    wait, refused = wait_for("a", "b"), kind("401", status_code=401)
     assert not wait.on_error("a", refused, now=START)
     wait.on_transcription(seen("b", Status.PROCESSING))
     assert not wait.on_error("a", refused, now=START + 200)
     assert not wait.on_error("b", refused, now=START + 499)
 
-    with pytest.raises(PlaudAuthenticationError):
+    with pytest.raises(kind):
         wait.on_error("a", refused, now=START + 500)
 
 

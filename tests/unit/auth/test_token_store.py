@@ -2,12 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import fcntl
 import json
 import logging
 import os
+import re
 import stat
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
@@ -15,11 +22,17 @@ import pytest
 from plaud_provider.api.effects import Token, TokenState
 from plaud_provider.api.regions import Region
 from plaud_provider.api.requests import Account
-from plaud_provider.auth.token_store import TokenStore
-from plaud_provider.private_folder import default_directory
+from plaud_provider.api.tokens import LOCK_SECONDS, REQUEST_SECONDS
+from plaud_provider.auth.token_store import MAX_POLL_SECONDS, POLL_SECONDS, TokenStore
+from plaud_provider.exceptions import PlaudConnectionError
+from plaud_provider.private_folder import FileLock, default_directory
+
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 TOKEN = Token("access-token-canary", "refresh-token-canary", expires_at=1_800_000_000.5, lifetime=86_400.0)
-STATE = TokenState(TOKEN, not_before=5.0, refused_until=6.0)
+STATE = TokenState(
+    TOKEN, calls=(1.0, 2.5), failures=3, not_before=5.0, refused_until=6.0, status=503, reason="why"
+)
 SECRET_KEY = "secret-key-canary"
 
 
@@ -75,8 +88,8 @@ def test_another_account_reads_nothing_and_overwrites_nothing(folder: Path, othe
     mine.write(STATE)
     theirs = TokenStore(other, directory=folder)
 
-    assert theirs.read() == TokenState()
-    theirs.write(TokenState(refused_until=9.0))
+    assert theirs.read()._replace(calls=()) == TokenState()
+    theirs.write(TokenState(calls=theirs.read().calls, refused_until=9.0))
     assert mine.read() == STATE
 
 
@@ -86,7 +99,13 @@ def test_another_secret_cannot_open_the_file_even_where_it_is_given_it(folder: P
     other = TokenStore(account(secret_key="another"), directory=folder)
     file.rename(other.path)
 
-    assert other.read() == TokenState()
+    assert other.read() == TokenState(calls=STATE.calls)
+
+
+def test_a_client_s_calls_count_whatever_its_secret(folder: Path) -> None:
+    TokenStore(account(secret_key="old"), directory=folder).write(TokenState(calls=(7.0, 8.0)))
+
+    assert TokenStore(account(secret_key="new"), directory=folder).read() == TokenState(calls=(7.0, 8.0))
 
 
 def test_a_client_s_renewals_are_one_at_a_time_whatever_its_secret(folder: Path) -> None:
@@ -105,7 +124,11 @@ def test_the_file_is_its_owner_s_alone(store: TokenStore, folder: Path) -> None:
     finally:
         os.umask(old)
 
-    assert {path.suffix: mode(path) for path in folder.iterdir()} == {".token": 0o600, ".lock": 0o600}
+    assert {path.suffix: mode(path) for path in folder.iterdir()} == {
+        ".token": 0o600,
+        ".calls": 0o600,
+        ".lock": 0o600,
+    }
 
 
 def test_the_folder_in_airflow_home_is_its_owner_s_alone(
@@ -125,9 +148,8 @@ def test_the_folder_in_airflow_home_is_its_owner_s_alone(
 def test_nothing_in_the_folder_can_be_read_as_a_secret(store: TokenStore, folder: Path) -> None:
     store.write(STATE)
 
-    [file] = folder.iterdir()
-    content = file.name.encode() + file.read_bytes()
-    opened = base64.urlsafe_b64decode(file.read_bytes())
+    content = b"".join(file.name.encode() + file.read_bytes() for file in folder.iterdir())
+    opened = base64.urlsafe_b64decode(store.path.read_bytes())
     for secret in (TOKEN.access_token, TOKEN.refresh_token or "", SECRET_KEY):
         for shape in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode().rstrip("=")):
             assert shape.encode() not in content
@@ -150,18 +172,26 @@ def test_a_damaged_file_is_an_empty_state_and_is_replaced(store: TokenStore, dam
     store.write(STATE)
     store.path.write_bytes(damage(store.path.read_bytes()))  # type: ignore[operator]
 
-    assert store.read() == TokenState()
+    assert store.read() == TokenState(calls=STATE.calls)
     store.write(STATE)
     assert store.read() == STATE
+
+
+@pytest.mark.parametrize("content", [b"", b"[1, 2", b'{"a": 1}', b"[[1]]", b"7", b'["x"]', b"\xff"])
+def test_damaged_moments_of_calls_are_none(store: TokenStore, content: bytes) -> None:
+    store.write(STATE)
+    store.calls_path.write_bytes(content)
+
+    assert store.read() == STATE._replace(calls=())
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        {"version": 2, "token": None, "not_before": 0.0, "refused_until": 0.0},
+        {"version": 1, "token": None, "not_before": 0.0, "refused_until": 0.0},
         {"token": None},
-        {"version": 1, "token": {"access_token": "a"}},
-        {"version": 1, "token": None, "another_field": 1},
+        {"version": 2, "token": {"access_token": "a"}},
+        {"version": 2, "token": None, "another_field": 1},
         [1],
         None,
     ],
@@ -185,7 +215,7 @@ def test_writing_replaces_the_file_and_leaves_nothing_beside_it(store: TokenStor
 
         # Whoever has the old file open reads it to its end.
         assert os.fstat(old.fileno()).st_ino != store.path.stat().st_ino
-    assert [path.name for path in folder.iterdir()] == [store.path.name]
+    assert {path.name for path in folder.iterdir()} == {store.path.name, store.calls_path.name}
 
 
 def test_readers_never_see_half_a_file(folder: Path) -> None:
@@ -237,8 +267,8 @@ def test_in_a_folder_that_is_not_private_nothing_is_kept_but_this_process_goes_o
     with caplog.at_level(logging.WARNING), store.lock():
         store.write(STATE)
 
-    assert store.read() == STATE
-    assert TokenStore(account(), directory=folder).read() == TokenState()
+    # All hooks of this process know it.
+    assert TokenStore(account(), directory=folder).read() == STATE
     assert "ten token requests a minute" in caplog.text
     assert "without a lock" in caplog.text
     assert "canary" not in caplog.text
@@ -292,40 +322,129 @@ def test_where_neither_does_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, tmp
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_one_at_a_time_across_threads(folder: Path) -> None:
-    inside: list[int] = []
-    most: list[int] = []
-
-    def renew() -> None:
-        with TokenStore(account(), directory=folder).lock():
-            inside.append(1)
-            most.append(len(inside))
-            threading.Event().wait(0.005)
-            inside.pop()
-
-    threads = [threading.Thread(target=renew) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert most == [1] * 8
+LOCK_IN_PROCESSES = """
+import os, sys
+sys.path.insert(0, os.getcwd())
+from pathlib import Path
+from plaud_provider.api.regions import Region
+from plaud_provider.api.requests import Account
+from plaud_provider.auth.token_store import TokenStore
+folder = Path(sys.argv[1])
+store = TokenStore(Account(Region.US, "https://openapi.plaud.ai", "client", "key"), directory=folder)
+for _ in range(20):
+    with store.lock() as (state, is_locked):
+        assert is_locked
+        os.close(os.open(folder / "inside", os.O_CREAT | os.O_EXCL))
+        store.write(state._replace(failures=state.failures + 1))
+        os.unlink(folder / "inside")
+"""
 
 
-async def test_one_at_a_time_across_tasks(folder: Path) -> None:
-    inside: list[int] = []
-    most: list[int] = []
+def test_one_at_a_time_across_processes(folder: Path) -> None:
+    running = [
+        subprocess.Popen([sys.executable, "-c", LOCK_IN_PROCESSES, str(folder)], cwd=REPOSITORY)
+        for _ in range(4)
+    ]
 
-    async def renew() -> None:
-        async with TokenStore(account(), directory=folder).async_lock():
-            inside.append(1)
-            most.append(len(inside))
-            await asyncio.sleep(0.005)
-            inside.pop()
+    assert [process.wait() for process in running] == [0] * 4
+    assert TokenStore(account(secret_key="key"), directory=folder).read().failures == 80
 
-    await asyncio.gather(*(renew() for _ in range(8)))
 
-    assert most == [1] * 8
+class Tries:
+    """Counts how often anyone tries to lock a file."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def flock(self, descriptor: int, operation: int) -> None:
+        if operation != fcntl.LOCK_UN:
+            self.number += 1
+        fcntl.flock(descriptor, operation)
+
+
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> Tries:
+    counted = Tries()
+    stand_in = SimpleNamespace(**{**vars(fcntl), "flock": counted.flock})
+    monkeypatch.setattr("plaud_provider.private_folder.fcntl", stand_in)
+    return counted
+
+
+async def test_of_a_thousand_calls_of_a_process_one_tries_for_the_lock(
+    store: TokenStore, folder: Path, tries: Tries
+) -> None:
+    """They wait for that one, in whatever hook, thread or event loop, and see what it has left."""
+    renewed = TokenState(Token("renewed", None, 9.0, 9.0))
+    got: list[tuple[TokenState, bool]] = []
+    everybody_waits = asyncio.Event()
+
+    async def wait() -> None:
+        async with TokenStore(account(), directory=folder).async_lock() as outcome:
+            got.append(outcome)
+
+    def wait_in_thread() -> None:
+        with TokenStore(account(), directory=folder).lock() as outcome:
+            got.append(outcome)
+
+    with ThreadPoolExecutor(40) as pool:
+        async with store.async_lock() as (_, is_locked):
+            assert is_locked
+            tasks = [asyncio.create_task(wait()) for _ in range(980)]
+            threads = [pool.submit(wait_in_thread) for _ in range(10)]
+            loops = [pool.submit(lambda: asyncio.run(wait())) for _ in range(10)]
+            asyncio.get_running_loop().call_soon(everybody_waits.set)
+            await everybody_waits.wait()
+            while pool._work_queue.qsize():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            await asyncio.to_thread(store.write, renewed)
+        await asyncio.gather(*tasks, *map(asyncio.wrap_future, [*threads, *loops]))
+
+    followers = [outcome for outcome in got if not outcome[1]]
+    assert len(got) == 1000
+    assert all(state == renewed for state, _ in got)
+    # A thread may come only when all is over.
+    assert len(followers) >= 980
+    assert tries.number == 1 + len(got) - len(followers)
+
+
+def test_the_pauses_between_two_tries_grow(store: TokenStore) -> None:
+    """While Plaud takes long to answer, all processes of a host wait."""
+    holder, other = (os.open(store.lock_path, os.O_RDWR | os.O_CREAT) for _ in range(2))
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    pauses = list(islice(store._lock._pauses(other), 30))
+    os.close(holder)
+    os.close(other)
+
+    assert pauses[0] == POLL_SECONDS
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == MAX_POLL_SECONDS
+    assert sum(pauses) / len(pauses) > 20 * POLL_SECONDS
+
+
+async def test_when_the_one_that_tries_is_cancelled_another_one_takes_its_place(
+    store: TokenStore, folder: Path
+) -> None:
+    holding = asyncio.Event()
+
+    async def hold() -> None:
+        async with store.async_lock():
+            holding.set()
+            await asyncio.Event().wait()
+
+    async def wait() -> bool:
+        while True:
+            async with store.async_lock() as (_, is_locked):
+                if is_locked:
+                    return True
+
+    holder = asyncio.create_task(hold())
+    await holding.wait()
+    waiters = [asyncio.create_task(wait()) for _ in range(20)]
+    await asyncio.sleep(0)
+    holder.cancel()
+
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*waiters) == [True] * 20
 
 
 async def test_a_cancelled_holder_lets_the_next_one_in(store: TokenStore) -> None:
@@ -349,7 +468,7 @@ async def test_a_cancelled_holder_lets_the_next_one_in(store: TokenStore) -> Non
 async def test_a_cancelled_waiter_does_not_end_up_with_the_lock(store: TokenStore, folder: Path) -> None:
     async def wait() -> None:
         async with TokenStore(account(), directory=folder).async_lock():
-            pytest.fail("it was cancelled and got in")
+            pytest.fail("it was cancelled and went on")
 
     async with store.async_lock():
         waiters = [asyncio.create_task(wait()) for _ in range(4)]
@@ -371,21 +490,26 @@ def test_an_error_inside_lets_the_next_one_in(store: TokenStore) -> None:
         pass
 
 
-def test_a_lock_that_is_never_released_ends_in_a_message(
-    store: TokenStore, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from plaud_provider.exceptions import PlaudConnectionError
+def test_a_lock_that_is_never_released_ends_in_a_message(folder: Path) -> None:
+    """Also for those who wait for the one that tries."""
+    store = TokenStore(account(), directory=folder)
+    store._lock = FileLock(store.lock_path, seconds=0.05, poll_seconds=0.01)
+    stopped = os.open(store.lock_path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(stopped, fcntl.LOCK_EX)
 
-    monkeypatch.setattr("plaud_provider.auth.token_store.LOCK_SECONDS", 0.05)
-
-    def wait() -> None:
-        with (
-            pytest.raises(PlaudConnectionError, match=r"Another process .*\.lock.*Nothing was submitted"),
-            TokenStore(account(), directory=folder).lock(),
-        ):
+    def wait() -> str:
+        with pytest.raises(PlaudConnectionError) as caught, store.lock():
             pass
+        return str(caught.value)
 
-    with store.lock():
-        thread = threading.Thread(target=wait)
-        thread.start()
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        messages = [future.result() for future in [pool.submit(wait) for _ in range(4)]]
+    os.close(stopped)
+
+    assert all(re.search(r"Another process .*\.lock.*Nothing was submitted", text) for text in messages)
+
+
+def test_whoever_holds_the_lock_is_done_before_others_give_up() -> None:
+    """A holder sends one request; see tests/unit/api/test_tokens.py."""
+    assert REQUEST_SECONDS * 2 <= LOCK_SECONDS
+    assert TokenStore(account())._lock._seconds == LOCK_SECONDS

@@ -7,6 +7,8 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -14,7 +16,7 @@ import pytest
 
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.emulator.server import EmulatorServer
-from plaud_provider.exceptions import PlaudAuthenticationError, PlaudRateLimitError
+from plaud_provider.exceptions import PlaudAuthenticationError, PlaudRateLimitError, PlaudTokenRejectedError
 from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
 from tests.unit.hooks.conftest import FAST, LIMITS, Client, Inject, outcomes, reached
 from tests.unit.hooks.herd import stampede
@@ -64,7 +66,11 @@ def test_a_lost_answer_to_a_refresh_is_followed_by_one_exchange(
     assert token_calls(plaud) == [("refresh", "dropped"), ("exchange", 200)]
 
 
-def test_rotation_keeps_the_newest_refresh_token(plaud: EmulatorServer, client: Client, txn: str) -> None:
+def test_rotation_keeps_the_newest_refresh_token(
+    plaud: EmulatorServer, open_client: Callable[..., Client], txn: str
+) -> None:
+    # Tokens that are rejected one after the other are replaced once a minute.
+    client = open_client(minute=0.001)
     for _ in range(3):
         plaud.expire_tokens()
         client.get(txn)
@@ -72,15 +78,24 @@ def test_rotation_keeps_the_newest_refresh_token(plaud: EmulatorServer, client: 
     assert token_calls(plaud) == [("refresh", 200)] * 3
 
 
-def test_a_token_that_is_rejected_right_after_its_refresh_fails_without_a_loop(
+def test_a_token_that_is_rejected_for_some_time_after_its_refresh_is_tried_again(
     plaud: EmulatorServer, inject: Inject, client: Client, txn: str
 ) -> None:
-    inject("get", "reject_token", times=2)
+    inject("get", "reject_token", times=4)
 
-    with pytest.raises(PlaudAuthenticationError, match="lost its access"):
-        client.get(txn)
+    assert client.get(txn).transcription_id == txn
+    assert outcomes(plaud) == [("get", 401), ("refresh", 200), *[("get", 401)] * 3, ("get", 200)]
 
-    assert outcomes(plaud) == [("get", 401), ("refresh", 200), ("get", 401)]
+
+def test_tokens_that_are_rejected_whatever_is_done_cost_one_token_request(
+    plaud: EmulatorServer, client: Client, txn: str
+) -> None:
+    plaud.inject({"match": {"kind": "get"}, "action": "reject_token", "times": None})
+
+    for _ in range(5):
+        with pytest.raises(PlaudTokenRejectedError, match="a minute old"):
+            client.get(txn)
+    assert token_calls(plaud) == [("refresh", 200)]
 
 
 def test_a_wrong_secret_costs_one_token_call_and_says_what_to_check(
@@ -221,13 +236,13 @@ async def test_fifty_tasks_of_a_client_that_has_lost_its_access_do_not_ask_fifty
             *(hook.get_transcription(txn) for _ in range(50)), return_exceptions=True
         )
 
-    assert {type(error) for error in ended} == {PlaudAuthenticationError}
-    assert len(token_calls(plaud)) <= 3
+    assert {type(error) for error in ended} == {PlaudTokenRejectedError}
+    assert token_calls(plaud) == [("refresh", 200)]
 
 
 async def test_a_hook_that_outlived_two_renewals_of_others_goes_on(plaud: EmulatorServer, txn: str) -> None:
     """Both the token it remembers and the one it finds have been revoked."""
-    async with PlaudAsyncHook(limits=LIMITS, retry_policy=FAST) as hook:
+    async with PlaudAsyncHook(limits=LIMITS, retry_policy=FAST, minute=0.001) as hook:
         await hook.get_transcription(txn)
         plaud.expire_tokens()
         await asyncio.to_thread(PlaudHook().get_transcription, txn)
@@ -265,6 +280,53 @@ def test_sixteen_processes_that_are_told_to_wait_do_not_stampede(
     assert token_calls(plaud) == [("exchange", 429), ("exchange", 200)]
 
 
+def test_six_processes_ask_a_token_service_that_fails_ten_times_a_minute(plaud: EmulatorServer) -> None:
+    plaud.inject({"match": {"kind": "exchange"}, "action": "status", "status": 503, "times": None})
+    minute = 2.0
+
+    assert stampede(6, call="submit", again=3, minute=minute) == ["PlaudServerError"] * 18
+
+    moments = [entry["emulated_seconds"] for entry in plaud.ledger(kind="exchange")]
+    worst = max(sum(0 <= other - moment < minute for other in moments) for moment in moments)
+    assert len(moments) > 10
+    assert worst <= 10
+
+
+def test_two_hosts_that_take_each_other_s_token_stop_asking(plaud: EmulatorServer, tmp_path: Path) -> None:
+    """Each new token ends the life of the one before, as with a client that may have one."""
+    for kind in ("exchange", "refresh"):
+        plaud.inject({"match": {"kind": kind}, "action": "expire_tokens", "times": None})
+    homes = [tmp_path / "one", tmp_path / "another"]
+
+    with ThreadPoolExecutor(2) as pool:
+        host = partial(stampede, 3, call="submit", again=5)
+        got = [outcome for outcomes in pool.map(lambda home: host(home=home), homes) for outcome in outcomes]
+
+    failed = {outcome for outcome in got if not outcome.startswith("txn_")}
+    assert failed <= {"PlaudTokenRejectedError"}
+    assert len(failed) < len(got)
+    # Each host exchanges once, and replaces a rejected token once.
+    assert 2 <= len(token_calls(plaud)) <= 4
+
+
+async def test_the_hooks_of_a_process_share_what_one_of_them_has_renewed(
+    plaud: EmulatorServer, txn: str
+) -> None:
+    """25 triggers have a hook each; a token that one has renewed is not first rejected to all others."""
+    async with AsyncExitStack() as hooks:
+        opened = [
+            await hooks.enter_async_context(PlaudAsyncHook(limits=LIMITS, retry_policy=FAST))
+            for _ in range(25)
+        ]
+        await opened[0].get_transcription(txn)
+        plaud.expire_tokens()
+        await opened[0].get_transcription(txn)
+        await asyncio.gather(*(hook.get_transcription(txn) for hook in opened))
+
+    assert token_calls(plaud) == [("refresh", 200)]
+    assert outcomes(plaud).count(("get", 401)) == 1
+
+
 def test_processes_that_share_a_rotating_refresh_token_are_never_locked_out(
     emulator: Callable[..., EmulatorServer],
 ) -> None:
@@ -273,7 +335,7 @@ def test_processes_that_share_a_rotating_refresh_token_are_never_locked_out(
     with PlaudHook() as hook:
         transcription_id = hook.submit_transcription("https://bucket.example/a.wav").transcription_id
 
-    got = stampede(4, call=transcription_id, again=25)
+    got = stampede(4, call=transcription_id, again=25, minute=0.1)
 
     assert got == [transcription_id] * 100
     assert ("refresh", 401) not in token_calls(plaud)
@@ -296,12 +358,13 @@ def test_a_token_of_two_seconds_lasts_through_ten(
     assert (summary["exchanges"], summary["refreshes"]) == (1, 5)
 
 
-def test_a_clock_that_runs_behind_plaud_s_is_no_trouble(
+def test_a_clock_that_is_slower_than_plaud_s_is_no_trouble(
     emulator: Callable[..., EmulatorServer], open_client: Callable[..., Client]
 ) -> None:
     """For this host the token is fresh; Plaud has let it expire."""
     plaud = emulator(token_seconds=2, speed=0.0, processing_seconds=10_000)
-    client = open_client(policy=RetryPolicy(now=lambda: 1_800_000_000.0))
+    policy = RetryPolicy(now=lambda: 1_800_000_000.0 + plaud.state.clock.now() / 2)
+    client = open_client(policy=policy, minute=0.5)
     transcription_id = client.submit().transcription_id
 
     for _ in range(5):
@@ -328,7 +391,8 @@ async def test_a_call_that_is_cancelled_while_it_renews_lets_the_next_one_in(
             assert (await hook.get_transcription(txn)).transcription_id == txn
             # And so does the lock of the host.
             plaud.expire_tokens()
-            await asyncio.to_thread(PlaudHook(retry_policy=FAST).get_transcription, txn)
+            another = PlaudHook(retry_policy=FAST, minute=0.001)
+            await asyncio.to_thread(another.get_transcription, txn)
 
 
 async def test_a_waiting_call_that_is_cancelled_leaves_the_renewal_alone(

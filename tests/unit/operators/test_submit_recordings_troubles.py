@@ -11,6 +11,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from plaud_provider.api import calls
+from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
     PlaudConfigurationError,
@@ -19,6 +20,7 @@ from plaud_provider.exceptions import (
     PlaudRequestError,
     PlaudStorageError,
     PlaudSubmitsPausedError,
+    PlaudTokenRejectedError,
     PlaudWarehouseError,
 )
 from plaud_provider.handover.manifest import write_manifest
@@ -128,11 +130,15 @@ def test_refused_credentials_stop_it_and_give_the_claims_back(
 
 
 # Fault row 6
-def test_tokens_that_are_always_rejected_leave_nothing_unknown(chunk: Archive) -> None:
+def test_tokens_that_are_always_rejected_leave_nothing_unknown(
+    chunk: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RetryPolicy, "backoff", lambda *_: 0.0)
     chunk.plaud.inject({"match": {"kind": "submit"}, "times": None, "action": "reject_token"})
 
-    with pytest.raises(PlaudAuthenticationError):
+    with pytest.raises(PlaudTokenRejectedError) as stopped:
         chunk.submit()
+    assert not isinstance(stopped.value, AirflowFailException)
     assert chunk.count_of_states() == {"claimed": 3}
     assert all(entry.is_released for entry in chunk.entries().values())
 

@@ -21,6 +21,7 @@ from plaud_provider.exceptions import (
     PlaudStorageError,
     PlaudSubmitOutcomeUnknownError,
     PlaudTakenOverError,
+    PlaudTokenRejectedError,
     PlaudWarehouseError,
 )
 from plaud_provider.recordings.reference import AudioReference
@@ -136,7 +137,8 @@ def test_what_plaud_refuses_of_a_recording_is_refused_and_others_go_on(status: i
 
 TROUBLES_OF_THE_CLIENT: list[tuple[list[Answer], type[PlaudError]]] = [
     *(([answer(status, {})], PlaudRequestError) for status in (402, 403, 404, 405, 407, 426)),
-    ([answer(401), token_answer("new"), answer(401)], PlaudAuthenticationError),
+    ([answer(401), token_answer("new"), *[answer(401)] * 6], PlaudTokenRejectedError),
+    ([answer(401)] * 3, PlaudAuthenticationError),
     ([TransportFailure("its certificate is bad", sent=False, passing=False)], PlaudError),
     ([NOT_SENT] * 6, PlaudConnectionError),
     ([answer(429)] * 6, PlaudRateLimitError),
