@@ -203,10 +203,6 @@ class PlaudHook(HttpHook):
         validate_transcription_id(transcription_id)
         return self.drive(calls.get_transcription(self.settings.account, transcription_id, self.retry_policy))
 
-    def spare_requests(self) -> float:
-        """Return how many requests a minute the client's quota has to spare."""
-        return self._quota.spare()
-
     def test_connection(self) -> tuple[bool, str]:
         """Exchange the credentials for a token, past every cache: what the Test button does."""
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -42,12 +43,14 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from plaud_provider.handover.kept_results import ResultStore
-    from plaud_provider.hooks.plaud import PlaudHook
+    from plaud_provider.hooks.plaud_async import PlaudAsyncHook
 
 #: What to do when Plaud reports transcriptions as failed.
 OnFailed = Literal["fail", "skip", "continue"]
 
 SHOWN_FAILURES = 5
+#: For how long Plaud is asked for the reasons of failures, for the message.
+REASONS_SECONDS = 15.0
 #: Seconds between two reschedules; the rest before a deadline that is nearer is waited out on the worker.
 SHORTEST_RESCHEDULE = 5.0
 
@@ -218,25 +221,46 @@ class TranscriptionSensor(BaseSensorOperator):
         )
 
     def _make_due_looks(self) -> None:
-        if not self._is_look_due():
-            return
-        with self._hook() as hook:
-            while self._is_look_due():
-                transcription_id = self._schedule.take(now=time.time(), spare=hook.spare_requests())
-                if transcription_id is None:
-                    return
-                self._look(transcription_id, hook)
+        if self._is_look_due():
+            self._ask(self._look_while_due, seconds=self._wait.deadline - time.time())
+
+    async def _look_while_due(self, hook: PlaudAsyncHook) -> None:
+        while self._is_look_due():
+            spare = await hook.spare_requests()
+            transcription_id = self._schedule.take(now=time.time(), spare=spare)
+            if transcription_id is None:
+                return
+            await self._look(transcription_id, hook)
+
+    def _ask(self, work: Callable[[PlaudAsyncHook], Awaitable[None]], *, seconds: float) -> None:
+        """
+        Ask Plaud, for so many seconds at most.
+
+        The asynchronous hook can be stopped wherever it waits: for its turn, for a token, for an answer.
+        """
+        from plaud_provider.hooks.connection import PlaudConnection
+        from plaud_provider.hooks.plaud_async import PlaudAsyncHook
+
+        settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
+
+        async def ask() -> None:
+            hook = PlaudAsyncHook(self.plaud_conn_id, settings=settings, retry_policy=ONE_LOOK)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds), hook:
+                    await work(hook)
+
+        asyncio.run(ask())
 
     def _is_look_due(self) -> bool:
         now, next_at = time.time(), self._schedule.next_at()
         return next_at is not None and next_at <= now < self._wait.deadline
 
-    def _look(self, transcription_id: str, hook: PlaudHook) -> None:
+    async def _look(self, transcription_id: str, hook: PlaudAsyncHook) -> None:
         wait = self._wait
         try:
-            transcription = hook.get_transcription(transcription_id)
+            transcription = await hook.get_transcription(transcription_id)
             if self._results is not None and transcription.is_final:
-                self._results.save(transcription, hook.region)
+                self._results.save(transcription, hook.settings.account.region.value)
         except PlaudError as error:
             self.log.warning("A look at transcription %s failed: %s", transcription_id, error)
             is_final = wait.on_error(
@@ -276,13 +300,17 @@ class TranscriptionSensor(BaseSensorOperator):
     def _failure_message(self, result: WaitResult) -> str:
         """Say what failed and why; events do not carry Plaud's reasons, so the first few are asked for."""
         shown = dict(list(result.failed.items())[:SHOWN_FAILURES])
-        with self._hook() as hook:
+
+        async def ask(hook: PlaudAsyncHook) -> None:
             for transcription_id, reason in shown.items():
                 if reason is None:
                     try:
-                        shown[transcription_id] = hook.get_transcription(transcription_id).error
+                        shown[transcription_id] = (await hook.get_transcription(transcription_id)).error
                     except PlaudError as error:
                         shown[transcription_id] = f"reason not available: {error}"
+
+        if None in shown.values():
+            self._ask(ask, seconds=REASONS_SECONDS)
         reasons = "; ".join(f"{transcription_id}: {reason}" for transcription_id, reason in shown.items())
         more = len(result.failed) - len(shown)
         return (
@@ -328,11 +356,6 @@ class TranscriptionSensor(BaseSensorOperator):
         from plaud_provider.handover.kept_results import ResultStore
 
         return ResultStore(path)
-
-    def _hook(self) -> PlaudHook:
-        from plaud_provider.hooks.plaud import PlaudHook
-
-        return PlaudHook(self.plaud_conn_id, optional(self.region), retry_policy=ONE_LOOK)
 
 
 def _summary(result: WaitResult) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from plaud_provider.exceptions import (
     PlaudWaitTimeoutError,
 )
 from plaud_provider.hooks.plaud import PlaudHook
+from plaud_provider.hooks.plaud_async import PlaudAsyncHook
+from plaud_provider.quota.rule import Quota
 from plaud_provider.sensors.transcription import TranscriptionSensor
 from tests.unit.tasks import TaskStateStore, task_context
 
@@ -213,15 +215,15 @@ def test_one_that_was_just_submitted_is_seen_soon_and_not_looked_at_in_vain_at_o
             task_id="wait", transcription_id=transcription_id, deferrable=False, mode="poke"
         )
         BaseOperator(task_id="submit") >> wait
-    asked = PlaudHook.get_transcription
+    asked = PlaudAsyncHook.get_transcription
 
-    def get(hook: PlaudHook, transcription_id: str) -> Any:
+    async def get(hook: PlaudAsyncHook, transcription_id: str) -> Any:
         clock.looks.append(clock.now - began)
         if clock.now >= began + took:
             plaud.force(transcription_id, status="completed", text="done")
-        return asked(hook, transcription_id)
+        return await asked(hook, transcription_id)
 
-    monkeypatch.setattr(PlaudHook, "get_transcription", get)
+    monkeypatch.setattr(PlaudAsyncHook, "get_transcription", get)
     context = task_context(
         TaskStateStore(), others={("submit", SUBMITTED_AT_KEY): [{transcription_id: began}]}
     )
@@ -230,6 +232,23 @@ def test_one_that_was_just_submitted_is_seen_soon_and_not_looked_at_in_vain_at_o
     assert clock.looks[-1] <= by
     assert len(clock.looks) <= looks
     assert min(clock.looks) >= 5
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("trouble", ["a server that hangs", "a quota that is used up"])
+def test_the_deadline_holds_whatever_holds_up_a_look(
+    plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch, mode: str, trouble: str
+) -> None:
+    ids = submitted(1)
+    if trouble == "a server that hangs":
+        plaud.inject({"match": {"kind": "get"}, "times": 100, "action": "delay", "seconds": 60})
+    else:
+        monkeypatch.setattr(Quota, "take", lambda *_, **__: 3600.0)
+    began = time.monotonic()
+
+    with pytest.raises(AirflowSensorTimeout):
+        run(mode, ids, timeout=1.0)
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("mode", MODES)
