@@ -96,7 +96,9 @@ def resolve_base_url(region: Region, host: str | None, *, allowed_hosts: Collect
         )
     if owner is None and not loopback and not _is_allowed(name, allowed_hosts):
         raise _refused(name, f"is neither the host of region '{region.value}' nor one of the allowed hosts")
-    netloc = (f"[{name}]" if ":" in name else name) + (f":{port}" if port is not None else "")
+    # With its scheme's own port it is the same client: one token, one quota.
+    is_default_port = port in (None, 443 if scheme == "https" else 80)
+    netloc = (f"[{name}]" if ":" in name else name) + ("" if is_default_port else f":{port}")
     return f"{scheme}://{netloc}{url.path.rstrip('/')}"
 
 

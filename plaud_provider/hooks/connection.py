@@ -82,6 +82,10 @@ def look_up(plaud_conn_id: str, *, region: str | None) -> PlaudSettings:
     return settings
 
 
+#: What is read of a connection's extra.
+FIELDS = ("region", "requests_per_minute", "allowed_hosts", "budget_conn_id")
+
+
 def read_connection(connection: Connection, *, region: str | None) -> PlaudSettings:
     """
     Read a connection: login = client id, password = secret key, host = base URL override, extras as in the
@@ -146,7 +150,21 @@ def _extra(connection: Connection) -> dict[str, Any]:
             f"Connection {connection.conn_id!r}: the extra is not a JSON object, so that its region is not "
             "known. Correct it. Nothing was sent."
         )
+    for name in extra:
+        if name not in FIELDS and (meant := _meant(name)) is not None:
+            raise PlaudConfigurationError(
+                f"Connection {connection.conn_id!r}: the extra has {name!r}, which is not read. Is it to "
+                f"be {meant!r}? Rename it or take it out. Nothing was sent."
+            )
     return extra
+
+
+def _meant(name: str) -> str | None:
+    """Return the field of ours that a name in an extra looks like."""
+    from difflib import get_close_matches
+
+    plain = name.strip().lower().removeprefix("extra__plaud__").replace("-", "_")
+    return next(iter(get_close_matches(plain, FIELDS, n=1, cutoff=0.8)), None)
 
 
 def _credential(value: str | None, name: str, conn_id: str) -> str:

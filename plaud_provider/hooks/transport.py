@@ -282,11 +282,15 @@ def open_aiohttp_session(tls: ssl.SSLContext | None, *, reuse_connections: bool 
     """Return an aiohttp session with this module's policy; to be called inside the event loop."""
     import aiohttp
 
-    return aiohttp.ClientSession(
+    session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=tls or True, force_close=not reuse_connections),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
     )
+    # It would send a GET again by itself where a connection that it used again has broken: two requests for
+    # one slot of the quota. There is no public way to say so; its own test client says it like this.
+    session._retry_connection = False
+    return session
 
 
 def aiohttp_proxy(url: str) -> str | None:

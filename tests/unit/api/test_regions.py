@@ -193,7 +193,9 @@ def test_loopback_is_open_to_every_region_and_needs_no_tls(host: str, base_url: 
         ("gateway.corp.example", "https://gateway.corp.example"),
         ("https://Gateway.Corp.Example:8443/plaud/", "https://gateway.corp.example:8443/plaud"),
         ("10.1.2.3", "https://10.1.2.3"),
-        ("https://[fd00::7]:443", "https://[fd00::7]:443"),
+        ("https://[fd00::7]:443", "https://[fd00::7]"),
+        ("http://127.0.0.1:80", "http://127.0.0.1"),
+        ("https://127.0.0.1:80", "https://127.0.0.1:80"),
     ],
 )
 def test_a_listed_gateway_may_receive_requests_over_https(host: str, base_url: str) -> None:

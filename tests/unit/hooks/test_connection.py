@@ -153,6 +153,33 @@ def test_what_is_wrong_is_named_with_its_field_before_anything_is_sent(
     assert re.search(message, said), said
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Region", "region"),
+        ("regoin", "region"),
+        ("extra__plaud__region", "region"),
+        ("requests-per-minute", "requests_per_minute"),
+        ("request_per_minute", "requests_per_minute"),
+        ("extra__plaud__budget_conn_id", "budget_conn_id"),
+        ("allowed_host", "allowed_hosts"),
+    ],
+)
+def test_a_misspelt_extra_is_named_and_does_not_silently_mean_us(
+    connect: Connect, name: str, meant: str
+) -> None:
+    message = refusal(connect, extra={name: "canary"})
+
+    assert repr(name) in message
+    assert repr(meant) in message
+
+
+def test_extras_of_others_are_left_alone(connect: Connect) -> None:
+    connect(extra={"region": "eu", "owner": "data team", "verify": True})
+
+    assert PlaudHook().region == "eu"
+
+
 @pytest.mark.parametrize("region", ["eu", "jp"])
 def test_a_region_that_is_asserted_wrongly_sends_nothing(
     plaud: EmulatorServer, open_client: OpenClient, region: str

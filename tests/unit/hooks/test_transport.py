@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from plaud_provider.api.effects import Operation, Request, TransportFailure
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
     PlaudConnectionError,
@@ -17,7 +18,7 @@ from plaud_provider.exceptions import (
     PlaudSubmitOutcomeUnknownError,
 )
 from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
-from plaud_provider.hooks.transport import Limits
+from plaud_provider.hooks.transport import Limits, open_aiohttp_session, send_with_aiohttp
 from plaud_provider.ledger.ledger import Ledger
 from tests.unit.hooks.conftest import FAST, ONCE, Client, Connect, Inject
 from tests.unit.hooks.servers import (
@@ -233,3 +234,21 @@ async def test_the_asynchronous_hook_leaves_no_session_open(
     gc.collect()
 
     assert "Unclosed" not in caplog.text
+
+
+async def test_a_connection_that_breaks_when_it_is_used_again_costs_one_request_for_one_slot() -> None:
+    requests: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        for answer in (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b""):
+            requests.append(connection.recv(65536))
+            connection.sendall(answer)
+
+    with TcpServer(serve) as server:
+        request = Request(Operation.GET, "GET", f"http://127.0.0.1:{server.port}/", {})
+        async with open_aiohttp_session(None) as session:
+            await send_with_aiohttp(session, request, Limits(), proxy=None)
+            with pytest.raises(TransportFailure):
+                await send_with_aiohttp(session, request, Limits(), proxy=None)
+
+    assert len(requests) == 2
