@@ -373,7 +373,9 @@ def test_reason_has_no_query_strings(ledger: Ledger) -> None:
         "https://calls.s3.amazonaws.com/a.wav?X-Amz-Signature=canary&b=1 says 403. Is it b.wav?sig=canary ?",
     )
 
-    assert entry(ledger).error == "https://calls.s3.amazonaws.com/a.wav says 403. Is it b.wav ?"
+    assert entry(ledger).error == (
+        "https://calls.s3.amazonaws.com/a.wav?<query removed> says 403. Is it b.wav?<query removed> ?"
+    )
 
 
 def test_refused_is_failed_and_was_never_submitted(ledger: Ledger) -> None:
