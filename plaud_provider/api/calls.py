@@ -32,7 +32,7 @@ from plaud_provider.api.effects import (
 from plaud_provider.api.models import Transcription
 from plaud_provider.api.requests import Account, get_request, submit_request
 from plaud_provider.api.retry import RetryPolicy
-from plaud_provider.api.tokens import access_token, exchanged_token, redirected, unreachable
+from plaud_provider.api.tokens import KEPT_MINUTES, access_token, exchanged_token, redirected, unreachable
 from plaud_provider.exceptions import (
     PlaudError,
     PlaudNotFoundError,
@@ -216,7 +216,11 @@ def _authorized(
         rejected = token
         token = yield from access_token(account, policy, rejected=rejected)
         if token.access_token == rejected.access_token:
-            yield Sleep(policy.backoff(rejections), "Plaud rejects a token that it has just issued")
+            # Together long enough for another one to be asked for.
+            shortest = min(policy.max_delay, KEPT_MINUTES * policy.minute / RetryPolicy().attempts)
+            yield Sleep(
+                max(policy.backoff(rejections), shortest), "Plaud rejects a token that it has just issued"
+            )
 
 
 def _accepted(account: Account, answer: Response) -> Transcription:
@@ -247,8 +251,8 @@ def _failure(account: Account, answer: Response, what: str, *, is_submit: bool =
             f"{account.client_id} is new. Either the client has lost its access, or another host or program "
             "with the same client id keeps asking for tokens and Plaud accepts only the newest one: let all "
             "hosts of a client share AIRFLOW_HOME/plaud_tokens, or give each host a client of its own. "
-            "Nothing was accepted. A retry may pass; this host asks for another token once this one is a "
-            "minute old.",
+            "Nothing was accepted. A retry may pass; this host asks for another token a quarter of a "
+            "minute after this one.",
             status_code=status,
         )
     if status == 429:

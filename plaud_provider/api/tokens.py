@@ -6,7 +6,7 @@ its lock makes at most one token request, stores what came of it, and lets the n
 that are rejected at once cost one request, and a token service that fails is asked as if by a single caller.
 
 - A token is renewed if there is none, if it is about to expire, or if Plaud has rejected it.
-- A rejected token that itself replaced a rejected one is kept until it is a minute old. To ask sooner would
+- A rejected token that itself replaced a rejected one is kept for a quarter of a minute. To ask sooner would
   not help a client that has lost its access; and where Plaud accepts only the newest token of a client, two
   hosts would take it from each other without end.
 - A host makes at most ten token requests in any minute. After one that failed it pauses, longer each time.
@@ -51,6 +51,9 @@ from plaud_provider.exceptions import (
 
 #: Documented by Plaud, per client.
 CALLS_A_MINUTE = 10
+#: Minutes for which a token is kept that replaced a rejected one: two hosts that take each other's token away
+#: ask eight times a minute together.
+KEPT_MINUTES = 0.25
 #: Within so many seconds a token request is answered or given up; who renews has the lock for little longer.
 REQUEST_SECONDS = 30.0
 #: For so many seconds others wait for the lock: whoever has it for longer than this has been stopped.
@@ -158,7 +161,7 @@ def _usable_token(state: TokenState, rejected: Token | None, policy: RetryPolicy
     if _same(token, rejected):
         # A clock that was put back makes it older, not younger.
         age = abs(policy.now() - token.issued_at)
-        if not token.replaces_rejected or age >= policy.minute:
+        if not token.replaces_rejected or age >= KEPT_MINUTES * policy.minute:
             return None
     return token
 

@@ -93,6 +93,7 @@ class WaitResult(NamedTuple):
     :param failed: Ids that Plaud reports as failed, with its reason where it is at hand; the missing ones
         too.
     :param missing: Ids that Plaud does not know (any more).
+    :param given_up: Ids whose result cannot be had, and why in a word; they count as failed too.
     :param pending: Ids that are not final.
     :param error: Name of the class in :mod:`plaud_provider.exceptions` that an ``error`` stands for.
     :param message: What happened, for ``error`` and ``timeout``.
@@ -103,6 +104,7 @@ class WaitResult(NamedTuple):
     completed: int
     failed: Mapping[str, str | None] = MappingProxyType({})
     missing: tuple[str, ...] = ()
+    given_up: Mapping[str, str] = MappingProxyType({})
     pending: tuple[str, ...] = ()
     error: str | None = None
     message: str = ""
@@ -116,6 +118,7 @@ class WaitResult(NamedTuple):
             "completed": self.completed,
             "failed_ids": list(self.failed),
             "missing_ids": list(self.missing),
+            "given_up": dict(self.given_up),
             "pending_ids": list(self.pending),
             "error": self.error,
             "message": self.message,
@@ -139,6 +142,8 @@ class WaitResult(NamedTuple):
                 completed=int(event["completed"]),
                 failed=dict.fromkeys(event["failed_ids"]),
                 missing=tuple(event["missing_ids"]),
+                # Of a trigger that began before this was told.
+                given_up=dict(event.get("given_up", {})),
                 pending=tuple(event["pending_ids"]),
                 error=event["error"],
                 message=str(event["message"]),
@@ -200,6 +205,7 @@ class Wait:
         self.completed: list[str] = []
         self.failed: dict[str, str | None] = {}
         self.missing: list[str] = []
+        self.given_up: dict[str, str] = {}
         #: By transcription; may be shared with a later wait for the same.
         self.troubles: dict[str, Trouble] = {}
         self._known: set[str] = set()
@@ -277,6 +283,8 @@ class Wait:
             self._finish(transcription_id, NOT_FOUND_REASON, failed=True)
             self.missing.append(transcription_id)
         else:
+            what = f"HTTP {error.status_code}" if isinstance(error, PlaudRequestError) else "not to be read"
+            self.given_up[transcription_id] = f"its result was given up after {trouble.looks} looks: {what}"
             self._finish(transcription_id, f"given up after {trouble.looks} looks: {error}", failed=True)
         return True
 
@@ -346,6 +354,7 @@ class Wait:
             completed=len(self.completed),
             failed=dict(self.failed),
             missing=tuple(self.missing),
+            given_up=dict(self.given_up),
             pending=self.pending,
             error=error,
             message=message,

@@ -202,6 +202,9 @@ class LandRecordingsOperator(LandingOperator):
         with self._ledger() as ledger:
             if result.missing:
                 ledger.expired(dict.fromkeys(result.missing, NOT_FOUND_REASON), region=plaud.region)
+            if result.given_up:
+                # It keeps its id: what lands later is noted as landed.
+                ledger.failed(result.given_up, region=plaud.region)
             not_final = set(result.pending)
             final = {
                 transcription_id: entry

@@ -59,7 +59,7 @@ def test_a_token_that_plaud_rejects_is_replaced_and_the_request_sent_again() -> 
 
 def test_new_tokens_that_plaud_rejects_cost_one_token_request_however_often_it_is_tried() -> None:
     answers = [answer(401), token_answer("second")]
-    world = World(answers, then=answer(401), stored=token("stored"), base_delay=0.1)
+    world = World(answers, then=answer(401), stored=token("stored"), base_delay=0.1, max_delay=0.1)
 
     for _ in range(5):
         with pytest.raises(PlaudTokenRejectedError, match="Plaud accepts only the newest") as caught:

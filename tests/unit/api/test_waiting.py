@@ -147,7 +147,9 @@ def test_what_is_about_one_is_confirmed_over_minutes_and_the_others_go_on(error:
     assert 3 <= looks < 100
     assert list(wait.failed) == ["a"]
     assert wait.pending == ("b",)
-    assert (wait.missing == ["a"]) is isinstance(error, PlaudNotFoundError)
+    is_missing = isinstance(error, PlaudNotFoundError)
+    assert (wait.missing == ["a"], "a" in wait.given_up) == (is_missing, not is_missing)
+    assert WaitResult.from_event(wait.partial().to_event()).given_up == wait.given_up
 
 
 @pytest.mark.parametrize("error", ABOUT_ONE)
@@ -320,6 +322,7 @@ def test_an_event_carries_ids_and_counts_but_no_reasons() -> None:
         "completed": 1,
         "failed_ids": ["b"],
         "missing_ids": [],
+        "given_up": {},
         "pending_ids": [],
         "error": None,
         "message": "",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
+from plaud_provider.api import waiting
 from plaud_provider.api.waiting import BACKSTOP, WaitResult
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
@@ -195,6 +196,30 @@ def test_what_plaud_does_not_know_any_more_is_expired(chunk: Archive) -> None:
 
     assert chunk.states() == {"a.wav": "landed", "b.wav": "expired", "c.wav": "landed"}
     assert "does not know" in (chunk.entries()["b.wav"].error or "")
+
+
+@pytest.mark.parametrize("status", [403, 422])
+def test_one_whose_result_is_always_refused_is_given_up_and_the_others_land(
+    chunk: Archive, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(waiting, "REFUSED", waiting.Patience(3, 0.2))
+    chunk.plaud.advance(601)
+    chunk.plaud.inject(
+        {
+            "match": {"kind": "get", "path_contains": ids(chunk)["b.wav"]},
+            "times": 1000,
+            "action": "status",
+            "status": status,
+        }
+    )
+
+    assert chunk.land() == {"version": 1, "pending": 0}
+
+    assert chunk.states() == {"a.wav": "landed", "b.wav": "failed", "c.wav": "landed"}
+    given_up = chunk.entries()["b.wav"]
+    assert f"HTTP {status}" in (given_up.error or "")
+    assert given_up.transcription_id == ids(chunk)["b.wav"], "what was paid for keeps its id"
+    assert set(chunk.paid().values()) == {1}
 
 
 def test_an_event_of_another_version_fails_closed(chunk: Archive) -> None:
