@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -96,11 +96,15 @@ def open_task(page: Page, run_id: str, task_id: str, tab: str = "") -> None:
     page.goto(f"/dags/{DAG_ID}/runs/{quote(run_id, safe='')}/tasks/{task_id}{tab and f'/{tab}'}")
 
 
-def xcom(page: Page, run_id: str, task_id: str) -> Any:
-    """Return the one value that the XCom page of a task was given to show; the page itself folds it."""
+def xcom(page: Page, run_id: str, task_id: str, *, beside: Sequence[str] = ()) -> Any:
+    """
+    Return the value that the XCom page of a task was given to show; the page itself folds it.
+
+    :param beside: Keys of what else the task has pushed.
+    """
     with page.expect_response(lambda response: "/xcomEntries/return_value" in response.url) as answer:
         open_task(page, run_id, task_id, "xcom")
-    expect(page.get_by_test_id("table-cell-key")).to_have_text(["return_value"])
+    expect(page.get_by_test_id("table-cell-key")).to_have_text([*beside, "return_value"])
     return answer.value.json()["value"]
 
 

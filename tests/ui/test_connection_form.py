@@ -126,7 +126,7 @@ def test_the_hook_reads_what_the_form_stores(page: Page, playground: Playground)
         "budget_conn_id": "warehouse",
         "allowed_hosts": "other.example, gateway.example",
     }
-    assert settings.account.base_url == "https://gateway.example:443"
+    assert settings.account.base_url == "https://gateway.example"
     assert (settings.requests_per_minute, settings.budget_conn_id) == (120, "warehouse")
 
 

@@ -87,7 +87,7 @@ def test_the_log_of_the_wait_shows_its_progress(
 
 
 def test_xcom_has_ids_and_counts_only(run: Run, page: Page) -> None:
-    assert re.fullmatch(r"txn_\w+", xcom(page, run.run_id, "submit"))
+    assert re.fullmatch(r"txn_\w+", xcom(page, run.run_id, "submit", beside=["plaud_submitted_at"]))
     assert xcom(page, run.run_id, "wait") == {
         "version": 1, "total": 1, "completed": 1, "failed": 0, "failed_ids": []
     }  # fmt: skip
