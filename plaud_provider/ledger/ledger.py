@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
@@ -29,11 +29,7 @@ __all__ = ["Entry", "Ledger", "Owner", "Recording", "State", "open_ledger"]
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-
-
-class _Run(Protocol):
-    def __call__(self, work: Callable[[sa.Connection], Result], /) -> Result: ...
-
+Arguments = ParamSpec("Arguments")
 
 #: Keys per statement: SQLite before 3.32 takes 999 variables, and :meth:`Ledger.failed` three for each id.
 BATCH = 300
@@ -101,10 +97,6 @@ class Ledger:
         c = self._c = tables.submissions.c
         #: A claim that was released has a lease of no length.
         self._is_kept = c.lease_until > c.claimed_at
-        #: Runs work in a transaction; while the database is away, it is waited for.
-        self._run: _Run = partial(
-            database.run, failed=f"{self._table.fullname} could not be read or written", is_patient=True
-        )
 
     @property
     def conn_id(self) -> str:
@@ -157,7 +149,7 @@ class Ledger:
             self._lock(connection, self._has_key(keys))
             self._note_lapsed(connection, self._has_key(keys))
             # Once there is nothing to wait for any more: a lease is not to be spent on that.
-            now: datetime = connection.scalars(sa.select(self._now)).one()
+            now = self._time(connection)
             rows = [self._claimed_row(by_key[key], owner, now) for key in keys]
             dialect = self.database.dialect
             dialect.clean(rows)
@@ -229,12 +221,10 @@ class Ledger:
         :return: How many recordings that are.
         """
         return self._run(
-            lambda connection: self._change(
-                connection,
-                self._is_claimed_by(owner),
-                lease_until=self._clock(self.LEASE_OF_CLAIM),
-                updated_at=self._now,
-            )
+            self._change,
+            self._is_claimed_by(owner),
+            lease_until=self._clock(self.LEASE_OF_CLAIM),
+            updated_at=self._now,
         )
 
     def release(self, owner: Owner, error: str | None = None, *, keys: Collection[str] | None = None) -> int:
@@ -378,7 +368,7 @@ class Ledger:
             "new_accepted_at": accepted_at,
         }
         return self._step(self._to_processing, recording.recording_key, owner, **accepted) or self._run(
-            lambda connection: self._note_late(connection, recording, owner, accepted)
+            self._note_late, recording, owner, accepted
         )
 
     @cached_property
@@ -418,7 +408,7 @@ class Ledger:
             f"Plaud accepted it as {transcription_id}, submitted by {owner.in_words}, when {what}."
         )
         log.error("%s: %s It is waited for like any other.", recording.audio_uri, error)
-        now: datetime = connection.scalars(sa.select(self._now)).one()
+        now = self._time(connection)
         row = self._claimed_row(recording._replace(recording_key=key), owner, now) | {
             "state": State.PROCESSING.value,
             **{name.removeprefix("new_"): value for name, value in accepted.items()},
@@ -439,7 +429,7 @@ class Ledger:
         :param region: Plaud region.
         :return: How many were not noted as landed before.
         """
-        return self._run(lambda connection: self._landed(connection, transcription_ids, region))
+        return self._run(self._landed, transcription_ids, region)
 
     def _landed(self, connection: sa.Connection, ids: Collection[str], region: str) -> int:
         start = (State.PROCESSING, State.FAILED, State.UNKNOWN, State.EXPIRED)
@@ -453,7 +443,7 @@ class Ledger:
         :param region: Plaud region.
         :return: How many were processing before.
         """
-        return self._run(lambda connection: self._failed(connection, errors, region))
+        return self._run(self._failed, errors, region)
 
     def _failed(self, connection: sa.Connection, errors: Mapping[str, str | None], region: str) -> int:
         reasons = {known: kept_error(error) for known, error in errors.items()}
@@ -468,9 +458,7 @@ class Ledger:
         :return: How many were processing before.
         """
         reasons = {known: kept_error(error) for known, error in errors.items()}
-        return self._run(
-            lambda connection: self._end(connection, State.EXPIRED, (State.PROCESSING,), reasons, region)
-        )
+        return self._run(self._end, State.EXPIRED, (State.PROCESSING,), reasons, region)
 
     def known_again(self, transcription_ids: Collection[str], *, region: str) -> int:
         """
@@ -481,18 +469,16 @@ class Ledger:
         :return: How many were expired before.
         """
         return self._run(
-            lambda connection: self._change(
-                connection,
-                sa.and_(
-                    self._c.region == region,
-                    self._is(State.EXPIRED),
-                    self._c.transcription_id.in_(sorted(transcription_ids)),
-                ),
-                state=State.PROCESSING.value,
-                error=None,
-                finished_at=None,
-                updated_at=self._now,
-            )
+            self._change,
+            sa.and_(
+                self._c.region == region,
+                self._is(State.EXPIRED),
+                self._c.transcription_id.in_(sorted(transcription_ids)),
+            ),
+            state=State.PROCESSING.value,
+            error=None,
+            finished_at=None,
+            updated_at=self._now,
         )
 
     def settle(
@@ -608,7 +594,24 @@ class Ledger:
 
         return self._run(count)
 
-    # What the statements of steps are made of
+    # How statements are run, and what they are made of
+
+    def _run(
+        self,
+        work: Callable[Concatenate[sa.Connection, Arguments], Result],
+        *arguments: Arguments.args,
+        **named: Arguments.kwargs,
+    ) -> Result:
+        """Do something in a transaction; while the database is away, it is waited for."""
+        return self.database.run(
+            lambda connection: work(connection, *arguments, **named),
+            failed=f"{self._table.fullname} could not be read or written",
+            is_patient=True,
+        )
+
+    def _time(self, connection: sa.Connection) -> datetime:
+        """Return the time by the ledger's clock."""
+        return connection.scalars(sa.select(self._now)).one()
 
     def _update_to(self, state: State, is_at_start: sa.ColumnElement[bool], **values: Any) -> sa.Update:
         """Return the statement of a step, made once for all recordings: making takes longer than running."""
@@ -660,7 +663,7 @@ class Ledger:
     def _has_key(self, keys: Sequence[str]) -> sa.ColumnElement[bool]:
         return self._c.recording_key.in_(keys)
 
-    def _change(self, connection: sa.Connection, where: sa.ColumnElement[bool], **values: Any) -> int:
+    def _change(self, connection: sa.Connection, where: sa.ColumnElement[bool], /, **values: Any) -> int:
         """Change all rows that a condition holds for, locked in the order of their keys."""
         self._lock(connection, where)
         return connection.execute(sa.update(self._table).where(where).values(values)).rowcount
@@ -712,11 +715,9 @@ class Ledger:
 
         In the order of the keys: two tasks that lock the same ones wait for each other, not in a circle.
         """
-        in_order = sorted(set(keys))
         found: dict[str, Result] = {}
-        while in_order:
-            found |= self._run(lambda connection: work(connection, in_order[:BATCH]))
-            del in_order[:BATCH]
+        for some in batches(sorted(set(keys)), BATCH):
+            found |= self._run(work, some)
         return found
 
 
