@@ -152,14 +152,12 @@ class SubmitTranscriptionOperator(BaseOperator):
                 resubmit=rules.resubmit,
             )
             try:
-                transcription_id = single.submit()
+                transcription_id, submitted_at = single.submit()
             except HeldError as held:
                 self._come_back(held.entry)
-        if single.submitted_at is not None:
+        if submitted_at is not None:
             # A sensor behind this task knows then when a result is likely.
-            context["ti"].xcom_push(
-                key=SUBMITTED_AT_KEY, value={transcription_id: single.submitted_at.timestamp()}
-            )
+            context["ti"].xcom_push(key=SUBMITTED_AT_KEY, value={transcription_id: submitted_at.timestamp()})
         return transcription_id
 
     def resume(self, context: Context, event: Any = None) -> str:

@@ -84,7 +84,7 @@ class ChunkSubmit:
             return look_again(
                 entries,
                 self._ledger,
-                hook.get_transcription,
+                hook,
                 is_paid_again=State.EXPIRED in self._rules.resubmit,
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from plaud_provider.api.waiting import RETENTION
 from plaud_provider.exceptions import (
@@ -48,6 +48,18 @@ class HeldError(Exception):
         self.entry = entry
 
 
+class Submitted(NamedTuple):
+    """
+    A recording that is at Plaud.
+
+    :param transcription_id: Plaud's id.
+    :param at: When it was submitted, where that is known.
+    """
+
+    transcription_id: str
+    at: datetime | None
+
+
 class SingleSubmit:
     """
     The submit of one recording by one task instance.
@@ -81,13 +93,11 @@ class SingleSubmit:
         self._owner = owner
         self._open_ledger = open_ledger
         self._on_unknown = on_unknown
-        #: When what :meth:`submit` has returned was submitted, where that is known.
-        self.submitted_at: datetime | None = None
         self._resubmit = [*resubmit, *([State.UNKNOWN] if on_unknown == "resubmit" else [])]
 
-    def submit(self) -> str:
+    def submit(self) -> Submitted:
         """
-        Return the id of what is at Plaud already, else submit.
+        Return what is at Plaud already, else submit.
 
         :raises HeldError: if another task is about to submit it.
         :raises PlaudError: if it is not submitted, or not known to be.
@@ -100,7 +110,7 @@ class SingleSubmit:
                 log.info("%s Looking at it anew.", error)
         raise replaced
 
-    def _attached_or_submitted(self) -> str:
+    def _attached_or_submitted(self) -> Submitted:
         one = self._looked_at()
         note = TaskMemory(
             self._context,
@@ -130,8 +140,7 @@ class SingleSubmit:
             outcome = self._sent(one, memory)
         if outcome.transcription is None:
             raise outcome.error or AssertionError
-        self.submitted_at = datetime.now(tz=UTC)
-        return outcome.transcription.transcription_id
+        return Submitted(outcome.transcription.transcription_id, datetime.now(tz=UTC))
 
     def _looked_at(self) -> Candidate:
         """Look at the recording; a problem is no matter to whom has submitted it before."""
@@ -154,7 +163,7 @@ class SingleSubmit:
         account = self._hook.settings.account
         return self._hook.drive(course.submit(account, self._hook.retry_policy, order, memory))
 
-    def _attached_to_own(self, one: Candidate, earlier: TaskNote, transcription_id: str) -> str:
+    def _attached_to_own(self, one: Candidate, earlier: TaskNote, transcription_id: str) -> Submitted:
         log.info(
             "Re-attached to transcription %s of %s, submitted at %s; nothing is paid again.",
             transcription_id,
@@ -163,22 +172,29 @@ class SingleSubmit:
         )
         if one.problem is not None:
             log.info("The recording itself could not be looked up: %s", one.problem)
-        self.submitted_at = datetime.fromisoformat(earlier.at) if earlier.at else None
-        return transcription_id
+        return Submitted(transcription_id, datetime.fromisoformat(earlier.at) if earlier.at else None)
 
     def _claimed(self, one: Candidate, ledger: Ledger) -> Entry | None:
         """Claim the recording; else return its row, if Plaud still knows what that says."""
-        look_again(
-            ledger.entries([one.key]).values(), ledger, self._hook.get_transcription, is_paid_again=True
-        )
+        if State.EXPIRED in self._resubmit:
+            # Before a claim takes it, to be paid for again.
+            look_again(ledger.entries([one.key]).values(), ledger, self._hook, is_paid_again=True)
         entry = self._claim(one, ledger)
-        if entry is None or entry.transcription_id is None or not _may_have_expired(entry):
-            return entry
-        try:
-            self._hook.get_transcription(entry.transcription_id)
-        except PlaudNotFoundError as gone:
-            ledger.expired({entry.transcription_id: str(gone)}, region=entry.region)
-            return self._claim(one, ledger)
+        if entry is not None and look_again([entry], ledger, self._hook, is_paid_again=True):
+            entry = self._claim(one, ledger)
+        if entry is not None and entry.transcription_id is not None and _may_have_expired(entry):
+            try:
+                self._hook.get_transcription(entry.transcription_id)
+            except PlaudNotFoundError as gone:
+                ledger.expired({entry.transcription_id: str(gone)}, region=entry.region)
+                entry = self._claim(one, ledger)
+        if entry is not None and entry.state is State.EXPIRED:
+            raise PlaudNotFoundError(
+                f"{entry.audio_uri!r} was submitted as transcription {entry.transcription_id} by "
+                f"{entry.owner.in_words}: {entry.error} To pay for it again, run this task with "
+                "resubmit=['expired']. Nothing was sent.",
+                status_code=404,
+            )
         return entry
 
     def _claim(self, one: Candidate, ledger: Ledger) -> Entry | None:
@@ -194,17 +210,10 @@ class SingleSubmit:
                 f"audio_url: {entry.audio_uri!r} was refused when {entry.owner.in_words} wanted to submit "
                 f"it: {entry.error} To try again, run this task with resubmit=['failed']. Nothing was sent."
             )
-        if entry.state is State.EXPIRED:
-            raise PlaudNotFoundError(
-                f"{entry.audio_uri!r} was submitted as transcription {entry.transcription_id} by "
-                f"{entry.owner.in_words}: {entry.error} To pay for it again, run this task with "
-                "resubmit=['expired']. Nothing was sent.",
-                status_code=404,
-            )
         return entry
 
-    def _attached(self, entry: Entry) -> str:
-        """Return the id of what is at Plaud already."""
+    def _attached(self, entry: Entry) -> Submitted:
+        """Return what is at Plaud already."""
         if entry.state is State.UNKNOWN:
             raise PlaudSubmitOutcomeUnknownError(
                 f"Whether Plaud has accepted {entry.audio_uri!r} is unknown: {entry.error} It is not sent "
@@ -220,8 +229,7 @@ class SingleSubmit:
             entry.state.value,
             entry.owner.in_words,
         )
-        self.submitted_at = entry.submitted_at
-        return entry.transcription_id
+        return Submitted(entry.transcription_id, entry.submitted_at)
 
     def _may_submit_again(
         self,
