@@ -195,8 +195,18 @@ async def test_nothing_that_is_final_is_no_event(plaud: EmulatorServer, results:
 async def test_what_is_all_final_is_done(plaud: EmulatorServer, results: Path) -> None:
     ids = submitted(3)
     plaud.advance(601)
+    # So long ago that all are looked at at once, not one after the other.
+    long_ago: list[float | None] = [time.time() - 601] * 3
 
-    result = await ending(trigger(ids, results_path=str(results), partial_count=1, partial_seconds=0.0))
+    result = await ending(
+        trigger(
+            ids,
+            results_path=str(results),
+            partial_count=1,
+            partial_seconds=0.0,
+            submitted_at=long_ago,
+        )
+    )
 
     assert (result.outcome, result.completed) == ("done", 3), "the looks that were under way have ended"
     assert sorted(asked(plaud)) == sorted(ids)
