@@ -7,11 +7,11 @@ result.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.exceptions import (
@@ -27,6 +27,9 @@ from plaud_provider.exceptions import (
     PlaudTriggerEventError,
 )
 
+if TYPE_CHECKING:
+    from plaud_provider.api.schedule import Schedule
+
 Outcome = Literal["done", "partial", "timeout", "error"]
 
 EVENT_VERSION = 1
@@ -37,7 +40,6 @@ NOT_FOUND_REASON = "Plaud does not know this transcription (any more)"
 SUBMITTED_AT_KEY = "plaud_submitted_at"
 #: So long Plaud keeps results.
 RETENTION = timedelta(days=7)
-UNKNOWN_STATUS_WARNING = "Plaud reports transcription %s with the unknown status %r; taken for 'processing'."
 #: A trigger ends its wait by itself; Airflow's own deferral timeout is only there should it not.
 BACKSTOP = timedelta(minutes=10)
 
@@ -359,6 +361,52 @@ class Wait:
             error=error,
             message=message,
         )
+
+
+async def look(
+    transcription_id: str,
+    ask: Callable[[str], Awaitable[Transcription]],
+    wait: Wait,
+    schedule: Schedule,
+    *,
+    now: Callable[[], float],
+    submitted_at: float | None,
+    log: Any,
+) -> None:
+    """
+    Look at a transcription that a schedule has handed out, and tell both of what came of it.
+
+    :param transcription_id: What is looked at.
+    :param ask: Asks Plaud for it.
+    :param wait: The wait that it is part of.
+    :param schedule: Where it is put back, or taken out.
+    :param now: Tells the time in epoch seconds.
+    :param submitted_at: When it was submitted, in epoch seconds, where that is known.
+    :param log: The log of the task or trigger.
+    :raises PlaudError: if waiting on is useless.
+    """
+    completed_at = None
+    try:
+        transcription = await ask(transcription_id)
+    except PlaudError as error:
+        log.warning("A look at transcription %s failed: %s", transcription_id, error)
+        is_final = wait.on_error(transcription_id, error, now=now(), submitted_at=submitted_at)
+        answered = False
+    else:
+        is_final, answered = wait.on_transcription(transcription), True
+        completed_at = transcription.completed_at
+        if wait.is_new_word(transcription):
+            log.warning(
+                "Plaud reports transcription %s with the unknown status %r; taken for 'processing'.",
+                transcription_id,
+                transcription.reported_status,
+            )
+    if is_final:
+        schedule.seen(
+            transcription_id, now=now(), completed_at=completed_at.timestamp() if completed_at else None
+        )
+    else:
+        schedule.again(transcription_id, now=now(), answered=answered)
 
 
 def _age(seconds: float) -> str:

@@ -22,13 +22,7 @@ from airflow.sdk.exceptions import (
 from plaud_provider.api.arguments import optional, validate_transcription_ids
 from plaud_provider.api.retry import ONE_LOOK
 from plaud_provider.api.schedule import Job, Schedule
-from plaud_provider.api.waiting import (
-    BACKSTOP,
-    SUBMITTED_AT_KEY,
-    UNKNOWN_STATUS_WARNING,
-    Wait,
-    WaitResult,
-)
+from plaud_provider.api.waiting import BACKSTOP, SUBMITTED_AT_KEY, Wait, WaitResult, look
 from plaud_provider.exceptions import (
     PlaudError,
     PlaudTranscriptionFailedError,
@@ -42,6 +36,7 @@ from plaud_provider.triggers.transcription import TranscriptionTrigger
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from plaud_provider.api.models import Transcription
     from plaud_provider.handover.kept_results import ResultStore
     from plaud_provider.hooks.plaud_async import PlaudAsyncHook
 
@@ -183,6 +178,7 @@ class TranscriptionSensor(BaseSensorOperator):
 
     def _defer(self, wait: Wait) -> NoReturn:
         now = time.time()
+        waiting = self._schedule.waiting()
         end_time = wait.deadline
         if self.execution_timeout is not None:
             # Airflow does not apply it to deferred tasks.
@@ -197,8 +193,9 @@ class TranscriptionSensor(BaseSensorOperator):
                 poke_interval=self.poke_interval,
                 started_at=wait.started_at,
                 end_time=end_time,
-                submitted_at=[job.submitted_at for job in self._schedule.waiting()],
-                looked_at=self._schedule.waiting()[0].looked_at,
+                submitted_at=[job.submitted_at for job in waiting],
+                # Of several none has been looked at.
+                looked_at=waiting[0].looked_at,
             ),
             method_name="execute_complete",
             kwargs={"deadline": wait.deadline},
@@ -225,12 +222,26 @@ class TranscriptionSensor(BaseSensorOperator):
             self._ask(self._look_while_due, seconds=self._wait.deadline - time.time())
 
     async def _look_while_due(self, hook: PlaudAsyncHook) -> None:
+        async def ask(transcription_id: str) -> Transcription:
+            transcription = await hook.get_transcription(transcription_id)
+            if self._results is not None and transcription.is_final:
+                self._results.save(transcription, hook.settings.account.region.value)
+            return transcription
+
         while self._is_look_due():
             spare = await hook.spare_requests()
             transcription_id = self._schedule.take(now=time.time(), spare=spare)
             if transcription_id is None:
                 return
-            await self._look(transcription_id, hook)
+            await look(
+                transcription_id,
+                ask,
+                self._wait,
+                self._schedule,
+                now=time.time,
+                submitted_at=self._submitted_at.get(transcription_id),
+                log=self.log,
+            )
 
     def _ask(self, work: Callable[[PlaudAsyncHook], Awaitable[None]], *, seconds: float) -> None:
         """
@@ -254,30 +265,6 @@ class TranscriptionSensor(BaseSensorOperator):
     def _is_look_due(self) -> bool:
         now, next_at = time.time(), self._schedule.next_at()
         return next_at is not None and next_at <= now < self._wait.deadline
-
-    async def _look(self, transcription_id: str, hook: PlaudAsyncHook) -> None:
-        wait = self._wait
-        try:
-            transcription = await hook.get_transcription(transcription_id)
-            if self._results is not None and transcription.is_final:
-                self._results.save(transcription, hook.settings.account.region.value)
-        except PlaudError as error:
-            self.log.warning("A look at transcription %s failed: %s", transcription_id, error)
-            is_final = wait.on_error(
-                transcription_id,
-                error,
-                now=time.time(),
-                submitted_at=self._submitted_at.get(transcription_id),
-            )
-            answered = False
-        else:
-            is_final, answered = wait.on_transcription(transcription), True
-            if wait.is_new_word(transcription):
-                self.log.warning(UNKNOWN_STATUS_WARNING, transcription_id, transcription.reported_status)
-        if is_final:
-            self._schedule.seen(transcription_id, now=time.time())
-        else:
-            self._schedule.again(transcription_id, now=time.time(), answered=answered)
 
     def _conclude(self, result: WaitResult) -> dict[str, Any]:
         """Return the task's result, or raise what the end of the wait means."""

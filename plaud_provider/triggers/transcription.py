@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from plaud_provider.api.retry import ONE_LOOK
 from plaud_provider.api.schedule import Job, ProcessingTimes, Schedule
-from plaud_provider.api.waiting import UNKNOWN_STATUS_WARNING, Trouble, Wait, WaitResult
+from plaud_provider.api.waiting import Trouble, Wait, WaitResult, look
 from plaud_provider.exceptions import PlaudError
 
 if TYPE_CHECKING:
@@ -234,8 +234,8 @@ class _Looks:
                 }
             return result
         finally:
-            for look in self._under_way:
-                look.cancel()
+            for under_way in self._under_way:
+                under_way.cancel()
             await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def _result(self, *, now: float) -> WaitResult | None:
@@ -283,42 +283,25 @@ class _Looks:
         finished, self._under_way = await asyncio.wait(
             self._under_way, timeout=pause, return_when=asyncio.FIRST_COMPLETED
         )
-        for look in finished:
-            look.result()
+        for one in finished:
+            one.result()
 
     async def _let_looks_end(self) -> None:
         if self._under_way:
             finished, self._under_way = await asyncio.wait(self._under_way, timeout=LAST_LOOKS_SECONDS)
-            for look in finished:
-                look.result()
+            for one in finished:
+                one.result()
 
-    async def _look(self, transcription_id: str) -> None:
-        try:
-            transcription = await self._ask(transcription_id)
-        except PlaudError as error:
-            self._trigger.log.warning("A look at transcription %s failed: %s", transcription_id, error)
-            is_final = self._wait.on_error(
-                transcription_id,
-                error,
-                now=time.time(),
-                submitted_at=self._submitted_at.get(transcription_id),
-            )
-            completed_at, answered = None, False
-        else:
-            answered = True
-            is_final = self._wait.on_transcription(transcription)
-            completed_at = transcription.completed_at
-            if self._wait.is_new_word(transcription):
-                self._trigger.log.warning(
-                    UNKNOWN_STATUS_WARNING, transcription_id, transcription.reported_status
-                )
-        now = self._now()
-        if is_final:
-            self._schedule.seen(
-                transcription_id, now=now, completed_at=completed_at.timestamp() if completed_at else None
-            )
-        else:
-            self._schedule.again(transcription_id, now=now, answered=answered)
+    def _look(self, transcription_id: str) -> Coroutine[None, None, None]:
+        return look(
+            transcription_id,
+            self._ask,
+            self._wait,
+            self._schedule,
+            now=self._now,
+            submitted_at=self._submitted_at.get(transcription_id),
+            log=self._trigger.log,
+        )
 
     async def _ask(self, transcription_id: str) -> Transcription:
         """Return what is kept, else ask Plaud and keep a final answer, before it counts as final."""
