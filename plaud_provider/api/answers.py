@@ -22,7 +22,8 @@ completed           ``completedAt``, ``completed_at``
 ==================  ==================================================================================
 
 Bytes that are not UTF-8 become U+FFFD; numbers that no warehouse takes (NaN, Infinity, more than 4,300
-digits) are unknown. Keys and status words that are not known here are warned about once per process, by name.
+digits) are unknown. Keys that are not known here are warned about once per process, by name; status words
+once in a wait (:mod:`.waiting`).
 """
 
 from __future__ import annotations

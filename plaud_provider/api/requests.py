@@ -7,6 +7,7 @@ Source: Plaud's transcription API page. Fields that are left at their default ar
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode
@@ -35,6 +36,11 @@ class Account:
     base_url: str
     client_id: str
     secret_key: str = field(repr=False)
+
+    @property
+    def client_name(self) -> str:
+        """What tells this client at this URL from all others, as a name that any file can have."""
+        return hashlib.sha256(f"{self.base_url}\0{self.client_id}".encode()).hexdigest()[:32]
 
 
 def exchange_request(account: Account) -> Request:

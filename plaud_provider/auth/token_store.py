@@ -78,7 +78,7 @@ class TokenStore:
     """
 
     def __init__(self, account: Account, *, directory: Path | None = None) -> None:
-        name = hashlib.sha256(f"{account.base_url}\0{account.client_id}".encode()).hexdigest()[:32]
+        name = account.client_name
         self._folder = PrivateFolder(directory)
         folder = self._folder.path
         self._key = _key(account.secret_key)

@@ -81,9 +81,8 @@ def quota_store(account: Account, shared: Connection | None = None, *, minute: f
 
 
 def _open(account: Account, folder: PrivateFolder, shared: Connection | None, minute: float) -> QuotaStore:
-    name = hashlib.sha256(f"{account.base_url}\0{account.client_id}".encode()).hexdigest()[:32]
     store: QuotaStore = FallbackStore(
-        FileStore(folder, name),
+        FileStore(folder, account.client_name),
         MemoryStore(),
         consequence="Until then each process sends one request a minute, as it cannot know of the others. "
         f"Make {folder.path} a folder of this user's own (mode 0700); end processes that have been stopped.",
