@@ -43,6 +43,8 @@ from plaud_provider.exceptions import PlaudInputError, PlaudResponseError
 log = logging.getLogger(__name__)
 
 MAX_ERROR_CHARACTERS = 500
+#: Larger answers are parsed in a thread by the asynchronous hook. No refusal and no token is as large.
+LARGE_BYTES = 256 * 1024
 
 # Where the answer says whose it is; the others may name something else.
 _NAMING = ("transcriptionId", "transcription_id")
@@ -254,7 +256,7 @@ def _text(value: object) -> str | None:
 
 def _clean(text: str) -> str:
     """Replace lone surrogates, which JSON can carry but UTF-8 cannot; all else stays as it is."""
-    return _LONE_SURROGATE.sub("\ufffd", text)
+    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def _error(places: Sequence[Mapping[str, Any]]) -> str:
@@ -273,10 +275,12 @@ def _dump(payload: dict[str, Any]) -> str:
     """Return a payload as JSON, without secrets in its keys and texts; transcripts stay as they are."""
     # Not by a function that calls itself: an answer may be nested deeply.
     open_ones: list[tuple[Any, bool]] = [(payload, False)]
+    # A long transcript has the same few names a hundred thousand times.
+    harmless: set[str] = set()
     while open_ones:
         values, is_error = open_ones.pop()
         if isinstance(values, dict):
-            _clean_keys(values)
+            _clean_keys(values, harmless)
         for place, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
             if isinstance(value, (dict, list)):
                 open_ones.append((value, is_error or place in _ERROR))
@@ -286,8 +290,10 @@ def _dump(payload: dict[str, Any]) -> str:
     return _clean(json.dumps(payload, ensure_ascii=False, separators=(",", ":")))
 
 
-def _clean_keys(values: dict[str, Any]) -> None:
-    if all(without_secrets(name) == name for name in values):
+def _clean_keys(values: dict[str, Any], harmless: set[str]) -> None:
+    new = [name for name in values if name not in harmless]
+    harmless.update(name for name in new if without_secrets(name) == name)
+    if harmless.issuperset(new):
         return
     members = list(values.items())
     values.clear()

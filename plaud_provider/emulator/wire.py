@@ -107,7 +107,10 @@ def with_query_fingerprints(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return fingerprint(url)
-    query = [(name, fingerprint(value)) for name, value in parse_qsl(parts.query, keep_blank_values=True)]
+    query = [
+        (name, fingerprint(value)) if value else (fingerprint(name), "")
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+    ]
     netloc = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, netloc, without_queries(parts.path), urlencode(query, safe=":"), ""))
 
