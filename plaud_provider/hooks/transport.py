@@ -138,7 +138,7 @@ class _Sockets:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: list[tuple[HTTPConnection, socket.socket]] = []
-        self._is_shut = False
+        self.is_shut = False
 
     def add(self, connection: HTTPConnection, opened: socket.socket) -> None:
         """
@@ -147,7 +147,7 @@ class _Sockets:
         :raises OSError: if the exchange that it was for has been given up.
         """
         with self._lock:
-            if self._is_shut:
+            if self.is_shut:
                 opened.close()
                 raise OSError("given up")
             self._open.append((connection, opened.dup()))
@@ -170,7 +170,7 @@ class _Sockets:
     def shut(self) -> None:
         """End all connections, whoever waits for them, and open no more."""
         with self._lock:
-            self._is_shut = True
+            self.is_shut = True
             for _, duplicate in self._open:
                 with contextlib.suppress(OSError):
                     duplicate.shutdown(socket.SHUT_RDWR)
@@ -211,8 +211,34 @@ def _watching_adapter(sockets: _Sockets) -> HTTPAdapter:
 
 def _watched(pool: type[HTTPConnectionPool], sockets: _Sockets) -> type[HTTPConnectionPool]:
     """Return a class of connection pools that note their sockets; also of those to a SOCKS proxy."""
+    from http.client import HTTPResponse
+
+    class Reading(io.RawIOBase):
+        """What arrives; a server that floods would have it go on although the socket is shut."""
+
+        def __init__(self, raw: io.RawIOBase) -> None:
+            self._raw = raw
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int | None:
+            if sockets.is_shut:
+                raise OSError("given up")
+            return self._raw.readinto(buffer)
+
+        def close(self) -> None:
+            self._raw.close()
+            super().close()
+
+    class Answer(HTTPResponse):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.fp = io.BufferedReader(Reading(self.fp.detach()))
 
     class Connection(pool.ConnectionCls):  # type: ignore[name-defined,misc]
+        response_class = Answer
+
         def _new_conn(self) -> socket.socket:
             opened: socket.socket = super()._new_conn()
             sockets.add(self, opened)

@@ -83,6 +83,13 @@ def continue_for_ever(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
 
 
+def trail_for_ever(connection: socket.socket) -> None:
+    read_message(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+    while True:
+        connection.sendall(b"X-More: 1\r\n" * 1000)
+
+
 def drip(connection: socket.socket) -> None:
     connection.settimeout(0.05)
     while True:
@@ -107,6 +114,7 @@ def drip_handshake(connection: socket.socket) -> None:
         ("http", drip_body),
         ("http", drip_body_to_its_end),
         ("http", continue_for_ever),
+        ("http", trail_for_ever),
         ("https", drip_handshake),
     ],
 )
