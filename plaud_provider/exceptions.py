@@ -18,16 +18,15 @@ class PlaudError(AirflowException):
     Root of this package's errors.
 
     :param message: What happened, what state things are in, and what to do.
-    :param status_code: The HTTP status that Plaud answered with, where there was one.
+    :param status_code: The HTTP status that Plaud answered with; ``None`` where there was no answer.
     """
 
-    # Airflow's own exceptions say 500 or 404 here; ours say what Plaud said, where it said something.
-    status_code: int = 500  # type: ignore[assignment]
+    # Airflow's own exceptions say 500 or 404 here; ours say what Plaud said.
+    status_code: int | None = None  # type: ignore[assignment]
 
     def __init__(self, message: str = "", *, status_code: int | None = None) -> None:
         super().__init__(message)
-        if status_code is not None:
-            self.status_code = status_code
+        self.status_code = status_code
 
 
 class PlaudConfigurationError(PlaudError, AirflowFailException):

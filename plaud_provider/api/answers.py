@@ -38,12 +38,14 @@ from typing import Any
 
 from plaud_provider.api.arguments import validate_transcription_id
 from plaud_provider.api.models import WORDS, Segment, Status, Transcription
-from plaud_provider.api.redaction import without_secrets
+from plaud_provider.api.redaction import is_secret_name, without_secrets
 from plaud_provider.exceptions import PlaudInputError, PlaudResponseError
 
 log = logging.getLogger(__name__)
 
 MAX_ERROR_CHARACTERS = 500
+#: Larger answers are parsed in a thread by the asynchronous hook. No refusal and no token is as large.
+LARGE_BYTES = 256 * 1024
 
 # Where the answer says whose it is; the others may name something else.
 _NAMING = ("transcriptionId", "transcription_id")
@@ -123,7 +125,7 @@ def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Tran
     return Transcription(
         transcription_id=transcription_id,
         status=status,
-        reported_status=_clean(reported)[:80],
+        reported_status=_shown_word(reported),
         text=_text(_first(places, _TEXT)),
         language=_text(_first(places, _LANGUAGE)),
         duration_seconds=_seconds(_first(places, _DURATION)),
@@ -170,7 +172,8 @@ def _usable_id(value: object) -> str:
     try:
         return validate_transcription_id(value)
     except PlaudInputError:
-        there = f": it has {_clean(value)[:200]!r}" if isinstance(value, str) and value else ""
+        is_shown = value != "" and isinstance(value, (str, int, float)) and not isinstance(value, bool)
+        there = f": it has {without_secrets(_clean(str(value)))[:200]!r}" if is_shown else ""
         raise PlaudResponseError(f"Plaud's answer has no usable transcriptionId{there}.") from None
 
 
@@ -184,6 +187,12 @@ def _warn_of_unknown(what: str, names: set[str]) -> None:
             what,
             ", ".join(sorted(new)),
         )
+
+
+def _shown_word(reported: str) -> str:
+    """Return a status word as it may be logged: what is no word may be anything, even text."""
+    word = reported.strip()
+    return word[:80] if re.fullmatch(r"[\w.-]+", word, re.ASCII) else "(not a word)"
 
 
 def _finite(digits: str) -> float | None:
@@ -248,7 +257,7 @@ def _text(value: object) -> str | None:
 
 def _clean(text: str) -> str:
     """Replace lone surrogates, which JSON can carry but UTF-8 cannot; all else stays as it is."""
-    return _LONE_SURROGATE.sub("\ufffd", text)
+    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def _error(places: Sequence[Mapping[str, Any]]) -> str:
@@ -264,14 +273,34 @@ def _error(places: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _dump(payload: dict[str, Any]) -> str:
-    """Return a payload as JSON, without secrets in its texts; transcripts stay as they are."""
+    """Return a payload as JSON, without secrets in its keys and texts; transcripts stay as they are."""
     # Not by a function that calls itself: an answer may be nested deeply.
-    open_ones: list[Any] = [payload]
+    open_ones: list[tuple[Any, bool]] = [(payload, False)]
+    # A long transcript has the same few names a hundred thousand times.
+    harmless: set[str] = set()
     while open_ones:
-        values = open_ones.pop()
+        values, is_error = open_ones.pop()
+        if isinstance(values, dict):
+            _clean_keys(values, harmless)
         for place, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
             if isinstance(value, (dict, list)):
-                open_ones.append(value)
-            elif isinstance(value, str) and place not in _TEXT:
-                values[place] = without_secrets(value)
+                open_ones.append((value, is_error or place in _ERROR))
+            elif isinstance(value, str) and (is_error or place not in _TEXT):
+                is_secret = isinstance(place, str) and is_secret_name(place)
+                values[place] = "<removed>" if is_secret else without_secrets(value)
     return _clean(json.dumps(payload, ensure_ascii=False, separators=(",", ":")))
+
+
+def _clean_keys(values: dict[str, Any], harmless: set[str]) -> None:
+    new = [name for name in values if name not in harmless]
+    harmless.update(name for name in new if without_secrets(name) == name)
+    if harmless.issuperset(new):
+        return
+    members = list(values.items())
+    values.clear()
+    for name, value in members:
+        shown = without_secrets(name)
+        # Two URLs may differ in their queries only.
+        while shown in values:
+            shown += "*"
+        values[shown] = value

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, TypeVar
 
-from plaud_provider.api.answers import parse_submission, parse_transcription
+from plaud_provider.api.answers import LARGE_BYTES, parse_submission, parse_transcription
 from plaud_provider.api.arguments import validate_transcription_id
 from plaud_provider.api.effects import (
     Do,
@@ -82,7 +83,11 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
         else:
             if answer.is_success:
                 try:
-                    return parse_transcription(answer.body, requested_id=transcription_id)
+                    return (
+                        yield from _parsed(
+                            answer, partial(parse_transcription, requested_id=transcription_id)
+                        )
+                    )
                 except PlaudResponseError as malformed:
                     failure, attempts = malformed, policy.malformed_attempts
                 pause = policy.backoff(attempt)
@@ -148,7 +153,7 @@ def submit_transcription(
                 raise failure from None
         else:
             if answer.is_success:
-                return _accepted(account, answer)
+                return (yield from _accepted(account, answer))
             if answer.status >= 500 or answer.status in (303, 408):
                 raise _unknown(account, f"Plaud answered {answer.status}", status_code=answer.status)
             yield Note(SubmitPhase.NOT_ACCEPTED)
@@ -223,9 +228,17 @@ def _authorized(
             )
 
 
-def _accepted(account: Account, answer: Response) -> Transcription:
+def _parsed(answer: Response, parse: Callable[[bytes], Transcription]) -> Call[Transcription]:
+    """Parse an answer; a large one as blocking work, so that the triggerer's loop goes on."""
+    if len(answer.body) <= LARGE_BYTES:
+        return parse(answer.body)
+    parsed: Transcription = yield Do(lambda: parse(answer.body))
+    return parsed
+
+
+def _accepted(account: Account, answer: Response) -> Call[Transcription]:
     try:
-        return parse_submission(answer.body)
+        return (yield from _parsed(answer, parse_submission))
     except PlaudResponseError as malformed:
         raise _unknown(
             account, f"Plaud answered {answer.status}, but {malformed}", status_code=answer.status
@@ -291,19 +304,21 @@ def _foreign_page(account: Account, status: int) -> PlaudServerError:
 
 
 def _is_json(body: bytes) -> bool:
-    try:
-        return isinstance(json.loads(body), dict)
-    except (ValueError, RecursionError):
-        return False
+    return _json_object(body) is not None
 
 
 def _error_code(body: bytes) -> str:
     """Return an error code from a refusal's body if it is a bare word: prose may quote what was sent."""
-    try:
-        payload = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
-    error = payload.get("error", payload.get("code")) if isinstance(payload, dict) else None
+    payload = _json_object(body) or {}
+    error = payload.get("error", payload.get("code"))
     if isinstance(error, dict):
         error = error.get("code")
     return f" ({error})" if isinstance(error, str) and _ERROR_CODE.fullmatch(error) else ""
+
+
+def _json_object(body: bytes) -> dict[str, Any] | None:
+    try:
+        payload = json.loads(body) if len(body) <= LARGE_BYTES else None
+    except (ValueError, RecursionError):
+        return None
+    return payload if isinstance(payload, dict) else None

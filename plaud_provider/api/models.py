@@ -59,7 +59,7 @@ class Transcription:
 
     :param transcription_id: Plaud's id, ``txn_...``.
     :param status: Where it stands. A status word that this version does not know counts as ``processing``.
-    :param reported_status: The status word as it came.
+    :param reported_status: The status word as it came; ``(not a word)`` for what may not be shown in a log.
     :param text: The whole transcript; ``None`` until completed, or where Plaud returned none (silence).
     :param language: BCP-47 code, asked for or detected.
     :param duration_seconds: Length of the audio in seconds.

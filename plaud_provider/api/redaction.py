@@ -9,28 +9,81 @@ from __future__ import annotations
 
 import re
 
-# A character as itself, percent-encoded (once or twice), or as an escape of JSON.
-_MARK = r"(?:\?|%(?:25)?3F|\\+u003F)"
-_EQUALS = r"(?:=|%(?:25)?3D|\\+u003D)"
-_COLON = r"(?::|%(?:25)?3A|\\+u003A)"
-_SLASHES = r"(?://|(?:%(?:25)?2F){2}|(?:\\+u002F){2}|\\+/\\+/)"
-_AT = r"(?:@|%(?:25)?40|\\+u0040)"
-_INSIDE = r"[^\s\"'<>]"
 
-_QUERY = re.compile(rf"({_MARK}){_INSIDE}*?{_EQUALS}{_INSIDE}*", re.IGNORECASE)
-_USER = re.compile(rf"({_COLON}{_SLASHES})[^\s\"'<>/@?]*?{_COLON}[^\s\"'<>/@]*?{_AT}", re.IGNORECASE)
-_PARAMETER = re.compile(
-    r"\b(x-(?:amz|goog)-[a-z-]+|signature|sig|awsaccesskeyid|googleaccessid|key-pair-id|policy"
-    r"|(?:access|refresh|security)?[_-]?token|secret(?:[_-]?key)?|password|api[_-]?key)"
-    rf"({_EQUALS})(?!<removed>)[^\s\"'<>&;,]+",
+def _spellings(character: str) -> str:
+    """Return a pattern of a character as itself, percent-encoded, or as an escape of JSON, Python or HTML."""
+    code = f"{ord(character):X}"
+    escapes = rf"\\u00{code}|\\x{code}|&\#(?:{ord(character)}|x{code});"
+    return rf"(?:{re.escape(character)}|%(?:25){{0,4}}{code}|{escapes})"
+
+
+# All repetitions are bounded: an answer may be built to make a pattern take for ever.
+_EQUALS, _COLON, _AT = _spellings("="), _spellings(":"), _spellings("@")
+_SLASHES = rf"(?:\\{{0,4}}{_spellings('/')}){{2}}"
+_END = "\"'<>"
+_VALUE = rf"(?!<removed>)[^\s{_END}&;,)\]}}]+"
+_SIGNING = r"x-(?:amz|goog)-[a-z0-9-]{1,40}"
+_SECRET = (
+    rf"{_SIGNING}|signature|sig|awsaccesskeyid|googleaccessid|key-pair-id"
+    r"|(?:access|refresh|security|session)[_-]?token|(?:client[_-]?)?secret(?:[_-]?key)?|password|api[_-]?key"
+)
+
+_WORD = re.compile(r"\S+")
+_MARK = re.compile(_spellings("?"), re.IGNORECASE)
+_EQUALS_SIGN = re.compile(_EQUALS, re.IGNORECASE)
+_SLASH = re.compile(_spellings("/"), re.IGNORECASE)
+_USER = re.compile(rf"(https?)?({_COLON}{_SLASHES})([^\s{_END}/]{{1,256}}){_AT}", re.IGNORECASE)
+_BARE_USER = re.compile(
+    rf"(?<![\w.%+/-])[\w.%+-]{{1,64}}{_COLON}[^\s{_END}/@:]{{1,256}}@(?=[\w\[])", re.IGNORECASE
+)
+_PARAMETER = re.compile(rf"\b({_SECRET}|policy|token|credential)({_EQUALS}[\"']?){_VALUE}", re.IGNORECASE)
+# As a header, or a member of an object. "Signature: does not match" is neither.
+_MEMBER = re.compile(
+    rf"\b((?:{_SIGNING})[\"']?\s{{0,2}}:\s{{0,2}}[\[\"']{{0,2}}|(?:{_SECRET})[\"']\s{{0,2}}:\s{{0,2}}\[?[\"']){_VALUE}",
     re.IGNORECASE,
 )
+_SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
 
 
 def without_secrets(text: str) -> str:
     """Return text of somebody else without query strings, passwords in URLs, and signatures."""
-    if not any(mark in text for mark in ("=", "@", "%", "\\")):
+    if not any(mark in text for mark in "=@%\\?:"):
         return text
-    text = _QUERY.sub(r"\1<query removed>", text)
-    text = _USER.sub(r"\1", text)
-    return _PARAMETER.sub(r"\1\2<removed>", text)
+    text = _WORD.sub(lambda word: _without_query(word[0]), text)
+    text = _USER.sub(_without_user, text)
+    text = _BARE_USER.sub("<removed>@", text)
+    text = _PARAMETER.sub(r"\1\2<removed>", text)
+    return _MEMBER.sub(r"\1<removed>", text)
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether the value of a parameter or key of this name is a secret."""
+    return _SECRET_NAME.fullmatch(name) is not None
+
+
+def _without_query(word: str) -> str:
+    mark = _MARK.search(word)
+    if mark is None:
+        return word
+    end = mark.end()
+    for equals in _EQUALS_SIGN.finditer(word, mark.end()):
+        end = equals.end()
+    if end == mark.end():
+        # Without a parameter it may be prose ("really?no").
+        if not _SLASH.search(word, 0, mark.start()):
+            return word
+    else:
+        end = len(word) - len(word[end:].lstrip(_END))
+    # A quote or bracket ends it, once there is no parameter behind.
+    while end < len(word) and word[end] not in _END:
+        end += 1
+    if not any(character.isalnum() for character in word[mark.end() : end]):
+        return word
+    return f"{word[: mark.end()]}<query removed>{word[end:]}"
+
+
+def _without_user(url: re.Match[str]) -> str:
+    scheme, slashes, user = url.groups()
+    # Before a bucket, a name without a password is that of an Airflow connection.
+    is_kept = scheme is None and re.search(_COLON, user, re.IGNORECASE) is None
+    return url[0] if is_kept else f"{scheme or ''}{slashes}"

@@ -8,6 +8,7 @@ between zero and an exponentially growing bound, so that many tasks do not come 
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC
@@ -68,12 +69,19 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
     """
     Return the seconds that a ``Retry-After`` header asks for; ``None`` if it says nothing usable.
 
-    :param value: Seconds or an HTTP date (RFC 9110, section 10.2.3).
+    :param value: Seconds or an HTTP date (RFC 9110, section 10.2.3); of several with commas between them, as
+        a server and a proxy may each send one, the longest counts.
     :param now: Epoch seconds.
     """
     if value is None:
         return None
-    text = value.strip()
+    # A date has a comma too, behind its weekday.
+    several = re.split(r",\s*(?=\d+\s*(?:,|$)|[A-Z][a-z]+,)", value)
+    waits = [wait for one in several if (wait := _wait(one.strip(), now=now)) is not None]
+    return max(waits, default=None)
+
+
+def _wait(text: str, *, now: float) -> float | None:
     if text.isascii() and text.isdigit():
         return float(text[:9])
     try:

@@ -20,7 +20,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from plaud_provider.api.answers import parse_json
+from plaud_provider.api.answers import LARGE_BYTES, parse_json
 from plaud_provider.api.effects import (
     Effect,
     LockToken,
@@ -144,6 +144,8 @@ def parse_token(body: bytes, *, now: float, previous: Token | None = None) -> To
     :param previous: The token that was refreshed; its refresh token is kept where no newer one came.
     :raises PlaudResponseError: if there is no usable access token in it.
     """
+    if len(body) > LARGE_BYTES:
+        raise PlaudResponseError(f"Plaud's answer to the token request is too large ({len(body)} bytes).")
     payload = parse_json(body)
     access_token = _usable(payload.get("access_token"))
     if access_token is None:

@@ -12,7 +12,7 @@ from plaud_provider.emulator.audio import Audio
 from plaud_provider.emulator.clock import Clock
 from plaud_provider.emulator.settings import Settings
 from plaud_provider.emulator.transcripts import Transcript
-from plaud_provider.emulator.wire import with_query_fingerprints, without_queries
+from plaud_provider.emulator.wire import with_query_fingerprints, without_queries, without_queries_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +143,6 @@ class JobBook:
         """Return a transcription for the admin API: no text, no query of a URL."""
         result = self.result(job)
         audio = job.outcome.audio if isinstance(job.outcome, Heard) else None
-        error = result.get("error")
-        if isinstance(error, dict):
-            error = {key: without_queries(v) if isinstance(v, str) else v for key, v in error.items()}
         return {
             "transcription_id": job.transcription_id,
             "client_id": job.client_id,
@@ -158,7 +155,7 @@ class JobBook:
             "duration": None if audio is None else audio.duration,
             "language": job.language or result.get("language"),
             "diarization": job.speaker_diarization,
-            "error": without_queries(error) if isinstance(error, str) else error,
+            "error": without_queries_within(result.get("error")),
         }
 
     def _status(self, job: Job) -> str:

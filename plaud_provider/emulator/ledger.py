@@ -11,7 +11,12 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from plaud_provider.emulator.limits import busiest_minute
-from plaud_provider.emulator.wire import Request, fingerprint, with_query_fingerprints, without_queries
+from plaud_provider.emulator.wire import (
+    Request,
+    fingerprint,
+    with_query_fingerprints,
+    without_queries_within,
+)
 
 DROPPED = "dropped"
 QUOTAS = {
@@ -134,7 +139,7 @@ def summarise(entries: Iterable[Entry]) -> dict[str, Any]:
         counts["faulted"] += bool(entry.faults)
         if entry.audio_url is not None:
             counts["submits_accepted"] += 1
-            audio[without_queries(entry.audio_url)] += 1
+            audio[entry.audio_url.partition("?")[0]] += 1
         quota = QUOTAS.get(entry.kind)
         if entry.client_id is not None and quota is not None:
             per_quota = moments.setdefault(
@@ -177,7 +182,9 @@ def _body(request: Request) -> Any:
         return {"unreadable_bytes": len(request.body)}
     if request.kind == "submit":
         return {
-            name: with_query_fingerprints(value) if name in _URL_FIELDS and isinstance(value, str) else value
+            name: with_query_fingerprints(value)
+            if name in _URL_FIELDS and isinstance(value, str)
+            else without_queries_within(value)
             for name, value in body.items()
         }
     # Elsewhere the contract knows of no field that is not a secret.

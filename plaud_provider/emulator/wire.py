@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-_URL_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*", re.IGNORECASE)
+# Plain, percent-encoded, or as an escape of JSON. An encoded mark without a parameter is part of a name.
+_QUERY = re.compile(r"(?:\?|(?:%(?:25){0,4}3F|\\u003F)(?=\S*(?:=|%(?:25){0,4}3D|\\u003D)))\S*", re.IGNORECASE)
+_USER = re.compile(
+    r"[^\s/]{0,300}(?::|%(?:25){0,4}3A|\\u003A)[^\s/]{0,300}(?:@|%(?:25){0,4}40|\\u0040)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +107,26 @@ def with_query_fingerprints(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return fingerprint(url)
-    query = [(name, fingerprint(value)) for name, value in parse_qsl(parts.query, keep_blank_values=True)]
+    query = [
+        (name, fingerprint(value)) if value else (fingerprint(name), "")
+        for name, value in parse_qsl(parts.query, keep_blank_values=True)
+    ]
     netloc = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query, safe=":"), ""))
+    return urlunsplit((parts.scheme, netloc, without_queries(parts.path), urlencode(query, safe=":"), ""))
 
 
 def without_queries(text: str) -> str:
-    """Return a text with the query of every URL in it cut off."""
-    return _URL_QUERY.sub(r"\1", text)
+    """Return a text with the query, the user and the password of every URL in it cut off."""
+    return _USER.sub("", _QUERY.sub("", text))
+
+
+def without_queries_within(value: Any) -> Any:
+    """Return a JSON value with :func:`without_queries` done to each of its texts."""
+    match value:
+        case str():
+            return without_queries(value)
+        case list():
+            return [without_queries_within(item) for item in value]
+        case dict():
+            return {without_queries(name): without_queries_within(item) for name, item in value.items()}
+    return value

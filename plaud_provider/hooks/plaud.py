@@ -32,7 +32,6 @@ from plaud_provider.api.effects import (
     StoreToken,
     SubmitPhase,
     TakeSlot,
-    TransportFailure,
     UnlockToken,
 )
 from plaud_provider.api.retry import RetryPolicy
@@ -320,7 +319,7 @@ class PlaudHook(HttpHook):
         session = self._session
         try:
             return send_with_requests(session, request, limits)
-        except TransportFailure:
-            # Whatever is wrong with its connections, the next attempt gets new ones.
-            self._session = None
+        except BaseException:
+            # Whatever is wrong with its connections, and if this task is stopped: new ones the next time.
+            self.close()
             raise

@@ -9,13 +9,18 @@ does not hold a task.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import socket
 import ssl
 import threading
+import weakref
+import zlib
+from collections.abc import Mapping
 from functools import lru_cache
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -26,8 +31,12 @@ from plaud_provider.exceptions import PlaudConfigurationError
 if TYPE_CHECKING:
     from aiohttp import ClientSession, ClientTimeout
     from requests import Session
+    from requests.adapters import HTTPAdapter
+    from urllib3 import HTTPConnectionPool, PoolManager
+    from urllib3.connection import HTTPConnection
 
 CHUNK_BYTES = 64 * 1024
+_ENCODINGS = "gzip, deflate"
 
 
 class Limits(NamedTuple):
@@ -104,12 +113,138 @@ def open_requests_session(base_url: str) -> Session:
             return None
 
     session = NoRedirects()
+    sockets = _Sockets()
+    adapter = _watching_adapter(sockets)
+    # For a hook that nobody closes.
+    weakref.finalize(session, sockets.close)
+    session.mount("https://", adapter)
+    session.mount("http://", adapter)
     session.trust_env = False
     session.proxies = proxies_for(base_url)
     session.verify = ca_bundle(base_url) or True
     session.stream = True
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     return session
+
+
+class _Sockets:
+    """
+    The sockets of a session, so that another thread can shut them.
+
+    Each is a duplicate: TLS takes the first one's descriptor away, and an answer that ends with its
+    connection outlives it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: list[tuple[HTTPConnection, socket.socket]] = []
+        self.is_shut = False
+
+    def add(self, connection: HTTPConnection, opened: socket.socket) -> None:
+        """
+        Note a new connection.
+
+        :raises OSError: if the exchange that it was for has been given up.
+        """
+        with self._lock:
+            if self.is_shut:
+                opened.close()
+                raise OSError("given up")
+            self._open.append((connection, opened.dup()))
+
+    def forget_closed(self) -> None:
+        """Let go of what is closed, after an exchange."""
+        with self._lock:
+            closed = [pair for pair in self._open if pair[0].sock is None]
+            self._open = [pair for pair in self._open if pair[0].sock is not None]
+            for _, duplicate in closed:
+                duplicate.close()
+
+    def close(self) -> None:
+        """Let go of all."""
+        with self._lock:
+            for _, duplicate in self._open:
+                duplicate.close()
+            self._open.clear()
+
+    def shut(self) -> None:
+        """End all connections, whoever waits for them, and open no more."""
+        with self._lock:
+            self.is_shut = True
+            for _, duplicate in self._open:
+                with contextlib.suppress(OSError):
+                    duplicate.shutdown(socket.SHUT_RDWR)
+        self.close()
+
+
+def _watching_adapter(sockets: _Sockets) -> HTTPAdapter:
+    from requests.adapters import HTTPAdapter
+
+    def watch(manager: PoolManager) -> PoolManager:
+        manager.pool_classes_by_scheme = {
+            scheme: _watched(pool, sockets) for scheme, pool in manager.pool_classes_by_scheme.items()
+        }
+        return manager
+
+    class WatchingAdapter(HTTPAdapter):
+        """An adapter that notes its sockets."""
+
+        def __init__(self) -> None:
+            self.sockets = sockets
+            super().__init__()
+
+        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+            super().init_poolmanager(*args, **kwargs)
+            watch(self.poolmanager)
+
+        def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+            is_new = proxy not in self.proxy_manager
+            manager = super().proxy_manager_for(proxy, **kwargs)
+            return watch(manager) if is_new else manager
+
+        def close(self) -> None:
+            super().close()
+            sockets.close()
+
+    return WatchingAdapter()
+
+
+def _watched(pool: type[HTTPConnectionPool], sockets: _Sockets) -> type[HTTPConnectionPool]:
+    """Return a class of connection pools that note their sockets; also of those to a SOCKS proxy."""
+    from http.client import HTTPResponse
+
+    class Reading(io.RawIOBase):
+        """What arrives; a server that floods would have it go on although the socket is shut."""
+
+        def __init__(self, raw: io.RawIOBase) -> None:
+            self._raw = raw
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int | None:
+            if sockets.is_shut:
+                raise OSError("given up")
+            return self._raw.readinto(buffer)
+
+        def close(self) -> None:
+            self._raw.close()
+            super().close()
+
+    class Answer(HTTPResponse):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.fp = io.BufferedReader(Reading(self.fp.detach()))
+
+    class Connection(pool.ConnectionCls):  # type: ignore[name-defined,misc]
+        response_class = Answer
+
+        def _new_conn(self) -> socket.socket:
+            opened: socket.socket = super()._new_conn()
+            sockets.add(self, opened)
+            return opened
+
+    return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 
 
 class _Body(io.BytesIO):
@@ -143,7 +278,8 @@ def send_with_requests(session: Session, request: Request, limits: Limits) -> Re
     Send a request with ``requests``.
 
     ``requests`` bounds the time between two bytes, not the whole; so the exchange runs in a thread of its own
-    and is given up at the deadline. The thread ends when its connection does.
+    and is given up at the deadline: its connection is shut, which ends the thread. No request goes out on the
+    session after that.
 
     :raises TransportFailure: if there is no usable answer.
     """
@@ -158,14 +294,23 @@ def send_with_requests(session: Session, request: Request, limits: Limits) -> Re
 
     thread = threading.Thread(target=exchange, name=f"plaud-{request.operation.value}", daemon=True)
     thread.start()
-    thread.join(limits.total_seconds)
-    if body is not None:
-        body.keep_back()
-    if not outcome:
+    sockets: _Sockets = session.get_adapter(request.url).sockets  # type: ignore[attr-defined]
+    try:
+        thread.join(limits.total_seconds)
+        # Before the connection is shut, which fails an exchange as well.
+        in_time = tuple(outcome)
+    finally:
+        # Also where whoever waits here is stopped.
+        if body is not None:
+            body.keep_back()
+        if thread.is_alive():
+            sockets.shut()
+    sockets.forget_closed()
+    if not in_time:
         raise _too_slow(limits, sent=body is None or body.has_left)
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
+    if isinstance(in_time[0], BaseException):
+        raise in_time[0]
+    return in_time[0]
 
 
 def _exchange(session: Session, request: Request, body: _Body | None, limits: Limits) -> Response:
@@ -177,19 +322,32 @@ def _exchange(session: Session, request: Request, body: _Body | None, limits: Li
             request.method,
             request.url,
             data=body,
-            headers=dict(request.headers),
+            headers={**request.headers, "Accept-Encoding": _ENCODINGS},
             timeout=(limits.connect_seconds, limits.read_seconds),
             allow_redirects=False,
         ) as answer:
             received = bytearray()
-            for chunk in answer.iter_content(CHUNK_BYTES):
+            for chunk in answer.raw.stream(CHUNK_BYTES, decode_content=False):
                 received += chunk
                 if len(received) > limits.response_bytes:
                     raise _too_large(limits)
-            headers = {name.lower(): value for name, value in answer.headers.items()}
-            return Response(answer.status_code, headers, bytes(received))
-    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as failure:
+            headers = _headers(answer.headers)
+            return Response(answer.status_code, headers, _decoded(bytes(received), headers, limits))
+    except (
+        requests.exceptions.RequestException,
+        urllib3.exceptions.HTTPError,
+        OSError,
+        zlib.error,
+    ) as failure:
         raise _failure(failure, sent=body is None or body.has_left) from None
+
+
+def _headers(received: Mapping[str, str]) -> dict[str, str]:
+    """Return headers by their names in lower case; those that came more than once as one, with commas."""
+    headers: dict[str, str] = {}
+    for name, value in received.items():
+        headers[name.lower()] = f"{headers[name.lower()]}, {value}" if name.lower() in headers else value
+    return headers
 
 
 def _failure(failure: Exception, *, sent: bool) -> TransportFailure:
@@ -215,6 +373,8 @@ async def send_with_aiohttp(
 
     :raises TransportFailure: if there is no usable answer.
     """
+    import asyncio
+
     import aiohttp
 
     try:
@@ -222,7 +382,7 @@ async def send_with_aiohttp(
             request.method,
             request.url,
             data=request.body,
-            headers=request.headers,
+            headers={**request.headers, "Accept-Encoding": _ENCODINGS},
             allow_redirects=False,
             proxy=proxy,
             timeout=_aiohttp_timeout(limits),
@@ -232,7 +392,13 @@ async def send_with_aiohttp(
                 body += chunk
                 if len(body) > limits.response_bytes:
                     raise _too_large(limits)
-            return Response(answer.status, {k.lower(): v for k, v in answer.headers.items()}, bytes(body))
+            headers = _headers(answer.headers)
+            if "content-encoding" in headers:
+                # Not on the loop: a few kilobytes may become many megabytes.
+                return Response(
+                    answer.status, headers, await asyncio.to_thread(_decoded, bytes(body), headers, limits)
+                )
+            return Response(answer.status, headers, bytes(body))
     except aiohttp.ClientConnectorCertificateError as failure:
         raise _bad_certificate(failure.certificate_error) from None
     except aiohttp.ClientConnectorDNSError:
@@ -246,8 +412,35 @@ async def send_with_aiohttp(
         raise TransportFailure(_kind(failure), sent=False) from None
     except TimeoutError:
         raise _too_slow(limits, sent=True) from None
-    except (aiohttp.ClientError, OSError) as failure:
+    except (aiohttp.ClientError, OSError, zlib.error) as failure:
         raise TransportFailure(_kind(failure), sent=True) from None
+
+
+def _decoded(body: bytes, headers: Mapping[str, str], limits: Limits) -> bytes:
+    """
+    Decompress a body, as far as an answer may be large.
+
+    :raises TransportFailure: if it becomes too large.
+    :raises zlib.error: if it is not what its headers say.
+    """
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding == "identity":
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise zlib.error("an encoding that was not asked for")
+    # 32: gzip or zlib, whichever it is; negative: deflate without a header, which some servers send.
+    is_bare = encoding == "deflate" and body[:1] and body[0] & 0x0F != 8
+    decoded = bytearray()
+    while body:
+        unpack = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else 32 + zlib.MAX_WBITS)
+        decoded += unpack.decompress(body, limits.response_bytes + 1 - len(decoded))
+        if len(decoded) > limits.response_bytes:
+            raise _too_large(limits)
+        if not unpack.eof:
+            raise zlib.error("cut short")
+        # A gzip file may have several members.
+        body = unpack.unused_data
+    return bytes(decoded)
 
 
 def _aiohttp_timeout(limits: Limits) -> ClientTimeout:
@@ -286,6 +479,8 @@ def open_aiohttp_session(tls: ssl.SSLContext | None, *, reuse_connections: bool 
         connector=aiohttp.TCPConnector(ssl=tls or True, force_close=not reuse_connections),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
+        # It would decompress on the loop.
+        auto_decompress=False,
     )
     # It would send a GET again by itself where a connection that it used again has broken: two requests for
     # one slot of the quota. There is no public way to say so; its own test client says it like this.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from plaud_provider.api import answers
 from plaud_provider.api.answers import parse_submission, parse_transcription
 from plaud_provider.api.models import Status
+from plaud_provider.api.redaction import without_secrets
 from plaud_provider.exceptions import PlaudResponseError
 
 EMBEDDED: dict[str, Any] = {
@@ -185,7 +187,18 @@ LEAKS = [
     "cannot fetch s3://b/a.wav?X-Amz-Signature=canary",
     "cannot fetch https://b.example/a.wav\\u003fsig\\u003dcanary",
     "cannot fetch https://user:canary@b.example/a.wav",
+    "cannot fetch https%253A%252F%252Fb.example%252Fa.wav%253Fsig%253Dcanary",
+    "cannot fetch https://b.example/a.wav\\x3fsig\\x3dcanary",
+    "<Url>https://b.example/a.wav&#63;sig=canary</Url>",
+    "cannot fetch https://b.example/a.wav?canary",
+    "cannot fetch https://b.example/a.wav?name='y'&key=canary",
+    "cannot fetch https://canary@b.example/a.wav",
+    "cannot fetch user:canary@b.example/a.wav",
+    "cannot fetch https%3A%2F%2Fuser%3Acanary%40b.example%2Fa.wav",
     "SignatureDoesNotMatch: Signature=canary",
+    "Signature='canary'",
+    "{'X-Amz-Signature': ['canary']}",
+    "X-Amz-Signature: canary",
 ]
 
 
@@ -194,7 +207,7 @@ def test_no_signature_and_no_password_is_in_the_error_or_in_raw(leak: str) -> No
     payload = {
         "transcriptionId": "txn_1",
         "status": "failed",
-        "error": {"message": leak, "details": [leak, {"url": leak}]},
+        "error": {"message": leak, "text": leak, "details": [leak, {leak: leak}, {"sig": "canary"}]},
         "audioUrl": leak,
         "text": "she said: a=b? no: b=c",
     }
@@ -204,3 +217,58 @@ def test_no_signature_and_no_password_is_in_the_error_or_in_raw(leak: str) -> No
     assert "a.wav" in read.raw or "Signature" in read.raw
     assert json.loads(read.raw)["text"] == payload["text"], "what was said stays as it is"
     assert json.loads(read.raw).keys() == payload.keys()
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        "Signature: does not match",
+        "Is it speech?no: 10:30 @ 2",
+        "s3://connection@bucket/a.wav",
+        "https://b.example:8080/a@2x.wav",
+        "https://b.example/a.wav?<query removed>",
+    ],
+)
+def test_what_is_no_secret_stays(harmless: str) -> None:
+    answer = {"transcriptionId": "t", "status": "failed", "error": harmless}
+
+    assert parse_transcription(encoded(answer)).error == harmless
+
+
+def test_keys_that_differ_in_their_queries_only_are_all_kept() -> None:
+    answer = {"transcriptionId": "t", "status": "failed", "b/a.wav?sig=1": 1, "b/a.wav?sig=2": 2}
+
+    assert list(json.loads(parse_transcription(encoded(answer)).raw).values())[2:] == [1, 2]
+
+
+@pytest.mark.parametrize("piece", ["\\", "a?", "%3A%2F%2Fa", "a:", "x-amz-", "%25", "&#", "?='"])
+def test_the_time_to_find_secrets_grows_with_the_length_only(piece: str) -> None:
+    """Twenty times the text may take a hundred times as long, not four hundred."""
+
+    def seconds(times: int) -> float:
+        text = piece * times + " =@"
+        began = time.process_time()
+        without_secrets(text)
+        return time.process_time() - began
+
+    assert seconds(40_000) < 100 * min(seconds(2_000) for _ in range(3)) + 0.05
+
+
+@pytest.mark.parametrize("given", ["https://b.example/a.wav?sig=canary", "user:canary@b.example/ 1"])
+def test_an_id_that_cannot_be_used_is_shown_without_secrets(given: str) -> None:
+    with pytest.raises(PlaudResponseError, match="it has") as caught:
+        parse_submission(encoded({"transcriptionId": given}))
+
+    assert "canary" not in str(caught.value)
+
+
+def test_a_number_that_cannot_be_an_id_is_in_the_message() -> None:
+    with pytest.raises(PlaudResponseError, match=r"it has '12345\.5'"):
+        parse_submission(b'{"transcriptionId": 12345.5}')
+
+
+def test_a_status_that_is_no_word_is_not_shown() -> None:
+    read = parse_transcription(encoded({"transcriptionId": "t", "status": "she said: canary"}))
+
+    assert read.has_unknown_status
+    assert "canary" not in read.reported_status

@@ -40,6 +40,21 @@ def test_both_forms_of_retry_after_are_read(value: str | None, seconds: float | 
     assert parse_retry_after(value, now=NOW) == seconds
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("30, 90", 90.0),
+        ("90,30", 90.0),
+        ("soon, 30", 30.0),
+        ("30, Fri, 15 Jan 2027 08:01:30 GMT", 90.0),
+        ("Fri, 15 Jan 2027 08:01:30 GMT, 30", 90.0),
+        ("Fri, 15 Jan 2027 08:01:30 GMT, Friday, 15-Jan-27 08:01:00 GMT", 90.0),
+    ],
+)
+def test_of_several_the_longest_counts(value: str, seconds: float) -> None:
+    assert parse_retry_after(value, now=NOW) == seconds
+
+
 @given(st.datetimes(min_value=datetime(1970, 1, 2), max_value=datetime(9998, 1, 1)))
 def test_every_http_date_is_read(moment: datetime) -> None:
     moment = moment.replace(microsecond=0, tzinfo=UTC)

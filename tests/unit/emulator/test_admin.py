@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import logging
 
+import pytest
+
 AUDIO_URL = "https://bucket.example/calls/a.wav?versionId=7&X-Amz-Signature=canary-signature"
 
 
@@ -50,6 +52,35 @@ def test_no_secret_is_in_the_admin_api_or_the_log(client, caplog):
     assert "/open/partner/ai/transcriptions/" in shown
     secrets = [pair["access_token"], pair["refresh_token"], client.token, "demo-secret-key", "canary"]
     assert [secret for secret in secrets if secret in shown] == []
+
+
+LEAKS = [
+    "url: /a.wav?X-Amz-Signature=canary",
+    "bucket.example/a.wav?canary",
+    "https%3A%2F%2Fbucket.example%2Fa.wav%3Fsig%3Dcanary",
+    "s3://bucket/a.wav?sig=canary",
+    "https://bucket.example/a.wav\\u003fsig\\u003dcanary",
+    "https://user:canary@bucket.example/a.wav",
+    "https%3A%2F%2Fuser%3Acanary%40bucket.example%2Fa.wav",
+]
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_no_spelling_of_a_signature_is_in_the_admin_api(client, leak):
+    """An unfinished client submits anything, under any name, and an error quotes it."""
+    client.submit(leak, file_url=leak, params={"from": [leak]})
+    transcription_id = client.submitted(AUDIO_URL)
+    order = {"status": "failed", "error": {"message": leak, "details": [{"url": leak}]}}
+    client.admin("POST", f"transcriptions/{transcription_id}", json=order)
+    shown = "".join(client.admin("GET", path).text for path in ("ledger", "state", "summary"))
+    assert "a.wav" in shown
+    assert "canary" not in shown
+
+
+def test_recordings_whose_names_differ_after_a_mark_are_two(client):
+    for name in ("why%3F1.wav", "why%3F2.wav"):
+        client.submitted(f"https://bucket.example/{name}")
+    assert client.admin("GET", "summary").json()["audio_submitted_again"] == 0
 
 
 def test_the_log_has_one_line_per_request(client, caplog):

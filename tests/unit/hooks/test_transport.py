@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import socket
+import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
-from plaud_provider.api.effects import Operation, Request, TransportFailure
+from plaud_provider.api import calls
+from plaud_provider.api.effects import Operation, Request, Response, TransportFailure
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
     PlaudConnectionError,
     PlaudResponseError,
     PlaudSubmitOutcomeUnknownError,
 )
+from plaud_provider.hooks import transport
 from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
-from plaud_provider.hooks.transport import Limits, open_aiohttp_session, send_with_aiohttp
+from plaud_provider.hooks.transport import (
+    Limits,
+    open_aiohttp_session,
+    open_requests_session,
+    send_with_aiohttp,
+    send_with_requests,
+)
 from plaud_provider.ledger.ledger import Ledger
-from tests.unit.hooks.conftest import FAST, ONCE, Client, Connect, Inject
+from tests.unit.hooks.conftest import FAST, LIMITS, ONCE, Client, Connect, Inject
 from tests.unit.hooks.servers import (
     TcpServer,
     forward,
@@ -51,6 +63,92 @@ def drip_headers(connection: socket.socket) -> None:
 def say_nothing(connection: socket.socket) -> None:
     read_message(connection)
     connection.recv(1)
+
+
+def drip_body(connection: socket.socket) -> None:
+    read_message(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    drip(connection)
+
+
+def drip_body_to_its_end(connection: socket.socket) -> None:
+    read_message(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+    drip(connection)
+
+
+def continue_for_ever(connection: socket.socket) -> None:
+    read_message(connection)
+    while True:
+        connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+
+def trail_for_ever(connection: socket.socket) -> None:
+    read_message(connection)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+    while True:
+        connection.sendall(b"X-More: 1\r\n" * 1000)
+
+
+def drip(connection: socket.socket) -> None:
+    connection.settimeout(0.05)
+    while True:
+        connection.sendall(b" ")
+        try:
+            if not connection.recv(1):
+                return
+        except TimeoutError:
+            pass
+
+
+def drip_handshake(connection: socket.socket) -> None:
+    # The beginning of a TLS record of 16 kB.
+    connection.sendall(b"\x16\x03\x03\x40\x00")
+    drip(connection)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "serve"),
+    [
+        ("http", drip_headers),
+        ("http", drip_body),
+        ("http", drip_body_to_its_end),
+        ("http", continue_for_ever),
+        ("http", trail_for_ever),
+        ("https", drip_handshake),
+    ],
+)
+def test_what_is_given_up_leaves_no_thread_and_no_socket(
+    connect: Connect, scheme: str, serve: Callable[[socket.socket], None]
+) -> None:
+    hung_up = threading.Event()
+
+    def noting(connection: socket.socket) -> None:
+        try:
+            serve(connection)
+        finally:
+            hung_up.set()
+
+    with TcpServer(noting) as server:
+        connect(f"{scheme}://127.0.0.1:{server.port}")
+        hook = PlaudHook(limits=HASTY._replace(connect_seconds=60.0, read_seconds=60.0), retry_policy=ONCE)
+        with pytest.raises(PlaudConnectionError, match=r"within 0\.5 seconds"):
+            hook.get_transcription("txn_1")
+
+        assert hung_up.wait(5)
+        names = {f"plaud-{operation.value}" for operation in Operation}
+        left = [thread for thread in threading.enumerate() if thread.name in names]
+        for thread in left:
+            thread.join(5)
+        assert not any(thread.is_alive() for thread in left)
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning")
+def test_a_session_that_nobody_closes_leaves_no_socket(plaud: EmulatorServer, txn: str) -> None:
+    hook = PlaudHook(retry_policy=ONCE)
+    hook.get_transcription(txn)
+    del hook
+    gc.collect()
 
 
 @pytest.mark.parametrize("serve", [drip_headers, say_nothing])
@@ -152,6 +250,72 @@ def test_a_host_that_cannot_be_resolved_is_tried_again_and_then_named(
 
     with pytest.raises(PlaudConnectionError, match=r"https://gateway\.invalid: .*cannot be resolved.*Check"):
         client.get("txn_1")
+
+
+def test_an_error_without_an_answer_has_no_status(connect: Connect, open_client: OpenClient) -> None:
+    connect("gateway.invalid", extra={"allowed_hosts": "gateway.invalid"})
+
+    with pytest.raises(PlaudConnectionError) as caught:
+        open_client(policy=ONCE).get("txn_1")
+
+    assert caught.value.status_code is None
+
+
+def compressed(content: bytes, encoding: str) -> bytes:
+    bits = {"gzip": 31, "x-gzip": 31, "deflate": 15, "bare deflate": -15}[encoding]
+    pack = zlib.compressobj(wbits=bits)
+    return pack.compress(content) + pack.flush()
+
+
+async def send_both_ways(answer: bytes) -> list[Response]:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(answer)
+
+    with TcpServer(serve) as server:
+        request = Request(Operation.GET, "GET", f"http://127.0.0.1:{server.port}/", {})
+        async with open_aiohttp_session(None) as session:
+            one = await send_with_aiohttp(session, request, LIMITS, proxy=None)
+        with open_requests_session(request.url) as other:
+            return [one, await asyncio.to_thread(send_with_requests, other, request, LIMITS)]
+
+
+async def test_headers_that_come_twice_are_read_alike() -> None:
+    head = b"HTTP/1.1 429 Too Many\r\nRetry-After: 1\r\nretry-after: 7\r\nContent-Length: 0\r\n\r\n"
+
+    assert [one.headers["retry-after"] for one in await send_both_ways(head)] == ["1, 7", "1, 7"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", "bare deflate"])
+async def test_a_compressed_answer_is_read_alike(encoding: str) -> None:
+    body = compressed(b"{}" * 1000, encoding)
+    head = f"Content-Encoding: {encoding.split()[-1]}\r\nContent-Length: {len(body)}\r\n\r\n"
+    answers = await send_both_ways(b"HTTP/1.1 200 OK\r\n" + head.encode() + body)
+
+    assert [one.body for one in answers] == [b"{}" * 1000] * 2
+
+
+async def test_a_large_answer_is_unpacked_and_parsed_beside_the_loop(
+    plaud: EmulatorServer, txn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def noting(run: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*given: Any, **named: Any) -> Any:
+            threads.append(threading.current_thread())
+            return run(*given, **named)
+
+        return noted
+
+    monkeypatch.setattr(transport, "_decoded", noting(transport._decoded))
+    monkeypatch.setattr(calls, "parse_transcription", noting(calls.parse_transcription))
+    plaud.inject({"match": {"kind": "get"}, "action": "inflate", "text_bytes": 300_000, "gzip": True})
+
+    async with PlaudAsyncHook(limits=LIMITS, retry_policy=ONCE) as hook:
+        assert len((await hook.get_transcription(txn)).text or "") >= 300_000
+
+    assert len(threads) == 2
+    assert threading.current_thread() not in threads
 
 
 def test_what_is_no_http_is_an_error(connect: Connect, open_client: OpenClient) -> None:
