@@ -93,6 +93,10 @@ class PlaudTakenOverError(PlaudError):
     """Another task has a recording now. Nothing was sent from here; a retry attaches to what it submits."""
 
 
+class PlaudStoppedError(PlaudError):
+    """A task was ended while it submitted. What it had not sent was not sent, and is submitted by a retry."""
+
+
 class PlaudReplacedError(PlaudError):
     """A recording has another content than when it was identified. Nothing was sent; it is looked at anew."""
 

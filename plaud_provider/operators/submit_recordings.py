@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from plaud_provider.submit.plan import Rules
+    from plaud_provider.submit.stop import Stop
 
 
 class SubmitRecordingsOperator(ChunkOperator):
@@ -80,6 +81,7 @@ class SubmitRecordingsOperator(ChunkOperator):
         "plan_only",
     )
     ui_color = "#e8f0fe"
+    _stop: Stop | None = None
 
     def __init__(
         self,
@@ -123,11 +125,15 @@ class SubmitRecordingsOperator(ChunkOperator):
 
     def _run(self, context: Context, *, before: dict[str, Any] | None) -> dict[str, Any]:
         from plaud_provider.submit.chunk import ChunkSubmit
+        from plaud_provider.submit.stop import Stop
 
+        self._stop = Stop()
         terms = checked_terms(self.language, self.speaker_diarization, self.webhook_url)
         rules = self._rules()
         with self._ledger() as ledger:
-            chunk = ChunkSubmit(self.manifest, self._plaud(), ledger, owner_of(context), terms, rules)
+            chunk = ChunkSubmit(
+                self.manifest, self._plaud(), ledger, owner_of(context), terms, rules, self._stop
+            )
             is_only_plan = validate_boolean("plan_only", self.plan_only)
             counts = chunk.plan(is_only_plan=is_only_plan)
             if not is_only_plan:
@@ -138,6 +144,11 @@ class SubmitRecordingsOperator(ChunkOperator):
                     self._come_back(held, counts)
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         return counts
+
+    def on_kill(self) -> None:
+        """Send nothing more; what has been sent is waited for, and noted."""
+        if self._stop is not None:
+            self._stop.set()
 
     def _rules(self) -> Rules:
         from plaud_provider.ledger.entry import RESUBMITTABLE, State

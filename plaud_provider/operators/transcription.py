@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.entry import Entry, State
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.submit.single import OnUnknownSubmit
+    from plaud_provider.submit.stop import Stop
 
 
 class SubmitTranscriptionOperator(BaseOperator):
@@ -86,6 +87,7 @@ class SubmitTranscriptionOperator(BaseOperator):
         "resubmit",
     )
     ui_color = "#e8f0fe"
+    _stop: Stop | None = None
 
     def __init__(
         self,
@@ -129,6 +131,7 @@ class SubmitTranscriptionOperator(BaseOperator):
         from plaud_provider.recordings.sources import validate_url_validity
         from plaud_provider.submit.plan import Plan, Rules
         from plaud_provider.submit.single import HeldError, SingleSubmit
+        from plaud_provider.submit.stop import Stop
 
         policy, audio = self._checked_policy(), self._checked_audio()
         terms = checked_terms(self.language, self.speaker_diarization, self.webhook_url)
@@ -140,6 +143,7 @@ class SubmitTranscriptionOperator(BaseOperator):
         settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
         plan = Plan(settings.account, terms, rules)
         source = plan.source(audio)
+        stop = self._stop = Stop()
         with PlaudHook(self.plaud_conn_id, settings=settings) as hook:
             single = SingleSubmit(
                 source,
@@ -150,9 +154,10 @@ class SubmitTranscriptionOperator(BaseOperator):
                 open_ledger=self._ledger_opener(),
                 on_unknown=policy,
                 resubmit=rules.resubmit,
+                stop=stop,
             )
             try:
-                transcription_id, submitted_at = single.submit()
+                transcription_id, submitted_at = stop.run(single.submit)
             except HeldError as held:
                 self._come_back(held.entry)
         if submitted_at is not None:
@@ -163,6 +168,11 @@ class SubmitTranscriptionOperator(BaseOperator):
     def resume(self, context: Context, event: Any = None) -> str:
         """Go on after a wait for another task that was about to submit the same recording."""
         return self.execute(context)
+
+    def on_kill(self) -> None:
+        """Send nothing more; what has been sent is waited for, and noted."""
+        if self._stop is not None:
+            self._stop.set()
 
     def _ledger_opener(self) -> Callable[[], Ledger] | None:
         conn_id = optional(self.ledger_conn_id)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.submit.course import Terms
     from plaud_provider.submit.plan import Rules
+    from plaud_provider.submit.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class ChunkSubmit:
     :param owner: Who submits.
     :param terms: How recordings are to be transcribed.
     :param rules: What may be submitted.
+    :param stop: Says that the task is to end.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class ChunkSubmit:
         owner: Owner,
         terms: Terms,
         rules: Rules,
+        stop: Stop,
     ) -> None:
         self._manifest = manifest
+        self._stop = stop
         self._plaud = plaud
         self._ledger = ledger
         self._owner = owner
@@ -107,6 +111,7 @@ class ChunkSubmit:
         accepted, new = 0, self._new
         unreadable: list[PlaudError] = []
         for _ in range(ROUNDS):
+            self._stop.check()
             unreadable += [one.problem for one in new if one.problem is not None and not one.is_identified]
             mine = claim(
                 self._plan,
@@ -136,15 +141,16 @@ class ChunkSubmit:
         """Send what is claimed; return what was replaced, why others are left, and how many are accepted."""
         if not ready:
             return [], [], 0
-        sender = Sender(self._ledger, self._owner)
+        sender = Sender(self._ledger, self._owner, self._stop)
         claimed = [Claimed(self._plan.recording(one), self._plan.order(one)) for one in ready]
         try:
             sender.send(claimed, self._plaud)
         except PlaudWarehouseError:
             # There is no ledger to tell; a retry of this task has its claims at once.
             raise
-        except PlaudError as error:
-            self._ledger.release(self._owner, str(error))
+        except BaseException as error:
+            # Also execution_timeout, which is not told to anybody.
+            self._ledger.release(self._owner, str(error) or type(error).__name__)
             raise
         outcomes = sender.outcomes
         replaced = [one for one in ready if isinstance(outcomes[one.key].error, PlaudReplacedError)]

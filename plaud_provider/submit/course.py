@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from plaud_provider.api.retry import RetryPolicy
     from plaud_provider.recordings.sources import AudioSource
     from plaud_provider.submit.memory import Memory
+    from plaud_provider.submit.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,22 @@ class Outcome(NamedTuple):
     error: PlaudError | None = None
 
 
-def submit(account: Account, policy: RetryPolicy, order: Order, memory: Memory) -> Call[Outcome]:
+class Sending:
+    """
+    One submit, for whoever may have to end it.
+
+    :param stop: Says that nothing more is to be sent.
+    """
+
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
+        #: Whether it may have been sent and its answer has not come in: it is not to be interrupted.
+        self.is_under_way = False
+
+
+def submit(
+    account: Account, policy: RetryPolicy, order: Order, memory: Memory, sending: Sending
+) -> Call[Outcome]:
     """
     Submit a recording that is claimed: at most one accepted POST, which is billed.
 
@@ -100,6 +116,7 @@ def submit(account: Account, policy: RetryPolicy, order: Order, memory: Memory) 
     somebody else has it now                     (it is theirs)            an outcome
     the client is refused (a wrong secret, 402)  released                  raised: the next would be too
     Plaud is away, or says 429 for long          released                  raised
+    the task is ended before the POST            released                  raised
     the memory is away before the POST           not accepted              raised
     the memory is away after the POST            the id, in each part of   raised, if no part of it answers;
                                                  it that answers           the log has the id
@@ -109,6 +126,7 @@ def submit(account: Account, policy: RetryPolicy, order: Order, memory: Memory) 
     :param policy: Bounds of retries.
     :param order: What is submitted.
     :param memory: What keeps it from being submitted again.
+    :param sending: Tells how far it is, and ends it before it is sent.
     :raises PlaudError: if submitting others would be useless. Nothing was accepted, but where the memory is
         away after the POST (:class:`PlaudWarehouseError`).
     """
@@ -122,7 +140,7 @@ def submit(account: Account, policy: RetryPolicy, order: Order, memory: Memory) 
         speaker_diarization=terms.speaker_diarization,
     )
     try:
-        transcription = yield from _noted(call, order, memory)
+        transcription = yield from _noted(call, order, memory, sending)
     except PlaudSubmitOutcomeUnknownError as lost:
         yield Do(partial(memory.unknown, lost))
         return Outcome(error=lost)
@@ -162,7 +180,9 @@ def _signed_url(order: Order) -> str:
     return order.source.url().reveal()
 
 
-def _noted(call: Call[Transcription], order: Order, memory: Memory) -> Generator[Effect, Any, Transcription]:
+def _noted(
+    call: Call[Transcription], order: Order, memory: Memory, sending: Sending
+) -> Generator[Effect, Any, Transcription]:
     """Yield a call's effects, with steps of the memory in place of its notes."""
     try:
         effect = next(call)
@@ -170,7 +190,7 @@ def _noted(call: Call[Transcription], order: Order, memory: Memory) -> Generator
             try:
                 answer = None
                 if isinstance(effect, Note):
-                    yield from _step(effect.phase, order, memory)
+                    yield from _step(effect.phase, order, memory, sending)
                 else:
                     answer = yield effect
             except Exception as failure:
@@ -182,15 +202,21 @@ def _noted(call: Call[Transcription], order: Order, memory: Memory) -> Generator
         return transcription
 
 
-def _step(phase: SubmitPhase, order: Order, memory: Memory) -> Generator[Effect, Any, None]:
+def _step(phase: SubmitPhase, order: Order, memory: Memory, sending: Sending) -> Generator[Effect, Any, None]:
     if phase is SubmitPhase.NOT_ACCEPTED:
         yield Do(memory.not_accepted)
+        sending.is_under_way = False
         return
+    sending.stop.check()
+    sending.is_under_way = True
     try:
         is_ours = yield Do(memory.sending)
+        if is_ours:
+            sending.stop.check()
     except Exception:
         # It may be noted all the same, and nothing was sent.
         yield Do(memory.not_accepted)
+        sending.is_under_way = False
         raise
     if not is_ours:
         raise PlaudTakenOverError(

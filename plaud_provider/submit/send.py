@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.entry import Owner, Recording
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.submit.course import Order, Outcome
+    from plaud_provider.submit.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,14 @@ class Sender:
 
     :param ledger: Where they are claimed.
     :param owner: By whom.
+    :param stop: Says that the task is to end.
     """
 
-    def __init__(self, ledger: Ledger, owner: Owner) -> None:
+    def __init__(self, ledger: Ledger, owner: Owner, stop: Stop) -> None:
         self._ledger = ledger
         self._owner = owner
+        self._stop = stop
+        self._workers: dict[asyncio.Task[None], course.Sending] = {}
         self._turn = threading.Lock()
         self._broken: Exception | None = None
         #: What has become of each, by its key; of those that were not sent there is nothing.
@@ -75,7 +79,7 @@ class Sender:
             async with PlaudAsyncHook(plaud.plaud_conn_id, settings=plaud.settings) as hook:
                 await self.send_all(claimed, hook)
 
-        asyncio.run(run())
+        self._stop.run(lambda: asyncio.run(run()))
 
     async def send_all(self, claimed: Sequence[Claimed], hook: PlaudAsyncHook) -> None:
         """
@@ -83,32 +87,45 @@ class Sender:
 
         :param claimed: The recordings.
         :param hook: An open hook.
-        :raises PlaudError: if going on would be useless (credentials refused, Plaud or the ledger away). What
-            was not sent stays claimed.
+        :raises PlaudError: if going on would be useless (credentials refused, Plaud or the ledger away), or
+            the task is to end. What was not sent stays claimed.
         """
         renewal = asyncio.create_task(self._renew_leases())
         queue = iter(claimed)
         at_once = math.ceil(hook.settings.requests_per_minute / 60 * SUBMIT_SECONDS)
+        for _ in range(min(CONCURRENCY, at_once)):
+            sending = course.Sending(self._stop)
+            self._workers[asyncio.create_task(self._work(queue, hook, sending))] = sending
+        loop = asyncio.get_running_loop()
         try:
-            await asyncio.gather(*(self._work(queue, hook) for _ in range(min(CONCURRENCY, at_once))))
+            with self._stop.telling(lambda: loop.call_soon_threadsafe(self._end_waits)):
+                await asyncio.gather(*self._workers, return_exceptions=True)
         finally:
             renewal.cancel()
             with suppress(asyncio.CancelledError):
                 await renewal
         if self._broken is not None:
             raise self._broken
+        self._stop.check()
 
-    async def _work(self, queue: Iterator[Claimed], hook: PlaudAsyncHook) -> None:
+    def _end_waits(self) -> None:
+        """End what waits to be sent; what is being sent is left to end, since its answer is paid for."""
+        for worker, sending in self._workers.items():
+            if not sending.is_under_way:
+                worker.cancel()
+
+    async def _work(self, queue: Iterator[Claimed], hook: PlaudAsyncHook, sending: course.Sending) -> None:
         for recording, order in queue:
-            # What others are sending is left to end: its answer is paid for.
-            if self._broken is not None:
+            # What others are sending is left to end.
+            if self._broken is not None or self._stop.is_set:
                 return
+            sending.is_under_way = False
             memory = LedgerMemory(
                 self._ledger, recording, self._owner, turn=self._turn, patience=LEDGER_SECONDS
             )
             try:
                 outcome = await hook.drive(
-                    course.submit(hook.settings.account, hook.retry_policy, order, memory)
+                    course.submit(hook.settings.account, hook.retry_policy, order, memory, sending)
                 )
             except Exception as error:
                 self._broken = self._broken or error

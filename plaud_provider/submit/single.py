@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.recordings.sources import AudioSource
     from plaud_provider.submit.memory import Memory, TaskNote
+    from plaud_provider.submit.stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class SingleSubmit:
     :param open_ledger: Opens the ledger; ``None``: there is none.
     :param on_unknown: What to do about an outcome that nobody knows.
     :param resubmit: States of the ledger that it is submitted again from.
+    :param stop: Says that the task is to end.
     """
 
     def __init__(
@@ -85,8 +87,10 @@ class SingleSubmit:
         open_ledger: Callable[[], Ledger] | None,
         on_unknown: OnUnknownSubmit,
         resubmit: Collection[State],
+        stop: Stop,
     ) -> None:
         self._source = source
+        self._stop = stop
         self._plan = plan
         self._hook = hook
         self._context = context
@@ -161,7 +165,8 @@ class SingleSubmit:
             self._hook.region,
         )
         account = self._hook.settings.account
-        return self._hook.drive(course.submit(account, self._hook.retry_policy, order, memory))
+        sending = course.Sending(self._stop)
+        return self._hook.drive(course.submit(account, self._hook.retry_policy, order, memory, sending))
 
     def _attached_to_own(self, one: Candidate, earlier: TaskNote, transcription_id: str) -> Submitted:
         log.info(

@@ -25,7 +25,8 @@ from plaud_provider.exceptions import (
     PlaudWarehouseError,
 )
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.submit.course import Order, Outcome, Terms, submit
+from plaud_provider.submit.course import Order, Outcome, Sending, Terms, submit
+from plaud_provider.submit.stop import Stop
 from tests.unit.api.driver import ACCOUNT, LOST, NOT_SENT, Answer, World, answer, token, token_answer
 
 URI = "s3://calls/a.wav"
@@ -93,7 +94,7 @@ class Recorder:
 
 def run(world: World, memory: Recorder, source: Source | None = None) -> Outcome:
     order = Order(source or Source(), "v1", Terms(None, False, None))
-    return world.run(submit(ACCOUNT, world.policy, order, memory))
+    return world.run(submit(ACCOUNT, world.policy, order, memory, Sending(Stop())))
 
 
 def world_with(*answers: Answer) -> World:
@@ -244,7 +245,7 @@ def test_a_memory_that_stays_away_after_the_post_is_told_and_the_id_is_logged(
 def test_a_call_that_is_cut_short_notes_nothing_more() -> None:
     world, memory = world_with(), Recorder()
     order = Order(Source(), "v1", Terms(None, False, None))
-    call = submit(ACCOUNT, world.policy, order, memory)
+    call = submit(ACCOUNT, world.policy, order, memory, Sending(Stop()))
     effect: Any = next(call)
     while not hasattr(effect, "request"):
         effect = call.send(world._perform(effect))
