@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from plaud_provider.api.regions import is_loopback
 from plaud_provider.exceptions import PlaudInputError, PlaudStorageError
+from plaud_provider.recordings.local_versions import keep_version, known_version
 from plaud_provider.recordings.reference import AudioReference, check_extension, refused
 from plaud_provider.storage.ranges import open_ranges
 
@@ -103,11 +104,18 @@ class LocalFile:
             found = _Status.of(self._checked())
             if self._read is not None and self._read[0] == found:
                 return self._read[1]
+            path = str(self._path)
+            if (version := known_version(path, found)) is not None:
+                self._read = (found, version)
+                return version
             with self._path.open("rb") as file:
                 # Of before it is read: what is written meanwhile makes another one.
                 status = _Status.of(os.fstat(file.fileno()))
                 version = hashlib.file_digest(file, "sha256").hexdigest()
-            self._read = (status, version) if status.is_settled(now=time.time()) else None
+            self._read = None
+            if status.is_settled(now=time.time()):
+                self._read = (status, version)
+                keep_version(path, status, version)
             return version
 
     def open(self) -> BinaryIO:

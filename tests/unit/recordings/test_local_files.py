@@ -235,6 +235,36 @@ def test_a_file_that_nobody_has_touched_is_not_read_again_for_a_further_look(rea
     assert read == ["voicemail.wav"]
 
 
+def test_it_is_not_read_again_by_another_task_of_this_host(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
+) -> None:
+    monkeypatch.setattr("plaud_provider.recordings.local_files.SETTLED_SECONDS", -1.0)
+    (folder / "a.wav").write_bytes(AUDIO)
+    served = {str(folder): "https://files.example"}
+
+    looks = {source(f"{folder}/a.wav", public_urls=served).look() for _ in range(3)}
+
+    assert looks == {hashlib.sha256(AUDIO).hexdigest()}
+    assert read == ["a.wav"]
+
+
+def test_a_folder_for_hashes_that_others_may_write_to_is_not_used(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[str]
+) -> None:
+    monkeypatch.setattr("plaud_provider.recordings.local_files.SETTLED_SECONDS", -1.0)
+    (folder / "a.wav").write_bytes(AUDIO)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    monkeypatch.setattr("plaud_provider.private_folder.default_directory", lambda: shared)
+
+    for _ in range(2):
+        source(f"{folder}/a.wav", public_urls={str(folder): "https://files.example"}).look()
+
+    assert read == ["a.wav", "a.wav"]
+    assert list(shared.iterdir()) == []
+
+
 def rewritten(path: Path) -> None:
     path.write_bytes(bytes(reversed(path.read_bytes())))
 
