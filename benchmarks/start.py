@@ -79,7 +79,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     ),
     "archive: submit": (
         "plaud_provider.operators.submit_recordings",
-        "plaud_provider.submit.chunk_submit",
+        "plaud_provider.submit.chunk",
         *LEDGER,
         "plaud_provider.hooks.plaud_async",
         CIPHER,
@@ -93,13 +93,11 @@ TASKS: dict[str, tuple[str, ...]] = {
         "plaud_provider.warehouse.writer",
         *LEDGER,
     ),
-    "archive: finish": (
-        "plaud_provider.operators.finish_recordings",
+    "archive: report": (
+        "plaud_provider.operators.report_recordings",
         "plaud_provider.handover.manifest",
-        "plaud_provider.handover.kept_results",
+        "plaud_provider.handover.sweep",
         "plaud_provider.hooks.connection",
-        "plaud_provider.transfers.landing",
-        "plaud_provider.ledger.standing",
         *LEDGER,
     ),
 }

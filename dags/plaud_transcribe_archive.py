@@ -9,8 +9,7 @@ local folder. Transcripts become rows of `plaud_transcripts` and `plaud_segments
   length. The ledger, table `plaud_submissions`, keeps a recording from being paid for twice, whichever run or
   DAG comes to it: run the same folder again and only what is new is paid for.
 - **land** waits in the triggerer, without holding a worker, and lands transcripts as they finish.
-- **finish** says what has become of a chunk; **report** sums up. A recording that is bad is a row of the
-  ledger with its reason and stops nothing.
+- **report** sums up. A recording that is bad is a row of the ledger with its reason and stops nothing.
 
 Try *only plan* first: it says how many recordings are new, and how many audio hours they have.
 

@@ -44,7 +44,7 @@ def get_provider_info() -> dict[str, Any]:
                     "plaud_provider.operators.list_recordings",
                     "plaud_provider.operators.submit_recordings",
                     "plaud_provider.operators.land_recordings",
-                    "plaud_provider.operators.finish_recordings",
+                    "plaud_provider.operators.report_recordings",
                 ],
             }
         ],

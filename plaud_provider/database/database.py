@@ -96,17 +96,21 @@ class Database:
         """
         return self._run(work, lambda error: self._refusal(failed, error), is_patient=is_patient)
 
-    def ensure(self, tables: DeclaredTables) -> None:
+    def ensure(self, tables: DeclaredTables, *, is_checked: bool = False) -> None:
         """
         Create tables if they are not there, and check those that are; safe when several tasks do it at once.
 
         :param tables: What is needed.
+        :param is_checked: Whether a task before has done that: then one query of each table is enough that it
+            answers.
         :raises PlaudTableMismatchError: if an existing table does not fit.
         :raises PlaudWarehouseError: if the database cannot be reached, or does not let us.
         :raises PlaudConfigurationError: if no table of this database would do, as it would vanish with the
             task, does not enforce keys or cannot hold every text.
         :raises PlaudInputError: if a name is too long for this kind of database.
         """
+        if is_checked and self._answers(tables):
+            return
         tables.refuse_names_longer_than(self.engine.dialect.max_identifier_length, self.kind)
         tables.refuse_one_name_for_two(tells_cases_apart=self.dialect.tells_cases_apart)
         self._run(
@@ -132,6 +136,19 @@ class Database:
             else:
                 return self._engine
         raise refusal
+
+    def _answers(self, tables: DeclaredTables) -> bool:
+        """Whether all columns of all tables can be asked for."""
+
+        def ask(connection: sa.Connection) -> None:
+            for table in tables.parameters:
+                connection.execute(sa.select(table).where(sa.false()))
+
+        try:
+            self.run(ask, failed="The tables could not be read", is_patient=True)
+        except PlaudWarehouseError:
+            return False
+        return True
 
     def _run(
         self,

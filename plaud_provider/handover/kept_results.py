@@ -10,7 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from typing import Self
 
 from plaud_provider.api.answers import parse_transcription
@@ -20,6 +24,10 @@ from plaud_provider.storage.folder import parse_folder
 
 log = logging.getLogger(__name__)
 
+#: What a kept answer is called, or one that was being written when its process ended.
+KEPT_NAME = re.compile(r"[0-9a-f]{64}\.json|\.[0-9a-f]{64}\.json\.\w+")
+#: Answers that are read at once.
+READERS = 8
 _STATE = "No transcript is lost: Plaud keeps them for some days."
 
 
@@ -72,12 +80,12 @@ class ResultStore:
         :param transcription: What Plaud answered.
         :param region: Plaud region that it came from.
         """
-        name = _name(region, transcription.transcription_id)
+        name = kept_name(region, transcription.transcription_id)
         self._files.write(name, transcription.raw.encode())
 
     def load(self, region: str, transcription_id: str) -> Transcription | None:
         """Return what was saved; ``None`` if nothing was, or what is there is no answer about this one."""
-        name = _name(region, transcription_id)
+        name = kept_name(region, transcription_id)
         content = self._files.read(name)
         if content is None:
             return None
@@ -92,22 +100,48 @@ class ResultStore:
             )
             return None
 
+    def load_all(
+        self, region: str, transcription_ids: Iterable[str]
+    ) -> Iterator[tuple[str, Transcription | None]]:
+        """
+        Yield what was saved of each, in their order; ``None`` of what was not.
+
+        :param region: Plaud region that they came from.
+        :param transcription_ids: Ids that Plaud gave. A few are read at once and in memory.
+        """
+        ids = iter(transcription_ids)
+        with ThreadPoolExecutor(READERS) as readers:
+            while some := list(islice(ids, READERS)):
+                yield from zip(some, readers.map(partial(self.load, region), some), strict=True)
+
+    def kept(self, region: str, transcription_ids: Iterable[str]) -> list[str]:
+        """
+        Return those of which something is saved.
+
+        :param region: Plaud region that they came from.
+        :param transcription_ids: Ids that Plaud gave.
+        """
+        names = set(self._files.names())
+        return [known for known in transcription_ids if kept_name(region, known) in names]
+
     def remove_landed(self, region: str, transcription_ids: Iterable[str], *, keep_raw: bool) -> None:
         """
         Remove what has landed.
 
-        This is when a kept answer is removed, and the only time: once the transaction that wrote its rows is
-        committed. Any earlier, and a task that fails would have to ask Plaud again. What is never landed
-        stays.
+        This is when a kept answer is removed: once the transaction that wrote its rows is committed. Any
+        earlier, and a task that fails would have to ask Plaud again. What is kept later, or never landed, is
+        left to :mod:`plaud_provider.handover.sweep`.
 
         :param region: Plaud region that it came from.
         :param transcription_ids: What has landed, kept before or not.
         :param keep_raw: Whether the user wants them to stay.
         """
         if not keep_raw:
-            self._files.remove([_name(region, transcription_id) for transcription_id in transcription_ids])
+            self._files.remove(
+                [kept_name(region, transcription_id) for transcription_id in transcription_ids]
+            )
 
 
-def _name(region: str, transcription_id: str) -> str:
+def kept_name(region: str, transcription_id: str) -> str:
     """Return a name that any storage takes, whatever an id looks like, and that tells nothing."""
     return hashlib.sha256(f"{region}\x00{transcription_id}".encode()).hexdigest() + ".json"

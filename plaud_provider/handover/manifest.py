@@ -24,6 +24,11 @@ _STATE = "Nothing was sent, nothing is paid for."
 _VERSION = 1
 _MANIFEST = "plaud_manifest"
 _KEYS = "plaud_keys"
+#: Folder of all chunks, below results_path.
+MANIFESTS = "manifests"
+#: Airflow maps a task at most 1,024 times by default; one is for what other runs have left.
+MAX_CHUNKS = 1023
+_LEFT_FILES = ("left-over.jsonl", "left-over.keys.jsonl")
 _OURS = re.compile(r"chunk-(\d{5,})(\.keys)?\.jsonl")
 
 
@@ -39,9 +44,14 @@ class Keyed(NamedTuple):
     uri: str
 
 
-def write_manifest(found: Iterable[Found], folder: str, *, chunk_size: int = 200) -> list[str]:
+def write_manifest(
+    found: Iterable[Found], folder: str, *, chunk_size: int = 200, max_chunks: int = MAX_CHUNKS
+) -> list[str]:
     """
     Write recordings to ``chunk-00001.jsonl`` and so on in a folder, and return the paths of these files.
+
+    The first quarter of the chunks that there may be have ``chunk_size`` recordings; then the size doubles
+    with each further eighth. Of 1,000 chunks of 200, so many hold three million recordings.
 
     Chunks that an earlier, longer listing left there are removed. So the folder is one of this run and task;
     two that share one would take each other's chunks.
@@ -49,8 +59,9 @@ def write_manifest(found: Iterable[Found], folder: str, *, chunk_size: int = 200
     :param found: The recordings; not more than a chunk of them is in memory.
     :param folder: The folder: ``s3://connection@bucket/prefix/``, ``gs://…``, ``abfs://…``,
         ``file:///folder`` or an absolute path. A local one is made if it does not exist.
-    :param chunk_size: Recordings in a file, at least 1.
-    :raises PlaudInputError: if there cannot be such chunks.
+    :param chunk_size: Recordings in a file at least, from 1; the last has what is left.
+    :param max_chunks: Chunks that there may be.
+    :raises PlaudInputError: if there cannot be such chunks, or the recordings do not fit into them.
     :raises PlaudConfigurationError: if the folder, its connection, an extra or a right is missing.
     :raises PlaudStorageError: if it cannot be written now.
     """
@@ -60,13 +71,60 @@ def write_manifest(found: Iterable[Found], folder: str, *, chunk_size: int = 200
     files.open()
     recordings = iter(found)
     paths: list[str] = []
-    while chunk := list(islice(recordings, chunk_size)):
+    while chunk := list(islice(recordings, size_of_chunk(len(paths), chunk_size, max_chunks))):
+        if len(paths) == max_chunks:
+            raise PlaudInputError(
+                f"chunk_size: there are more recordings than {max_chunks} chunks hold, which begin with "
+                f"{chunk_size} and grow. Raise chunk_size, or [core] max_map_length of Airflow, or list a "
+                f"part of the archive. {_STATE}"
+            )
         name = f"chunk-{len(paths) + 1:05}.jsonl"
         files.write(name, _lines(_MANIFEST, [_described(recording) for recording in chunk]))
         paths.append(files.root + name)
     written = len(paths)
-    files.remove([name for name in files.names() if _number(name) > written])
+    files.remove([name for name in files.names() if _number(name) > written or name in _LEFT_FILES])
     return paths
+
+
+def size_of_chunk(index: int, chunk_size: int, max_chunks: int) -> int:
+    """
+    Return how many recordings a chunk has.
+
+    :param index: Which chunk, from 0.
+    :param chunk_size: Of the first.
+    :param max_chunks: Chunks that there may be.
+    """
+    eighth = max(1, max_chunks // 8)
+    return chunk_size << max(0, index // eighth - 1)
+
+
+def write_left(keyed: Iterable[Keyed], folder: str) -> str:
+    """
+    Write a chunk of what other runs have left at Plaud, beside those of :func:`write_manifest`.
+
+    It lists no recordings: they are submitted already, and are only waited for.
+
+    :param keyed: The recordings.
+    :param folder: The folder of the other chunks.
+    :return: The chunk's path.
+    :raises PlaudError: as :func:`write_manifest`.
+    """
+    files = _folder(folder, "results_path")
+    files.write(_LEFT_FILES[0], _lines(_MANIFEST, []))
+    path = files.root + _LEFT_FILES[0]
+    write_keys(path, keyed)
+    return path
+
+
+def remove_manifest(folder: str) -> None:
+    """
+    Remove all chunks of a folder.
+
+    :param folder: The folder that :func:`write_manifest` wrote to.
+    :raises PlaudError: as :func:`write_manifest`.
+    """
+    files = _folder(folder, "results_path")
+    files.remove([name for name in files.names() if _number(name) or name in _LEFT_FILES])
 
 
 def read_manifest(path: str) -> list[Found]:

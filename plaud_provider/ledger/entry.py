@@ -16,7 +16,7 @@ class State(StrEnum):
     How far a recording has come.
 
     ``claimed``: a task is going to submit it, nothing was sent. ``submitting``: it is being sent.
-    ``processing``: Plaud has accepted it. ``landed``: its transcript is in the warehouse. ``failed``: Plaud
+    ``processing``: Plaud has accepted it. ``landed``: its transcript is in a warehouse. ``failed``: Plaud
     could not transcribe it, or refused it. ``unknown``: it was sent and the answer was lost; it may be
     billed. ``expired``: Plaud does not know its id any more.
     """
@@ -68,6 +68,8 @@ class Recording(NamedTuple):
     :param language: Language that is asked for; ``None`` to have it detected.
     :param speaker_diarization: Whether speakers are asked for.
     :param duration_seconds: Its length, where the file's header tells.
+    :param target: Where its transcript is to be landed, as
+        :attr:`~plaud_provider.warehouse.writer.WarehouseWriter.target` says it; ``None``: not known yet.
     """
 
     recording_key: str
@@ -77,6 +79,7 @@ class Recording(NamedTuple):
     language: str | None = None
     speaker_diarization: bool = False
     duration_seconds: float | None = None
+    target: str | None = None
 
 
 class Entry(NamedTuple):
@@ -94,12 +97,14 @@ class Entry(NamedTuple):
     :param transcription_id: Plaud's id, once accepted.
     :param error: Why it is in this state; always given for ``failed``, ``unknown`` and ``expired``.
     :param owner: Who claimed it last.
-    :param lease_until: Until when the owner has it, while ``claimed`` or ``submitting``.
+    :param lease_until: Until when the owner has it, while ``claimed`` or ``submitting``; until when somebody
+        waits for it, while ``processing``.
     :param claimed_at: When its owner claimed it.
     :param submitted_at: When it was sent.
     :param accepted_at: When Plaud accepted it, by Plaud's clock; ``None``: Plaud did not tell.
     :param finished_at: When it became ``landed``, ``failed``, ``unknown`` or ``expired``.
     :param updated_at: When this row was changed last.
+    :param target: Where it has landed last, or is to be landed.
     """
 
     recording_key: str
@@ -119,6 +124,7 @@ class Entry(NamedTuple):
     accepted_at: datetime | None
     finished_at: datetime | None
     updated_at: datetime
+    target: str | None = None
 
     @property
     def is_released(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
@@ -43,6 +43,20 @@ _ERROR = sa.bindparam("new_error", type_=sa.Text())
 _NEW_ID = sa.bindparam("new_transcription_id", type_=sa.Text())
 
 
+class Outcome(NamedTuple):
+    """
+    What has become of a recording.
+
+    :param state: Its state.
+    :param transcription_id: Plaud's id, once accepted.
+    :param submitted_at: When it was sent.
+    """
+
+    state: State
+    transcription_id: str | None
+    submitted_at: datetime | None
+
+
 class Ledger:
     """
     Who has which recording, and how far it has come.
@@ -64,7 +78,7 @@ class Ledger:
     :meth:`landed`                ``processing``; ``failed``, ``unknown``,       ``landed``
                                   ``expired`` with an id
     :meth:`failed`                ``processing``                                 ``failed``, with its id
-    :meth:`expired`               ``processing``                                 ``expired``
+    :meth:`expired`               ``processing``; ``landed``, but elsewhere      ``expired``
     :meth:`known_again`           ``expired``                                    ``processing``
     ============================  =============================================  ==========================
 
@@ -84,6 +98,8 @@ class Ledger:
     LEASE_OF_CLAIM = timedelta(minutes=3)
     #: For how long a submit may take; afterwards its outcome is unknown.
     LEASE_OF_SUBMIT = timedelta(minutes=3)
+    #: For how long it is left to others to begin to wait for what they have submitted.
+    LEASE_OF_WAIT = timedelta(hours=25)
 
     def __init__(
         self, database: Database, tables: LedgerTables, *, now: Callable[[], datetime] | None = None
@@ -107,14 +123,15 @@ class Ledger:
         """Close the connection that is kept between calls, if there is one."""
         self.database.close()
 
-    def ensure_table(self) -> None:
+    def ensure_table(self, *, is_checked: bool = False) -> None:
         """
         Create the table if it is not there; safe when several tasks do it at once.
 
+        :param is_checked: Whether a task before has done so.
         :raises PlaudTableMismatchError: if an existing table cannot be the ledger.
         :raises PlaudWarehouseError: if the database cannot be reached, or does not let us.
         """
-        self.database.ensure(self._tables)
+        self.database.ensure(self._tables, is_checked=is_checked)
 
     # Who may submit
 
@@ -125,17 +142,21 @@ class Ledger:
         *,
         resubmit: Collection[State] = (),
         resubmit_own: bool = False,
+        max_hours: float | None = None,
     ) -> dict[str, Entry]:
         """
         Claim recordings for submitting, and return the state of all of them afterwards.
 
-        Those that ``owner`` has got are claimed by it in what is returned.
+        Those that ``owner`` has got are claimed by it in what is returned. What it could have claimed, but
+        for ``max_hours``, is left out.
 
         :param recordings: Recordings to claim.
         :param owner: Who claims.
         :param resubmit: States to claim again from: ``failed``, ``unknown``, ``expired``. What Plaud has
             accepted before is paid for again.
         :param resubmit_own: Whether also what came to such a state in this very run.
+        :param max_hours: Audio hours that the run may submit, see :meth:`audio_hours`; recordings that would
+            go beyond are not claimed.
         :raises PlaudInputError: if recordings in another state were to be resubmitted.
         """
         if beyond := set(resubmit) - RESUBMITTABLE:
@@ -150,8 +171,19 @@ class Ledger:
             self._note_lapsed(connection, self._has_key(keys))
             # Once there is nothing to wait for any more: a lease is not to be spent on that.
             now = self._time(connection)
-            rows = [self._claimed_row(by_key[key], owner, now) for key in keys]
             dialect = self.database.dialect
+            beyond: set[str] = set()
+            if max_hours is not None:
+                # Of two tasks of a run, each sees what the other has claimed.
+                dialect.lock(connection, [f"{self._table.name}\0{owner.dag_id}\0{owner.run_id}"])
+                rule = self._may_claim(self._claim_of(owner), resubmit, resubmit_own=resubmit_own)
+                known = {
+                    row.recording_key: row.may_claim
+                    for row in self._rows(connection, keys, rule.label("may_claim"))
+                }
+                wanted = [by_key[key] for key in keys if known.get(key, True)]
+                beyond = self._beyond_hours(connection, wanted, owner, max_hours)
+            rows = [self._claimed_row(by_key[key], owner, now) for key in keys if key not in beyond]
             dialect.clean(rows)
             dialect.upsert(
                 connection,
@@ -159,9 +191,24 @@ class Ledger:
                 rows,
                 may_replace=lambda new: self._may_claim(new, resubmit, resubmit_own=resubmit_own),
             )
-            return self._entries(connection, keys)
+            return {key: entry for key, entry in self._entries(connection, keys).items() if key not in beyond}
 
         return self._in_batches(by_key, claim)
+
+    def _beyond_hours(
+        self, connection: sa.Connection, wanted: Collection[Recording], owner: Owner, max_hours: float
+    ) -> set[str]:
+        """Return which recordings a run may not claim, as it would go beyond its audio hours."""
+        keys = [recording.recording_key for recording in wanted]
+        left = max_hours * 3600 - self._audio_seconds(connection, owner.dag_id, owner.run_id, but=keys)
+        beyond = set()
+        for recording in wanted:
+            seconds = recording.duration_seconds or 0.0
+            if seconds <= left:
+                left -= seconds
+            else:
+                beyond.add(recording.recording_key)
+        return beyond
 
     def _may_claim(
         self, new: Any, resubmit: Collection[State], *, resubmit_own: bool
@@ -201,8 +248,7 @@ class Ledger:
         :param resubmit: States to claim again from.
         :return: Rows by their keys, and the keys a claim would get: those without a row too.
         """
-        new = SimpleNamespace(**owner_columns(owner), claimed_at=self._now)
-        may_claim = self._may_claim(new, resubmit, resubmit_own=False)
+        may_claim = self._may_claim(self._claim_of(owner), resubmit, resubmit_own=False)
         found = self._in_batches(
             keys,
             lambda connection, some: {
@@ -382,7 +428,7 @@ class Ledger:
             transcription_id=_NEW_ID,
             submitted_at=sa.bindparam("new_submitted_at", type_=UtcTime()),
             accepted_at=sa.bindparam("new_accepted_at", type_=UtcTime()),
-            lease_until=None,
+            lease_until=self._clock(self.LEASE_OF_WAIT),
             finished_at=None,
             error=None,
         )
@@ -412,7 +458,7 @@ class Ledger:
         row = self._claimed_row(recording._replace(recording_key=key), owner, now) | {
             "state": State.PROCESSING.value,
             **{name.removeprefix("new_"): value for name, value in accepted.items()},
-            "lease_until": None,
+            "lease_until": now + self.LEASE_OF_WAIT,
             "error": error,
         }
         self.database.dialect.clean([row])
@@ -421,19 +467,23 @@ class Ledger:
 
     # What became of it at Plaud
 
-    def landed(self, transcription_ids: Collection[str], *, region: str) -> int:
+    def landed(self, transcription_ids: Collection[str], *, region: str, target: str | None = None) -> int:
         """
         Note that transcriptions are in the warehouse, whatever became of them before.
 
         :param transcription_ids: Ids that Plaud gave.
         :param region: Plaud region.
-        :return: How many were not noted as landed before.
+        :param target: Where, as :attr:`~plaud_provider.warehouse.writer.WarehouseWriter.target` says it.
+        :return: How many were not noted as landed there before.
         """
-        return self._run(self._landed, transcription_ids, region)
+        return self._run(self._landed, transcription_ids, region, target)
 
-    def _landed(self, connection: sa.Connection, ids: Collection[str], region: str) -> int:
-        start = (State.PROCESSING, State.FAILED, State.UNKNOWN, State.EXPIRED)
-        return self._end(connection, State.LANDED, start, dict.fromkeys(ids), region)
+    def _landed(
+        self, connection: sa.Connection, ids: Collection[str], region: str, target: str | None
+    ) -> int:
+        elsewhere = sa.and_(self._is(State.LANDED), self._c.target.is_distinct_from(target))
+        start = sa.or_(self._is(State.PROCESSING, State.FAILED, State.UNKNOWN, State.EXPIRED), elsewhere)
+        return self._end(connection, State.LANDED, start, dict.fromkeys(ids), region, target=target)
 
     def failed(self, errors: Mapping[str, str | None], *, region: str) -> int:
         """
@@ -447,18 +497,19 @@ class Ledger:
 
     def _failed(self, connection: sa.Connection, errors: Mapping[str, str | None], region: str) -> int:
         reasons = {known: kept_error(error) for known, error in errors.items()}
-        return self._end(connection, State.FAILED, (State.PROCESSING,), reasons, region)
+        return self._end(connection, State.FAILED, self._is(State.PROCESSING), reasons, region)
 
     def expired(self, errors: Mapping[str, str], *, region: str) -> int:
         """
         Note that Plaud does not know transcriptions any more.
 
-        :param errors: What it said, by the id that it gave.
+        :param errors: What it said, by the id that it gave; none of what is landed where it is wanted.
         :param region: Plaud region.
-        :return: How many were processing before.
+        :return: How many were processing, or landed elsewhere, before.
         """
         reasons = {known: kept_error(error) for known, error in errors.items()}
-        return self._run(self._end, State.EXPIRED, (State.PROCESSING,), reasons, region)
+        start = self._is(State.PROCESSING, State.LANDED)
+        return self._run(lambda connection: self._end(connection, State.EXPIRED, start, reasons, region))
 
     def known_again(self, transcription_ids: Collection[str], *, region: str) -> int:
         """
@@ -477,6 +528,7 @@ class Ledger:
             ),
             state=State.PROCESSING.value,
             error=None,
+            lease_until=self._clock(self.LEASE_OF_WAIT),
             finished_at=None,
             updated_at=self._now,
         )
@@ -487,6 +539,7 @@ class Ledger:
         failed: Mapping[str, str | None],
         *,
         region: str,
+        target: str | None = None,
         connection: sa.Connection | None = None,
     ) -> None:
         """
@@ -495,11 +548,12 @@ class Ledger:
         :param landed: Ids of transcripts.
         :param failed: Why, by the id of a transcription that has failed.
         :param region: Plaud region.
+        :param target: Where, as :meth:`landed` has it.
         :param connection: Connection, in the transaction to do it in; ``None`` for one of its own.
         """
 
         def settle(connection: sa.Connection) -> None:
-            self._landed(connection, landed, region)
+            self._landed(connection, landed, region, target)
             self._failed(connection, failed, region)
 
         if connection is not None:
@@ -511,9 +565,10 @@ class Ledger:
         self,
         connection: sa.Connection,
         state: State,
-        start: Collection[State],
+        start: sa.ColumnElement[bool],
         reasons: Mapping[str, str | None],
         region: str,
+        **more: Any,
     ) -> int:
         """Bring what Plaud gave these ids to an end, and return how many came to it now."""
         changed = 0
@@ -521,14 +576,63 @@ class Ledger:
             told = {known: reasons[known] for known in ids if reasons[known] is not None}
             changed += self._change(
                 connection,
-                sa.and_(self._c.region == region, self._is(*start), self._c.transcription_id.in_(ids)),
+                sa.and_(self._c.region == region, start, self._c.transcription_id.in_(ids)),
                 state=state.value,
                 error=sa.case(told, value=self._c.transcription_id, else_=None) if told else None,
                 lease_until=None,
                 finished_at=self._now,
                 updated_at=self._now,
+                **more,
             )
         return changed
+
+    # Who waits
+
+    def waiting(self, transcription_ids: Collection[str], until: datetime, *, region: str) -> None:
+        """
+        Note that somebody waits for transcriptions.
+
+        :param transcription_ids: Ids that Plaud gave.
+        :param until: Until when.
+        :param region: Plaud region.
+        """
+        is_waited_for = sa.and_(
+            self._c.region == region,
+            self._is(State.PROCESSING),
+            sa.or_(self._c.lease_until.is_(None), self._c.lease_until < until),
+        )
+
+        def wait(connection: sa.Connection) -> None:
+            for ids in batches(sorted(transcription_ids), BATCH):
+                where = sa.and_(is_waited_for, self._c.transcription_id.in_(ids))
+                self._change(connection, where, lease_until=until)
+
+        self._run(wait)
+
+    def overdue(self, *, region: str, client_id: str, target: str, most: int) -> list[Entry]:
+        """
+        Return what is at Plaud and nobody waits for any more, the oldest first.
+
+        :param region: Plaud region.
+        :param client_id: Plaud client id.
+        :param target: Where it is to be landed; what is to be landed elsewhere is left out.
+        :param most: Not more than so many.
+        """
+        c = self._c
+        query = (
+            sa.select(self._table)
+            .where(
+                c.region == region,
+                c.client_id == client_id,
+                self._is(State.PROCESSING),
+                c.transcription_id.is_not(None),
+                sa.or_(c.target.is_(None), c.target == target),
+                sa.or_(c.lease_until.is_(None), c.lease_until <= self._now),
+            )
+            .order_by(c.submitted_at, c.recording_key)
+            .limit(most)
+        )
+        return self._run(lambda connection: [row_to_entry(row) for row in connection.execute(query)])
 
     # What is known
 
@@ -539,6 +643,23 @@ class Ledger:
         :param keys: Recording keys.
         """
         return self._in_batches(keys, self._entries)
+
+    def outcomes(self, keys: Collection[str]) -> dict[str, Outcome]:
+        """
+        Return what has become of recordings; one that nobody has claimed is left out.
+
+        :param keys: Recording keys, also tens of thousands.
+        """
+        c = self._c
+
+        def find(connection: sa.Connection, some: Sequence[str]) -> dict[str, Outcome]:
+            query = sa.select(c.recording_key, c.state, c.transcription_id, c.submitted_at)
+            return {
+                key: Outcome(State(state), known, submitted_at)
+                for key, state, known, submitted_at in connection.execute(query.where(self._has_key(some)))
+            }
+
+        return self._in_batches(keys, find)
 
     def origins(
         self, transcription_ids: Collection[str], *, region: str, connection: sa.Connection | None = None
@@ -574,13 +695,33 @@ class Ledger:
         :param dag_id: Its dag.
         :param run_id: The run.
         """
+        return self._run(self._audio_seconds, dag_id, run_id) / 3600
+
+    def _audio_seconds(
+        self, connection: sa.Connection, dag_id: str, run_id: str, but: Sequence[str] = ()
+    ) -> float:
         c = self._c
         is_released = sa.and_(self._is(State.CLAIMED), sa.not_(self._is_kept))
         is_unpaid = sa.and_(self._is(State.FAILED), c.transcription_id.is_(None))
         query = sa.select(sa.func.sum(c.duration_seconds)).where(
-            c.owner_dag_id == dag_id, c.owner_run_id == run_id, sa.not_(sa.or_(is_released, is_unpaid))
+            c.owner_dag_id == dag_id,
+            c.owner_run_id == run_id,
+            sa.not_(sa.or_(is_released, is_unpaid)),
+            c.recording_key.not_in(but),
         )
-        return float(self._run(lambda connection: connection.scalar(query)) or 0) / 3600
+        return float(connection.scalar(query) or 0)
+
+    def ended_since(self, moment: datetime) -> list[tuple[str, str]]:
+        """
+        Return what has landed or failed at Plaud since a moment, as regions and ids.
+
+        :param moment: When to begin.
+        """
+        c = self._c
+        query = sa.select(c.region, c.transcription_id).where(
+            self._is(State.LANDED, State.FAILED), c.transcription_id.is_not(None), c.finished_at >= moment
+        )
+        return self._run(lambda connection: [(region, known) for region, known in connection.execute(query)])
 
     def counts(self) -> dict[State, int]:
         """Return how many recordings are in each state."""
@@ -640,6 +781,10 @@ class Ledger:
     def _is_claimed_by(self, owner: Owner) -> sa.ColumnElement[bool]:
         is_mine = (self._c[name] == value for name, value in owner_columns(owner).items())
         return sa.and_(self._is(State.CLAIMED), self._is_kept, *is_mine)
+
+    def _claim_of(self, owner: Owner) -> SimpleNamespace:
+        """Return what the rule of claims asks of a claim that would be made now."""
+        return SimpleNamespace(**owner_columns(owner), claimed_at=self._now)
 
     def _claimed_row(self, recording: Recording, owner: Owner, now: datetime) -> Row:
         return {
@@ -740,6 +885,7 @@ def open_ledger(
     schema: str | None = None,
     table: str = "plaud_submissions",
     keeps_connection: bool = False,
+    is_checked: bool = False,
 ) -> Ledger:
     """
     Return the ledger behind a connection; its table is created if it is not there, and checked if it is.
@@ -749,6 +895,7 @@ def open_ledger(
     :param schema: Schema of the table; ``None`` for the connection's own. It has to exist.
     :param table: Name of the table, taken literally.
     :param keeps_connection: Whether a connection may be kept between calls. Close the ledger then.
+    :param is_checked: Whether a task before has opened it, and so has checked its table.
     :raises PlaudConfigurationError: if the connection is missing, or its database does not enforce keys.
     :raises PlaudInputError: if a name cannot be one.
     :raises PlaudTableMismatchError: if an existing table cannot be the ledger.
@@ -766,7 +913,7 @@ def open_ledger(
         )
     ledger = Ledger(database, tables)
     try:
-        ledger.ensure_table()
+        ledger.ensure_table(is_checked=is_checked)
     except BaseException:
         ledger.close()
         raise

@@ -1,4 +1,4 @@
-"""What the tasks of one chunk of an archive have in common."""
+"""What the tasks of an archive have in common."""
 
 from __future__ import annotations
 
@@ -23,39 +23,58 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.entry import Owner
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.submit.course import Terms
+    from plaud_provider.warehouse.writer import WarehouseWriter
 
 COUNTS_KEY = "counts"
 #: Until recordings that another task is about to submit are looked at again.
 HELD_SECONDS = 30.0
 
 
-class ChunkOperator(BaseOperator):
+class ArchiveOperator(BaseOperator):
     """
-    A task of one chunk.
+    A task of an archive: it knows the client that pays, the ledger, and the target of the transcripts.
 
-    :param manifest: Path of the chunk's file, one of those that ``ListRecordingsOperator`` returned
-        (templated).
     :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB.
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
     :param region: What you take that connection's region to be (templated); checked before any request.
+    :param sql_conn_id: Connection of the warehouse (templated).
+    :param schema: Schema of both tables (templated); ``None`` for the connection's own.
+    :param transcripts_table: Table for transcriptions (templated).
+    :param segments_table: Table for segments (templated).
     """
 
-    template_fields: Sequence[str] = ("manifest", "ledger_conn_id", "plaud_conn_id", "region")
+    template_fields: Sequence[str] = (
+        "ledger_conn_id",
+        "plaud_conn_id",
+        "region",
+        "sql_conn_id",
+        "schema",
+        "transcripts_table",
+        "segments_table",
+    )
+    #: Whether the listing of its run has opened ledger and warehouse before.
+    _comes_after_list = True
 
     def __init__(
         self,
         *,
-        manifest: str,
         ledger_conn_id: str,
         plaud_conn_id: str = "plaud_default",
         region: str | None = None,
+        sql_conn_id: str = "warehouse_default",
+        schema: str | None = None,
+        transcripts_table: str = "plaud_transcripts",
+        segments_table: str = "plaud_segments",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.manifest = manifest
         self.ledger_conn_id = ledger_conn_id
         self.plaud_conn_id = plaud_conn_id
         self.region = region
+        self.sql_conn_id = sql_conn_id
+        self.schema = schema
+        self.transcripts_table = transcripts_table
+        self.segments_table = segments_table
 
     def _plaud(self) -> PlaudConnection:
         from plaud_provider.hooks.connection import PlaudConnection
@@ -65,7 +84,42 @@ class ChunkOperator(BaseOperator):
     def _ledger(self) -> AbstractContextManager[Ledger]:
         from plaud_provider.ledger.ledger import open_ledger
 
-        return closing(open_ledger(self.ledger_conn_id, keeps_connection=True))
+        return closing(
+            open_ledger(self.ledger_conn_id, keeps_connection=True, is_checked=self._comes_after_list)
+        )
+
+    def _writer(self, ledger: Ledger) -> WarehouseWriter:
+        from plaud_provider.warehouse.writer import open_warehouse
+
+        return open_warehouse(
+            self.sql_conn_id,
+            optional(self.schema),
+            self.transcripts_table,
+            self.segments_table,
+            ledger=ledger,
+            is_checked=self._comes_after_list,
+        )
+
+    def _target(self) -> str:
+        from plaud_provider.warehouse.tables import plaud_tables
+
+        tables = plaud_tables(optional(self.schema), self.transcripts_table, self.segments_table)
+        return tables.target(self.sql_conn_id)
+
+
+class ChunkOperator(ArchiveOperator):
+    """
+    A task of one chunk.
+
+    :param manifest: Path of the chunk's file, one of those that ``ListRecordingsOperator`` returned
+        (templated).
+    """
+
+    template_fields: Sequence[str] = ("manifest", *ArchiveOperator.template_fields)
+
+    def __init__(self, *, manifest: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.manifest = manifest
 
     def _keys(self) -> dict[str, str]:
         """Return the reference to each recording of the chunk by its key; none if nothing was prepared."""
@@ -78,7 +132,7 @@ class ChunkOperator(BaseOperator):
             return {}
 
 
-def checked_terms(language: str | None, speaker_diarization: object, webhook_url: str | None) -> Terms:
+def checked_terms(language: str | None, speaker_diarization: object, webhook_url: str | None = None) -> Terms:
     """Return how recordings are to be transcribed, from arguments that templates may have rendered."""
     from plaud_provider.submit.course import Terms
 

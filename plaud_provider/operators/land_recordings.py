@@ -1,17 +1,20 @@
-"""Wait for the recordings of a chunk, and land them as they finish."""
+"""Wait for the recordings of a chunk, land them as they finish, and say what has become of them."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from plaud_provider.api.arguments import optional, validate_boolean, validate_number
 from plaud_provider.api.waiting import BACKSTOP, NOT_FOUND_REASON, WaitResult
-from plaud_provider.exceptions import error_class
+from plaud_provider.exceptions import PlaudArchiveError, error_class
 from plaud_provider.handover.wait_record import WaitRecord
-from plaud_provider.operators.chunk import ChunkOperator
+from plaud_provider.operators.chunk import COUNTS_KEY, ChunkOperator, shown
 from plaud_provider.triggers.transcription import TranscriptionTrigger
 
 if TYPE_CHECKING:
@@ -21,239 +24,223 @@ if TYPE_CHECKING:
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.entry import Entry
     from plaud_provider.ledger.ledger import Ledger
-    from plaud_provider.transfers.landing import Tally
     from plaud_provider.warehouse.writer import WarehouseWriter
 
+#: XCom with some of the recordings of a chunk that did not land, and why.
+PROBLEMS_KEY = "problems"
+SHOWN = 5
+ENDS = ("landed", "failed", "unknown", "expired", "processing", "not_submitted")
+REMEDIES = {
+    "failed": "Failed ones are rows of the ledger with their reasons; resubmit=['failed'] submits them again "
+    "and pays again.",
+    "unknown": "Those of unknown outcome may have been accepted and billed: look at Plaud's console or bill, "
+    "then submit them again with resubmit=['unknown'].",
+    "expired": "Plaud does not know the expired ones any more: resubmit=['expired'] pays for them again.",
+    "processing": "Those that Plaud had not finished by the deadline are waited for by the next run, or when "
+    "this task is cleared; nothing is paid twice.",
+    "not_submitted": "What was not submitted (the submit's log says why, such as a file that could not be "
+    "read, or max_audio_hours) is submitted by the next run, or when that submit is cleared.",
+}
 
-#: The ledger's clock and this host's may differ by so much.
-CLOCKS_APART_SECONDS = 600.0
 
-
-class LandingOperator(ChunkOperator):
+class LandRecordingsOperator(ChunkOperator):
     """
-    A task of a chunk that lands transcriptions.
+    Wait for the transcriptions of a chunk in the triggerer, and land them as they finish.
 
+    It asks the ledger what there is to wait for, whoever submitted it, and the target's tables what is there
+    already: a transcript that has landed elsewhere lands here as well, as long as Plaud keeps it. The call
+    that sees a transcription finished already carries it: the trigger keeps that answer at ``results_path``,
+    and this task comes back for a moment to land what is there, then waits on. Each recording costs one
+    result call and no worker.
+
+    It runs whatever became of the submit (``trigger_rule="all_done"``). A recording that failed is data: a
+    row of the ledger with its reason, and counted. The task fails if recordings are neither landed nor known
+    to be bad.
+
+    **A retry** goes on with the same deadline and lands first what was kept; **a clear** begins a new one.
+    What is not final at the deadline stays ``processing`` in the ledger: the next run takes it up.
+
+    :param manifest: As for all tasks of a chunk.
+    :param ledger_conn_id: Likewise.
+    :param plaud_conn_id: Likewise.
+    :param region: Likewise.
+    :param sql_conn_id: Likewise.
+    :param schema: Likewise.
+    :param transcripts_table: Likewise.
+    :param segments_table: Likewise.
     :param results_path: Folder in which the trigger keeps final answers until they are landed (templated), as
         an ``ObjectStoragePath`` that workers and triggerers share: ``s3://conn@bucket/folder`` or a path.
         They are whole transcripts: keep the folder private.
-    :param sql_conn_id: Connection of the warehouse (templated).
-    :param schema: Schema of both tables (templated); ``None`` for the connection's own.
-    :param transcripts_table: Table for transcriptions (templated).
-    :param segments_table: Table for segments (templated).
     :param keep_raw: Whether kept answers stay after they are landed (templated).
+    :param timeout: Seconds or timedelta from the first look of this run to the deadline; default 24 hours.
+        ``execution_timeout`` also ends the wait, and the task is retried.
+    :param poke_interval: Seconds or timedelta between two looks at the same transcription; default 30
+        seconds.
+    :param partial_count: How many finished transcriptions are landed without waiting for more.
+    :param partial_seconds: After how many seconds what has finished is landed, however little it is.
+    :param plan_only: Whether nothing was to be submitted, and so nothing is waited for (templated).
+    :return: Counts of recordings: ``total``, ``landed``, ``failed``, ``unknown``, ``expired``,
+        ``processing``, ``not_submitted``; empty if nothing was to be submitted.
+    :raises PlaudArchiveError: if recordings are neither landed nor known to be bad.
+    :raises PlaudWarehouseError: if the warehouse or the ledger is away or refuses; a retry lands what was
+        kept.
+    :raises PlaudError: its other classes, if waiting on is useless.
     """
 
-    template_fields: Sequence[str] = (
-        *ChunkOperator.template_fields,
-        "results_path",
-        "sql_conn_id",
-        "schema",
-        "transcripts_table",
-        "segments_table",
-        "keep_raw",
-    )
+    template_fields: Sequence[str] = (*ChunkOperator.template_fields, "results_path", "keep_raw", "plan_only")
     ui_color = "#fef7e0"
 
     def __init__(
         self,
         *,
         results_path: str,
-        sql_conn_id: str = "warehouse_default",
-        schema: str | None = None,
-        transcripts_table: str = "plaud_transcripts",
-        segments_table: str = "plaud_segments",
         keep_raw: bool | str = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.results_path = results_path
-        self.sql_conn_id = sql_conn_id
-        self.schema = schema
-        self.transcripts_table = transcripts_table
-        self.segments_table = segments_table
-        self.keep_raw = keep_raw
-
-    def _writer(self, ledger: Ledger) -> WarehouseWriter:
-        from plaud_provider.warehouse.writer import open_warehouse
-
-        return open_warehouse(
-            self.sql_conn_id,
-            optional(self.schema),
-            self.transcripts_table,
-            self.segments_table,
-            ledger=ledger,
-        )
-
-    def _results(self) -> ResultStore:
-        from plaud_provider.handover.kept_results import ResultStore
-
-        return ResultStore(self.results_path)
-
-    def _land(
-        self, entries: Mapping[str, Entry], context: Context, plaud: PlaudConnection, ledger: Ledger
-    ) -> Tally:
-        """
-        Land transcriptions that are final.
-
-        :param entries: Their rows of the ledger by transcription id.
-        """
-        from plaud_provider.transfers.landing import Lander, Tally
-
-        if not entries:
-            return Tally()
-        ti = context["ti"]
-        lander = Lander(
-            self._writer(ledger),
-            plaud,
-            results=self._results(),
-            ledger=ledger,
-            keep_raw=validate_boolean("keep_raw", self.keep_raw),
-            dag_id=ti.dag_id,
-            run_id=ti.run_id,
-        )
-        return lander.land({transcription_id: entry.audio_uri for transcription_id, entry in entries.items()})
-
-    def _kept(self, waiting: Mapping[str, Entry]) -> dict[str, Entry]:
-        """Return those whose final answer lies at ``results_path``."""
-        results = self._results()
-        return {
-            transcription_id: entry
-            for transcription_id, entry in waiting.items()
-            if results.load(entry.region, transcription_id) is not None
-        }
-
-
-class LandRecordingsOperator(LandingOperator):
-    """
-    Wait for the transcriptions of a chunk in the triggerer, and land them as they finish.
-
-    It asks the ledger what there is to wait for, whoever submitted it. The call that sees a transcription
-    finished already carries it: the trigger keeps that answer at ``results_path``, and this task comes back
-    for a moment to land what is there, then waits on. Each recording costs one result call and no worker.
-
-    **A retry** goes on with the same deadline and lands first what was kept; **a clear** begins a new one.
-    What is not final at the deadline stays ``processing`` in the ledger: a later run waits for it again.
-
-    :param manifest: As for all tasks of a chunk.
-    :param ledger_conn_id: Likewise.
-    :param plaud_conn_id: Likewise.
-    :param region: Likewise.
-    :param results_path: As for all tasks that land.
-    :param sql_conn_id: Likewise.
-    :param schema: Likewise.
-    :param transcripts_table: Likewise.
-    :param segments_table: Likewise.
-    :param keep_raw: Likewise.
-    :param timeout: Seconds or timedelta from the first look of this run to the deadline; default 24 hours.
-    :param poke_interval: Seconds or timedelta between two looks at the same transcription; default 30
-        seconds.
-    :param partial_count: How many finished transcriptions are landed without waiting for more.
-    :param partial_seconds: After how many seconds what has finished is landed, however little it is.
-    :param plan_only: Whether nothing was to be submitted, and so nothing is waited for (templated).
-    :return: ``{"version": 1, "pending": n}``: how many were not final at the deadline.
-    :raises PlaudWarehouseError: if the warehouse or the ledger is away or refuses; a retry lands what was
-        kept.
-    :raises PlaudError: its other classes, if waiting on is useless.
-    """
-
-    template_fields: Sequence[str] = (*LandingOperator.template_fields, "plan_only")
-
-    def __init__(
-        self,
-        *,
         timeout: timedelta | float = timedelta(hours=24),
         poke_interval: timedelta | float = 30.0,
         partial_count: int = 200,
         partial_seconds: float = 300.0,
         plan_only: bool | str = False,
+        trigger_rule: str = "all_done",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(trigger_rule=trigger_rule, **kwargs)
+        self.results_path = results_path
+        self.keep_raw = keep_raw
         self.plan_only = plan_only
         self.timeout = _seconds("timeout", timeout)
         self.poke_interval = _seconds("poke_interval", poke_interval)
         self.partial_count = partial_count
         self.partial_seconds = partial_seconds
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context) -> dict[str, int]:
         """Land what an earlier attempt left, and wait for the rest."""
-        keys = {} if validate_boolean("plan_only", self.plan_only) else self._keys()
-        if not keys:
-            return {"version": 1, "pending": 0}
+        if validate_boolean("plan_only", self.plan_only):
+            return {}
         wait = WaitRecord(context, [self.manifest], timeout=self.timeout).open(now=time.time())
         plaud = self._plaud()
         with self._ledger() as ledger:
-            waiting = waiting_of(ledger.entries(list(keys)), plaud)
+            chunk = _Chunk(self._recordings(), ledger, self._writer(ledger), plaud)
             if context["ti"].try_number > 1:
-                self._land(self._kept(waiting), context, plaud, ledger)
-                waiting = waiting_of(ledger.entries(list(keys)), plaud)
-            return self._go_on(waiting, wait.started_at)
+                self._land_kept(chunk, context)
+            end_time = wait.deadline
+            if self.execution_timeout is not None:
+                # Airflow does not apply it to deferred tasks.
+                end_time = min(end_time, time.time() + self.execution_timeout.total_seconds())
+            ledger.waiting(
+                list(chunk.waiting),
+                datetime.fromtimestamp(end_time, tz=UTC) + BACKSTOP,
+                region=plaud.region,
+            )
+            return self._go_on(chunk, context, wait.started_at, end_time)
 
-    def resume(self, context: Context, event: Any = None, started_at: float = 0.0) -> dict[str, Any]:
+    def resume(
+        self, context: Context, event: Any = None, started_at: float = 0.0, end_time: float | None = None
+    ) -> dict[str, int]:
         """
         Take the trigger's event: land what has finished, and go on.
 
         :param event: What :class:`~plaud_provider.triggers.transcription.TranscriptionTrigger` yielded.
         :param started_at: Epoch seconds of the first look of this run.
+        :param end_time: Epoch seconds at which the wait ends.
         """
         result = WaitResult.from_event(event)
-        keys = self._keys()
         plaud = self._plaud()
         with self._ledger() as ledger:
-            if result.missing:
-                ledger.expired(dict.fromkeys(result.missing, NOT_FOUND_REASON), region=plaud.region)
-            if result.given_up:
-                # It keeps its id: what lands later is noted as landed.
-                ledger.failed(result.given_up, region=plaud.region)
-            not_final = set(result.pending)
-            final = {
-                transcription_id: entry
-                for transcription_id, entry in waiting_of(ledger.entries(list(keys)), plaud).items()
-                if transcription_id not in not_final
-            }
-            self._land(final, context, plaud, ledger)
-            entries = ledger.entries(list(keys))
-            self._forget_landed(entries, plaud.region, since=started_at, but=final)
+            chunk = _Chunk(self._recordings(), ledger, self._writer(ledger), plaud)
+            self._note_given_up(result, chunk)
+            self._land(chunk, [known for known in chunk.waiting if known not in set(result.pending)], context)
             if result.outcome == "error":
                 raise error_class(result.error)(result.message)
-            return self._go_on(waiting_of(entries, plaud), started_at)
+            end_time = started_at + self.timeout if end_time is None else end_time
+            return self._go_on(chunk, context, started_at, end_time)
 
-    def _forget_landed(
-        self, entries: Mapping[str, Entry], region: str, *, since: float, but: Collection[str]
-    ) -> None:
+    @staticmethod
+    def _note_given_up(result: WaitResult, chunk: _Chunk) -> None:
+        """Tell the ledger what cannot be had; not of what another run has landed here meanwhile."""
+        waiting, region = chunk.waiting, chunk.plaud.region
+        missing = {known: _gone(waiting[known]) for known in result.missing if known in waiting}
+        failed = {known: why for known, why in result.given_up.items() if known in waiting}
+        for known in [known for known in failed if _is_landed(waiting[known])]:
+            missing[known] = f"{failed.pop(known)} {_landed_in(waiting[known])}"
+        if missing:
+            chunk.ledger.expired(missing, region=region)
+        if failed:
+            # It keeps its id: what lands later is noted as landed.
+            chunk.ledger.failed(failed, region=region)
+        if missing or failed:
+            chunk.look()
+
+    def _recordings(self) -> dict[str, str | None]:
         """
-        Remove what the trigger has kept of transcriptions that are landed: another run may have been faster.
+        Return the recordings of the chunk by their keys.
 
-        :param entries: Rows of the chunk.
-        :param since: Epoch seconds; of what was landed before, nothing was kept after.
-        :param but: Ids of those that are forgotten already.
+        One that has no key yet, as its submit failed, is there under its reference.
         """
-        from plaud_provider.ledger.entry import State
+        from plaud_provider.handover.manifest import read_manifest
 
-        landed = [
-            entry.transcription_id
-            for entry in entries.values()
-            if entry.transcription_id is not None
-            and entry.transcription_id not in but
-            and entry.state in (State.LANDED, State.FAILED)
-            and entry.finished_at is not None
-            and entry.finished_at.timestamp() >= since - CLOCKS_APART_SECONDS
-        ]
-        self._results().remove_landed(region, landed, keep_raw=validate_boolean("keep_raw", self.keep_raw))
+        listed = [shown(found.uri) for found in read_manifest(self.manifest)]
+        keys = self._keys()
+        if not listed:
+            # What other runs have left.
+            return dict(keys)
+        # What another listing had in this chunk does not count, should its keys still lie there.
+        keyed = {key: uri for key, uri in keys.items() if uri in set(listed)}
+        return {**dict.fromkeys(set(listed) - set(keyed.values())), **keyed}
 
-    def _go_on(self, waiting: Mapping[str, Entry], started_at: float) -> dict[str, Any]:
-        deadline = started_at + self.timeout
-        if waiting and time.time() < deadline:
-            self._defer(waiting, started_at, deadline)
-        if waiting:
-            self.log.error(
-                "%d transcription(s) were not final by the deadline. They go on at Plaud; another run waits "
-                "for them again, nothing is paid twice.",
-                len(waiting),
+    def _land(self, chunk: _Chunk, transcription_ids: Collection[str], context: Context) -> None:
+        from plaud_provider.transfers.landing import Lander
+
+        if not transcription_ids:
+            return
+        ti = context["ti"]
+        lander = Lander(
+            chunk.writer,
+            chunk.plaud,
+            results=self._results(),
+            ledger=chunk.ledger,
+            keep_raw=validate_boolean("keep_raw", self.keep_raw),
+            dag_id=ti.dag_id,
+            run_id=ti.run_id,
+        )
+        lander.land({known: chunk.waiting[known].audio_uri for known in transcription_ids})
+        chunk.look()
+
+    def _land_kept(self, chunk: _Chunk, context: Context) -> None:
+        """Land what is kept, by an earlier attempt or by another run."""
+        self._land(chunk, self._results().kept(chunk.plaud.region, chunk.waiting), context)
+
+    def _results(self) -> ResultStore:
+        from plaud_provider.handover.kept_results import ResultStore
+
+        return ResultStore(self.results_path)
+
+    def _go_on(self, chunk: _Chunk, context: Context, started_at: float, end_time: float) -> dict[str, int]:
+        if chunk.waiting and time.time() < end_time:
+            self._defer(chunk.waiting, started_at, end_time)
+        if chunk.waiting:
+            self._land_kept(chunk, context)
+        if chunk.waiting and end_time < started_at + self.timeout:
+            raise AirflowTaskTimeout(
+                f"execution_timeout has passed, and {len(chunk.waiting)} transcription(s) are not final. "
+                "They go on at Plaud; a retry waits for them again, nothing is paid twice."
             )
-        return {"version": 1, "pending": len(waiting)}
+        return self._concluded(chunk, context)
 
-    def _defer(self, waiting: Mapping[str, Entry], started_at: float, deadline: float) -> NoReturn:
+    def _concluded(self, chunk: _Chunk, context: Context) -> dict[str, int]:
+        counts = chunk.counts()
+        context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
+        problems = chunk.problems()
+        context["ti"].xcom_push(key=PROBLEMS_KEY, value=problems[:SHOWN])
+        self.log.info("%s.", in_words(counts))
+        left = counts["processing"] + counts["not_submitted"]
+        if left:
+            raise PlaudArchiveError(
+                f"{left} recordings are neither landed nor known to be bad ({in_words(counts)}). "
+                f"{remedies(counts)}{examples(problems)}"
+            )
+        return counts
+
+    def _defer(self, waiting: Mapping[str, Entry], started_at: float, end_time: float) -> NoReturn:
         in_order = sorted(waiting.items(), key=lambda item: _epoch(item[1].submitted_at) or started_at)
         entries = [entry for _, entry in in_order]
         self.log.info("Handing the wait for %d transcription(s) to the triggerer.", len(in_order))
@@ -264,7 +251,7 @@ class LandRecordingsOperator(LandingOperator):
                 region=optional(self.region),
                 poke_interval=self.poke_interval,
                 started_at=started_at,
-                end_time=deadline,
+                end_time=end_time,
                 results_path=self.results_path,
                 partial_count=self.partial_count,
                 partial_seconds=self.partial_seconds,
@@ -273,20 +260,108 @@ class LandRecordingsOperator(LandingOperator):
                 audio_seconds=[entry.duration_seconds for entry in entries],
             ),
             method_name="resume",
-            kwargs={"started_at": started_at},
-            timeout=timedelta(seconds=max(0.0, deadline - time.time())) + BACKSTOP,
+            kwargs={"started_at": started_at, "end_time": end_time},
+            timeout=timedelta(seconds=max(0.0, end_time - time.time())) + BACKSTOP,
         )
 
 
-def waiting_of(entries: Mapping[str, Entry], plaud: PlaudConnection) -> dict[str, Entry]:
-    """Return those rows of a chunk that are at Plaud and not landed yet, by transcription id."""
+class _Chunk:
+    """
+    What has become of the recordings of a chunk.
+
+    :param recordings: Their keys.
+    :param ledger: The ledger.
+    :param writer: Where they are to be landed.
+    :param plaud: Connection of their client.
+    """
+
+    def __init__(
+        self, recordings: Collection[str], ledger: Ledger, writer: WarehouseWriter, plaud: PlaudConnection
+    ) -> None:
+        self.ledger = ledger
+        self.writer = writer
+        self.plaud = plaud
+        self._recordings = recordings
+        self.look()
+
+    def look(self) -> None:
+        """Ask ledger and target anew."""
+        self._entries = self.ledger.entries(self._recordings)
+        ids = [entry.transcription_id for entry in self._entries.values() if entry.transcription_id]
+        self._landed = self.writer.landed(ids)
+
+    @property
+    def waiting(self) -> dict[str, Entry]:
+        """Rows of what is at Plaud and not landed here yet, by transcription id."""
+        from plaud_provider.ledger.entry import State
+
+        return {
+            entry.transcription_id: entry
+            for entry in self._entries.values()
+            if entry.state in (State.PROCESSING, State.LANDED)
+            and entry.transcription_id
+            and entry.transcription_id not in self._landed
+            and entry.region == self.plaud.region
+        }
+
+    def counts(self) -> dict[str, int]:
+        """Return how many came to which end."""
+        from plaud_provider.ledger.entry import State
+
+        ends = Counter(
+            State.LANDED
+            if entry.transcription_id in self._landed
+            # Elsewhere.
+            else State.PROCESSING
+            if entry.state is State.LANDED
+            else entry.state
+            for entry in self._entries.values()
+        )
+        counts = {end: ends[State(end)] for end in ENDS if end != "not_submitted"}
+        total = len(self._recordings)
+        return {"total": total, **counts, "not_submitted": total - sum(counts.values())}
+
+    def problems(self) -> list[str]:
+        """Return why recordings did not land."""
+        return sorted(
+            f"{entry.audio_uri}: {entry.error}"
+            for entry in self._entries.values()
+            if entry.error and entry.transcription_id not in self._landed
+        )
+
+
+def in_words(counts: Mapping[str, float]) -> str:
+    """Return counts of recordings as messages have them."""
+    rest = [f"{counts[end]:g} {end.replace('_', ' ')}" for end in ENDS[1:] if counts[end]]
+    return ", ".join([f"{counts['total']:g} recordings: {counts['landed']:g} landed", *rest])
+
+
+def remedies(counts: Mapping[str, float]) -> str:
+    """Return what to do about those that did not land."""
+    return " ".join(remedy for end, remedy in REMEDIES.items() if counts[end])
+
+
+def examples(problems: Sequence[str]) -> str:
+    """Return some of the reasons why recordings did not land."""
+    if not problems:
+        return ""
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return f" Such as: {'; '.join(problems[:SHOWN])}{more}"
+
+
+def _is_landed(entry: Entry) -> bool:
     from plaud_provider.ledger.entry import State
 
-    return {
-        entry.transcription_id: entry
-        for entry in entries.values()
-        if entry.state is State.PROCESSING and entry.transcription_id and entry.region == plaud.region
-    }
+    return entry.state is State.LANDED
+
+
+def _landed_in(entry: Entry) -> str:
+    return f"It landed in {entry.target or 'other tables'}, and is not in these."
+
+
+def _gone(entry: Entry) -> str:
+    """Say that Plaud does not know a transcription any more."""
+    return f"{NOT_FOUND_REASON}. {_landed_in(entry)}" if _is_landed(entry) else NOT_FOUND_REASON
 
 
 def _epoch(moment: datetime | None) -> float | None:

@@ -4,36 +4,54 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import conf
 from airflow.sdk.exceptions import AirflowSkipException
 
-from plaud_provider.api.arguments import optional, split_words, validate_number
+from plaud_provider.api.arguments import optional, split_words, validate_number, validate_words
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, checked_terms
+from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.submit.settled import Listing
 
 
 #: Characters of a folder's name that are taken from an id; with what makes it unique, any storage takes it.
 LONGEST_NAME = 200
 
 
-class ListRecordingsOperator(BaseOperator):
+class ListRecordingsOperator(ArchiveOperator):
     """
-    List the recordings under a folder, and write them in chunks for the tasks that follow.
+    List the recordings under a folder, and write those that are left to do in chunks for further tasks.
 
-    Nothing is billed and Plaud is not asked. An archive of any size is listed in constant memory; what the
-    task returns is only where the chunks lie.
+    Nothing is billed and Plaud is not asked. What the ledger has settled is only counted: what is in the
+    target's tables already, and what has failed, expired or is of unknown outcome unless ``resubmit`` names
+    it. So a further run over an archive has as many tasks as there is work. What other runs with this ledger,
+    client and target have left at Plaud, when they ended before it was done, is taken up in a chunk of its
+    own.
+
+    An archive of any size is listed in constant memory; what the task returns is only where the chunks lie.
 
     :param path: The archive (templated), as an ``ObjectStoragePath``: ``s3://conn@bucket/2024/``, ``gs://…``,
         ``abfs://…`` or a local folder. If a template leaves it empty, a scheduled run is skipped.
     :param results_path: Folder that workers and triggerers share (templated); the chunks are written below
         it.
+    :param ledger_conn_id: As for all tasks of an archive; ``None`` lists everything, whatever has become of
+        it.
+    :param plaud_conn_id: As for all tasks of an archive.
+    :param region: Likewise.
+    :param sql_conn_id: Likewise.
+    :param schema: Likewise.
+    :param transcripts_table: Likewise.
+    :param segments_table: Likewise.
     :param pattern: Only recordings whose path below ``path`` matches, as in ``**/sales-*.mp3`` (templated).
     :param suffixes: Only names that end so, whatever their case; by default ``.m4a``, ``.mp3``, ``.wav``
         (templated).
@@ -41,14 +59,21 @@ class ListRecordingsOperator(BaseOperator):
         unless it says otherwise; such as ``{{ data_interval_start }}`` (templated). Empty: from the
         beginning.
     :param modified_before: Only recordings last changed before (templated).
-    :param chunk_size: Recordings per chunk (templated).
-    :return: The paths of the chunks; empty if nothing was found.
+    :param chunk_size: Recordings per chunk (templated); of very large archives chunks grow, since Airflow
+        maps a task only so often (``[core] max_map_length``).
+    :param language: As the recordings are to be submitted: it is a part of their identity (templated).
+    :param speaker_diarization: Likewise (templated).
+    :param public_urls: Likewise (templated).
+    :param resubmit: Likewise (templated).
+    :return: The paths of the chunks; empty if nothing is to be done.
     :raises PlaudInputError: if the folder does not exist or an argument is wrong.
     :raises PlaudConfigurationError: if a connection, its rights or an extra is missing.
     :raises PlaudStorageError: if a storage could not be asked.
+    :raises PlaudWarehouseError: if the ledger or the warehouse could not be asked.
     """
 
     template_fields: Sequence[str] = (
+        *ArchiveOperator.template_fields,
         "path",
         "results_path",
         "pattern",
@@ -56,22 +81,32 @@ class ListRecordingsOperator(BaseOperator):
         "modified_after",
         "modified_before",
         "chunk_size",
+        "language",
+        "speaker_diarization",
+        "public_urls",
+        "resubmit",
     )
     ui_color = "#f1f3f4"
+    _comes_after_list = False
 
     def __init__(
         self,
         *,
         path: str,
         results_path: str,
+        ledger_conn_id: str | None = None,
         pattern: str | None = None,
         suffixes: Sequence[str] = AUDIO_EXTENSIONS,
         modified_after: datetime | str | None = None,
         modified_before: datetime | str | None = None,
         chunk_size: int | str = 200,
+        language: str | None = None,
+        speaker_diarization: bool | str = False,
+        public_urls: Mapping[str, str] | str | None = None,
+        resubmit: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(ledger_conn_id=ledger_conn_id or "", **kwargs)
         self.path = path
         self.results_path = results_path
         self.pattern = pattern
@@ -79,34 +114,63 @@ class ListRecordingsOperator(BaseOperator):
         self.modified_after = modified_after
         self.modified_before = modified_before
         self.chunk_size = chunk_size
+        self.language = language
+        self.speaker_diarization = speaker_diarization
+        self.public_urls = public_urls
+        self.resubmit = resubmit
 
     def execute(self, context: Context) -> list[str]:
         """List and write."""
-        from plaud_provider.handover.manifest import write_manifest
+        from plaud_provider.handover.manifest import Keyed, write_left, write_manifest
         from plaud_provider.recordings.listing import list_recordings
 
-        path = self._path(context)
+        size = int(validate_number("chunk_size", self.chunk_size, minimum=1))
+        # One is for what other runs have left.
+        max_chunks = max(1, conf.getint("core", "max_map_length", fallback=1024) - 1)
         found = list_recordings(
-            path,
+            self._path(context),
             pattern=optional(self.pattern),
             suffixes=_suffixes(self.suffixes),
             modified_after=_moment("modified_after", self.modified_after),
             modified_before=_moment("modified_before", self.modified_before),
         )
-        ti = context["ti"]
-        folder = "/".join(
-            [
-                self.results_path.rstrip("/"),
-                "manifests",
-                *map(_folder_name, (ti.dag_id, ti.run_id, ti.task_id)),
-            ]
-        )
-        size = int(validate_number("chunk_size", self.chunk_size, minimum=1))
-        chunks = write_manifest(found, folder, chunk_size=size)
+        folder = manifest_folder(self.results_path, context)
+        if not optional(self.ledger_conn_id):
+            chunks = write_manifest(found, folder, chunk_size=size, max_chunks=max_chunks)
+            self.log.info("Found recordings for %d chunk(s) under %s.", len(chunks), self.path)
+            return chunks
+        with self._ledger() as ledger:
+            listing = self._listing(ledger)
+            chunks = write_manifest(listing.open_ones(found), folder, chunk_size=size, max_chunks=max_chunks)
+            left = listing.overdue()
+        if left:
+            keyed = [Keyed(key=entry.recording_key, uri=entry.audio_uri or "") for entry in left]
+            chunks.append(write_left(keyed, folder))
+        settled: dict[str, Any] = {**listing.settled, "left_by_others": len(left)}
+        context["ti"].xcom_push(key=COUNTS_KEY, value=settled)
         self.log.info(
-            "Found recordings for %d chunk(s) of at most %d under %s.", len(chunks), size, self.path
+            "%d chunk(s) are to be done under %s. Settled: %s. Left at Plaud by other runs: %d.",
+            len(chunks),
+            self.path,
+            ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in listing.settled.items()),
+            len(left),
         )
         return chunks
+
+    def _listing(self, ledger: Ledger) -> Listing:
+        from plaud_provider.ledger.entry import RESUBMITTABLE, State
+        from plaud_provider.submit.plan import Plan, Rules
+        from plaud_provider.submit.settled import Listing
+
+        resubmit = [State(word) for word in validate_words("resubmit", self.resubmit, RESUBMITTABLE)]
+        rules = Rules(
+            url_validity=timedelta(hours=1),
+            public_urls=validate_public_urls(self.public_urls),
+            resubmit=resubmit,
+        )
+        terms = checked_terms(self.language, self.speaker_diarization)
+        plan = Plan(self._plaud().settings.account, terms, rules)
+        return Listing(plan, ledger, self._writer(ledger), resubmit)
 
     def _path(self, context: Context) -> str:
         path = None if self.path is None else optional(str(self.path))
@@ -116,6 +180,21 @@ class ListRecordingsOperator(BaseOperator):
             # Nobody has asked for this run: switching a DAG on to run it by hand also starts its schedule.
             raise AirflowSkipException("path: no archive is named for scheduled runs. Nothing is to be done.")
         raise PlaudInputError("path: it is empty. Name a folder of recordings. Nothing was sent.")
+
+
+def manifest_folder(results_path: str, context: Context, task_id: str | None = None) -> str:
+    """
+    Return the folder of a run's chunks.
+
+    :param results_path: Folder that the tasks share.
+    :param context: Of a task of that run.
+    :param task_id: The task that lists; ``None``: the one of the context.
+    """
+    from plaud_provider.handover.manifest import MANIFESTS
+
+    ti = context["ti"]
+    names = map(_folder_name, (ti.dag_id, ti.run_id, task_id or ti.task_id))
+    return "/".join([results_path.rstrip("/"), MANIFESTS, *names])
 
 
 def _suffixes(value: object) -> Sequence[str]:

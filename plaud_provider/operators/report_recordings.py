@@ -1,182 +1,154 @@
-"""Say what has become of the recordings of a chunk, and of the whole archive."""
+"""Say what has become of the recordings of an archive run."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, BaseOperator
+from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional_number, validate_boolean
-from plaud_provider.exceptions import PlaudArchiveError
-from plaud_provider.operators.chunk import COUNTS_KEY, shown
-from plaud_provider.operators.land_recordings import LandingOperator, waiting_of
+from plaud_provider.exceptions import PlaudArchiveError, PlaudError
+from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator
+from plaud_provider.operators.land_recordings import (
+    ENDS,
+    PROBLEMS_KEY,
+    examples,
+    in_words,
+    remedies,
+)
+from plaud_provider.operators.list_recordings import manifest_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from plaud_provider.ledger.entry import Entry
-
-SHOWN = 5
-_COUNTS = ("total", "landed", "failed", "unknown", "expired", "processing", "not_submitted")
-_PLANNED = ("landed_before", "waiting", "new", "refused", "submitted", "audio_hours")
-_REMEDIES = {
-    "failed": "Failed ones are rows of the ledger with their reasons; resubmit=['failed'] submits them again "
-    "and pays again.",
-    "unknown": "Those of unknown outcome may have been accepted and billed: look at Plaud's console or bill, "
-    "then submit them again with resubmit=['unknown'].",
-    "expired": "Plaud does not know the expired ones any more: resubmit=['expired'] pays for them again.",
-    "processing": "Those that Plaud had not finished by the deadline are waited for by the next run, or when "
-    "this group is cleared; nothing is paid twice.",
-    "not_submitted": "What was not submitted is submitted by the next run, or when this group is cleared.",
+_SETTLED = {
+    "landed": "landed_before",
+    "failed": "failed_before",
+    "unknown": "unknown_before",
+    "expired": "expired_before",
 }
+_PLANNED = ("landed_before", "waiting", "new", "refused", "submitted", "audio_hours")
 
 
-class FinishRecordingsOperator(LandingOperator):
+class ReportRecordingsOperator(ArchiveOperator):
     """
-    Land what is left of a chunk, and say what has become of its recordings.
+    Sum up an archive run, judge it, clear up after it, and let its tables be known to have changed.
 
-    Runs whatever happened before it (``trigger_rule="all_done"``). A recording that failed is data: a row
-    with its reason. The task fails if there are more of them than ``max_failed``, or if recordings are
-    neither landed nor known to be bad.
+    Runs whatever happened before it (``trigger_rule="all_done"``). It fails if the listing or a chunk has,
+    or if more recordings are bad than ``max_failed`` allows. What the run has left at ``results_path`` is
+    removed: its chunks unless something is left to do, and what has landed or is too old to be of use.
 
-    :param manifest: As for all tasks of a chunk.
-    :param ledger_conn_id: Likewise.
+    Each Asset in ``outlets`` gets the counts as ``extra`` of its event.
+
+    :param ledger_conn_id: As for all tasks of an archive.
     :param plaud_conn_id: Likewise.
     :param region: Likewise.
-    :param results_path: As for all tasks that land.
     :param sql_conn_id: Likewise.
     :param schema: Likewise.
     :param transcripts_table: Likewise.
     :param segments_table: Likewise.
-    :param keep_raw: Likewise.
-    :param max_failed: How many recordings of the chunk may be failed, expired or of unknown outcome: a
-        number, or below 1 a share of them (templated); ``None`` for any number.
-    :param plan_only: Whether nothing was to be submitted (templated).
-    :return: Counts of recordings: ``total``, ``landed``, ``failed``, ``unknown``, ``expired``,
-        ``processing``, ``not_submitted``.
-    :raises PlaudArchiveError: if too many failed, or some are left over.
-    """
-
-    template_fields: Sequence[str] = (*LandingOperator.template_fields, "max_failed", "plan_only")
-
-    def __init__(
-        self,
-        *,
-        max_failed: float | str | None = 0.1,
-        plan_only: bool | str = False,
-        trigger_rule: str = "all_done",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(trigger_rule=trigger_rule, **kwargs)
-        self.max_failed = max_failed
-        self.plan_only = plan_only
-
-    def execute(self, context: Context) -> dict[str, int]:
-        """Land what is left, count, and judge."""
-        if validate_boolean("plan_only", self.plan_only):
-            return {}
-        from plaud_provider.handover.manifest import read_manifest
-
-        max_failed = optional_number("max_failed", self.max_failed, minimum=0)
-        recordings = [shown(found.uri) for found in read_manifest(self.manifest)]
-        # What another listing had in this chunk does not count, should its keys still lie there.
-        listed = set(recordings)
-        keys = {key: uri for key, uri in self._keys().items() if uri in listed}
-        plaud = self._plaud()
-        with self._ledger() as ledger:
-            waiting = waiting_of(ledger.entries(list(keys)), plaud)
-            self._land(self._kept(waiting), context, plaud, ledger)
-            entries = ledger.entries(list(keys))
-        counts = _counts(len(recordings), entries)
-        context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
-        self.log.info("%s.", _text(counts))
-        complaints = _complaints(counts, max_failed)
-        if complaints:
-            remedies = " ".join(remedy for name, remedy in _REMEDIES.items() if counts[name])
-            raise PlaudArchiveError(
-                f"{'; '.join(complaints)} ({_text(counts)}). {remedies}{_examples(entries)}"
-            )
-        return counts
-
-
-class ReportRecordingsOperator(BaseOperator):
-    """
-    Sum up an archive run, and let its tables be known to have changed.
-
-    Runs whatever happened before it (``trigger_rule="all_done"``), and fails if the listing or a chunk has.
-    Each Asset in ``outlets`` gets the counts as ``extra`` of its event.
-
     :param manifests: What the listing returned (templated).
+    :param results_path: Folder that the tasks share (templated).
     :param list_task_id: The task that listed; if it was skipped, so is this one.
     :param submit_task_id: The tasks that submitted.
-    :param finish_task_id: The tasks that finished the chunks.
-    :return: The chunks' counts, summed up.
-    :raises PlaudArchiveError: if the listing has failed, or a chunk has.
+    :param land_task_id: The tasks that landed.
+    :param max_failed: How many recordings of the run, listed before or now, may be failed, expired or of
+        unknown outcome: a number, or below 1 a share of them (templated); ``None`` for any number.
+    :param keep_raw: Whether kept answers stay after they are landed (templated).
+    :param plan_only: Whether nothing was to be submitted (templated).
+    :return: The counts of the whole run.
+    :raises PlaudArchiveError: if the listing has failed, or a chunk has, or too many recordings have.
     """
 
-    template_fields: Sequence[str] = ("manifests",)
+    template_fields: Sequence[str] = (
+        *ArchiveOperator.template_fields,
+        "manifests",
+        "results_path",
+        "max_failed",
+        "keep_raw",
+        "plan_only",
+    )
 
     def __init__(
         self,
         *,
         manifests: Any,
+        results_path: str,
         list_task_id: str,
         submit_task_id: str,
-        finish_task_id: str,
+        land_task_id: str,
+        max_failed: float | str | None = 0.1,
+        keep_raw: bool | str = False,
+        plan_only: bool | str = False,
         trigger_rule: str = "all_done",
         **kwargs: Any,
     ) -> None:
         super().__init__(trigger_rule=trigger_rule, **kwargs)
         self.manifests = manifests
+        self.results_path = results_path
         self.list_task_id = list_task_id
         self.submit_task_id = submit_task_id
-        self.finish_task_id = finish_task_id
+        self.land_task_id = land_task_id
+        self.max_failed = max_failed
+        self.keep_raw = keep_raw
+        self.plan_only = plan_only
 
     def execute(self, context: Context) -> dict[str, float]:
-        """Sum up."""
+        """Sum up, clear up, judge."""
         if self.manifests is None:
             if self._count(context, self.list_task_id, "skipped"):
                 raise AirflowSkipException("Nothing was listed.")
             raise PlaudArchiveError("The recordings could not be listed; see that task. Nothing was sent.")
-        chunks = len(list(self.manifests))
-        planned = self._pull(context, self.submit_task_id)
-        finished = self._pull(context, self.finish_task_id)
-        counts = {name: _sum(planned, name) for name in _PLANNED} | {
-            name: _sum(finished, name) for name in _COUNTS
-        }
-        plan = _sum(planned, "total")
-        self.log.info(
-            "%d recordings in %d chunks: %d landed before, %d waiting, %d new, about %.1f audio hours.",
-            plan,
-            chunks,
-            counts["landed_before"],
-            counts["waiting"],
-            counts["new"],
-            counts["audio_hours"],
-        )
-        if finished:
-            self.log.info("%s.", _text(counts))
-        if broken := self._broken(context, chunks):
+        max_failed = optional_number("max_failed", self.max_failed, minimum=0)
+        is_only_plan = validate_boolean("plan_only", self.plan_only)
+        counts = self._counts(context, is_only_plan=is_only_plan)
+        self.log.info("%s", _summary(counts, is_only_plan=is_only_plan))
+        broken = 0 if is_only_plan else self._broken(context)
+        self._clear_up(context, is_done=is_only_plan or not broken)
+        if is_only_plan:
+            return counts
+        complaints = []
+        if broken:
+            complaints.append(
+                f"{broken} of {len(self.manifests)} chunks did not come to a good end. Tasks "
+                f"{self.land_task_id!r} say why; clearing them and their submits takes up what is left."
+            )
+        if (too_many := _too_many(counts, max_failed)) is not None:
+            complaints.append(too_many)
+        if complaints:
+            problems = sorted(
+                problem for some in self._pull(context, self.land_task_id, PROBLEMS_KEY) for problem in some
+            )
             raise PlaudArchiveError(
-                f"{broken} of {chunks} chunks did not come to a good end ({_text(counts)}). Tasks "
-                f"{self.finish_task_id!r} say why; clearing them takes up what is left."
+                f"{' '.join(complaints)} ({in_words(counts)}). {remedies(counts)}{examples(problems)}"
             )
         for outlet in self.outlets:
             if isinstance(outlet, Asset):
                 context["outlet_events"][outlet].extra.update(counts)
         return counts
 
-    def _pull(self, context: Context, task_id: str) -> list[Mapping[str, float]]:
-        found = context["ti"].xcom_pull(task_ids=[task_id], key=COUNTS_KEY)
-        return [counts for counts in found if counts]
+    def _counts(self, context: Context, *, is_only_plan: bool) -> dict[str, float]:
+        settled = self._pull(context, self.list_task_id)
+        planned = self._pull(context, self.submit_task_id)
+        landed = self._pull(context, self.land_task_id)
+        counts = {end: _sum(landed, end) + _sum(settled, _SETTLED.get(end, "")) for end in ENDS}
+        chunks = planned if is_only_plan else landed
+        return {
+            "total": _sum(chunks, "total") + sum(_sum(settled, name) for name in _SETTLED.values()),
+            **counts,
+            **{name: _sum(planned, name) + _sum(settled, name) for name in _PLANNED},
+        }
 
-    def _broken(self, context: Context, chunks: int) -> int:
-        """Return how many chunks did not finish well."""
-        return max(0, chunks - self._count(context, self.finish_task_id, "success"))
+    def _pull(self, context: Context, task_id: str, key: str = COUNTS_KEY) -> list[Any]:
+        found = context["ti"].xcom_pull(task_ids=[task_id], key=key)
+        return [one for one in found if one]
+
+    def _broken(self, context: Context) -> int:
+        """Return how many chunks did not come to a good end."""
+        return max(0, len(list(self.manifests)) - self._count(context, self.land_task_id, "success"))
 
     def _count(self, context: Context, task_id: str, state: str) -> int:
         ti = context["ti"]
@@ -185,46 +157,53 @@ class ReportRecordingsOperator(BaseOperator):
         )
         return count
 
+    def _clear_up(self, context: Context, *, is_done: bool) -> None:
+        """Remove what is left over; that this fails is no reason for the run to."""
+        from plaud_provider.handover.manifest import remove_manifest
+        from plaud_provider.handover.sweep import sweep
 
-def _counts(total: int, entries: Mapping[str, Entry]) -> dict[str, int]:
-    from plaud_provider.ledger.entry import State
-
-    states = Counter(entry.state for entry in entries.values())
-    finished = {
-        "landed": states[State.LANDED],
-        "failed": states[State.FAILED],
-        "unknown": states[State.UNKNOWN],
-        "expired": states[State.EXPIRED],
-        "processing": states[State.PROCESSING],
-    }
-    return {"total": total, **finished, "not_submitted": total - sum(finished.values())}
+        try:
+            if is_done:
+                remove_manifest(manifest_folder(self.results_path, context, self.list_task_id))
+            if not validate_boolean("keep_raw", self.keep_raw):
+                with self._ledger() as ledger:
+                    sweep(self.results_path, ledger.ended_since)
+        except PlaudError as problem:
+            self.log.warning("What is left over at results_path stays for the next run: %s", problem)
 
 
-def _complaints(counts: Mapping[str, int], max_failed: float | None) -> list[str]:
-    complaints = []
+def _summary(counts: Mapping[str, float], *, is_only_plan: bool) -> str:
+    """Return the run in one line."""
+    parts = [
+        f"{counts['landed_before']:g} landed before",
+        f"{counts['waiting']:g} waiting",
+        f"{counts['new']:g} new, {_length(counts['audio_hours'])} of audio",
+    ]
+    if counts["refused"]:
+        parts.append(f"{counts['refused']:g} that cannot be submitted")
+    plan = f"{counts['total']:g} recordings: {', '.join(parts)}."
+    return plan if is_only_plan else f"{plan} Now {in_words(counts)}."
+
+
+def _length(hours: float) -> str:
+    """Return a length as people say it, such as ``1 h 12 min``."""
+    seconds = round(hours * 3600)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60:,} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _too_many(counts: Mapping[str, float], max_failed: float | None) -> str | None:
     bad = counts["failed"] + counts["unknown"] + counts["expired"]
-    if max_failed is not None:
-        share = max_failed * counts["total"] if max_failed < 1 else max_failed
-        # 0.29 of 100 is a little less than 29 to a computer.
-        allowed = math.floor(share + 1e-9)
-        if bad > allowed:
-            complaints.append(f"{bad} recordings failed, max_failed={max_failed:g} allows {allowed}")
-    if left := counts["processing"] + counts["not_submitted"]:
-        complaints.append(f"{left} recordings are neither landed nor known to be bad")
-    return complaints
-
-
-def _text(counts: Mapping[str, float]) -> str:
-    rest = [f"{counts[name]:g} {name.replace('_', ' ')}" for name in _COUNTS[2:] if counts[name]]
-    return ", ".join([f"{counts['total']:g} recordings: {counts['landed']:g} landed", *rest])
-
-
-def _examples(entries: Mapping[str, Entry]) -> str:
-    reasons = sorted(f"{entry.audio_uri}: {entry.error}" for entry in entries.values() if entry.error)
-    if not reasons:
-        return ""
-    more = f"; and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
-    return f" Such as: {'; '.join(reasons[:SHOWN])}{more}"
+    if max_failed is None:
+        return None
+    share = max_failed * counts["total"] if max_failed < 1 else max_failed
+    # 0.29 of 100 is a little less than 29 to a computer.
+    allowed = math.floor(share + 1e-9)
+    return (
+        f"{bad:g} recordings failed, max_failed={max_failed:g} allows {allowed}." if bad > allowed else None
+    )
 
 
 def _sum(counts: Iterable[Mapping[str, float]], name: str) -> float:

@@ -48,6 +48,10 @@ class SubmitRecordingsOperator(ChunkOperator):
     :param ledger_conn_id: Likewise.
     :param plaud_conn_id: Likewise.
     :param region: Likewise.
+    :param sql_conn_id: Likewise.
+    :param schema: Likewise.
+    :param transcripts_table: Likewise.
+    :param segments_table: Likewise.
     :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers (templated).
     :param webhook_url: https URL to which Plaud posts results (templated).
@@ -160,6 +164,7 @@ class SubmitRecordingsOperator(ChunkOperator):
             resubmit=[State(word) for word in validate_words("resubmit", self.resubmit, RESUBMITTABLE)],
             max_audio_hours=optional_number("max_audio_hours", self.max_audio_hours, minimum=0),
             max_recording_hours=validate_number("max_recording_hours", self.max_recording_hours, minimum=0),
+            target=self._target(),
         )
 
     def _come_back(self, held: int, counts: dict[str, Any]) -> NoReturn:

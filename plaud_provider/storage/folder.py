@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 from plaud_provider.exceptions import (
@@ -22,6 +23,8 @@ from plaud_provider.storage.errors import Argument
 from plaud_provider.storage.kinds import KINDS
 
 _LOCAL_SCHEME = "file://"
+#: Objects that are removed at once.
+REMOVERS = 16
 
 
 def parse_folder(
@@ -94,9 +97,17 @@ class StoredFolder:
         self.bucket.write_file(self.key + name, content)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, where they are."""
-        for name in names:
-            self.bucket.remove_file(self.key + name)
+        """Remove files, where they are, several at once."""
+        with ThreadPoolExecutor(REMOVERS) as removers:
+            # What a thread raises, the list does.
+            list(removers.map(lambda name: self.bucket.remove_file(self.key + name), names))
+
+    def files(self) -> Iterator[tuple[str, float]]:
+        """Yield path in it and time of change, in epoch seconds, of all files in it and below."""
+        for page in self.bucket.pages(self.key):
+            for found in page.objects:
+                if not found.key.endswith("/") and found.modified is not None:
+                    yield found.key[len(self.key) :], found.modified.timestamp()
 
 
 class LocalFolder:
@@ -162,6 +173,20 @@ class LocalFolder:
             for name in names:
                 with suppress(FileNotFoundError):
                     os.unlink(os.path.join(self.path, name))
+
+    def files(self) -> Iterator[tuple[str, float]]:
+        """Yield path in it and time of change, in epoch seconds, of all files in it and below."""
+
+        def refuse(problem: OSError) -> None:
+            if not isinstance(problem, FileNotFoundError):
+                raise problem
+
+        with self._explained("read"):
+            for folder, _, names in os.walk(self.path, onerror=refuse):
+                for name in names:
+                    path = os.path.join(folder, name)
+                    with suppress(FileNotFoundError):
+                        yield os.path.relpath(path, self.path), os.stat(path).st_mtime
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:

@@ -62,6 +62,8 @@ class ChunkSubmit:
         self._plan = Plan(plaud.settings.account, terms, rules)
         self._uris: dict[str, str] = {}
         self._new: list[Candidate] = []
+        #: Keys of what was to be claimed, whoever has got it.
+        self._attempted: set[str] = set()
 
     def plan(self, *, is_only_plan: bool = False) -> dict[str, Any]:
         """
@@ -70,11 +72,15 @@ class ChunkSubmit:
         :param is_only_plan: Whether nothing is going to be submitted: then Plaud is asked for nothing.
         """
         listed = {one.key: one for one in self._plan.identified(read_manifest(self._manifest))}
+        if not listed:
+            # What other runs have left at Plaud: its keys are there, and nothing is to be submitted.
+            return _plan(0, [], [])
         self._note_keys(listed.values())
         entries, claimable = self._claimable()
         if not is_only_plan and self._are_known_again(entries.values()):
             entries, claimable = self._claimable()
-        self._new = self._looked_at([listed[key] for key in listed if key in claimable])
+        new = [listed[key] for key in listed if key in claimable]
+        self._new = [] if self._are_hours_spent(len(new)) else self._looked_at(new)
         known = [entry for key, entry in entries.items() if key not in claimable and key in self._uris]
         return _plan(len(listed), known, self._new)
 
@@ -93,12 +99,12 @@ class ChunkSubmit:
             )
 
     def held(self) -> int:
-        """Return how many recordings another task is about to submit."""
+        """Return how many recordings another task is about to submit, or was: its claim may have lapsed."""
         entries, claimable = self._claimable()
         return sum(
             entry.state in (State.CLAIMED, State.SUBMITTING)
             for key, entry in entries.items()
-            if key not in claimable
+            if key not in claimable or key not in self._attempted
         )
 
     def submit(self) -> int:
@@ -113,15 +119,12 @@ class ChunkSubmit:
         for _ in range(ROUNDS):
             self._stop.check()
             unreadable += [one.problem for one in new if one.problem is not None and not one.is_identified]
-            mine = claim(
-                self._plan,
-                (one for one in new if one.is_identified),
-                self._ledger,
-                self._owner,
-                self._rules.resubmit,
-            )
+            identified = [one for one in new if one.is_identified]
+            self._attempted |= {one.key for one in identified}
+            mine, beyond = claim(self._plan, identified, self._ledger, self._owner, self._rules)
+            self._say_beyond(beyond)
             unreadable += self._settled(mine)
-            ready = self._within_hours([one for one in mine if one.problem is None])
+            ready = [one for one in mine if one.problem is None]
             replaced, errors, count = self._sent(ready)
             accepted += count
             unreadable += errors
@@ -194,25 +197,25 @@ class ChunkSubmit:
                 passing.append(one.problem)
         return passing
 
-    def _within_hours(self, ready: list[Candidate]) -> list[Candidate]:
-        """Give up the last ones that would take the run over its budget of audio hours."""
+    def _are_hours_spent(self, new: int) -> bool:
+        """Whether the run may submit nothing more: then nothing needs to be read."""
         max_hours = self._rules.max_audio_hours
-        if max_hours is None:
-            return ready
-        excess = self._ledger.audio_hours(self._owner.dag_id, self._owner.run_id) - max_hours
-        given_up = []
-        while excess > 0 and ready:
-            one = ready.pop()
-            given_up.append(one.key)
-            excess -= (one.duration_seconds or 0.0) / 3600
-        if given_up:
-            reason = (
-                f"max_audio_hours: this run may submit {max_hours:g} audio hours, and this recording would "
-                "go beyond. Nothing was sent. Raise it, or leave the rest to another run."
+        if max_hours is None or not new:
+            return False
+        is_spent = self._ledger.audio_hours(self._owner.dag_id, self._owner.run_id) >= max_hours
+        if is_spent:
+            self._attempted = set(self._uris)
+            self._say_beyond(new)
+        return is_spent
+
+    def _say_beyond(self, count: int) -> None:
+        if count:
+            log.warning(
+                "%d recordings are not submitted: max_audio_hours lets this run submit %g audio hours, and "
+                "they would go beyond. Raise it, or leave them to another run.",
+                count,
+                self._rules.max_audio_hours,
             )
-            log.warning("%d recordings are not submitted: %s", len(given_up), reason)
-            self._ledger.release(self._owner, reason, keys=given_up)
-        return ready
 
 
 def _plan(total: int, known: Sequence[Entry], examined: Sequence[Candidate]) -> dict[str, Any]:

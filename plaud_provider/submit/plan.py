@@ -44,6 +44,7 @@ class Rules(NamedTuple):
     :param resubmit: States that a recording is submitted again from.
     :param max_audio_hours: Audio hours that the run may submit; ``None`` for no limit.
     :param max_recording_hours: Longer recordings are refused.
+    :param target: Where transcripts are to be landed, as the ledger says it.
     """
 
     url_validity: timedelta
@@ -51,6 +52,7 @@ class Rules(NamedTuple):
     resubmit: Collection[State]
     max_audio_hours: float | None = None
     max_recording_hours: float = MAX_HOURS
+    target: str | None = None
 
 
 class Candidate(NamedTuple):
@@ -94,7 +96,7 @@ class Plan:
     """
 
     def __init__(self, account: Account, terms: Terms, rules: Rules) -> None:
-        self._account = account
+        self.account = account
         self._terms = terms
         self._rules = rules
         # Each connection to a storage is opened once, not once for each recording.
@@ -107,8 +109,8 @@ class Plan:
             version=version,
             language=self._terms.language,
             speaker_diarization=self._terms.speaker_diarization,
-            region=self._account.region.value,
-            client_id=self._account.client_id,
+            region=self.account.region.value,
+            client_id=self.account.client_id,
         )
 
     def source(self, audio: AudioReference) -> AudioSource:
@@ -189,11 +191,12 @@ class Plan:
         return Recording(
             recording_key=candidate.key,
             audio_uri=candidate.audio.uri,
-            region=self._account.region.value,
-            client_id=self._account.client_id,
+            region=self.account.region.value,
+            client_id=self.account.client_id,
             language=self._terms.language,
             speaker_diarization=self._terms.speaker_diarization,
             duration_seconds=candidate.duration_seconds,
+            target=self._rules.target,
         )
 
     def order(self, candidate: Candidate) -> Order:
@@ -203,12 +206,23 @@ class Plan:
 
 
 def claim(
-    plan: Plan, candidates: Iterable[Candidate], ledger: Ledger, owner: Owner, resubmit: Collection[State]
-) -> list[Candidate]:
-    """Claim recordings; return those that nobody was faster to claim."""
+    plan: Plan, candidates: Iterable[Candidate], ledger: Ledger, owner: Owner, rules: Rules
+) -> tuple[list[Candidate], int]:
+    """
+    Claim recordings.
+
+    :return: Those that nobody was faster to claim; and how many were left, as the run would go beyond its
+        audio hours.
+    """
     by_key = {candidate.key: candidate for candidate in candidates}
-    entries = ledger.claim([plan.recording(one) for one in by_key.values()], owner, resubmit=resubmit)
-    return [candidate for key, candidate in by_key.items() if entries[key].is_claimed_by(owner)]
+    entries = ledger.claim(
+        [plan.recording(one) for one in by_key.values()],
+        owner,
+        resubmit=rules.resubmit,
+        max_hours=rules.max_audio_hours,
+    )
+    mine = [one for key, one in by_key.items() if key in entries and entries[key].is_claimed_by(owner)]
+    return mine, len(by_key) - len(entries)
 
 
 def _at_once(work: Callable[[T], R], items: Sequence[T]) -> list[R]:

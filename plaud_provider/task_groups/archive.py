@@ -8,9 +8,9 @@ from typing import Any
 
 from airflow.sdk import Asset, TaskGroup, task_group
 
-from plaud_provider.operators.finish_recordings import FinishRecordingsOperator, ReportRecordingsOperator
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
+from plaud_provider.operators.report_recordings import ReportRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
 from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
 
@@ -54,9 +54,9 @@ def transcribe_archive(
     """
     Return the tasks that transcribe the recordings under a folder, each paid for once over all runs.
 
-    ``list`` writes the recordings in chunks. For each chunk, ``submit`` sends what nobody has sent yet,
-    ``land`` waits in the triggerer and lands transcripts as they finish, and ``finish`` says what has become
-    of them: three task instances, two API calls a recording. ``report`` sums up.
+    ``list`` writes what is left to do in chunks. For each chunk, ``submit`` sends what nobody has sent yet,
+    and ``land`` waits in the triggerer, lands transcripts as they finish and counts them: two task instances,
+    two API calls a recording. ``report`` sums up, judges and clears up.
 
     What the ledger knows costs nothing again, so the same folder may be listed by many runs, backfills and
     DAGs, also at the same time. One recording that is bad is a row with a reason and stops nothing.
@@ -84,7 +84,7 @@ def transcribe_archive(
     :param chunk_size: Recordings per chunk.
     :param chunks_at_once: Chunks submitted at once, over all runs of the DAG: they share one quota, and more
         of them only hold more workers.
-    :param max_failed: How many recordings of a chunk may fail before its ``finish`` does: a number, or below
+    :param max_failed: How many recordings of a run may be bad before its ``report`` fails: a number, or below
         1 a share; ``None`` for any number.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
     :param max_recording_hours: Longer recordings are refused.
@@ -101,23 +101,22 @@ def transcribe_archive(
     :param group_id: Id of the group.
     :param task_arguments: Arguments for all tasks, such as ``retries``, ``queue`` or ``pool``.
     """
-    plaud: dict[str, Any] = {"plaud_conn_id": plaud_conn_id, "region": region}
-    chunk: dict[str, Any] = {
-        # In Airflow's screens, instead of a number.
-        "map_index_template": "{{ task.manifest.rpartition('/')[2].partition('.')[0] }}",
+    archive: dict[str, Any] = {
         "ledger_conn_id": ledger_conn_id if ledger_conn_id is not None else sql_conn_id,
-        **plaud,
-        **task_arguments,
-    }
-    landing: dict[str, Any] = {
-        **chunk,
-        "results_path": results_path,
+        "plaud_conn_id": plaud_conn_id,
+        "region": region,
         "sql_conn_id": sql_conn_id,
         "schema": schema,
         "transcripts_table": transcripts_table,
         "segments_table": segments_table,
-        "keep_raw": keep_raw,
+        **task_arguments,
     }
+    chunk: dict[str, Any] = {
+        # In Airflow's screens, instead of a number.
+        "map_index_template": "{{ task.manifest.rpartition('/')[2].partition('.')[0] }}",
+        **archive,
+    }
+    kept: dict[str, Any] = {"results_path": results_path, "keep_raw": keep_raw, "plan_only": dry_run}
     with TaskGroup(group_id) as group:
         listing = ListRecordingsOperator(
             task_id="list",
@@ -128,7 +127,11 @@ def transcribe_archive(
             modified_after=modified_after,
             modified_before=modified_before,
             chunk_size=chunk_size,
-            **task_arguments,
+            language=language,
+            speaker_diarization=speaker_diarization,
+            public_urls=public_urls,
+            resubmit=resubmit,
+            **archive,
         )
 
         @task_group(group_id="chunk")
@@ -155,15 +158,10 @@ def transcribe_archive(
                 poke_interval=poke_interval,
                 partial_count=partial_count,
                 partial_seconds=partial_seconds,
-                plan_only=dry_run,
-                # What one attempt has submitted is waited for, whatever became of the rest.
-                trigger_rule="all_done",
-                **landing,
+                **kept,
+                **chunk,
             )
-            finish = FinishRecordingsOperator(
-                task_id="finish", manifest=manifest, max_failed=max_failed, plan_only=dry_run, **landing
-            )
-            submit >> land >> finish
+            submit >> land
 
         chunks = transcribe_chunk.expand(manifest=listing.output)
         report = ReportRecordingsOperator(
@@ -172,9 +170,11 @@ def transcribe_archive(
             # With the ids of groups around this one.
             list_task_id=f"{group.group_id}.list",
             submit_task_id=f"{group.group_id}.chunk.submit",
-            finish_task_id=f"{group.group_id}.chunk.finish",
+            land_task_id=f"{group.group_id}.chunk.land",
+            max_failed=max_failed,
             outlets=list(outlets),
-            **task_arguments,
+            **kept,
+            **archive,
         )
         chunks >> report
     return group

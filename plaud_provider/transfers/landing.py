@@ -172,7 +172,11 @@ class Lander:
             known: entry.submitted_at.timestamp() if entry.submitted_at else None
             for known, entry in self._ledger.origins(missing, region=region).items()
         }
-        gone = [known for known in missing if not is_fresh(submitted.get(known), now=now)]
+        # What is landed here is not missed.
+        landed = self._writer.landed(missing)
+        gone = [
+            known for known in missing if known not in landed and not is_fresh(submitted.get(known), now=now)
+        ]
         self._ledger.expired(dict.fromkeys(gone, NOT_FOUND_REASON), region=region)
 
     def _slabs(self, recordings: Mapping[str, str | None], tally: Tally) -> Iterator[list[Landing]]:
@@ -218,8 +222,7 @@ class Lander:
     def _final(self, ids: Iterable[str], tally: Tally) -> Iterator[tuple[Transcription, bool]]:
         """Yield what is final, and whether it was kept."""
         server_errors = 0
-        for transcription_id in ids:
-            kept = self._kept(transcription_id)
+        for transcription_id, kept in self._kept(ids):
             try:
                 transcription = kept or self._hook.get_transcription(transcription_id)
             except PlaudNotFoundError:
@@ -240,8 +243,10 @@ class Lander:
                 log.warning("Transcription %s is still %r.", transcription_id, transcription.reported_status)
                 tally.processing.append(transcription_id)
 
-    def _kept(self, transcription_id: str) -> Transcription | None:
-        return self._results.load(self._plaud.region, transcription_id) if self._results is not None else None
+    def _kept(self, ids: Iterable[str]) -> Iterable[tuple[str, Transcription | None]]:
+        if self._results is None:
+            return ((transcription_id, None) for transcription_id in ids)
+        return self._results.load_all(self._plaud.region, ids)
 
 
 def _shown(ids: list[str]) -> str:

@@ -29,6 +29,9 @@ LAST_LOOKS_SECONDS = 10.0
 PROGRESS_SECONDS = 60.0
 #: For how long what the budget has to spare is taken to be the same.
 SPARE_SECONDS = 2.0
+#: After so many seconds the worker that has deferred has ended, and the scheduler knows. An event before that
+#: meets the worker's end: Airflow takes the task, which runs again, for one that was killed, and fails it.
+WORKER_SECONDS = 3.0
 #: A connection that "isn't defined" may be a passing failure of Airflow's execution API.
 CONNECTION_ATTEMPTS = 5
 
@@ -114,6 +117,7 @@ class TranscriptionTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield one event of :class:`~plaud_provider.api.waiting.WaitResult`."""
         wait = Wait(self.transcription_ids, started_at=self.started_at, deadline=self.end_time)
+        deferred_at = time.monotonic()
         try:
             result = await self._wait(wait)
         except PlaudError as error:
@@ -124,6 +128,7 @@ class TranscriptionTrigger(BaseTrigger):
             result = wait.broken(
                 PlaudError(f"The wait broke: {type(error).__name__}. The triggerer's log has it all.")
             )
+        await asyncio.sleep(deferred_at + WORKER_SECONDS - time.monotonic())
         self.log.info("The wait ended (%s): %s.", result.outcome, wait.progress(now=time.time()))
         yield TriggerEvent(result.to_event())
 

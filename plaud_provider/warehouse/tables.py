@@ -29,6 +29,14 @@ class PlaudTables(DeclaredTables):
         self.transcripts = transcripts
         self.segments = segments
 
+    def target(self, conn_id: str) -> str:
+        """
+        Return what the ledger calls these tables, as the place where a transcript lands.
+
+        :param conn_id: Connection of the warehouse.
+        """
+        return f"{conn_id}:{self.transcripts.fullname}"
+
 
 def plaud_tables(
     schema: str | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from plaud_provider.api.models import Status
 from plaud_provider.database.database import open_database
 from plaud_provider.database.fit import keys
-from plaud_provider.database.rows import columns_of
+from plaud_provider.database.rows import batches, columns_of
 from plaud_provider.warehouse.rows import segment_columns
 from plaud_provider.warehouse.tables import DEFAULT_SEGMENTS_TABLE, DEFAULT_TRANSCRIPTS_TABLE, plaud_tables
 
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _PART = 100
 #: Characters of answers likewise: PostgreSQL takes no value of 1 GB, and an array of texts is one.
 _PART_CHARACTERS = 32 * 1024 * 1024
+#: Ids per query: SQLite before 3.32 takes 999 variables.
+_LOOKED_UP = 900
 _KEY = frozenset({"transcription_id"})
 
 
@@ -60,16 +62,45 @@ class WarehouseWriter:
         # Not known before the table has been looked at.
         self._has_key: bool | None = None
 
-    def ensure_tables(self) -> None:
+    def ensure_tables(self, *, is_checked: bool = False) -> None:
         """
         Create the tables if they are not there; safe when several tasks do it at once.
 
+        :param is_checked: Whether a task before has done so.
         :raises PlaudTableMismatchError: if an existing table cannot hold the rows.
         :raises PlaudWarehouseError: if the warehouse cannot be reached, or does not let us.
         :raises PlaudConfigurationError: if no table of this database would do.
         :raises PlaudInputError: if a name is too long for this kind of database.
         """
-        self._database.ensure(self._tables)
+        self._database.ensure(self._tables, is_checked=is_checked)
+
+    @property
+    def target(self) -> str:
+        """What the ledger calls this place."""
+        return self._tables.target(self._database.conn_id)
+
+    def landed(self, transcription_ids: Collection[str]) -> set[str]:
+        """
+        Return those of transcriptions that are completed and whose rows are here.
+
+        :param transcription_ids: Ids that Plaud gave.
+        :raises PlaudWarehouseError: if the warehouse cannot be reached.
+        """
+        table = self._tables.transcripts
+        is_completed = table.c.status == Status.COMPLETED.value
+
+        def find(connection: sa.Connection) -> set[str]:
+            return {
+                known
+                for ids in batches(sorted(set(transcription_ids)), _LOOKED_UP)
+                for known in connection.scalars(
+                    sa.select(table.c.transcription_id).where(table.c.transcription_id.in_(ids), is_completed)
+                )
+            }
+
+        if not transcription_ids:
+            return set()
+        return self._database.run(find, failed=f"{self._tables.names} could not be read", is_patient=True)
 
     def replace(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
         """
@@ -114,12 +145,12 @@ class WarehouseWriter:
             return run(lambda connection: self._land_and_settle(connection, landings, ledger))
         completed = _with_origins(landings, ledger, None)
         landed = run(lambda connection: self._land(connection, completed))
-        _settle(completed, ledger)
+        _settle(completed, ledger, self.target)
         return landed
 
     def _land_and_settle(self, connection: sa.Connection, landings: list[Landing], ledger: Ledger) -> Landed:
         landed = self._land(connection, _with_origins(landings, ledger, connection))
-        _settle(landings, ledger, connection)
+        _settle(landings, ledger, self.target, connection)
         return landed
 
     def _land(self, connection: sa.Connection, landings: list[Landing]) -> Landed:
@@ -220,12 +251,14 @@ def _with_origins(landings: list[Landing], ledger: Ledger, connection: sa.Connec
     return completed
 
 
-def _settle(landings: list[Landing], ledger: Ledger, connection: sa.Connection | None = None) -> None:
+def _settle(
+    landings: list[Landing], ledger: Ledger, target: str, connection: sa.Connection | None = None
+) -> None:
     """Tell the ledger what is landed."""
     for region, ids in _by_region(landings).items():
         here = [landing.transcription for landing in landings if landing.region == region]
         failed = {one.transcription_id: one.error for one in here if one.status is Status.FAILED}
-        ledger.settle(set(ids) - set(failed), failed, region=region, connection=connection)
+        ledger.settle(set(ids) - set(failed), failed, region=region, target=target, connection=connection)
 
 
 def _by_region(landings: list[Landing]) -> dict[str, list[str]]:
@@ -242,6 +275,7 @@ def open_warehouse(
     segments_table: str = DEFAULT_SEGMENTS_TABLE,
     *,
     ledger: Ledger | None = None,
+    is_checked: bool = False,
 ) -> WarehouseWriter:
     """
     Return the writer of a warehouse whose tables are there and fit; they are created if they are not there.
@@ -251,6 +285,7 @@ def open_warehouse(
     :param transcripts_table: Table for transcriptions, taken literally.
     :param segments_table: Table for segments, likewise.
     :param ledger: A ledger that is open; if it is behind the same connection, what it has open is used.
+    :param is_checked: Whether a task before has opened it, and so has checked its tables.
     :raises PlaudConfigurationError: if the connection is missing or is none of a database.
     :raises PlaudInputError: if a name cannot be one.
     :raises PlaudTableMismatchError: if an existing table cannot hold the rows.
@@ -262,5 +297,5 @@ def open_warehouse(
     else:
         database = open_database(sql_conn_id)
     writer = WarehouseWriter(database, tables)
-    writer.ensure_tables()
+    writer.ensure_tables(is_checked=is_checked)
     return writer

@@ -40,3 +40,9 @@ def plaud(plaud_server: EmulatorServer, monkeypatch: pytest.MonkeyPatch, tmp_pat
         # follows from there being none is tested in tests/dags/test_attempts.py.
         monkeypatch.setattr(execution_context, "NEVER_EXPIRE", timedelta.max, raising=False)
     return plaud_server
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker has deferred to the triggers that tests run: they need not wait for its end."""
+    monkeypatch.setattr("plaud_provider.triggers.transcription.WORKER_SECONDS", 0.0)

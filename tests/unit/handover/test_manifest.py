@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, PlaudStorageError
-from plaud_provider.handover.manifest import Keyed, read_keys, read_manifest, write_keys, write_manifest
+from plaud_provider.handover.manifest import (
+    Keyed,
+    read_keys,
+    read_manifest,
+    remove_manifest,
+    size_of_chunk,
+    write_keys,
+    write_left,
+    write_manifest,
+)
 from plaud_provider.recordings.listing import Found
 from tests.unit.s3_server import S3Server
 
@@ -210,3 +219,40 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
         write_manifest(recordings(2), str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["chunk-00001.jsonl"]
     assert read_manifest(chunk) == recordings(1)
+
+
+# Archives of any size
+
+
+@pytest.mark.parametrize(("max_chunks", "holds"), [(1023, 1_000_000), (1023, 3_000_000), (99, 250_000)])
+def test_chunks_grow_so_that_large_archives_fit(max_chunks: int, holds: int) -> None:
+    sizes = [size_of_chunk(index, 200, max_chunks) for index in range(max_chunks)]
+
+    assert sum(sizes) >= holds
+    assert sizes == sorted(sizes)
+    assert sum(sizes[: max_chunks // 4 - 1]) == 200 * (max_chunks // 4 - 1), "not before they have to"
+
+
+def test_an_archive_of_50_000_has_chunks_of_200() -> None:
+    assert [size_of_chunk(index, 200, 1023) for index in range(250)] == [200] * 250
+
+
+def test_more_than_the_chunks_hold_is_told(folder: str) -> None:
+    assert len(write_manifest(recordings(6), folder, chunk_size=1, max_chunks=4)) == 4
+
+    with pytest.raises(PlaudInputError, match=r"chunk_size: there are more recordings than 4 chunks hold"):
+        write_manifest(recordings(100), folder, chunk_size=1, max_chunks=4)
+
+
+def test_what_is_left_over_lies_beside_the_chunks_until_it_is_removed(folder: str) -> None:
+    [chunk] = write_manifest(recordings(1), folder)
+    left = write_left([Keyed("key", "uri")], folder)
+    assert (read_manifest(left), read_keys(left)) == ([], [Keyed("key", "uri")])
+
+    write_manifest(recordings(1), folder)
+    with pytest.raises(PlaudInputError, match="does not exist"):
+        read_manifest(left)
+
+    remove_manifest(folder)
+    with pytest.raises(PlaudInputError, match="does not exist"):
+        read_manifest(chunk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -17,9 +18,11 @@ from tests.unit.ledger.ledgers import (
     Clock,
     bring,
     entry,
+    ledger_in,
     recording,
     state,
 )
+from tests.unit.warehouse.warehouses import Warehouse
 
 OTHERS = [NEIGHBOUR, STRANGER]
 LEASE = Ledger.LEASE_OF_CLAIM.total_seconds()
@@ -282,3 +285,40 @@ def test_statements_take_each_key_once(count: int) -> None:
 
     assert [key for part in parts for key in part] == keys
     assert all(len(part) <= BATCH for part in parts)
+
+
+# Audio hours
+
+
+def test_no_more_than_the_audio_hours_of_a_run_are_claimed(ledger: Ledger) -> None:
+    bring(ledger, State.PROCESSING, key="paid")
+    bring(ledger, State.PROCESSING, key="of another run", owner=STRANGER)
+    wanted = [recording(f"key_{n}") for n in range(4)]
+
+    entries = ledger.claim(wanted, NEIGHBOUR, max_hours=0.35)
+
+    assert set(entries) == {"key_0", "key_1"}, "of six minutes each, beside one that was paid for before"
+    assert set(ledger.entries([one.recording_key for one in wanted])) == set(entries)
+    assert set(ledger.claim(wanted, NEIGHBOUR, max_hours=0.35)) == set(entries), "its own count once"
+
+
+def test_what_a_run_does_not_pay_for_takes_nothing_of_its_hours(ledger: Ledger) -> None:
+    bring(ledger, State.PROCESSING, key="key_0", owner=STRANGER)
+
+    entries = ledger.claim([recording("key_0"), recording("key_1")], OWNER, max_hours=0.1)
+
+    assert set(entries) == {"key_0", "key_1"}
+    assert entries["key_1"].is_claimed_by(OWNER)
+
+
+def test_two_tasks_of_a_run_that_claim_at_once_use_up_its_hours_and_no_more(warehouse: Warehouse) -> None:
+    ledger_in(warehouse)
+
+    def claim(task: int) -> int:
+        owner = OWNER._replace(map_index=task)
+        wanted = [recording(f"key_{task}_{n}") for n in range(10)]
+        return len(ledger_in(warehouse).claim(wanted, owner, max_hours=1.25))
+
+    # DuckDB takes one process at a time; within one, its transactions do not wait for each other.
+    with ThreadPoolExecutor(1 if warehouse.kind == "duckdb" else 4) as tasks:
+        assert sum(tasks.map(claim, range(4))) == 12

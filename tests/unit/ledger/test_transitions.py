@@ -64,7 +64,7 @@ STEPS: dict[str, tuple[Step, dict[State, State]]] = {
     ),
     "expired": (
         lambda ledger, key, _: ledger.expired({f"txn_{key}": "gone"}, region="us"),
-        {State.PROCESSING: State.EXPIRED},
+        {State.PROCESSING: State.EXPIRED, State.LANDED: State.EXPIRED},
     ),
 }
 OF_ANYBODY = ("landed", "failed", "expired", "known_again", "processing")
@@ -162,7 +162,8 @@ def test_processing_keeps_the_id_and_when_it_was_submitted(ledger: Ledger) -> No
     noted = entry(ledger)
     assert (noted.transcription_id, noted.submitted_at) == ("txn_1", submitted_at.astimezone(UTC))
     assert noted.accepted_at == submitted_at.astimezone(UTC) - timedelta(hours=1)
-    assert (noted.lease_until, noted.finished_at, noted.error) == (None, None, None)
+    assert (noted.finished_at, noted.error) == (None, None)
+    assert noted.lease_until == NOW + Ledger.LEASE_OF_WAIT
 
 
 def test_processing_said_twice_is_so(ledger: Ledger) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 from airflow.sdk.exceptions import TaskDeferred
 
 from plaud_provider.emulator.server import EmulatorServer
+from plaud_provider.handover.kept_results import ResultStore
 from plaud_provider.handover.manifest import read_keys, write_manifest
+from plaud_provider.hooks.plaud import PlaudHook
 from plaud_provider.ledger.ledger import Entry, Ledger, Owner, Recording, open_ledger
 from plaud_provider.operators.chunk import COUNTS_KEY
-from plaud_provider.operators.finish_recordings import FinishRecordingsOperator
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
 from plaud_provider.recordings.listing import list_recordings
@@ -86,7 +87,7 @@ class Archive:
 
     def land(
         self, run_id: str = "run", *, try_number: int = 1, max_tries: int = 0, **arguments: Any
-    ) -> dict[str, Any]:
+    ) -> dict[str, int]:
         """Run the wait of a run as Airflow does: a new operator, and the trigger in between."""
         context = self.context("land", run_id, try_number, max_tries=max_tries)
         try:
@@ -102,14 +103,23 @@ class Archive:
 
     def resumed_land(
         self, deferred: TaskDeferred, event: Any, run_id: str = "run", **arguments: Any
-    ) -> dict[str, Any]:
+    ) -> dict[str, int]:
         return self.land_task(run_id, **arguments).resume_execution(  # type: ignore[no-any-return]
             deferred.method_name, {**(deferred.kwargs or {}), "event": event}, self.context("land", run_id)
         )
 
-    def finish(self, run_id: str = "run", **arguments: Any) -> dict[str, int]:
-        told = {**self._landing(run_id), **arguments}
-        return FinishRecordingsOperator(task_id="finish", **told).execute(self.context("finish", run_id))
+    def keep(self, *names: str) -> None:
+        """Keep what Plaud answers about recordings, as a trigger does."""
+        entries = self.entries()
+        with PlaudHook() as hook:
+            for name in names:
+                transcription = hook.get_transcription(str(entries[name].transcription_id))
+                assert transcription.is_final
+                ResultStore(str(self.results)).save(transcription, "us")
+
+    def count(self, run_id: str = "run", **arguments: Any) -> dict[str, int]:
+        """Land what is kept and count, as at the deadline."""
+        return self.land_task(run_id, timeout=0, **arguments).execute(self.context("count", run_id))
 
     def context(self, task_id: str, run_id: str = "run", try_number: int = 1, *, max_tries: int = 0) -> Any:
         store = self.stores.setdefault((task_id, run_id), TaskStateStore())

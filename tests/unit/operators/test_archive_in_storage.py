@@ -43,7 +43,7 @@ def test_recordings_land_by_two_calls_each(archive: Archive) -> None:
     archive.plaud.advance(3600)
     archive.land()
 
-    assert archive.finish(max_failed=1) == {
+    assert archive.count() == {
         "total": 3,
         "landed": 2,
         "failed": 1,
@@ -100,7 +100,7 @@ def test_a_listing_that_changed_submits_the_right_files(archive: Archive, s3: S3
     assert (counts["total"], counts["waiting"], counts["submitted"]) == (4, 1, 2)
     archive.plaud.advance(3600)
     archive.land(try_number=2)
-    assert archive.finish(max_failed=1)["landed"] == 3
+    assert archive.count()["landed"] == 3
 
 
 def test_recordings_whose_names_look_alike_are_each_submitted_once(archive: Archive, s3: S3Server) -> None:

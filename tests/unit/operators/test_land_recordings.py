@@ -7,29 +7,29 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
 from plaud_provider.api import waiting
 from plaud_provider.api.waiting import BACKSTOP, WaitResult
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
+    PlaudArchiveError,
     PlaudAuthenticationError,
     PlaudConfigurationError,
     PlaudInputError,
     PlaudTriggerEventError,
     PlaudWarehouseError,
 )
-from plaud_provider.handover.kept_results import ResultStore
-from plaud_provider.hooks.plaud import PlaudHook
 from plaud_provider.ledger.ledger import State
-from plaud_provider.operators.land_recordings import LandRecordingsOperator
+from plaud_provider.operators.chunk import COUNTS_KEY
+from plaud_provider.operators.land_recordings import PROBLEMS_KEY, LandRecordingsOperator
 from plaud_provider.triggers.transcription import TranscriptionTrigger
 from plaud_provider.warehouse.writer import WarehouseWriter
-from tests.unit.operators.archives import Archive, asked_at_once
-from tests.unit.tasks import event_of
+from tests.unit.operators.archives import Archive
 from tests.unit.warehouse.warehouses import CONN_ID
 
 NAMES = ("a.wav", "b.wav", "c.wav")
+NONE = {"failed": 0, "unknown": 0, "expired": 0, "processing": 0, "not_submitted": 0}
 TEXT = "transcript-sentinel-93ab"
 
 
@@ -71,19 +71,10 @@ def event(archive: Archive, outcome: str, *pending: str, **told: Any) -> dict[st
     return result.to_event()
 
 
-def keep(archive: Archive, *names: str) -> None:
-    """Keep what Plaud answers about recordings, as a trigger does."""
-    with PlaudHook() as hook:
-        for name in names:
-            transcription = hook.get_transcription(ids(archive)[name])
-            assert transcription.is_final
-            ResultStore(str(archive.results)).save(transcription, "us")
-
-
 def test_transcripts_become_rows(chunk: Archive) -> None:
     chunk.plaud.advance(601)
 
-    assert chunk.land() == {"version": 1, "pending": 0}
+    assert chunk.land() == {"total": 3, "landed": 3, **NONE}
     assert chunk.landed() == dict.fromkeys(NAMES, "completed")
     assert chunk.count_of_states() == {"landed": 3}
     assert chunk.kept() == [], "what has landed is not kept"
@@ -129,7 +120,7 @@ def test_the_trigger_gets_what_is_known_of_each_and_no_text(chunk: Archive) -> N
 def test_a_partial_event_lands_what_is_there_and_waits_on_with_the_same_deadline(chunk: Archive) -> None:
     first = deferred(chunk)
     chunk.plaud.force(ids(chunk)["a.wav"], status="completed", text=TEXT)
-    keep(chunk, "a.wav")
+    chunk.keep("a.wav")
     asked = len(chunk.plaud.ledger(kind="get"))
 
     with pytest.raises(TaskDeferred) as again:
@@ -146,7 +137,7 @@ def test_a_partial_event_lands_what_is_there_and_waits_on_with_the_same_deadline
 def test_partial_events_land_everything_in_the_end(chunk: Archive) -> None:
     chunk.plaud.advance(601)
 
-    assert chunk.land(partial_count=1) == {"version": 1, "pending": 0}
+    assert chunk.land(partial_count=1)["landed"] == 3
     assert chunk.count_of_states() == {"landed": 3}
     assert len(chunk.plaud.ledger(kind="get")) == 3, "a look that is under way is not made again"
 
@@ -156,28 +147,29 @@ def test_at_the_deadline_what_is_final_is_landed_and_the_rest_is_told(
 ) -> None:
     chunk.plaud.force(ids(chunk)["a.wav"], status="completed", text=TEXT)
 
-    assert chunk.land(timeout=0.5) == {"version": 1, "pending": 2}
+    with pytest.raises(PlaudArchiveError, match=r"2 recordings are neither.*1 landed, 2 processing") as told:
+        chunk.land(timeout=3)
+
     assert chunk.landed() == {"a.wav": "completed"}
     assert chunk.count_of_states() == {"landed": 1, "processing": 2}
-    said = "".join(capfd.readouterr())
-    assert "2 transcription(s) were not final by the deadline" in said
-    assert TEXT not in said
+    assert TEXT not in "".join(capfd.readouterr()) + str(told.value)
 
 
 def test_what_was_not_final_at_the_deadline_is_waited_for_by_another_run(chunk: Archive) -> None:
-    chunk.land(timeout=0.2)
+    with pytest.raises(PlaudArchiveError):
+        chunk.land(timeout=0.2)
     chunk.list("second")
     assert chunk.submit("second")["waiting"] == 3
     chunk.plaud.advance(601)
 
-    assert chunk.land("second") == {"version": 1, "pending": 0}
+    assert chunk.land("second")["landed"] == 3
     assert chunk.paid() == dict.fromkeys(NAMES, 1)
 
 
 def test_an_error_lands_what_is_there_and_raises_its_class(chunk: Archive) -> None:
     first = deferred(chunk)
     chunk.plaud.force(ids(chunk)["a.wav"], status="completed", text=TEXT)
-    keep(chunk, "a.wav")
+    chunk.keep("a.wav")
     broken = event(chunk, "error", "b.wav", "c.wav", error="PlaudAuthenticationError", message="refused")
 
     with pytest.raises(PlaudAuthenticationError, match="refused") as told:
@@ -189,10 +181,10 @@ def test_an_error_lands_what_is_there_and_raises_its_class(chunk: Archive) -> No
 def test_what_plaud_does_not_know_any_more_is_expired(chunk: Archive) -> None:
     first = deferred(chunk)
     chunk.plaud.advance(601)
-    keep(chunk, "a.wav", "c.wav")
+    chunk.keep("a.wav", "c.wav")
 
     gone = event(chunk, "done", missing=(ids(chunk)["b.wav"],))
-    assert chunk.resumed_land(first, gone) == {"version": 1, "pending": 0}
+    assert chunk.resumed_land(first, gone)["expired"] == 1
 
     assert chunk.states() == {"a.wav": "landed", "b.wav": "expired", "c.wav": "landed"}
     assert "does not know" in (chunk.entries()["b.wav"].error or "")
@@ -213,7 +205,7 @@ def test_one_whose_result_is_always_refused_is_given_up_and_the_others_land(
         }
     )
 
-    assert chunk.land() == {"version": 1, "pending": 0}
+    assert chunk.land()["failed"] == 1
 
     assert chunk.states() == {"a.wav": "landed", "b.wav": "failed", "c.wav": "landed"}
     given_up = chunk.entries()["b.wav"]
@@ -235,7 +227,7 @@ def test_an_event_of_another_version_fails_closed(chunk: Archive) -> None:
 def test_a_retry_lands_first_what_was_kept(chunk: Archive) -> None:
     deferred(chunk)
     chunk.plaud.force(ids(chunk)["a.wav"], status="completed", text=TEXT)
-    keep(chunk, "a.wav")
+    chunk.keep("a.wav")
     asked = len(chunk.plaud.ledger(kind="get"))
 
     again = deferred(chunk, try_number=2)
@@ -257,11 +249,13 @@ def test_a_retry_keeps_the_deadline_and_a_clear_begins_a_new_one(chunk: Archive)
 
 
 def test_a_retry_after_the_deadline_lands_what_was_kept_and_ends(chunk: Archive) -> None:
-    chunk.land(timeout=0.1)
+    with pytest.raises(PlaudArchiveError):
+        chunk.land(timeout=0.1)
     chunk.plaud.advance(601)
-    keep(chunk, "a.wav")
+    chunk.keep("a.wav")
 
-    assert chunk.land(timeout=0.1, try_number=2) == {"version": 1, "pending": 2}
+    with pytest.raises(PlaudArchiveError, match="1 landed, 2 processing"):
+        chunk.land(timeout=0.1, try_number=2)
     assert chunk.landed() == {"a.wav": "completed"}
 
 
@@ -280,7 +274,7 @@ def test_a_warehouse_that_is_away_leaves_what_was_kept_to_a_retry(
     assert len(chunk.kept()) == 3
     asked = len(chunk.plaud.ledger(kind="get"))
 
-    assert chunk.land(try_number=2) == {"version": 1, "pending": 0}
+    assert chunk.land(try_number=2)["landed"] == 3
     assert len(chunk.plaud.ledger(kind="get")) == asked, "nothing is asked for twice"
     assert chunk.kept() == []
 
@@ -293,7 +287,7 @@ def test_what_another_run_has_landed_meanwhile_is_not_landed_again(chunk: Archiv
     chunk.land("second")
     asked = len(chunk.plaud.ledger(kind="get"))
 
-    assert chunk.resumed_land(first, event(chunk, "done")) == {"version": 1, "pending": 0}
+    assert chunk.resumed_land(first, event(chunk, "done"))["landed"] == 3
     assert {row[0] for row in chunk.warehouse.rows("select run_id from plaud_transcripts")} == {"second"}
     assert len(chunk.plaud.ledger(kind="get")) == asked
 
@@ -301,11 +295,11 @@ def test_what_another_run_has_landed_meanwhile_is_not_landed_again(chunk: Archiv
 def test_a_kept_answer_that_is_gone_is_asked_for(chunk: Archive) -> None:
     first = deferred(chunk)
     chunk.plaud.advance(601)
-    keep(chunk, "a.wav", "b.wav", "c.wav")
+    chunk.keep("a.wav", "b.wav", "c.wav")
     chunk.kept()[0].unlink()
     asked = len(chunk.plaud.ledger(kind="get"))
 
-    assert chunk.resumed_land(first, event(chunk, "done"))["pending"] == 0
+    assert chunk.resumed_land(first, event(chunk, "done"))["landed"] == 3
     assert chunk.count_of_states() == {"landed": 3}
     assert len(chunk.plaud.ledger(kind="get")) == asked + 1
 
@@ -322,7 +316,7 @@ def test_kept_answers_stay_with_keep_raw(chunk: Archive) -> None:
 def test_what_plaud_does_not_know_yet_is_not_expired(chunk: Archive) -> None:
     first = deferred(chunk)
     chunk.plaud.advance(601)
-    keep(chunk, "a.wav", "c.wav")
+    chunk.keep("a.wav", "c.wav")
     not_yet = ids(chunk)["b.wav"]
     chunk.plaud.inject(
         {"match": {"kind": "get", "path_contains": not_yet}, "times": 1, "action": "status", "status": 404}
@@ -349,7 +343,8 @@ def test_another_region_waits_for_nothing_of_the_first(
     before = len(plaud.ledger())
     monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", plaud.airflow_connection.replace('"us"', '"eu"'))
 
-    assert chunk.land() == {"version": 1, "pending": 0}
+    with pytest.raises(PlaudArchiveError, match="3 processing"):
+        chunk.land()
     assert chunk.count_of_states() == {"processing": 3}
     assert len(plaud.ledger()) == before
 
@@ -366,18 +361,16 @@ def test_a_plan_waits_for_nothing(archive: Archive) -> None:
     archive.list()
     archive.submit(plan_only=True)
 
-    assert archive.land(plan_only="True") == {"version": 1, "pending": 0}
+    assert archive.land(plan_only="True") == {}
     assert archive.plaud.ledger() == []
 
 
-def test_a_chunk_that_was_not_prepared_waits_for_nothing(
-    archive: Archive, capfd: pytest.CaptureFixture[str]
-) -> None:
-    archive.add("a.wav")
+def test_a_chunk_whose_submit_failed_before_it_began_has_not_been_submitted(archive: Archive) -> None:
+    archive.add("a.wav", "b.wav")
     archive.list()
 
-    assert archive.land() == {"version": 1, "pending": 0}
-    assert "No recording of this chunk was prepared" in "".join(capfd.readouterr())
+    with pytest.raises(PlaudArchiveError, match=r"2 recordings: 0 landed, 2 not submitted.*the next run"):
+        archive.land()
 
 
 @pytest.mark.parametrize(
@@ -408,20 +401,126 @@ def test_a_wrong_time_is_told_when_the_dag_is_parsed(arguments: dict[str, Any]) 
         )
 
 
-# Fault row 97
-def test_what_another_run_has_landed_meanwhile_is_not_left_at_results_path(chunk: Archive) -> None:
-    chunk.list("other")
-    chunk.submit("other")
-    with pytest.raises(TaskDeferred) as deferred:
-        chunk.land_task().execute(chunk.context("land"))
-    chunk.plaud.advance(3600)
-    chunk.land("other")
-    assert chunk.kept() == []
+# What is counted, and what fails
 
-    # The trigger of this run comes later, and keeps what the other one has landed.
-    event = event_of(asked_at_once(deferred.value.trigger))
-    assert len(chunk.kept()) == len(NAMES)
-    chunk.resumed_land(deferred.value, event)
 
-    assert chunk.kept() == []
-    assert chunk.finish()["landed"] == len(NAMES)
+def end(archive: Archive, state: State, *names: str, error: str | None = None) -> None:
+    """Have recordings ended otherwise."""
+    told = f"'{error}'" if error else "null"
+    for name in names:
+        key = archive.keys()[name]
+        archive.warehouse.run(
+            f"update plaud_submissions set state = '{state.value}', error = {told} "
+            f"where recording_key = '{key}'"
+        )
+
+
+@pytest.mark.parametrize("state", [State.CLAIMED, State.SUBMITTING])
+def test_what_is_left_over_always_fails(chunk: Archive, state: State) -> None:
+    chunk.plaud.advance(601)
+    end(chunk, state, "a.wav")
+
+    with pytest.raises(
+        PlaudArchiveError, match="1 recordings are neither landed nor known to be bad"
+    ) as told:
+        chunk.land()
+    assert isinstance(told.value, AirflowFailException), "a retry would count the same"
+    assert chunk.count_of_states()["landed"] == 2
+
+
+def test_what_is_bad_is_counted_and_some_of_it_is_told_to_the_report(chunk: Archive) -> None:
+    chunk.plaud.advance(601)
+    end(chunk, State.UNKNOWN, "a.wav", error="the answer was lost")
+    end(chunk, State.EXPIRED, "b.wav", error="not known any more")
+    context = chunk.context("count")
+
+    counts = chunk.land_task().resume_execution("resume", {"event": event(chunk, "done")}, context)
+
+    assert counts == {"total": 3, **NONE, "landed": 1, "unknown": 1, "expired": 1}
+    assert context["ti"].xcom(COUNTS_KEY) == counts
+    assert context["ti"].xcom(PROBLEMS_KEY) == [
+        f"{chunk.folder}/a.wav: the answer was lost",
+        f"{chunk.folder}/b.wav: not known any more",
+    ]
+
+
+def test_the_message_has_counts_reasons_and_remedies_and_no_secret(chunk: Archive) -> None:
+    end(chunk, State.FAILED, "a.wav", error="nothing was said")
+    end(chunk, State.UNKNOWN, "b.wav", error="the answer was lost")
+
+    with pytest.raises(PlaudArchiveError) as told:
+        chunk.count()
+
+    message = str(told.value)
+    assert message.startswith(
+        "1 recordings are neither landed nor known to be bad "
+        "(3 recordings: 0 landed, 1 failed, 1 unknown, 1 processing). "
+    )
+    for remedy in ("resubmit=['failed']", "resubmit=['unknown']", "the next run"):
+        assert remedy in message
+    assert "resubmit=['expired']" not in message, "no remedy for what is not the matter"
+    assert f"{chunk.folder}/a.wav: nothing was said" in message
+    assert "secret-key-canary" not in message
+
+
+# Fault row 63
+def test_keys_that_another_listing_left_in_the_chunk_do_not_count(chunk: Archive) -> None:
+    chunk.plaud.advance(601)
+    for name in NAMES[1:]:
+        (chunk.folder / name).unlink()
+    chunk.add("new.wav")
+    # The list task was cleared; the submit of this chunk has failed since.
+    chunk.list()
+
+    with pytest.raises(PlaudArchiveError, match=r"2 recordings: 1 landed, 1 not submitted"):
+        chunk.land()
+
+
+# The target
+
+
+@pytest.mark.parametrize("elsewhere", [{"transcripts_table": "t2", "segments_table": "s2"}])
+def test_what_has_landed_elsewhere_lands_here_too_without_a_second_payment(
+    chunk: Archive, elsewhere: dict[str, Any]
+) -> None:
+    chunk.plaud.advance(601)
+    chunk.land()
+    chunk.list("second")
+    chunk.submit("second", **elsewhere)
+
+    assert chunk.land("second", **elsewhere)["landed"] == 3
+
+    assert chunk.warehouse.rows("select count(*) from t2") == [(3,)]
+    assert set(chunk.paid().values()) == {1}
+    assert len(chunk.plaud.ledger(kind="get")) == 6, "one more look at each"
+
+
+def test_what_has_landed_and_was_dropped_lands_again(chunk: Archive) -> None:
+    chunk.plaud.advance(601)
+    chunk.land()
+    chunk.warehouse.run("drop table plaud_segments")
+    chunk.warehouse.run("drop table plaud_transcripts")
+
+    assert chunk.land("again_in_the_same_chunk", **chunk._common("run"))["landed"] == 3
+    assert chunk.landed() == dict.fromkeys(NAMES, "completed")
+
+
+def test_what_has_landed_elsewhere_and_is_gone_at_plaud_is_bad_and_says_where_it_is(chunk: Archive) -> None:
+    chunk.plaud.advance(601)
+    chunk.land()
+    elsewhere: dict[str, Any] = {"transcripts_table": "t2", "segments_table": "s2"}
+    first = deferred(chunk, **elsewhere)
+
+    counts = chunk.resumed_land(first, event(chunk, "done", missing=tuple(ids(chunk).values())), **elsewhere)
+
+    assert (counts["landed"], counts["expired"]) == (0, 3)
+    assert "It landed in warehouse_default:plaud_transcripts" in str(chunk.entries()["a.wav"].error)
+    assert chunk.count()["landed"] == 3, "where it has landed it still counts"
+
+
+def test_execution_timeout_ends_a_wait_and_a_retry_goes_on(chunk: Archive) -> None:
+    with pytest.raises(AirflowTaskTimeout, match="nothing is paid twice"):
+        chunk.land(execution_timeout=timedelta(seconds=0.5))
+    chunk.plaud.advance(601)
+
+    assert chunk.land(try_number=2, execution_timeout=timedelta(seconds=60))["landed"] == 3

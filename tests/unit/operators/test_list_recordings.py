@@ -11,12 +11,14 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowSkipException
 
-from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
+from plaud_provider.exceptions import PlaudArchiveError, PlaudConfigurationError, PlaudInputError
 from plaud_provider.handover.manifest import read_manifest
+from plaud_provider.operators.chunk import COUNTS_KEY
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
-from tests.unit.operators.archives import Archive
+from tests.unit.operators.archives import PUBLIC, Archive
 from tests.unit.s3_server import S3Server
 from tests.unit.tasks import task_context
+from tests.unit.warehouse.warehouses import CONN_ID
 
 MAY = datetime(2024, 5, 1, tzinfo=UTC)
 
@@ -177,3 +179,107 @@ def test_every_argument_is_templated() -> None:
     task.render_template_fields({})
 
     assert {name: getattr(task, name) for name in arguments} == {name: name for name in arguments}
+
+
+# With a ledger: only what is left to do
+
+
+def left(archive: Archive, *, context: Any = None, **arguments: Any) -> list[list[str]]:
+    """Return the names in each chunk that is left to do."""
+    told = {"ledger_conn_id": CONN_ID, "public_urls": {str(archive.folder): PUBLIC}, **arguments}
+    return listed(archive, context=context, **told)
+
+
+@pytest.fixture
+def known(any_archive: Archive) -> Archive:
+    """An archive of which some recordings have landed, are waited for, have failed or are new."""
+    archive = any_archive
+    archive.add("landed.wav", "waiting.wav", "refused.wav", "unknown.wav", "gone.wav", "expired.wav")
+    (archive.folder / "refused.wav").write_bytes(b"nothing that is sound")
+    archive.list()
+    fault = {"match": {"kind": "submit", "body_contains": "unknown.wav"}, "action": "drop_after"}
+    archive.plaud.inject(fault)
+    archive.submit()
+    ids = {name: str(entry.transcription_id) for name, entry in archive.entries().items()}
+    archive.ledger.expired({ids["gone.wav"]: "gone", ids["expired.wav"]: "gone"}, region="us")
+    archive.warehouse.run(
+        "update plaud_submissions set submitted_at = '2020-01-01 00:00:00.000000' "
+        "where audio_uri like '%gone%'"
+    )
+    archive.plaud.force(ids["landed.wav"], status="completed", text="a")
+    archive.keep("landed.wav")
+    with pytest.raises(PlaudArchiveError):
+        archive.count()
+    archive.add("new.wav")
+    return archive
+
+
+def test_what_is_settled_is_counted_and_needs_no_chunk(known: Archive) -> None:
+    context = task_context(None, task_id="list")
+
+    chunks = left(known, context=context)
+
+    # What expired lately may be known after all, and to look is free.
+    assert chunks == [["expired.wav", "new.wav", "waiting.wav"]]
+    assert context["ti"].xcom(COUNTS_KEY) == {
+        "landed_before": 1,
+        "failed_before": 1,
+        "unknown_before": 1,
+        "expired_before": 1,
+        "left_by_others": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("resubmit", "more"),
+    [("failed", "refused.wav"), ("unknown", "unknown.wav"), (["expired"], "gone.wav")],
+)
+def test_what_is_to_be_submitted_again_is_left_to_do(known: Archive, resubmit: Any, more: str) -> None:
+    assert left(known, resubmit=resubmit) == [sorted(["expired.wav", "new.wav", "waiting.wav", more])]
+
+
+@pytest.mark.parametrize("other", [{"language": "en"}, {"speaker_diarization": "True"}])
+def test_in_other_terms_it_is_another_recording(known: Archive, other: dict[str, Any]) -> None:
+    assert len(left(known, **other)[0]) == 7
+
+
+def test_what_has_landed_elsewhere_is_left_to_do_here(known: Archive) -> None:
+    elsewhere = left(known, transcripts_table="t2", segments_table="s2")
+
+    assert elsewhere == [["expired.wav", "landed.wav", "new.wav", "waiting.wav"]]
+
+
+def test_a_second_run_over_what_has_landed_has_no_chunks(archive: Archive) -> None:
+    archive.add("a.wav", "b.wav")
+    archive.list()
+    archive.submit()
+    archive.plaud.advance(601)
+    archive.land()
+
+    assert left(archive) == []
+
+
+def test_what_other_runs_have_left_at_plaud_is_landed_by_this_one(any_archive: Archive) -> None:
+    archive = any_archive
+    archive.add("old.wav", "late.wav")
+    archive.list()
+    archive.submit()
+    with pytest.raises(PlaudArchiveError):
+        archive.count()
+    archive.plaud.advance(601)
+    archive.warehouse.run("update plaud_submissions set lease_until = '2020-01-01 00:00:00.000000'")
+    # Of a folder of today; "late.wav" is listed again.
+    (archive.folder / "old.wav").unlink()
+    archive.add("new.wav")
+    told = {"path": str(archive.folder), "results_path": str(archive.results), "ledger_conn_id": CONN_ID}
+    task = ListRecordingsOperator(task_id="list", public_urls={str(archive.folder): PUBLIC}, **told)
+
+    listing, left_over = task.execute(task_context(None, task_id="list", run_id="today"))
+
+    assert [Path(found.uri).name for found in read_manifest(listing)] == ["late.wav", "new.wav"]
+    assert read_manifest(left_over) == []
+    assert archive.submit("today", manifest=left_over)["total"] == 0
+    counts = archive.land("today", manifest=left_over)
+    assert (counts["total"], counts["landed"]) == (1, 1)
+    assert archive.landed() == {"old.wav": "completed"}
+    assert len(task.execute(task_context(None, task_id="list", run_id="tomorrow"))) == 1

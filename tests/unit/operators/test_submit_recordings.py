@@ -16,6 +16,8 @@ from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
 from plaud_provider.ledger.ledger import Owner, State
 from plaud_provider.operators.chunk import HELD_SECONDS
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
+from plaud_provider.recordings.local_files import LocalFile
+from plaud_provider.submit.chunk import ChunkSubmit
 from tests.integration.archive import BAD_NAMES, write_bad
 from tests.unit.operators.archives import STRANGER, SUBMIT, Archive
 
@@ -357,9 +359,7 @@ def test_no_more_than_the_audio_hours_that_a_run_may_submit(archive: Archive) ->
 
     assert (counts["new"], counts["submitted"]) == (5, 3)
     assert len(archive.paid()) == 3
-    left = [entry for entry in archive.entries().values() if entry.state is State.CLAIMED]
-    assert len(left) == 2
-    assert all(entry.is_released and "max_audio_hours" in (entry.error or "") for entry in left)
+    assert len(archive.entries()) == 3, "nobody has claimed the others"
     assert archive.submit(try_number=2, max_audio_hours=0.35)["submitted"] == 0, "a retry has the same budget"
     archive.list("second")
     assert archive.submit("second", max_audio_hours=0.35)["submitted"] == 2, "another run has its own"
@@ -416,3 +416,43 @@ def test_every_argument_is_templated() -> None:
     task.render_template_fields({})
 
     assert {name: getattr(task, name) for name in arguments} == {name: name for name in arguments}
+
+
+# Fault row 96
+def test_a_claim_that_lapses_while_its_chunk_is_planned_is_taken_up(archive: Archive) -> None:
+    archive.add("a.wav", "b.wav")
+    archive.list()
+    archive.submit(plan_only=True)
+    archive.hold("a.wav")
+    task = archive.submit_task()
+    look_at = ChunkSubmit._looked_at
+
+    def slowly(chunk: ChunkSubmit, candidates: Any) -> Any:
+        # The task that has claimed it is gone; nobody renews its lease.
+        archive.lapse()
+        return look_at(chunk, candidates)
+
+    with pytest.MonkeyPatch.context() as slow:
+        slow.setattr(ChunkSubmit, "_looked_at", slowly)
+        with pytest.raises(TaskDeferred) as deferred:
+            task.execute(archive.context(SUBMIT))
+    archive.resumed_submit(deferred.value)
+
+    assert archive.paid() == {"a.wav": 1, "b.wav": 1}
+
+
+def test_a_run_whose_audio_hours_are_spent_reads_no_files(
+    archive: Archive, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive.add("a.wav", "b.wav", "c.wav", seconds=3600)
+    archive.list()
+    archive.submit(max_audio_hours=2)
+    assert len(archive.paid()) == 2
+    reads: list[str] = []
+
+    with pytest.MonkeyPatch.context() as watched:
+        watched.setattr(LocalFile, "open", lambda source: reads.append(source.audio.uri))
+        counts = archive.submit(try_number=2, max_audio_hours=2)
+
+    assert (counts["new"], counts["submitted"], reads) == (0, 0, [])
+    assert caplog.text.count("1 recordings are not submitted: max_audio_hours") == 2, "once each time"

@@ -31,7 +31,7 @@ def is_one_refused_row(archive: Archive, reason: str) -> bool:
     assert archive.submit(try_number=2)["failed_before"] == 1, "once"
     [entry] = archive.entries().values()
     assert archive.plaud.ledger(kind="submit") == []
-    assert archive.finish(max_failed=1)["failed"] == 1
+    assert archive.count()["failed"] == 1
     return entry.state is State.FAILED and reason in (entry.error or "")
 
 

@@ -58,7 +58,7 @@ def test_the_tasks_that_follow_know_it_by_what_it_is_now(stored: Archive, s3: S3
     stored.plaud.advance(3600)
 
     stored.land()
-    assert stored.finish()["landed"] == 2
+    assert stored.count()["landed"] == 2
 
 
 def test_one_that_another_run_has_submitted_as_it_is_now_is_not_paid_again(

@@ -15,9 +15,9 @@ from airflow.sdk.definitions.taskgroup import MappedTaskGroup
 from airflow.sdk.definitions.xcom_arg import XComArg
 from airflow.serialization.serialized_objects import DagSerialization
 
-from plaud_provider.operators.finish_recordings import FinishRecordingsOperator, ReportRecordingsOperator
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
+from plaud_provider.operators.report_recordings import ReportRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
 from plaud_provider.recordings.listing import Found
 from plaud_provider.task_groups.archive import transcribe_archive
@@ -26,45 +26,41 @@ from tests.unit.tasks import task_context
 from tests.unit.warehouse.warehouses import CONN_ID
 
 MAY = datetime(2024, 5, 1, tzinfo=UTC)
-LIST, LAND, FINISH, REPORT = (
-    "transcribe.list",
-    "transcribe.chunk.land",
-    "transcribe.chunk.finish",
-    "transcribe.report",
-)
-CHUNK = (SUBMIT, LAND, FINISH)
+LIST, LAND, REPORT = ("transcribe.list", "transcribe.chunk.land", "transcribe.report")
+CHUNK = (SUBMIT, LAND)
+ALL = (LIST, *CHUNK, REPORT)
 #: For each argument of the factory: a value, the tasks that get it, and what it is called there.
 ARGUMENTS: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "path": ("s3://calls/2024/", (LIST,), "path"),
-    "results_path": ("s3://calls/results", (LIST, LAND, FINISH), "results_path"),
-    "sql_conn_id": ("snowflake", (LAND, FINISH), "sql_conn_id"),
-    "ledger_conn_id": ("books", CHUNK, "ledger_conn_id"),
-    "plaud_conn_id": ("plaud_eu", CHUNK, "plaud_conn_id"),
-    "region": ("eu", CHUNK, "region"),
+    "results_path": ("s3://calls/results", (LIST, LAND, REPORT), "results_path"),
+    "sql_conn_id": ("snowflake", ALL, "sql_conn_id"),
+    "ledger_conn_id": ("books", ALL, "ledger_conn_id"),
+    "plaud_conn_id": ("plaud_eu", ALL, "plaud_conn_id"),
+    "region": ("eu", ALL, "region"),
     "pattern": ("**/*.wav", (LIST,), "pattern"),
     "suffixes": ([".wav"], (LIST,), "suffixes"),
     "modified_after": (MAY, (LIST,), "modified_after"),
     "modified_before": ("{{ data_interval_end }}", (LIST,), "modified_before"),
-    "language": ("en", (SUBMIT,), "language"),
-    "speaker_diarization": (True, (SUBMIT,), "speaker_diarization"),
+    "language": ("en", (LIST, SUBMIT), "language"),
+    "speaker_diarization": (True, (LIST, SUBMIT), "speaker_diarization"),
     "webhook_url": ("https://me.example/hook", (SUBMIT,), "webhook_url"),
-    "schema": ("speech", (LAND, FINISH), "schema"),
-    "transcripts_table": ("calls", (LAND, FINISH), "transcripts_table"),
-    "segments_table": ("turns", (LAND, FINISH), "segments_table"),
+    "schema": ("speech", ALL, "schema"),
+    "transcripts_table": ("calls", ALL, "transcripts_table"),
+    "segments_table": ("turns", ALL, "segments_table"),
     "chunk_size": (50, (LIST,), "chunk_size"),
     "chunks_at_once": (3, (SUBMIT,), "max_active_tis_per_dag"),
-    "max_failed": (7, (FINISH,), "max_failed"),
+    "max_failed": (7, (REPORT,), "max_failed"),
     "max_audio_hours": (99.5, (SUBMIT,), "max_audio_hours"),
     "max_recording_hours": (3.0, (SUBMIT,), "max_recording_hours"),
-    "resubmit": (["failed"], (SUBMIT,), "resubmit"),
-    "dry_run": (True, CHUNK, "plan_only"),
+    "resubmit": (["failed"], (LIST, SUBMIT), "resubmit"),
+    "dry_run": (True, (*CHUNK, REPORT), "plan_only"),
     "timeout": (3600.0, (LAND,), "timeout"),
     "poke_interval": (7.0, (LAND,), "poke_interval"),
     "partial_count": (11, (LAND,), "partial_count"),
     "partial_seconds": (12.0, (LAND,), "partial_seconds"),
     "url_validity": (timedelta(hours=2), (SUBMIT,), "url_validity"),
-    "public_urls": ({"/calls": "https://files.example"}, (SUBMIT,), "public_urls"),
-    "keep_raw": (True, (LAND, FINISH), "keep_raw"),
+    "public_urls": ({"/calls": "https://files.example"}, (LIST, SUBMIT), "public_urls"),
+    "keep_raw": (True, (LAND, REPORT), "keep_raw"),
     "outlets": ([Asset("calls")], (REPORT,), "outlets"),
 }
 
@@ -76,14 +72,13 @@ def made(**arguments: Any) -> DAG:
     return dag
 
 
-def test_it_makes_a_listing_three_tasks_a_chunk_and_a_report() -> None:
+def test_it_makes_a_listing_two_tasks_a_chunk_and_a_report() -> None:
     dag = made()
 
     assert {task_id: type(task) for task_id, task in dag.task_dict.items()} == {
         LIST: ListRecordingsOperator,
         SUBMIT: SubmitRecordingsOperator,
         LAND: LandRecordingsOperator,
-        FINISH: FinishRecordingsOperator,
         REPORT: ReportRecordingsOperator,
     }
     assert not any(isinstance(task, MappedOperator) for task in dag.tasks), "mapped as a group, not each"
@@ -97,14 +92,12 @@ def test_tasks_come_one_after_the_other_whatever_happens() -> None:
 
     assert dag.get_task(SUBMIT).upstream_task_ids == {LIST}
     assert dag.get_task(LAND).upstream_task_ids >= {SUBMIT}
-    assert dag.get_task(FINISH).upstream_task_ids >= {LAND}
-    assert dag.get_task(REPORT).upstream_task_ids == {LIST, FINISH}
+    assert dag.get_task(REPORT).upstream_task_ids == {LIST, LAND}
     rules = {task.task_id: task.trigger_rule for task in dag.tasks}
     assert rules == {
         LIST: "all_success",
         SUBMIT: "all_success",
         LAND: "all_done",
-        FINISH: "all_done",
         REPORT: "all_done",
     }
 
@@ -134,7 +127,6 @@ def test_defaults_are_those_of_the_tasks() -> None:
         LIST: ListRecordingsOperator,
         SUBMIT: SubmitRecordingsOperator,
         LAND: LandRecordingsOperator,
-        FINISH: FinishRecordingsOperator,
     }
     for name, (_, task_ids, attribute) in ARGUMENTS.items():
         for task_id in set(task_ids) & set(classes):
@@ -145,7 +137,7 @@ def test_defaults_are_those_of_the_tasks() -> None:
 
 def test_the_ledger_is_in_the_warehouse_unless_it_is_named() -> None:
     assert made(sql_conn_id="lake").get_task(SUBMIT).ledger_conn_id == "lake"
-    assert made(sql_conn_id="lake", ledger_conn_id="books").get_task(FINISH).ledger_conn_id == "books"
+    assert made(sql_conn_id="lake", ledger_conn_id="books").get_task(LAND).ledger_conn_id == "books"
 
 
 def test_arguments_for_tasks_reach_all_of_them() -> None:
@@ -167,11 +159,11 @@ def test_the_report_finds_its_tasks_in_any_group(outer: str | None, inner: str) 
     report = dag.get_task(f"{group.group_id}.report")
     assert isinstance(report, ReportRecordingsOperator)
 
-    named = (report.list_task_id, report.submit_task_id, report.finish_task_id)
+    named = (report.list_task_id, report.submit_task_id, report.land_task_id)
     assert [type(dag.get_task(task_id)) for task_id in named] == [
         ListRecordingsOperator,
         SubmitRecordingsOperator,
-        FinishRecordingsOperator,
+        LandRecordingsOperator,
     ]
 
 
@@ -181,7 +173,7 @@ def test_two_archives_may_be_in_one_dag() -> None:
         second = transcribe_archive("/memos", results_path="/results", group_id="memos")
         first >> second
 
-    assert len(dag.tasks) == 10
+    assert len(dag.tasks) == 8
     assert dag.get_task("memos.list").upstream_task_ids == {"calls.report"}
 
 
@@ -191,7 +183,7 @@ def test_it_serializes() -> None:
 
     assert sorted(read.task_dict) == sorted(dag.task_dict)
     assert read.get_task(SUBMIT).max_active_tis_per_dag == 2
-    assert {str(read.get_task(task_id).trigger_rule) for task_id in (LAND, FINISH, REPORT)} == {"all_done"}
+    assert {str(read.get_task(task_id).trigger_rule) for task_id in (LAND, REPORT)} == {"all_done"}
 
 
 # Templates
@@ -260,8 +252,7 @@ def test_what_templates_render_means_the_same_as_text_and_as_values(archive: Arc
     plan = tasks[SUBMIT].execute(archive.context(SUBMIT))
 
     assert (plan["total"], plan["new"], plan["audio_hours"]) == (2, 2, 0.2)
-    assert tasks[LAND].execute(archive.context("land"))["pending"] == 0
-    assert tasks[FINISH].execute(archive.context("finish")) == {}
+    assert tasks[LAND].execute(archive.context("land")) == {}
     assert archive.plaud.ledger() == []
     tasks[SUBMIT].plan_only = False if native else "False"
     tasks[SUBMIT].execute(archive.context(SUBMIT))
@@ -282,17 +273,17 @@ def xcom_bytes(value: Any) -> int:
 def test_xcom_of_50_000_recordings_stays_under_1_mb(archive: Archive) -> None:
     archive.add("a.wav", "b.wav")
     archive.list()
-    submit, finish = archive.context(SUBMIT), archive.context("finish")
+    submit, land = archive.context(SUBMIT), archive.context("land")
     returned = [archive.submit_task().execute(submit)]
     archive.plaud.advance(601)
-    returned.append(archive.land())
-    finished = FinishRecordingsOperator(task_id="finish", **archive._landing("run")).execute(finish)
-    returned.append(finished)
-    pushed = [json.loads(text) for context in (submit, finish) for text in context["ti"].pushed.values()]
+    archive.land()
+    returned.append(archive.land_task().execute(land))
+    pushed = [json.loads(text) for context in (submit, land) for text in context["ti"].pushed.values()]
     # Each count with as many digits as it may have.
     full = [
         {name: 1234.5678 if isinstance(count, float) else 200 for name, count in value.items()}
         for value in (*returned, *pushed)
+        if isinstance(value, dict)
     ]
     a_chunk = sum(xcom_bytes(value) for value in full)
     long = "s3://aws_default@company-recordings-eu-central-1/transcription/results/manifests"

@@ -1,0 +1,55 @@
+"""
+Removing what runs have left at results_path: what is landed, and what is too old to be of use.
+
+The rule, at the end of any run over a folder: a kept answer goes once it has landed or failed by the ledger,
+or is older than Plaud keeps results; chunks of other runs go after a month. What a run is still waiting for
+is neither. Files that are not ours stay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+
+from plaud_provider.api.waiting import RETENTION
+from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.handover.kept_results import KEPT_NAME, kept_name
+from plaud_provider.handover.manifest import MANIFESTS
+from plaud_provider.storage.folder import parse_folder
+
+#: A run over a very large archive takes weeks.
+OLDEST_MANIFEST = timedelta(days=30)
+#: The ledger's clock and that of the storage may differ by so much.
+CLOCKS_APART = timedelta(minutes=10)
+_STATE = "All transcripts are landed; what is left over is removed by the next run."
+
+
+def sweep(results_path: str, ended_since: Callable[[datetime], Iterable[tuple[str, str]]]) -> int:
+    """
+    Remove what is left over.
+
+    :param results_path: The folder that runs share.
+    :param ended_since: Returns region and id of what has landed or failed since a moment, see
+        :meth:`~plaud_provider.ledger.ledger.Ledger.ended_since`.
+    :return: How many files were removed.
+    :raises PlaudError: if the folder could not be read or cleared.
+    """
+    folder = parse_folder(results_path, argument="results_path", state=_STATE, kind=PlaudConfigurationError)
+    now = time.time()
+    manifests, kept, removed = f"{MANIFESTS}/", {}, []
+    for name, modified in folder.files():
+        if name.startswith(manifests):
+            if modified < now - OLDEST_MANIFEST.total_seconds():
+                removed.append(name)
+        elif KEPT_NAME.fullmatch(name):
+            if modified < now - RETENTION.total_seconds():
+                removed.append(name)
+            else:
+                kept[name] = modified
+    if kept:
+        oldest = datetime.fromtimestamp(min(kept.values()), tz=UTC) - CLOCKS_APART
+        ended = (kept_name(region, known) for region, known in ended_since(oldest))
+        removed += [name for name in ended if name in kept]
+    folder.remove(removed)
+    return len(removed)
