@@ -154,7 +154,7 @@ def submit_transcription(
         else:
             if answer.is_success:
                 return (yield from _accepted(account, answer))
-            if answer.status >= 500 or answer.status in (303, 408):
+            if not _says_outcome(answer):
                 raise _unknown(account, f"Plaud answered {answer.status}", status_code=answer.status)
             yield Note(SubmitPhase.NOT_ACCEPTED)
             failure = _failure(account, answer, "the submit", is_submit=True)
@@ -211,7 +211,7 @@ def _authorized(
         refused = answer.status == 429
         yield ReturnSlot(
             refused_for=policy.retry_after(answer.headers, attempt) if refused else None,
-            is_answered=None if outgoing.repeatable else answer.status < 500,
+            is_answered=None if outgoing.repeatable else _says_outcome(answer),
         )
         if answer.status != 401 or rejections >= policy.attempts:
             return answer
@@ -234,6 +234,16 @@ def _parsed(answer: Response, parse: Callable[[bytes], Transcription]) -> Call[T
         return parse(answer.body)
     parsed: Transcription = yield Do(lambda: parse(answer.body))
     return parsed
+
+
+def _says_outcome(answer: Response) -> bool:
+    """Whether an answer to a submit says what became of it: a gateway's page, with whatever status, does not."""
+    if not answer.is_success:
+        return answer.status < 500 and answer.status not in (303, 408)
+    try:
+        return len(answer.body) <= LARGE_BYTES and bool(parse_submission(answer.body))
+    except PlaudResponseError:
+        return False
 
 
 def _accepted(account: Account, answer: Response) -> Call[Transcription]:

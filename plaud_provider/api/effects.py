@@ -211,8 +211,8 @@ class ReturnSlot(NamedTuple):
     :param sent: Whether Plaud may have seen the request.
     :param refused_for: Seconds for which nobody is to send, because Plaud answered 429; ``None`` if it did
         not.
-    :param is_answered: Whether a submit that was sent was answered, and not with 5xx; ``None``: it was not
-        sent, or is none.
+    :param is_answered: Whether a submit that was sent was answered in a way that says what became of it;
+        ``None``: it was not sent, or is none.
     """
 
     sent: bool = True

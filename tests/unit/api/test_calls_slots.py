@@ -36,6 +36,11 @@ def slots(world: World) -> list[ReturnSlot]:
     [
         (PROCESSING, True),
         (answer(404), True),
+        (answer(200, b"<html><title>Gateway</title></html>"), False),
+        (answer(200, b'{"transcriptionId": ['), False),
+        (answer(200, {"status": "processing"}), False),
+        (answer(303), False),
+        (answer(408), False),
         (answer(500), False),
         (answer(503), False),
         (LOST, False),

@@ -51,7 +51,13 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "trouble",
-    [{"action": "status", "status": 503}, {"action": "status", "status": 502}, {"action": "drop_after"}],
+    [
+        {"action": "status", "status": 503},
+        {"action": "status", "status": 502},
+        {"action": "drop_after"},
+        {"action": "html"},
+        {"action": "malformed"},
+    ],
     ids=lambda trouble: "_".join(map(str, trouble.values())),
 )
 def test_while_plaud_does_not_answer_submits_few_become_unknown_and_the_rest_is_submitted_later(
