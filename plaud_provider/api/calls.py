@@ -20,6 +20,7 @@ from plaud_provider.api.effects import (
     Effect,
     Note,
     Operation,
+    ReadToken,
     Request,
     Response,
     ReturnSlot,
@@ -29,11 +30,19 @@ from plaud_provider.api.effects import (
     TakeSlot,
     Token,
     TransportFailure,
+    TrialDue,
 )
 from plaud_provider.api.models import Transcription
 from plaud_provider.api.requests import Account, get_request, submit_request
 from plaud_provider.api.retry import RetryPolicy
-from plaud_provider.api.tokens import KEPT_MINUTES, access_token, exchanged_token, redirected, unreachable
+from plaud_provider.api.tokens import (
+    KEPT_MINUTES,
+    access_token,
+    exchanged_token,
+    is_fresh,
+    redirected,
+    unreachable,
+)
 from plaud_provider.exceptions import (
     PlaudError,
     PlaudNotFoundError,
@@ -47,6 +56,9 @@ from plaud_provider.exceptions import (
 
 T = TypeVar("T")
 Call = Generator[Effect, Any, T]
+
+#: An id that nobody has.
+NO_TRANSCRIPTION = "txn_none"
 
 _ERROR_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
@@ -193,7 +205,11 @@ def _authorized(
     rejections = 0
     while True:
         # Before the note: a process that is killed while it waits has sent nothing.
-        yield TakeSlot(operation)
+        yield from _slot(account, policy, operation, token)
+        # The slot may have been long in coming, and the token renewed meanwhile.
+        newest = (yield ReadToken()).token
+        if newest is not None and is_fresh(newest, now=policy.now()):
+            token = newest
         try:
             outgoing = yield from request(token)
             if not outgoing.repeatable:
@@ -228,6 +244,36 @@ def _authorized(
             )
 
 
+def _slot(account: Account, policy: RetryPolicy, operation: Operation, token: Token) -> Call[None]:
+    while True:
+        try:
+            yield TakeSlot(operation)
+            return
+        except TrialDue:
+            yield from _see_that_plaud_answers(account, policy, token)
+
+
+def _see_that_plaud_answers(account: Account, policy: RetryPolicy, token: Token) -> Call[None]:
+    """
+    Ask for a transcription that there is not, which is free.
+
+    A refusal of any kind will do: a submit that is refused is paid for by nobody.
+
+    :raises PlaudError: if Plaud is away, or a gateway answers in its place.
+    """
+    yield TakeSlot(Operation.GET)
+    try:
+        answer: Response = yield Send(get_request(account, token.access_token, NO_TRANSCRIPTION))
+    except TransportFailure as broken:
+        yield ReturnSlot(sent=broken.sent)
+        raise unreachable(account, broken) from None
+    yield ReturnSlot(refused_for=policy.retry_after(answer.headers, 1) if answer.status == 429 else None)
+    if answer.is_success and not _is_json(answer.body):
+        raise _foreign_page(account, answer.status)
+    if not (answer.is_success or 400 <= answer.status < 500):
+        raise _failure(account, answer, "a look that is to tell whether it answers")
+
+
 def _parsed(answer: Response, parse: Callable[[bytes], Transcription]) -> Call[Transcription]:
     """Parse an answer; a large one as blocking work, so that the triggerer's loop goes on."""
     if len(answer.body) <= LARGE_BYTES:
@@ -237,7 +283,7 @@ def _parsed(answer: Response, parse: Callable[[bytes], Transcription]) -> Call[T
 
 
 def _says_outcome(answer: Response) -> bool:
-    """Whether an answer to a submit says what became of it: a gateway's page, with whatever status, does not."""
+    """Whether an answer to a submit says what became of it; a page with a 200 does not."""
     if not answer.is_success:
         return answer.status < 500 and answer.status not in (303, 408)
     try:

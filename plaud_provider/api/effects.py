@@ -79,6 +79,14 @@ class TransportFailure(Exception):
         self.answered = answered
 
 
+class TrialDue(Exception):
+    """
+    The last submits were not answered, and this one is to find out whether Plaud answers again.
+
+    Raised once where its slot is asked for: Plaud is to be asked for something free before.
+    """
+
+
 @dataclass(slots=True)
 class Token:
     """
@@ -196,7 +204,7 @@ class Do(NamedTuple):
 
 class TakeSlot(NamedTuple):
     """
-    Wait until the client's quota of requests has room for one more.
+    Wait until the client's quota of requests has room for one more; may raise :class:`TrialDue`.
 
     :param operation: What is to be sent: ``SUBMIT`` or ``GET``.
     """

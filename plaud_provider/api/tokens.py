@@ -225,7 +225,7 @@ def _renew(
     now = policy.now()
     calls = (*earlier, now)
     if token is not None:
-        token.replaces_rejected = state.token is not None and _same(state.token, rejected)
+        token.replaces_rejected = rejected is not None
         return TokenState(token, calls), token
     if old is not None and status != 429:
         # Its refresh token may be spent by now: whoever is next, most often this call, makes an exchange.
@@ -235,10 +235,9 @@ def _renew(
         refused_until = now + policy.remember_refusal
         return TokenState(None, calls, failures, refused_until=refused_until, status=status), None
     not_before = now + policy.retry_after(headers, failures)
-    failed = state._replace(
-        calls=calls, failures=failures, not_before=not_before, status=status, reason=reason
-    )
-    return failed, None
+    # A rejected token is not kept: every call would send it once more, at the cost of the quota.
+    kept = None if state.token is not None and _same(state.token, rejected) else state.token
+    return TokenState(kept, calls, failures, not_before, status=status, reason=reason), None
 
 
 def _request(account: Account, refreshing: Token | None) -> Request:

@@ -3,7 +3,8 @@ Whether a submit may be tried: a circuit breaker.
 
 A submit that is not answered, or answered with 5xx or with what is no answer of Plaud's, may have been paid
 for. So after a few of them in a row nobody of the client submits; one call tries now and then, and its
-success lets the others go on.
+success lets the others go on. It asks Plaud for something free first: where that is not answered either, a
+submit would only be one more of unknown outcome.
 
 Pure, and kept with the client's :class:`~plaud_provider.quota.rule.Quota`. Times are in epoch seconds.
 """
@@ -11,6 +12,7 @@ Pure, and kept with the client's :class:`~plaud_provider.quota.rule.Quota`. Time
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 #: So many failures in a row open the breaker.
 FAILURES_TO_OPEN = 3
@@ -18,6 +20,20 @@ FAILURES_TO_OPEN = 3
 #: by how much later than Plaud everybody is back.
 FIRST_TRIAL = 0.5
 LONGEST_PAUSE = 2.0
+#: One trial in so many (an hour of them) is made without looking first: looks may fail where submits do not.
+BLIND_TRIAL = 30
+
+
+class Admission(NamedTuple):
+    """
+    Whether a submit may be sent.
+
+    :param wait: 0 if it may, else the seconds until another one may try.
+    :param looks_first: Whether it is a trial that begins: Plaud is to be asked for something free first.
+    """
+
+    wait: float = 0.0
+    looks_first: bool = False
 
 
 @dataclass(slots=True)
@@ -36,25 +52,24 @@ class Breaker:
     trial: str = ""
     next_trial_at: float = 0.0
 
-    def admit(self, call: str, *, now: float, minute: float = 60.0) -> float:
+    def admit(self, call: str, *, now: float, minute: float = 60.0) -> Admission:
         """
         Ask whether a submit may be sent.
 
         :param call: Who asks: a new name for each call, the same for each of its attempts.
         :param minute: Seconds of a minute.
-        :return: 0 if it may, else the seconds until another one may try.
         """
         if self.failures < FAILURES_TO_OPEN or call == self.trial:
-            return 0.0
+            return Admission()
         # What lies further ahead means that the clock was put back.
         self.next_trial_at = min(self.next_trial_at, now + LONGEST_PAUSE * minute)
         if now < self.next_trial_at:
-            return self.next_trial_at - now
+            return Admission(self.next_trial_at - now)
         self.trial = call
         self.trials += 1
         # From its start: one that hangs, or is killed, keeps nobody from the next.
         self._pause(now, minute)
-        return 0.0
+        return Admission(looks_first=self.trials % BLIND_TRIAL != 0)
 
     def report(self, *, is_answered: bool, now: float, minute: float = 60.0) -> bool:
         """

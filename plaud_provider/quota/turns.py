@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
-from plaud_provider.api.effects import Operation, ReturnSlot
+from plaud_provider.api.effects import Operation, ReturnSlot, TrialDue
 from plaud_provider.exceptions import PlaudSubmitsPausedError
+from plaud_provider.quota.breaker import Admission
 from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.stores import Change, QuotaStore
 
@@ -78,22 +79,27 @@ class ClientQuota:
 
         :param call: Name of the call that the ticket is for; by default the ticket.
         :raises PlaudSubmitsPausedError: for a submit, while Plaud does not answer them.
+        :raises TrialDue: for one that is to find out whether Plaud does again; it has taken no slot yet.
         """
         rate = self._rate
 
-        def take(quota: Quota, now: float) -> tuple[float, float]:
+        def take(quota: Quota, now: float) -> tuple[float, Admission]:
+            admission = Admission()
             if operation is Operation.SUBMIT:
-                paused = quota.breaker.admit(call or ticket, now=now, minute=rate.minute)
-                if paused > 0:
-                    return 0.0, paused
-            return quota.take(ticket, operation, now=now, rate=rate, place=place, calls=calls), 0.0
+                admission = quota.breaker.admit(call or ticket, now=now, minute=rate.minute)
+            if admission != Admission():
+                return 0.0, admission
+            pause = quota.take(ticket, operation, now=now, rate=rate, place=place, calls=calls)
+            return pause, admission
 
-        pause, paused = self._update(take, returns)
+        pause, (paused, looks_first) = self._update(take, returns)
+        if looks_first:
+            raise TrialDue
         if paused > 0:
             raise PlaudSubmitsPausedError(
-                f"Plaud left the last submits of client {self._client_id} without an answer that says "
-                "what became of them. Each of them may be paid for, so nobody submits until one succeeds; the next may try "
-                f"in {paused:.0f} s. Nothing was sent from here; a retry goes on."
+                f"Plaud left the last submits of client {self._client_id} without an answer that says what "
+                "became of them. Each of them may be paid for, so nobody submits until one succeeds; the "
+                f"next may try in {paused:.0f} s. Nothing was sent from here; a retry goes on."
             )
         return pause
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plaud_provider.api.calls import get_transcription
 from plaud_provider.api.effects import Response, TokenState
 from plaud_provider.api.tokens import (
     DEFAULT_LIFETIME,
@@ -19,6 +20,7 @@ from plaud_provider.api.tokens import (
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
     PlaudConnectionError,
+    PlaudError,
     PlaudRateLimitError,
     PlaudRedirectError,
     PlaudRequestError,
@@ -224,6 +226,20 @@ def test_a_rejected_token_is_replaced_although_its_time_is_not_up(age: float) ->
     world = World([token_answer("second")], stored=token("first", left=86_400 - age))
 
     assert renewed(world, "first") == "second"
+
+
+@pytest.mark.parametrize("failure", [answer(503), answer(429), LOST, answer(200, b"<html>")], ids=str)
+def test_a_rejected_token_is_not_sent_again_while_there_is_no_other(failure: Response) -> None:
+    """Each look would take a request of the quota, only to be rejected again."""
+    world = World(then=failure, stored=token("first"), attempts=1)
+    with pytest.raises(PlaudError):
+        renewed(world, "first")
+
+    world.clock += 1
+    with pytest.raises(PlaudError):
+        world.run(get_transcription(ACCOUNT, "txn_1", world.policy))
+
+    assert "get" not in world.operations
 
 
 def test_a_rejected_token_that_another_has_replaced_costs_no_request() -> None:

@@ -10,7 +10,7 @@ import pytest
 from plaud_provider.api.effects import Operation, ReturnSlot
 from plaud_provider.exceptions import PlaudSubmitsPausedError
 from plaud_provider.private_folder import PrivateFolder
-from plaud_provider.quota.breaker import FAILURES_TO_OPEN, Breaker
+from plaud_provider.quota.breaker import FAILURES_TO_OPEN, Admission, Breaker
 from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.stores import FileStore
 from plaud_provider.quota.turns import ClientQuota
@@ -25,7 +25,8 @@ class Desk:
         self.now = START
 
     def admit(self, call: str) -> float:
-        return self.breaker.admit(call, now=self.now)
+        """Return for how long it has to wait."""
+        return self.breaker.admit(call, now=self.now).wait
 
     def report(self, *, is_answered: bool = False) -> bool:
         return self.breaker.report(is_answered=is_answered, now=self.now)
@@ -61,6 +62,30 @@ def test_then_one_tries_and_its_success_lets_all_go_on() -> None:
     assert desk.admit("other") == 60.0
     assert not desk.report(is_answered=True)
     assert [desk.admit(call) for call in "xyz"] == [0.0, 0.0, 0.0]
+
+
+def test_one_that_tries_looks_first_and_then_submits() -> None:
+    desk = Desk()
+    desk.fail("a", "b", "c")
+    desk.now += 30
+
+    assert desk.breaker.admit("trial", now=desk.now) == Admission(looks_first=True)
+    assert desk.breaker.admit("trial", now=desk.now) == Admission()
+
+
+def test_once_an_hour_one_submits_though_no_look_was_answered() -> None:
+    """A server may answer looks at what it does not know with 500, and submits all the same."""
+    desk = Desk()
+    desk.fail("a", "b", "c")
+    blind_at = []
+    while desk.now < START + 7000:
+        admission = desk.breaker.admit(f"{desk.now}", now=desk.now)
+        if not admission.wait and not admission.looks_first:
+            blind_at.append(desk.now - START)
+        desk.now += 10
+
+    assert len(blind_at) == 1
+    assert 3000 < blind_at[0] < 4000
 
 
 def test_one_that_tries_may_do_so_again() -> None:
