@@ -44,6 +44,7 @@ from plaud_provider.api.tokens import (
     unreachable,
 )
 from plaud_provider.exceptions import (
+    PlaudAccessError,
     PlaudError,
     PlaudNotFoundError,
     PlaudRateLimitError,
@@ -169,6 +170,8 @@ def submit_transcription(
             if not _says_outcome(answer):
                 raise _unknown(account, f"Plaud answered {answer.status}", status_code=answer.status)
             yield Note(SubmitPhase.NOT_ACCEPTED)
+            if 400 <= answer.status < 500 and answer.status not in (401, 429) and _is_page(answer):
+                raise _foreign_page(account, answer.status)
             failure = _failure(account, answer, "the submit", is_submit=True)
             if not isinstance(failure, PlaudRateLimitError):
                 raise failure
@@ -180,6 +183,9 @@ def submit_transcription(
 
 #: Refusals (HTTP) of what was asked for, not of who asks.
 _OF_ARGUMENTS = frozenset({400, 413, 415, 422})
+#: Refusals of a submit that are the client's trouble, never a recording's: its account, its rights, the path
+#: or a proxy. The next recording would be refused as well, and this one is good once the trouble is over.
+_OF_THE_CLIENT = frozenset({402, 403, 404, 405, 407, 426})
 
 
 def verify_credentials(account: Account, policy: RetryPolicy) -> Call[Token]:
@@ -336,6 +342,13 @@ def _failure(account: Account, answer: Response, what: str, *, is_submit: bool =
         return PlaudServerError(
             f"{account.base_url} kept answering {what} with {status}.", status_code=status
         )
+    if is_submit and status in _OF_THE_CLIENT:
+        return PlaudAccessError(
+            f"{account.base_url} refused {what} with {status}{_error_code(answer.body)}: client "
+            f"{account.client_id}, its account or its rights, not the recording. Nothing was accepted; a "
+            "retry submits it again.",
+            status_code=status,
+        )
     return PlaudRequestError(
         f"{account.base_url} refused {what} with {status}{_error_code(answer.body)}. Nothing was accepted."
         f"{' Correct the arguments.' * (is_submit and status in _OF_ARGUMENTS)}",
@@ -361,6 +374,11 @@ def _foreign_page(account: Account, status: int) -> PlaudServerError:
 
 def _is_json(body: bytes) -> bool:
     return _json_object(body) is not None
+
+
+def _is_page(answer: Response) -> bool:
+    """Whether an answer is a page for people: a gateway's, which says nothing about what was asked for."""
+    return "html" in answer.headers.get("content-type", "") or answer.body.lstrip().startswith(b"<")
 
 
 def _error_code(body: bytes) -> str:

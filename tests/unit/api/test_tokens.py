@@ -18,14 +18,15 @@ from plaud_provider.api.tokens import (
     parse_token,
 )
 from plaud_provider.exceptions import (
+    PlaudAccessError,
     PlaudAuthenticationError,
     PlaudConnectionError,
     PlaudError,
     PlaudRateLimitError,
     PlaudRedirectError,
-    PlaudRequestError,
     PlaudResponseError,
     PlaudServerError,
+    PlaudTokenRejectedError,
 )
 from tests.unit.api.driver import ACCOUNT, LOST, NOT_SENT, NOW, World, answer, token, token_answer
 
@@ -143,6 +144,20 @@ def test_a_wrong_secret_costs_one_token_call(status: int) -> None:
     assert world.operations == ["exchange"]
     assert caught.value.status_code == status
     assert "secret-key-canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_refusal_of_what_has_been_accepted_before_may_pass(status: int) -> None:
+    """A gateway that restarts refuses everybody for a moment; a task may try again."""
+    world = World([answer(status)] * 2, then=token_answer("later"), stored=token("first"))
+
+    for _ in range(2):
+        with pytest.raises(PlaudTokenRejectedError, match="accepted them before"):
+            renewed(world, "first")
+    assert world.operations == ["refresh", "exchange"]
+
+    world.clock += 61
+    assert current(world) == "later"
 
 
 def test_a_refusal_is_remembered_for_whoever_comes_next_and_forgotten_after_a_minute() -> None:
@@ -460,7 +475,7 @@ def test_what_may_pass_is_asked_for_six_times(answers: list[object], error: type
     assert len(world.slept) == 5
 
 
-@pytest.mark.parametrize(("status", "error"), [(302, PlaudRedirectError), (404, PlaudRequestError)])
+@pytest.mark.parametrize(("status", "error"), [(302, PlaudRedirectError), (404, PlaudAccessError)])
 def test_what_does_not_pass_is_asked_for_once(status: int, error: type[Exception]) -> None:
     world = World([answer(status)])
 

@@ -13,11 +13,11 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from plaud_provider.api import calls
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.exceptions import (
+    PlaudAccessError,
     PlaudAuthenticationError,
     PlaudConfigurationError,
     PlaudInputError,
     PlaudRateLimitError,
-    PlaudRequestError,
     PlaudServerError,
     PlaudStorageError,
     PlaudSubmitsPausedError,
@@ -209,10 +209,13 @@ def test_a_quota_that_stays_exceeded_stops_it_and_may_be_retried(
 def test_a_refusal_of_the_client_is_not_taken_for_one_of_each_recording(chunk: Archive, status: int) -> None:
     chunk.plaud.inject({"match": {"kind": "submit"}, "times": None, "action": "status", "status": status})
 
-    with pytest.raises(PlaudRequestError):
+    with pytest.raises(PlaudAccessError):
         chunk.submit()
     assert chunk.count_of_states() == {"claimed": 3}
     assert all(str(status) in (entry.error or "") for entry in chunk.entries().values())
+
+    chunk.plaud.state.faults.clear()
+    assert chunk.submit(try_number=2)["submitted"] == 3
 
 
 # The storage
