@@ -16,7 +16,7 @@ lines of JSON. Trouble is told by ``POST /_trouble``, a list of objects:
 ``nth``      numbers of accepted submits, from 0: only the requests for these
 ``share``    of the requests; by default all
 ``revoke``   whether every token is void from ``start`` on
-``effect``   whether a request is handled all the same (a submit is paid for); ``half``: every other one, by chance
+``effect``   whether a request is handled all the same (a submit is paid for); ``half``: one in two, by chance
 ``status``   the answer's, with ``headers`` and ``body``: a string, sent as ``type``
 ``drop``     the connection is closed instead
 ``late``     the true answer comes so many seconds later
