@@ -37,8 +37,8 @@ KINDS: tuple[tuple[dict[str, Any], ...], ...] = (
     ({"name": "token endpoint 503", "calls": ["token"], "status": 503, "revoke": True},),
     ({"name": "submits answered late", **SUBMITS, "late": 61},),
     ({"name": "429 with Retry-After", **CALLS, "status": 429, "headers": {"Retry-After": "20"}},),
-    ({"name": "401 for a moment", "status": 401, "seconds": MOMENT},),
-    ({"name": "403 for a moment", **CALLS, "status": 403, "seconds": MOMENT},),
+    ({"name": "401 for a moment", "client": "archive", "status": 401, "lasts": MOMENT},),
+    ({"name": "403 for a moment", **CALLS, "client": "archive", "status": 403, "lasts": MOMENT},),
     ({"name": "hanging", **CALLS, "hang": True, "effect": True},),
     ({"name": "garbage", **CALLS, "status": 200, "body": '{"transcriptionId": [', "effect": "half"},),
     ({"name": "503", "status": 503},),
@@ -94,7 +94,7 @@ def plan(minutes: float, *, began: float) -> tuple[list[Trouble], list[dict[str,
     troubles = []
     for number, kind in enumerate(KINDS[:count]):
         start = began + number * each
-        end = start + kind[0].get("seconds", PART * each)
+        end = start + PART * each
         troubles.append(Trouble(tuple(one["name"] for one in kind), start, end))
         told += [{**one, "start": start, "end": end} for one in kind]
     return troubles, told

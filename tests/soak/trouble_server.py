@@ -11,6 +11,7 @@ lines of JSON. Trouble is told by ``POST /_trouble``, a list of objects:
 ``name``     what it is called in the record
 ``start``    epoch seconds
 ``end``      likewise; a hanging answer hangs on
+``lasts``    seconds from the first request that meets with it, if less
 ``calls``    ``submit``, ``get`` and ``token``, by default all
 ``client``   whose; by default everybody's
 ``nth``      numbers of accepted submits, from 0: only the requests for these
@@ -81,6 +82,7 @@ class Plaud:
         self._arrivals: dict[tuple[str, bool], deque[float]] = {}
         self._tokens: dict[str, float] = {}
         self._refresh_tokens: dict[str, str] = {}
+        self._met_at: dict[str, float] = {}
 
     def arrived(self, call: str, client: str, **about: Any) -> tuple[int, bool]:
         """Record a request; return its number and whether it is within its limit."""
@@ -112,7 +114,10 @@ class Plaud:
                 continue
             if "nth" in one and (job is None or job.number not in one["nth"]):
                 continue
-            if random.random() < one.get("share", 1.0):
+            if random.random() >= one.get("share", 1.0):
+                continue
+            met_at = self._met_at.setdefault(one["name"], now)
+            if now < met_at + one.get("lasts", float("inf")):
                 return one
         return None
 
