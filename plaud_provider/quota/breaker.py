@@ -18,7 +18,7 @@ from typing import NamedTuple
 FAILURES_TO_OPEN = 3
 #: Minutes until the first trial, and at most between two of them; the time doubles with each. The longest is
 #: by how much later than Plaud everybody is back.
-FIRST_TRIAL = 0.5
+FIRST_TRIAL = 0.25
 LONGEST_PAUSE = 2.0
 #: One trial in so many (an hour of them) is made without looking first: looks may fail where submits do not.
 BLIND_TRIAL = 30

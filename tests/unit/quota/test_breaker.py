@@ -41,7 +41,7 @@ def test_after_three_failures_in_a_row_nobody_submits() -> None:
     desk = Desk()
 
     assert [desk.report() for _ in "abc"] == [False, False, True]
-    assert desk.admit("d") == 30.0
+    assert desk.admit("d") == 15.0
 
 
 def test_failures_that_are_not_in_a_row_open_nothing() -> None:
@@ -59,7 +59,7 @@ def test_then_one_tries_and_its_success_lets_all_go_on() -> None:
     desk.now += 30
 
     assert desk.admit("trial") == 0.0
-    assert desk.admit("other") == 60.0
+    assert desk.admit("other") == 30.0
     assert not desk.report(is_answered=True)
     assert [desk.admit(call) for call in "xyz"] == [0.0, 0.0, 0.0]
 
@@ -78,7 +78,7 @@ def test_once_an_hour_one_submits_though_no_look_was_answered() -> None:
     desk = Desk()
     desk.fail("a", "b", "c")
     blind_at = []
-    while desk.now < START + 7000:
+    while desk.now < START + 6000:
         admission = desk.breaker.admit(f"{desk.now}", now=desk.now)
         if not admission.wait and not admission.looks_first:
             blind_at.append(desk.now - START)
@@ -109,7 +109,7 @@ def test_the_time_between_trials_doubles_up_to_two_minutes() -> None:
         desk.now += waits[-1]
         desk.fail(f"trial{trial}")
 
-    assert waits == [30.0, 60.0, 120.0, 120.0, 120.0, 120.0]
+    assert waits == [15.0, 30.0, 60.0, 120.0, 120.0, 120.0]
 
 
 def test_what_left_before_it_opened_tells_nothing_new() -> None:
@@ -120,7 +120,7 @@ def test_what_left_before_it_opened_tells_nothing_new() -> None:
     for _ in range(20):
         desk.report()
 
-    assert desk.admit("next") == 30.0
+    assert desk.admit("next") == 15.0
 
 
 def test_a_trial_that_was_killed_is_followed_by_another_one() -> None:
@@ -168,7 +168,7 @@ def test_it_is_shared_by_all_who_share_the_quota(private_folder: Path) -> None:
     for ticket in "abc":
         assert client().take(ticket, Operation.SUBMIT) == 0.0
         client().give_back(ticket, ReturnSlot(is_answered=False))
-    with pytest.raises(PlaudSubmitsPausedError, match=r"may try in (29|30) s"):
+    with pytest.raises(PlaudSubmitsPausedError, match=r"may try in (14|15) s"):
         client().take("d", Operation.SUBMIT)
     assert client().take("a look", Operation.GET) == 0.0, "results are asked for meanwhile"
 
