@@ -61,8 +61,9 @@ test: $(STAMP) ## Run all tests
 test-ui: $(STAMP_UI) ## Run the tests in a browser (Chromium)
 	@$(PY) -m pytest tests/ui
 
-# Some minutes of kills at random, so not in `make test`. PLAUD_SOAK_FILES=1000 takes a thousand recordings.
-soak: $(STAMP) ## Let two DAGs and single submits share a ledger while processes are killed
+# Minutes of kills and of a Plaud in trouble, so not in `make test`. PLAUD_SOAK_FILES=1000 takes a thousand recordings,
+# PLAUD_TROUBLE_MINUTES=60 an hour of trouble.
+soak: $(STAMP) ## Let DAGs share a ledger while processes are killed, and an archive while Plaud is in trouble
 	@$(PY) -m pytest -s tests/soak
 
 screenshots: $(STAMP_UI) ## Run them, and take the screenshots of docs/images anew

@@ -49,6 +49,10 @@ class PlaudRequestError(PlaudError, AirflowFailException):
     """Plaud refused the request itself (a 4xx answer): sending it again at once would be refused again."""
 
 
+class PlaudAccessError(PlaudError):
+    """Plaud, or a gateway, refused the client and not what it asked for (402, 403 …); may pass."""
+
+
 class PlaudNotFoundError(PlaudError, AirflowFailException):
     """Plaud does not know this transcription id (any more): results are kept for a few days only."""
 

@@ -20,6 +20,7 @@ from plaud_provider.api.effects import (
     Effect,
     Note,
     Operation,
+    ReadToken,
     Request,
     Response,
     ReturnSlot,
@@ -29,12 +30,21 @@ from plaud_provider.api.effects import (
     TakeSlot,
     Token,
     TransportFailure,
+    TrialDue,
 )
 from plaud_provider.api.models import Transcription
 from plaud_provider.api.requests import Account, get_request, submit_request
 from plaud_provider.api.retry import RetryPolicy
-from plaud_provider.api.tokens import KEPT_MINUTES, access_token, exchanged_token, redirected, unreachable
+from plaud_provider.api.tokens import (
+    KEPT_MINUTES,
+    access_token,
+    exchanged_token,
+    is_fresh,
+    redirected,
+    unreachable,
+)
 from plaud_provider.exceptions import (
+    PlaudAccessError,
     PlaudError,
     PlaudNotFoundError,
     PlaudRateLimitError,
@@ -47,6 +57,9 @@ from plaud_provider.exceptions import (
 
 T = TypeVar("T")
 Call = Generator[Effect, Any, T]
+
+#: An id that nobody has.
+NO_TRANSCRIPTION = "txn_none"
 
 _ERROR_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
@@ -154,9 +167,11 @@ def submit_transcription(
         else:
             if answer.is_success:
                 return (yield from _accepted(account, answer))
-            if answer.status >= 500 or answer.status in (303, 408):
+            if not _says_outcome(answer):
                 raise _unknown(account, f"Plaud answered {answer.status}", status_code=answer.status)
             yield Note(SubmitPhase.NOT_ACCEPTED)
+            if 400 <= answer.status < 500 and answer.status not in (401, 429) and _is_page(answer):
+                raise _foreign_page(account, answer.status)
             failure = _failure(account, answer, "the submit", is_submit=True)
             if not isinstance(failure, PlaudRateLimitError):
                 raise failure
@@ -168,6 +183,9 @@ def submit_transcription(
 
 #: Refusals (HTTP) of what was asked for, not of who asks.
 _OF_ARGUMENTS = frozenset({400, 413, 415, 422})
+#: Refusals of a submit that are the client's trouble, never a recording's: its account, its rights, the path
+#: or a proxy. The next recording would be refused as well, and this one is good once the trouble is over.
+_OF_THE_CLIENT = frozenset({402, 403, 404, 405, 407, 426})
 
 
 def verify_credentials(account: Account, policy: RetryPolicy) -> Call[Token]:
@@ -193,7 +211,11 @@ def _authorized(
     rejections = 0
     while True:
         # Before the note: a process that is killed while it waits has sent nothing.
-        yield TakeSlot(operation)
+        yield from _slot(account, policy, operation, token)
+        # The slot may have been long in coming, and the token renewed meanwhile.
+        newest = (yield ReadToken()).token
+        if newest is not None and is_fresh(newest, now=policy.now()):
+            token = newest
         try:
             outgoing = yield from request(token)
             if not outgoing.repeatable:
@@ -211,7 +233,7 @@ def _authorized(
         refused = answer.status == 429
         yield ReturnSlot(
             refused_for=policy.retry_after(answer.headers, attempt) if refused else None,
-            is_answered=None if outgoing.repeatable else answer.status < 500,
+            is_answered=None if outgoing.repeatable else _says_outcome(answer),
         )
         if answer.status != 401 or rejections >= policy.attempts:
             return answer
@@ -228,12 +250,52 @@ def _authorized(
             )
 
 
+def _slot(account: Account, policy: RetryPolicy, operation: Operation, token: Token) -> Call[None]:
+    while True:
+        try:
+            yield TakeSlot(operation)
+            return
+        except TrialDue:
+            yield from _see_that_plaud_answers(account, policy, token)
+
+
+def _see_that_plaud_answers(account: Account, policy: RetryPolicy, token: Token) -> Call[None]:
+    """
+    Ask for a transcription that there is not, which is free.
+
+    A refusal of any kind will do: a submit that is refused is paid for by nobody.
+
+    :raises PlaudError: if Plaud is away, or a gateway answers in its place.
+    """
+    yield TakeSlot(Operation.GET)
+    try:
+        answer: Response = yield Send(get_request(account, token.access_token, NO_TRANSCRIPTION))
+    except TransportFailure as broken:
+        yield ReturnSlot(sent=broken.sent)
+        raise unreachable(account, broken) from None
+    yield ReturnSlot(refused_for=policy.retry_after(answer.headers, 1) if answer.status == 429 else None)
+    if answer.is_success and not _is_json(answer.body):
+        raise _foreign_page(account, answer.status)
+    if not (answer.is_success or 400 <= answer.status < 500):
+        raise _failure(account, answer, "a look that is to tell whether it answers")
+
+
 def _parsed(answer: Response, parse: Callable[[bytes], Transcription]) -> Call[Transcription]:
     """Parse an answer; a large one as blocking work, so that the triggerer's loop goes on."""
     if len(answer.body) <= LARGE_BYTES:
         return parse(answer.body)
     parsed: Transcription = yield Do(lambda: parse(answer.body))
     return parsed
+
+
+def _says_outcome(answer: Response) -> bool:
+    """Whether an answer to a submit says what became of it; a page with a 200 does not."""
+    if not answer.is_success:
+        return answer.status < 500 and answer.status not in (303, 408)
+    try:
+        return len(answer.body) <= LARGE_BYTES and bool(parse_submission(answer.body))
+    except PlaudResponseError:
+        return False
 
 
 def _accepted(account: Account, answer: Response) -> Call[Transcription]:
@@ -280,6 +342,13 @@ def _failure(account: Account, answer: Response, what: str, *, is_submit: bool =
         return PlaudServerError(
             f"{account.base_url} kept answering {what} with {status}.", status_code=status
         )
+    if is_submit and status in _OF_THE_CLIENT:
+        return PlaudAccessError(
+            f"{account.base_url} refused {what} with {status}{_error_code(answer.body)}: client "
+            f"{account.client_id}, its account or its rights, not the recording. Nothing was accepted; a "
+            "retry submits it again.",
+            status_code=status,
+        )
     return PlaudRequestError(
         f"{account.base_url} refused {what} with {status}{_error_code(answer.body)}. Nothing was accepted."
         f"{' Correct the arguments.' * (is_submit and status in _OF_ARGUMENTS)}",
@@ -305,6 +374,11 @@ def _foreign_page(account: Account, status: int) -> PlaudServerError:
 
 def _is_json(body: bytes) -> bool:
     return _json_object(body) is not None
+
+
+def _is_page(answer: Response) -> bool:
+    """Whether an answer is a page for people: a gateway's, which says nothing about what was asked for."""
+    return "html" in answer.headers.get("content-type", "") or answer.body.lstrip().startswith(b"<")
 
 
 def _error_code(body: bytes) -> str:

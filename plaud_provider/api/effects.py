@@ -79,6 +79,14 @@ class TransportFailure(Exception):
         self.answered = answered
 
 
+class TrialDue(Exception):
+    """
+    The last submits were not answered, and this one is to find out whether Plaud answers again.
+
+    Raised once where its slot is asked for: Plaud is to be asked for something free before.
+    """
+
+
 @dataclass(slots=True)
 class Token:
     """
@@ -196,7 +204,7 @@ class Do(NamedTuple):
 
 class TakeSlot(NamedTuple):
     """
-    Wait until the client's quota of requests has room for one more.
+    Wait until the client's quota of requests has room for one more; may raise :class:`TrialDue`.
 
     :param operation: What is to be sent: ``SUBMIT`` or ``GET``.
     """
@@ -211,8 +219,8 @@ class ReturnSlot(NamedTuple):
     :param sent: Whether Plaud may have seen the request.
     :param refused_for: Seconds for which nobody is to send, because Plaud answered 429; ``None`` if it did
         not.
-    :param is_answered: Whether a submit that was sent was answered, and not with 5xx; ``None``: it was not
-        sent, or is none.
+    :param is_answered: Whether a submit that was sent was answered in a way that says what became of it;
+        ``None``: it was not sent, or is none.
     """
 
     sent: bool = True

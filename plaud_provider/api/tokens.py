@@ -38,15 +38,16 @@ from plaud_provider.api.effects import (
 from plaud_provider.api.requests import Account, exchange_request, refresh_request
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.exceptions import (
+    PlaudAccessError,
     PlaudAuthenticationError,
     PlaudCertificateError,
     PlaudConnectionError,
     PlaudError,
     PlaudRateLimitError,
     PlaudRedirectError,
-    PlaudRequestError,
     PlaudResponseError,
     PlaudServerError,
+    PlaudTokenRejectedError,
 )
 
 #: Documented by Plaud, per client.
@@ -225,7 +226,7 @@ def _renew(
     now = policy.now()
     calls = (*earlier, now)
     if token is not None:
-        token.replaces_rejected = state.token is not None and _same(state.token, rejected)
+        token.replaces_rejected = rejected is not None
         return TokenState(token, calls), token
     if old is not None and status != 429:
         # Its refresh token may be spent by now: whoever is next, most often this call, makes an exchange.
@@ -233,12 +234,18 @@ def _renew(
     failures = state.failures + 1
     if 300 <= status < 500 and status != 429:
         refused_until = now + policy.remember_refusal
-        return TokenState(None, calls, failures, refused_until=refused_until, status=status), None
+        spent = _spent(state.token, now=now)
+        return TokenState(spent, calls, failures, refused_until=refused_until, status=status), None
     not_before = now + policy.retry_after(headers, failures)
-    failed = state._replace(
-        calls=calls, failures=failures, not_before=not_before, status=status, reason=reason
-    )
-    return failed, None
+    # A rejected token is not kept: every call would send it once more, at the cost of the quota.
+    is_rejected = state.token is not None and _same(state.token, rejected)
+    kept = _spent(state.token, now=now) if is_rejected else state.token
+    return TokenState(kept, calls, failures, not_before, status=status, reason=reason), None
+
+
+def _spent(token: Token | None, *, now: float) -> Token | None:
+    """Return a token that is that is not used any more, as the proof that the credentials were good once."""
+    return None if token is None else replace(token, expires_at=now - 1, lifetime=0.0, refresh_token=None)
 
 
 def _request(account: Account, refreshing: Token | None) -> Request:
@@ -263,6 +270,14 @@ def _failure(account: Account, state: TokenState) -> PlaudError:
             "submitted; try again in a few minutes.",
             status_code=status,
         )
+    if status in (400, 401, 403) and state.token is not None:
+        return PlaudTokenRejectedError(
+            f"Plaud refused client id {client!r} and its secret key with HTTP {status}, region "
+            f"'{account.region.value}' at {where}, although it has accepted them before on this host: a "
+            "gateway may be in trouble, or the client has lost its access or its secret key. Nothing was "
+            "submitted. A retry may pass; the tasks of this host ask again after a minute.",
+            status_code=status,
+        )
     if status in (400, 401, 403):
         return PlaudAuthenticationError(
             f"Plaud refused client id {client!r} and its secret key with HTTP {status}, region "
@@ -274,7 +289,7 @@ def _failure(account: Account, state: TokenState) -> PlaudError:
     if 300 <= status < 400:
         return redirected(account, status)
     if 400 <= status < 500:
-        return PlaudRequestError(
+        return PlaudAccessError(
             f"Plaud answered the token request at {where} with {status}. Is the connection's host right?",
             status_code=status,
         )

@@ -1,8 +1,10 @@
 """
 Whether a submit may be tried: a circuit breaker.
 
-A submit that is not answered, or answered with 5xx, may have been paid for. So after a few of them in a row
-nobody of the client submits; one tries now and then, and its success lets the others go on.
+A submit that is not answered, or answered with 5xx or with what is no answer of Plaud's, may have been paid
+for. So after a few of them in a row nobody of the client submits; one call tries now and then, and its
+success lets the others go on. It asks Plaud for something free first: where that is not answered either, a
+submit would only be one more of unknown outcome.
 
 Pure, and kept with the client's :class:`~plaud_provider.quota.rule.Quota`. Times are in epoch seconds.
 """
@@ -10,12 +12,28 @@ Pure, and kept with the client's :class:`~plaud_provider.quota.rule.Quota`. Time
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 #: So many failures in a row open the breaker.
 FAILURES_TO_OPEN = 3
-#: Minutes until the first trial, and at most between two of them; the time doubles with each that fails.
-FIRST_TRIAL = 0.5
-LONGEST_PAUSE = 5.0
+#: Minutes until the first trial, and at most between two of them; the time doubles with each. The longest is
+#: by how much later than Plaud everybody is back.
+FIRST_TRIAL = 0.25
+LONGEST_PAUSE = 2.0
+#: One trial in so many (an hour of them) is made without looking first: looks may fail where submits do not.
+BLIND_TRIAL = 30
+
+
+class Admission(NamedTuple):
+    """
+    Whether a submit may be sent.
+
+    :param wait: 0 if it may, else the seconds until another one may try.
+    :param looks_first: Whether it is a trial that begins: Plaud is to be asked for something free first.
+    """
+
+    wait: float = 0.0
+    looks_first: bool = False
 
 
 @dataclass(slots=True)
@@ -24,59 +42,53 @@ class Breaker:
     What became of a client's last submits.
 
     :param failures: Failures in a row, up to as many as open the breaker.
-    :param failed_trials: Trials in a row that failed since it opened.
-    :param trial: The ticket of the submit that tries at the moment.
-    :param next_trial_at: When the next submit may try.
+    :param trials: Trials since it opened.
+    :param trial: The call that makes the last of them.
+    :param next_trial_at: When the next call may try, whatever became of the one before.
     """
 
     failures: int = 0
-    failed_trials: int = 0
+    trials: int = 0
     trial: str = ""
     next_trial_at: float = 0.0
 
-    def admit(self, ticket: str, *, now: float, exchange_seconds: float, minute: float = 60.0) -> float:
+    def admit(self, call: str, *, now: float, minute: float = 60.0) -> Admission:
         """
         Ask whether a submit may be sent.
 
-        :param ticket: A new one for each submit.
-        :param exchange_seconds: Longest time until a submit is answered or given up.
+        :param call: Who asks: a new name for each call, the same for each of its attempts.
         :param minute: Seconds of a minute.
-        :return: 0 if it may, else the seconds until another one may try. A trial may ask again.
         """
-        if self.failures < FAILURES_TO_OPEN or ticket == self.trial:
-            return 0.0
+        if self.failures < FAILURES_TO_OPEN or call == self.trial:
+            return Admission()
         # What lies further ahead means that the clock was put back.
-        longest = max(LONGEST_PAUSE * minute, exchange_seconds)
-        self.next_trial_at = min(self.next_trial_at, now + longest)
+        self.next_trial_at = min(self.next_trial_at, now + LONGEST_PAUSE * minute)
         if now < self.next_trial_at:
-            return self.next_trial_at - now
-        self.trial = ticket
-        # A trial that is killed is not waited for any longer than its answer could take.
-        self.next_trial_at = now + max(self._pause(minute), exchange_seconds)
-        return 0.0
+            return Admission(self.next_trial_at - now)
+        self.trial = call
+        self.trials += 1
+        # From its start: one that hangs, or is killed, keeps nobody from the next.
+        self._pause(now, minute)
+        return Admission(looks_first=self.trials % BLIND_TRIAL != 0)
 
-    def report(self, ticket: str, *, is_answered: bool, now: float, minute: float = 60.0) -> bool:
+    def report(self, *, is_answered: bool, now: float, minute: float = 60.0) -> bool:
         """
         Say what became of a submit that was admitted and sent.
 
-        :param ticket: The one it was admitted with.
-        :param is_answered: Whether Plaud answered it, with anything but 5xx.
+        :param is_answered: Whether Plaud answered it in a way that says what became of it.
         :return: Whether nobody submits from now on.
         """
         if is_answered:
-            self.failures, self.failed_trials, self.trial, self.next_trial_at = 0, 0, "", 0.0
+            self.failures, self.trials, self.trial, self.next_trial_at = 0, 0, "", 0.0
             return False
+        if self.failures == FAILURES_TO_OPEN:
+            # It left before the breaker opened, or was a trial.
+            return False
+        self.failures += 1
         if self.failures < FAILURES_TO_OPEN:
-            self.failures += 1
-            if self.failures < FAILURES_TO_OPEN:
-                return False
-        elif ticket == self.trial:
-            self.failed_trials, self.trial = self.failed_trials + 1, ""
-        else:
-            # It left before the breaker opened, and tells nothing new.
             return False
-        self.next_trial_at = now + self._pause(minute)
+        self._pause(now, minute)
         return True
 
-    def _pause(self, minute: float) -> float:
-        return min(FIRST_TRIAL * 2.0 ** min(self.failed_trials, 10), LONGEST_PAUSE) * minute
+    def _pause(self, now: float, minute: float) -> None:
+        self.next_trial_at = now + min(FIRST_TRIAL * 2.0 ** min(self.trials, 10), LONGEST_PAUSE) * minute

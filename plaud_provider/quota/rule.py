@@ -456,10 +456,10 @@ def _parsed(content: dict[str, Any]) -> Quota:
     )
 
 
-def _parsed_breaker(failures: object, failed_trials: object, trial: object, next_trial_at: object) -> Breaker:
+def _parsed_breaker(failures: object, trials: object, trial: object, next_trial_at: object) -> Breaker:
     if not isinstance(trial, str):
-        raise TypeError("not a ticket")
-    return Breaker(int(_number(failures)), int(_number(failed_trials)), trial, _number(next_trial_at))
+        raise TypeError("not a call")
+    return Breaker(int(_number(failures)), int(_number(trials)), trial, _number(next_trial_at))
 
 
 def _numbers(values: Iterable[object]) -> list[float]:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
-from plaud_provider.api.effects import Operation, ReturnSlot
+from plaud_provider.api.effects import Operation, ReturnSlot, TrialDue
 from plaud_provider.exceptions import PlaudSubmitsPausedError
+from plaud_provider.quota.breaker import Admission
 from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.stores import Change, QuotaStore
 
@@ -68,6 +69,7 @@ class ClientQuota:
         ticket: str,
         operation: Operation,
         *,
+        call: str | None = None,
         place: str | None = None,
         calls: int = 1,
         returns: Sequence[_Return] = (),
@@ -75,25 +77,29 @@ class ClientQuota:
         """
         Return slots, then take one, or return the seconds until it is worth another try.
 
+        :param call: Name of the call that the ticket is for; by default the ticket.
         :raises PlaudSubmitsPausedError: for a submit, while Plaud does not answer them.
+        :raises TrialDue: for one that is to find out whether Plaud does again; it has taken no slot yet.
         """
         rate = self._rate
 
-        def take(quota: Quota, now: float) -> tuple[float, float]:
+        def take(quota: Quota, now: float) -> tuple[float, Admission]:
+            admission = Admission()
             if operation is Operation.SUBMIT:
-                paused = quota.breaker.admit(
-                    ticket, now=now, exchange_seconds=rate.exchange_seconds, minute=rate.minute
-                )
-                if paused > 0:
-                    return 0.0, paused
-            return quota.take(ticket, operation, now=now, rate=rate, place=place, calls=calls), 0.0
+                admission = quota.breaker.admit(call or ticket, now=now, minute=rate.minute)
+            if admission != Admission():
+                return 0.0, admission
+            pause = quota.take(ticket, operation, now=now, rate=rate, place=place, calls=calls)
+            return pause, admission
 
-        pause, paused = self._update(take, returns)
+        pause, (paused, looks_first) = self._update(take, returns)
+        if looks_first:
+            raise TrialDue
         if paused > 0:
             raise PlaudSubmitsPausedError(
-                f"Plaud left the last submits of client {self._client_id} unanswered, or answered with "
-                "5xx. Each of them may be paid for, so nobody submits until one succeeds; the next may try "
-                f"in {paused:.0f} s. Nothing was sent from here; a retry goes on."
+                f"Plaud left the last submits of client {self._client_id} without an answer that says what "
+                "became of them. Each of them may be paid for, so nobody submits until one succeeds; the "
+                f"next may try in {paused:.0f} s. Nothing was sent from here; a retry goes on."
             )
         return pause
 
@@ -113,7 +119,7 @@ class ClientQuota:
         rate = self._rate
 
         def give_back(quota: Quota, now: float) -> float | None:
-            self._report(quota, ticket, returned, now)
+            self._report(quota, returned, now)
             return quota.give_back(
                 ticket,
                 now=now,
@@ -147,14 +153,14 @@ class ClientQuota:
             for one in returns:
                 ago = time.monotonic() - one.at
                 quota.give_back(one.ticket, now=now, rate=self._rate, sent=one.returned.sent, ago=ago)
-                self._report(quota, one.ticket, one.returned, now)
+                self._report(quota, one.returned, now)
             return change(quota, now)
 
         return self.store.update(with_returns)
 
-    def _report(self, quota: Quota, ticket: str, returned: ReturnSlot, now: float) -> None:
+    def _report(self, quota: Quota, returned: ReturnSlot, now: float) -> None:
         if returned.is_answered is not None:
-            quota.breaker.report(ticket, is_answered=returned.is_answered, now=now, minute=self._rate.minute)
+            quota.breaker.report(is_answered=returned.is_answered, now=now, minute=self._rate.minute)
 
     def note_wait(self, seconds: float) -> None:
         """Say that a call waits, if it does so for long and nothing was said a moment ago."""
@@ -174,6 +180,7 @@ class Turn:
 
     def __init__(self, quota: ClientQuota) -> None:
         self._quota = quota
+        self._call = uuid4().hex
         self._ticket: str | None = None
         self._sent = False
 
@@ -181,7 +188,7 @@ class Turn:
         """Wait for a slot, however long it takes."""
         self._ticket, self._sent = uuid4().hex, False
         began = time.monotonic()
-        while (pause := self._quota.take(self._ticket, operation)) > 0:
+        while (pause := self._quota.take(self._ticket, operation, call=self._call)) > 0:
             self._quota.note_wait(time.monotonic() - began + pause)
             time.sleep(pause)
 
@@ -259,6 +266,7 @@ class AsyncTurn:
     def __init__(self, hook_quota: AsyncClientQuota) -> None:
         self._quota = hook_quota.quota
         self._hook_quota = hook_quota
+        self._call = uuid4().hex
         self._ticket: str | None = None
         self._sent = False
         self._line: _Line | None = None
@@ -286,6 +294,7 @@ class AsyncTurn:
                 self._quota.take,
                 ticket,
                 operation,
+                call=self._call,
                 place=line.place,
                 calls=line.calls,
                 returns=self._hook_quota.collect(),

@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Refusals (HTTP) that are the client's trouble, never a recording's: its account, its rights, the path or a
-#: proxy. The next recording would be refused as well, and this one is good once the trouble is over.
-OF_THE_CLIENT = frozenset({401, 402, 403, 404, 405, 407, 426})
-
 
 class Terms(NamedTuple):
     """
@@ -165,9 +161,7 @@ def submit(
 
 def is_of_recording(error: PlaudError) -> bool:
     """Whether an error says that this recording cannot be transcribed, whoever submits it and whenever."""
-    if isinstance(error, PlaudRequestError):
-        return error.status_code not in OF_THE_CLIENT
-    return isinstance(error, PlaudInputError)
+    return isinstance(error, (PlaudInputError, PlaudRequestError))
 
 
 def _signed_url(order: Order) -> str:

@@ -26,6 +26,7 @@ from plaud_provider.api.effects import (
     Token,
     TokenState,
     TransportFailure,
+    TrialDue,
     UnlockToken,
 )
 from plaud_provider.api.regions import Region
@@ -70,6 +71,7 @@ class World:
     :param while_waiting: What others do while the call waits for the lock.
     :param while_sending: What happens while a token request is under way.
     :param while_queuing: What others do while the call waits for its turn.
+    :param is_trial: Whether the first submit is to find out whether Plaud answers again.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class World:
         while_waiting: Callable[[World], None] = lambda world: None,
         while_sending: Callable[[World], None] = lambda world: None,
         while_queuing: Callable[[World], None] = lambda world: None,
+        is_trial: bool = False,
         **policy: Any,
     ) -> None:
         self.answers = deque(answers)
@@ -89,6 +92,7 @@ class World:
         self.while_waiting = while_waiting
         self.while_sending = while_sending
         self.while_queuing = while_queuing
+        self.is_trial = is_trial
         self.clock = NOW
         self.policy = RetryPolicy(now=lambda: self.clock, rng=random.Random(7), **policy)
         self.sent: list[Request] = []
@@ -172,8 +176,11 @@ class World:
                 self.notes.append(phase)
             case Do(work):
                 return work()
-            case TakeSlot():
+            case TakeSlot(operation):
                 assert not self.holds_slot, "a slot is taken twice"
+                if self.is_trial and operation is Operation.SUBMIT:
+                    self.is_trial = False
+                    raise TrialDue
                 self.holds_slot = True
                 self.while_queuing(self)
             case ReturnSlot():

@@ -10,7 +10,7 @@ import pytest
 from plaud_provider.api.calls import Call, get_transcription, submit_transcription, verify_credentials
 from plaud_provider.api.effects import Operation, ReturnSlot, SubmitPhase, TransportFailure
 from plaud_provider.api.models import Transcription
-from plaud_provider.exceptions import PlaudError
+from plaud_provider.exceptions import PlaudError, PlaudSubmitOutcomeUnknownError
 from tests.unit.api.driver import ACCOUNT, LOST, NOT_SENT, Answer, World, answer, token, token_answer
 
 PROCESSING = answer(200, {"transcriptionId": "txn_1", "status": "processing"})
@@ -36,6 +36,11 @@ def slots(world: World) -> list[ReturnSlot]:
     [
         (PROCESSING, True),
         (answer(404), True),
+        (answer(200, b"<html><title>Gateway</title></html>"), False),
+        (answer(200, b'{"transcriptionId": ['), False),
+        (answer(200, {"status": "processing"}), False),
+        (answer(303), False),
+        (answer(408), False),
         (answer(500), False),
         (answer(503), False),
         (LOST, False),
@@ -129,6 +134,20 @@ def test_a_refusal_says_for_how_long_nobody_is_to_send(make: Make) -> None:
     assert last is None
 
 
+@pytest.mark.parametrize("make", [submit, get])
+def test_a_request_leaves_with_the_token_that_there_is_after_its_wait_for_a_slot(make: Make) -> None:
+    """The one from before may have been rejected meanwhile."""
+
+    def another_renews(world: World) -> None:
+        world.state = world.state._replace(token=token("renewed"))
+
+    world = World([PROCESSING], stored=token("stored"), while_queuing=another_renews)
+
+    world.run(make(world))
+
+    assert [request.headers["Authorization"] for request in world.sent] == ["Bearer renewed"]
+
+
 def test_a_request_that_is_sent_again_with_another_token_takes_another_slot() -> None:
     world = World([answer(401), token_answer("second"), PROCESSING], stored=token("first"))
 
@@ -136,3 +155,40 @@ def test_a_request_that_is_sent_again_with_another_token_takes_another_slot() ->
 
     assert world.operations == ["get", "refresh", "get"]
     assert slots(world) == [ReturnSlot(sent=True)] * 2
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        answer(404, {"error": "NOT_FOUND"}),
+        answer(404, b"<html>"),
+        answer(200, {"status": "failed"}),
+        answer(429),
+    ],
+    ids=str,
+)
+def test_a_trial_looks_first_and_submits_if_plaud_answers_with_anything(refusal: Answer) -> None:
+    world = World([refusal, PROCESSING], stored=token("stored"), is_trial=True)
+
+    assert world.run(submit(world)).transcription_id == "txn_1"
+
+    assert world.operations == ["get", "submit"]
+    assert len(world.returned) == 2
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [answer(503), answer(502, b"<html>"), answer(200, b"<html>"), answer(302), LOST, NOT_SENT],
+    ids=str,
+)
+def test_a_trial_submits_nothing_while_a_look_is_not_answered_either(trouble: Answer) -> None:
+    """A submit would only be one more of unknown outcome."""
+    world = World([trouble], stored=token("stored"), is_trial=True)
+
+    with pytest.raises(PlaudError) as raised:
+        world.run(submit(world))
+
+    assert not isinstance(raised.value, PlaudSubmitOutcomeUnknownError)
+    assert world.operations == ["get"]
+    assert SubmitPhase.SENDING not in world.notes
+    assert len(world.returned) == 1

@@ -12,6 +12,7 @@ from plaud_provider.api.calls import submit_transcription
 from plaud_provider.api.effects import Operation, Response, SubmitPhase, TransportFailure
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.exceptions import (
+    PlaudAccessError,
     PlaudAuthenticationError,
     PlaudCertificateError,
     PlaudConnectionError,
@@ -19,6 +20,7 @@ from plaud_provider.exceptions import (
     PlaudRateLimitError,
     PlaudRedirectError,
     PlaudRequestError,
+    PlaudServerError,
     PlaudSubmitOutcomeUnknownError,
     PlaudTokenRejectedError,
 )
@@ -121,7 +123,9 @@ def test_after_a_doubtful_answer_nothing_is_sent_again(doubtful: Answer) -> None
 @pytest.mark.parametrize(
     ("refusal", "error"),
     [
-        *[(answer(status), PlaudRequestError) for status in (400, 402, 403, 404, 409, 413, 415, 422)],
+        *[(answer(status), PlaudRequestError) for status in (400, 409, 413, 415, 422)],
+        *[(answer(status), PlaudAccessError) for status in (402, 403, 404, 405, 407, 426)],
+        *[(answer(status, b"<html>"), PlaudServerError) for status in (400, 403, 404, 413, 422)],
         *[(answer(status), PlaudRedirectError) for status in (301, 302, 307, 308)],
         (TransportFailure("bad certificate", sent=False, passing=False), PlaudCertificateError),
     ],

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plaud_provider.api.calls import get_transcription
 from plaud_provider.api.effects import Response, TokenState
 from plaud_provider.api.tokens import (
     DEFAULT_LIFETIME,
@@ -17,13 +18,15 @@ from plaud_provider.api.tokens import (
     parse_token,
 )
 from plaud_provider.exceptions import (
+    PlaudAccessError,
     PlaudAuthenticationError,
     PlaudConnectionError,
+    PlaudError,
     PlaudRateLimitError,
     PlaudRedirectError,
-    PlaudRequestError,
     PlaudResponseError,
     PlaudServerError,
+    PlaudTokenRejectedError,
 )
 from tests.unit.api.driver import ACCOUNT, LOST, NOT_SENT, NOW, World, answer, token, token_answer
 
@@ -143,6 +146,20 @@ def test_a_wrong_secret_costs_one_token_call(status: int) -> None:
     assert "secret-key-canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_refusal_of_what_has_been_accepted_before_may_pass(status: int) -> None:
+    """A gateway that restarts refuses everybody for a moment; a task may try again."""
+    world = World([answer(status)] * 2, then=token_answer("later"), stored=token("first"))
+
+    for _ in range(2):
+        with pytest.raises(PlaudTokenRejectedError, match="accepted them before"):
+            renewed(world, "first")
+    assert world.operations == ["refresh", "exchange"]
+
+    world.clock += 61
+    assert current(world) == "later"
+
+
 def test_a_refusal_is_remembered_for_whoever_comes_next_and_forgotten_after_a_minute() -> None:
     world = World([answer(401), token_answer("late")])
     with pytest.raises(PlaudAuthenticationError):
@@ -224,6 +241,20 @@ def test_a_rejected_token_is_replaced_although_its_time_is_not_up(age: float) ->
     world = World([token_answer("second")], stored=token("first", left=86_400 - age))
 
     assert renewed(world, "first") == "second"
+
+
+@pytest.mark.parametrize("failure", [answer(503), answer(429), LOST, answer(200, b"<html>")], ids=str)
+def test_a_rejected_token_is_not_sent_again_while_there_is_no_other(failure: Response) -> None:
+    """Each look would take a request of the quota, only to be rejected again."""
+    world = World(then=failure, stored=token("first"), attempts=1)
+    with pytest.raises(PlaudError):
+        renewed(world, "first")
+
+    world.clock += 1
+    with pytest.raises(PlaudError):
+        world.run(get_transcription(ACCOUNT, "txn_1", world.policy))
+
+    assert "get" not in world.operations
 
 
 def test_a_rejected_token_that_another_has_replaced_costs_no_request() -> None:
@@ -444,7 +475,7 @@ def test_what_may_pass_is_asked_for_six_times(answers: list[object], error: type
     assert len(world.slept) == 5
 
 
-@pytest.mark.parametrize(("status", "error"), [(302, PlaudRedirectError), (404, PlaudRequestError)])
+@pytest.mark.parametrize(("status", "error"), [(302, PlaudRedirectError), (404, PlaudAccessError)])
 def test_what_does_not_pass_is_asked_for_once(status: int, error: type[Exception]) -> None:
     world = World([answer(status)])
 

@@ -13,11 +13,12 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from plaud_provider.api import calls
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.exceptions import (
+    PlaudAccessError,
     PlaudAuthenticationError,
     PlaudConfigurationError,
     PlaudInputError,
     PlaudRateLimitError,
-    PlaudRequestError,
+    PlaudServerError,
     PlaudStorageError,
     PlaudSubmitsPausedError,
     PlaudTokenRejectedError,
@@ -49,9 +50,29 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "wait_exponential", lambda **_: 0)
 
 
+def let_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the time have come at which one submit finds out whether Plaud answers again."""
+    due = ["one"]
+    admit = breaker.Breaker.admit
+
+    def admit_one(self: breaker.Breaker, call: str, **times: float) -> breaker.Admission:
+        if due:
+            due.clear()
+            self.next_trial_at = times["now"]
+        return admit(self, call, **times)
+
+    monkeypatch.setattr(breaker.Breaker, "admit", admit_one)
+
+
 @pytest.mark.parametrize(
     "trouble",
-    [{"action": "status", "status": 503}, {"action": "status", "status": 502}, {"action": "drop_after"}],
+    [
+        {"action": "status", "status": 503},
+        {"action": "status", "status": 502},
+        {"action": "drop_after"},
+        {"action": "html"},
+        {"action": "malformed"},
+    ],
     ids=lambda trouble: "_".join(map(str, trouble.values())),
 )
 def test_while_plaud_does_not_answer_submits_few_become_unknown_and_the_rest_is_submitted_later(
@@ -70,10 +91,34 @@ def test_while_plaud_does_not_answer_submits_few_become_unknown_and_the_rest_is_
     assert len(unknown) <= breaker.FAILURES_TO_OPEN + send.CONCURRENCY
     assert outage.consumed == len(unknown)
     archive.plaud.state.faults.clear()
-    monkeypatch.setattr(breaker.Breaker, "admit", lambda *_, **__: 0.0)
-    archive.submit(try_number=4)
+    let_one_try(monkeypatch)
+    with pytest.raises(PlaudSubmitsPausedError):
+        archive.submit(try_number=4)
+    archive.submit(try_number=5)
     assert {state for name, state in archive.states().items() if name not in unknown} == {"processing"}
     assert max(archive.paid().values()) == 1
+
+
+def test_trials_leave_nothing_unknown_while_plaud_answers_nothing(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it lasts."""
+    archive.add(*(f"{number:02}.wav" for number in range(30)))
+    archive.list()
+    for kind in ("submit", "get"):
+        archive.plaud.inject({"match": {"kind": kind}, "times": 1000, "action": "status", "status": 503})
+    with pytest.raises(PlaudSubmitsPausedError):
+        archive.submit()
+    before = archive.states()
+    assert "unknown" in before.values()
+
+    for try_number in range(2, 6):
+        let_one_try(monkeypatch)
+        with pytest.raises((PlaudServerError, PlaudSubmitsPausedError)):
+            archive.submit(try_number=try_number)
+
+    assert len(archive.plaud.ledger(kind="get")) == 4
+    assert archive.states() == before
 
 
 def fails(transition: str, monkeypatch: pytest.MonkeyPatch, *, times: int, after: bool = False) -> list[str]:
@@ -164,10 +209,13 @@ def test_a_quota_that_stays_exceeded_stops_it_and_may_be_retried(
 def test_a_refusal_of_the_client_is_not_taken_for_one_of_each_recording(chunk: Archive, status: int) -> None:
     chunk.plaud.inject({"match": {"kind": "submit"}, "times": None, "action": "status", "status": status})
 
-    with pytest.raises(PlaudRequestError):
+    with pytest.raises(PlaudAccessError):
         chunk.submit()
     assert chunk.count_of_states() == {"claimed": 3}
     assert all(str(status) in (entry.error or "") for entry in chunk.entries().values())
+
+    chunk.plaud.state.faults.clear()
+    assert chunk.submit(try_number=2)["submitted"] == 3
 
 
 # The storage

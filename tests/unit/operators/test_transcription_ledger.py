@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, TaskD
 
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
+    PlaudAccessError,
     PlaudAuthenticationError,
     PlaudInputError,
     PlaudNotFoundError,
@@ -422,7 +423,7 @@ def test_what_is_the_clients_trouble_is_no_mark_on_the_recording(
     plaud: EmulatorServer, warehouse: Warehouse, status: int
 ) -> None:
     plaud.inject({"match": {"kind": "submit"}, "times": 1, "action": "status", "status": status})
-    with pytest.raises(PlaudRequestError):
+    with pytest.raises(PlaudAccessError):
         submit(TaskStateStore(), run_id="monday")
     assert entry(warehouse).is_released
     assert str(status) in (entry(warehouse).error or "")

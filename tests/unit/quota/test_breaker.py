@@ -10,13 +10,11 @@ import pytest
 from plaud_provider.api.effects import Operation, ReturnSlot
 from plaud_provider.exceptions import PlaudSubmitsPausedError
 from plaud_provider.private_folder import PrivateFolder
-from plaud_provider.quota.breaker import Breaker
+from plaud_provider.quota.breaker import FAILURES_TO_OPEN, Admission, Breaker
 from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.stores import FileStore
 from plaud_provider.quota.turns import ClientQuota
 from tests.unit.quota.world import START
-
-EXCHANGE = 20.0
 
 
 class Desk:
@@ -26,30 +24,31 @@ class Desk:
         self.breaker = Breaker()
         self.now = START
 
-    def admit(self, ticket: str) -> float:
-        return self.breaker.admit(ticket, now=self.now, exchange_seconds=EXCHANGE)
+    def admit(self, call: str) -> float:
+        """Return for how long it has to wait."""
+        return self.breaker.admit(call, now=self.now).wait
 
-    def report(self, ticket: str, *, is_answered: bool = False) -> bool:
-        return self.breaker.report(ticket, is_answered=is_answered, now=self.now)
+    def report(self, *, is_answered: bool = False) -> bool:
+        return self.breaker.report(is_answered=is_answered, now=self.now)
 
-    def fail(self, *tickets: str) -> None:
-        for ticket in tickets:
-            assert self.admit(ticket) == 0.0
-            self.report(ticket)
+    def fail(self, *calls: str) -> None:
+        for call in calls:
+            assert self.admit(call) == 0.0
+            self.report()
 
 
 def test_after_three_failures_in_a_row_nobody_submits() -> None:
     desk = Desk()
 
-    assert [desk.report(ticket) for ticket in "abc"] == [False, False, True]
-    assert desk.admit("d") == 30.0
+    assert [desk.report() for _ in "abc"] == [False, False, True]
+    assert desk.admit("d") == 15.0
 
 
 def test_failures_that_are_not_in_a_row_open_nothing() -> None:
     desk = Desk()
     for _ in range(5):
         desk.fail("a", "b")
-        desk.report("c", is_answered=True)
+        desk.report(is_answered=True)
 
     assert desk.admit("d") == 0.0
 
@@ -61,11 +60,47 @@ def test_then_one_tries_and_its_success_lets_all_go_on() -> None:
 
     assert desk.admit("trial") == 0.0
     assert desk.admit("other") == 30.0
-    assert not desk.report("trial", is_answered=True)
-    assert [desk.admit(ticket) for ticket in "xyz"] == [0.0, 0.0, 0.0]
+    assert not desk.report(is_answered=True)
+    assert [desk.admit(call) for call in "xyz"] == [0.0, 0.0, 0.0]
 
 
-def test_the_time_between_trials_doubles_up_to_five_minutes() -> None:
+def test_one_that_tries_looks_first_and_then_submits() -> None:
+    desk = Desk()
+    desk.fail("a", "b", "c")
+    desk.now += 30
+
+    assert desk.breaker.admit("trial", now=desk.now) == Admission(looks_first=True)
+    assert desk.breaker.admit("trial", now=desk.now) == Admission()
+
+
+def test_once_an_hour_one_submits_though_no_look_was_answered() -> None:
+    """A server may answer looks at what it does not know with 500, and submits all the same."""
+    desk = Desk()
+    desk.fail("a", "b", "c")
+    blind_at = []
+    while desk.now < START + 6000:
+        admission = desk.breaker.admit(f"{desk.now}", now=desk.now)
+        if not admission.wait and not admission.looks_first:
+            blind_at.append(desk.now - START)
+        desk.now += 10
+
+    assert len(blind_at) == 1
+    assert 3000 < blind_at[0] < 4000
+
+
+def test_one_that_tries_may_do_so_again() -> None:
+    """Its request never left, or was refused with 429: the same call sends it again."""
+    desk = Desk()
+    desk.fail("a", "b", "c")
+    desk.now += 30
+
+    assert desk.admit("trial") == 0.0
+    desk.now += 5
+    assert desk.admit("trial") == 0.0
+    assert desk.admit("other") > 0.0
+
+
+def test_the_time_between_trials_doubles_up_to_two_minutes() -> None:
     desk = Desk()
     desk.fail("a", "b", "c")
     waits = []
@@ -74,18 +109,18 @@ def test_the_time_between_trials_doubles_up_to_five_minutes() -> None:
         desk.now += waits[-1]
         desk.fail(f"trial{trial}")
 
-    assert waits == [30.0, 60.0, 120.0, 240.0, 300.0, 300.0]
+    assert waits == [15.0, 30.0, 60.0, 120.0, 120.0, 120.0]
 
 
 def test_what_left_before_it_opened_tells_nothing_new() -> None:
     """Twenty were on their way, and none of them is answered."""
     desk = Desk()
-    for ticket in range(20):
-        assert desk.admit(str(ticket)) == 0.0
-    for ticket in range(20):
-        desk.report(str(ticket))
+    for call in range(20):
+        assert desk.admit(str(call)) == 0.0
+    for _ in range(20):
+        desk.report()
 
-    assert desk.admit("next") == 30.0
+    assert desk.admit("next") == 15.0
 
 
 def test_a_trial_that_was_killed_is_followed_by_another_one() -> None:
@@ -94,22 +129,26 @@ def test_a_trial_that_was_killed_is_followed_by_another_one() -> None:
     desk.now += 30
     assert desk.admit("killed") == 0.0
 
-    desk.now += 30
+    desk.now += 60
     assert desk.admit("next") == 0.0
 
 
-def test_an_hour_of_trouble_costs_few_submits() -> None:
+@pytest.mark.parametrize("hangs_for", [1.0, 150.0])
+def test_an_hour_of_trouble_costs_few_submits_and_is_over_two_minutes_after_its_end(hangs_for: float) -> None:
+    """However long each of them hangs before it is given up."""
     desk = Desk()
-    sent = 0
+    sent, given_up_at = 0, []
     while desk.now < START + 3600:
-        if (wait := desk.admit(f"{sent}")) > 0:
-            desk.now += wait
-            continue
-        sent += 1
-        desk.now += 1
-        desk.report(f"{sent - 1}")
+        while given_up_at and given_up_at[0] <= desk.now:
+            given_up_at.pop(0)
+            desk.report()
+        if desk.admit(f"{sent}") == 0.0:
+            sent += 1
+            given_up_at.append(desk.now + hangs_for)
+        desk.now += 1.0 if sent > FAILURES_TO_OPEN else hangs_for
 
-    assert sent <= 18
+    assert sent <= 3 + 32
+    assert desk.admit("next") <= 120.0
 
 
 @pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
@@ -118,7 +157,7 @@ def test_a_clock_that_is_put_back_or_forward_keeps_nobody_waiting(jump: float) -
     desk.fail("a", "b", "c")
     desk.now += jump
 
-    assert desk.admit("d") <= 300.0
+    assert desk.admit("d") <= 120.0
 
 
 def test_it_is_shared_by_all_who_share_the_quota(private_folder: Path) -> None:
@@ -129,7 +168,7 @@ def test_it_is_shared_by_all_who_share_the_quota(private_folder: Path) -> None:
     for ticket in "abc":
         assert client().take(ticket, Operation.SUBMIT) == 0.0
         client().give_back(ticket, ReturnSlot(is_answered=False))
-    with pytest.raises(PlaudSubmitsPausedError, match=r"may try in (29|30) s"):
+    with pytest.raises(PlaudSubmitsPausedError, match=r"may try in (14|15) s"):
         client().take("d", Operation.SUBMIT)
     assert client().take("a look", Operation.GET) == 0.0, "results are asked for meanwhile"
 

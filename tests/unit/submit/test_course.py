@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
 from plaud_provider.api.effects import Operation, Response, TransportFailure
 from plaud_provider.api.models import Transcription
 from plaud_provider.exceptions import (
-    PlaudAuthenticationError,
+    PlaudAccessError,
+    PlaudCertificateError,
     PlaudConfigurationError,
     PlaudConnectionError,
     PlaudError,
@@ -18,6 +20,7 @@ from plaud_provider.exceptions import (
     PlaudRateLimitError,
     PlaudReplacedError,
     PlaudRequestError,
+    PlaudServerError,
     PlaudStorageError,
     PlaudSubmitOutcomeUnknownError,
     PlaudTakenOverError,
@@ -137,13 +140,23 @@ def test_what_plaud_refuses_of_a_recording_is_refused_and_others_go_on(status: i
 
 
 TROUBLES_OF_THE_CLIENT: list[tuple[list[Answer], type[PlaudError]]] = [
-    *(([answer(status, {})], PlaudRequestError) for status in (402, 403, 404, 405, 407, 426)),
+    *(([answer(status, {})], PlaudAccessError) for status in (402, 403, 404, 405, 407, 426)),
+    *(([answer(status, b"<html>Gateway</html>")], PlaudServerError) for status in (400, 403, 413, 422)),
+    ([answer(401), answer(404), answer(422)], PlaudAccessError),
     ([answer(401), token_answer("new"), *[answer(401)] * 6], PlaudTokenRejectedError),
-    ([answer(401)] * 3, PlaudAuthenticationError),
-    ([TransportFailure("its certificate is bad", sent=False, passing=False)], PlaudError),
+    ([answer(401)] * 3, PlaudTokenRejectedError),
     ([NOT_SENT] * 6, PlaudConnectionError),
     ([answer(429)] * 6, PlaudRateLimitError),
 ]
+
+
+def test_a_bad_certificate_is_never_the_recordings() -> None:
+    bad = TransportFailure("its certificate is bad", sent=False, passing=False)
+    memory = Recorder()
+
+    with pytest.raises(PlaudCertificateError):
+        run(world_with(bad), memory)
+    assert memory.told[-1] == "released"
 
 
 @pytest.mark.parametrize(("answers", "kind"), TROUBLES_OF_THE_CLIENT)
@@ -154,6 +167,7 @@ def test_what_is_the_clients_trouble_is_never_the_recordings(
 
     with pytest.raises(kind):
         run(world, memory)
+    assert not issubclass(kind, AirflowFailException), "a retry submits it"
     assert memory.told[-1] == "released"
     assert "refused" not in memory.told
 
