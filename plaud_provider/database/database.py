@@ -82,19 +82,30 @@ class Database:
             self._engine.dispose()
 
     def run(
-        self, work: Callable[[sa.Connection], Result], *, failed: str, is_patient: bool = False
+        self,
+        work: Callable[[sa.Connection], Result],
+        *,
+        failed: str,
+        is_patient: bool = False,
+        is_one_statement: bool = False,
     ) -> Result:
         """
         Run ``work`` in a transaction, again while another writer is in the way, for a bounded time.
 
         :param work: What to do; it may be done several times, the last of which counts.
+        :param is_one_statement: Whether that is one statement, which needs no transaction around it.
         :param failed: What has not been done, for the message.
         :param is_patient: Whether to wait as well while the database is away, in a restart. Then ``work`` is
             also done again if the connection broke at its commit: it has to be one that can be.
         :raises PlaudWarehouseError: if it cannot be opened, or refuses; in words that quote no row.
         :raises PlaudError: what ``work`` raises of it.
         """
-        return self._run(work, lambda error: self._refusal(failed, error), is_patient=is_patient)
+        return self._run(
+            work,
+            lambda error: self._refusal(failed, error),
+            is_patient=is_patient,
+            is_one_statement=is_one_statement,
+        )
 
     def ensure(self, tables: DeclaredTables, *, is_checked: bool = False) -> None:
         """
@@ -157,6 +168,7 @@ class Database:
         *,
         is_patient: bool = False,
         is_tried_twice: bool = False,
+        is_one_statement: bool = False,
     ) -> Result:
         """
         Do it; on an error raise what ``tell`` says of it, with nothing left of the error itself.
@@ -171,6 +183,10 @@ class Database:
         def attempt() -> Result:
             nonlocal is_open
             is_open = False
+            if is_one_statement and self.dialect.commits_statements:
+                with self.engine.connect() as connection:
+                    is_open = True
+                    return work(connection.execution_options(isolation_level="AUTOCOMMIT"))
             with self.engine.connect() as connection, connection.begin():
                 is_open = True
                 if self.dialect.begin is not None:

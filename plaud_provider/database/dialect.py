@@ -59,6 +59,10 @@ class Dialect:
     enforces_keys = False
     #: Whether names of columns and tables that differ in upper and lower case are different ones.
     tells_cases_apart = False
+    #: Whether it takes one writer at a time.
+    takes_one_writer = False
+    #: Whether one statement may be sent without a transaction around it, which saves two round trips.
+    commits_statements = False
     #: Whether an engine can be used again.
     engine_stays_good = True
     #: The time in SQL by the database's clock, which all who use it share, or so much later. Of a database in

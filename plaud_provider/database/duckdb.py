@@ -78,6 +78,7 @@ class DuckDbDialect(Dialect):
     """
 
     enforces_keys = True
+    takes_one_writer = True
     wait_seconds = 120.0
 
     def __init__(self, hook: DbApiHook, *, parameter: str, keeps_connection: bool = False) -> None:

@@ -29,11 +29,11 @@ log = logging.getLogger(__name__)
 
 #: After so many seconds a connection is not used again: firewalls cut those that idle for some minutes.
 KEPT_SECONDS = 30
-# One connection for the next transaction, and a new one for each that runs at the same time. It may be broken
-# by then, after a restart of the server, so it is asked for an answer first.
+# As many as submits of a task run at the same time, and more if need be. One may be broken when it is used
+# again, after a restart of the server, so it is asked for an answer first.
 _KEEPING: dict[str, Any] = {
     "poolclass": QueuePool,
-    "pool_size": 1,
+    "pool_size": 8,
     "max_overflow": -1,
     "pool_pre_ping": True,
     "pool_recycle": KEPT_SECONDS,
@@ -63,6 +63,7 @@ class PostgresDialect(Dialect):
         self.name = "postgresql"
         if any(hook.connection_extra.get(name) for name in _REDSHIFT):
             self.conn_type = "redshift"
+        self.commits_statements = True
         self.enforces_keys = self.conn_type != "redshift"
         self._closed: set[str] = set()
         # A token is good for a quarter of an hour.

@@ -24,6 +24,7 @@ class SqliteDialect(Dialect):
     """
 
     enforces_keys = True
+    takes_one_writer = True
     # A transaction that starts by reading fails at its first write if another one wrote meanwhile, without
     # waiting.
     begin = "BEGIN IMMEDIATE"

@@ -111,6 +111,7 @@ class Ledger:
         #: The time by this clock.
         self._now = self._clock(timedelta(0))
         c = self._c = tables.submissions.c
+        self._failed_text = f"{self._table.fullname} could not be read or written"
         #: A claim that was released has a lease of no length.
         self._is_kept = c.lease_until > c.claimed_at
 
@@ -746,7 +747,7 @@ class Ledger:
         """Do something in a transaction; while the database is away, it is waited for."""
         return self.database.run(
             lambda connection: work(connection, *arguments, **named),
-            failed=f"{self._table.fullname} could not be read or written",
+            failed=self._failed_text,
             is_patient=True,
         )
 
@@ -776,7 +777,7 @@ class Ledger:
             parameters["is_again"] = True
             return count == 1
 
-        return self._run(step)
+        return self.database.run(step, failed=self._failed_text, is_patient=True, is_one_statement=True)
 
     def _is_claimed_by(self, owner: Owner) -> sa.ColumnElement[bool]:
         is_mine = (self._c[name] == value for name, value in owner_columns(owner).items())

@@ -8,9 +8,8 @@ retries and clears (XCom does not). A submit may have both; what is paid for is 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -68,8 +67,7 @@ class LedgerMemory:
     :param ledger: The ledger.
     :param recording: What is claimed.
     :param owner: By whom.
-    :param turn: Held while something is written: SQLite and DuckDB take one writer at a time, and the threads
-        of one task need not wait for each other in there.
+    :param turn: Held while something is written, where a database takes one writer at a time.
     :param patience: For how long to offer what has happened, in seconds.
     """
 
@@ -79,7 +77,7 @@ class LedgerMemory:
         recording: Recording,
         owner: Owner,
         *,
-        turn: threading.Lock | None = None,
+        turn: AbstractContextManager[object] | None = None,
         patience: float | None = None,
     ) -> None:
         self._ledger = ledger

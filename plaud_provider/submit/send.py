@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from plaud_provider.exceptions import PlaudWarehouseError
@@ -61,7 +61,10 @@ class Sender:
         self._owner = owner
         self._stop = stop
         self._workers: dict[asyncio.Task[None], course.Sending] = {}
-        self._turn = threading.Lock()
+        # Threads of one task need not wait for each other in there.
+        self._turn: AbstractContextManager[object] = (
+            threading.Lock() if ledger.database.dialect.takes_one_writer else nullcontext()
+        )
         self._broken: Exception | None = None
         #: What has become of each, by its key; of those that were not sent there is nothing.
         self.outcomes: dict[str, Outcome] = {}
