@@ -44,7 +44,7 @@ RETENTION = timedelta(days=7)
 BACKSTOP = timedelta(minutes=10)
 
 #: What no later look mends: it ends the wait.
-_LASTING = (PlaudConfigurationError, PlaudCertificateError, PlaudInputError)
+_LASTING = (PlaudConfigurationError, PlaudCertificateError)
 #: Refused credentials end the wait once they were refused for so many seconds without an answer in between:
 #: a gateway that restarts refuses everybody for a moment.
 REFUSED_SECONDS = 300.0
@@ -62,6 +62,7 @@ class Patience(NamedTuple):
     seconds: float
 
 
+AT_ONCE = Patience(1, 0.0)
 #: One 404 may come from a proxy that has lost its way.
 NOT_FOUND = Patience(3, 300.0)
 #: The same for what Plaud has known in this wait.
@@ -190,6 +191,7 @@ class Wait:
     402, 407                                    the next look: that is the client's trouble
     another 4xx from Plaud                      confirmed, see :data:`REFUSED`, it is given up as failed
     an answer that cannot be read               confirmed, see :data:`UNREADABLE`, it is given up as failed
+    an id that cannot be asked for              it is given up as failed
     refused credentials or tokens               they end the wait after :data:`REFUSED_SECONDS`
     a wrong connection or certificate           ends the wait
     ==========================================  ==========================================================
@@ -285,7 +287,11 @@ class Wait:
             self._finish(transcription_id, NOT_FOUND_REASON, failed=True)
             self.missing.append(transcription_id)
         else:
-            what = f"HTTP {error.status_code}" if isinstance(error, PlaudRequestError) else "not to be read"
+            what = "not to be read"
+            if isinstance(error, PlaudRequestError):
+                what = f"HTTP {error.status_code}"
+            elif isinstance(error, PlaudInputError):
+                what = "its id cannot be asked for"
             self.given_up[transcription_id] = f"its result was given up after {trouble.looks} looks: {what}"
             self._finish(transcription_id, f"given up after {trouble.looks} looks: {error}", failed=True)
         return True
@@ -298,11 +304,13 @@ class Wait:
             if now < self.started_at + NOT_FOUND_GRACE_SECONDS or is_fresh(submitted_at, now=now):
                 return None
             if submitted_at is not None and now > submitted_at + RETENTION.total_seconds():
-                return Patience(1, 0.0)
+                return AT_ONCE
             return NOT_FOUND_AGAIN if transcription_id in self._known else NOT_FOUND
         if isinstance(error, PlaudRequestError):
             # An unpaid bill, or a proxy that wants to know who asks, has nothing to do with a transcription.
             return None if error.status_code in (402, 407) else REFUSED
+        if isinstance(error, PlaudInputError):
+            return AT_ONCE
         return UNREADABLE if isinstance(error, PlaudResponseError) else None
 
     def result(self, *, now: float) -> WaitResult | None:

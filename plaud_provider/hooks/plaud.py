@@ -17,7 +17,7 @@ from airflow.providers.http.hooks.http import HttpHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from plaud_provider.api import calls
-from plaud_provider.api.arguments import validate_language, validate_transcription_id, validate_webhook_url
+from plaud_provider.api.arguments import validate_language, validate_webhook_url
 from plaud_provider.api.effects import (
     Do,
     Effect,
@@ -199,7 +199,6 @@ class PlaudHook(HttpHook):
         :raises PlaudNotFoundError: if Plaud does not know it (results are kept for a few days).
         :raises PlaudError: its other classes, after retries where they may pass.
         """
-        validate_transcription_id(transcription_id)
         return self.drive(calls.get_transcription(self.settings.account, transcription_id, self.retry_policy))
 
     def test_connection(self) -> tuple[bool, str]:

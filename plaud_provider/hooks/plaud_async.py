@@ -12,7 +12,7 @@ from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from plaud_provider.api import calls
-from plaud_provider.api.arguments import validate_language, validate_transcription_id, validate_webhook_url
+from plaud_provider.api.arguments import validate_language, validate_webhook_url
 from plaud_provider.api.effects import (
     Do,
     Effect,
@@ -106,7 +106,6 @@ class PlaudAsyncHook(BaseHook):
 
     async def get_transcription(self, transcription_id: str) -> Transcription:
         """Ask for a transcription; see :meth:`~plaud_provider.hooks.plaud.PlaudHook.get_transcription`."""
-        validate_transcription_id(transcription_id)
         return await self.drive(
             calls.get_transcription(self.settings.account, transcription_id, self.retry_policy)
         )

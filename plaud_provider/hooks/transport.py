@@ -376,11 +376,13 @@ async def send_with_aiohttp(
     import asyncio
 
     import aiohttp
+    from yarl import URL
 
     try:
         async with session.request(
             request.method,
-            request.url,
+            # Already quoted; it would unquote "%3B".
+            URL(request.url, encoded=True),
             data=request.body,
             headers={**request.headers, "Accept-Encoding": _ENCODINGS},
             allow_redirects=False,

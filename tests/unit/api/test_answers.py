@@ -129,13 +129,17 @@ def test_an_id_that_is_paid_for_is_kept_wherever_it_stands(answer: dict[str, Any
 
 @pytest.mark.parametrize(
     ("given", "kept"),
-    [(12345, "12345"), ("txn:1/2", "txn:1/2"), ("MTIzNDU2Nzg5MA==", "MTIzNDU2Nzg5MA=="), ("-x", "-x")],
+    [
+        (12345, "12345"),
+        *((given, given) for given in ("txn:1/2", "MTIzNDU2Nzg5MA==", "-x", "a%b", "a#b", "a;b", "a&b")),
+        *((given, given) for given in ("two words", "é", "録音", "..", "a/../b", "?", "x" * 255)),
+    ],
 )
 def test_an_id_of_any_form_is_kept(given: object, kept: str) -> None:
     assert parse_submission(encoded({"transcriptionId": given})).transcription_id == kept
 
 
-@pytest.mark.parametrize("given", ["two words", "..", "a\nb", "x" * 300])
+@pytest.mark.parametrize("given", ["a\nb", "a\x85", "x" * 300])
 def test_an_id_that_cannot_be_used_is_in_the_message(given: str) -> None:
     with pytest.raises(PlaudResponseError) as caught:
         parse_submission(encoded({"transcriptionId": given}))

@@ -202,9 +202,16 @@ def test_refused_credentials_end_a_wait_after_minutes_without_any_answer(kind: t
         wait.on_error("a", refused, now=START + 500)
 
 
-@pytest.mark.parametrize(
-    "error", [PlaudConfigurationError("no"), PlaudCertificateError("no"), PlaudInputError("no")]
-)
+def test_an_id_that_cannot_be_asked_for_is_given_up_without_the_others() -> None:
+    wait = wait_for("../a", "b")
+
+    assert wait.on_error("../a", PlaudInputError("no id"), now=START)
+
+    assert wait.pending == ("b",)
+    assert wait.given_up == {"../a": "its result was given up after 1 looks: its id cannot be asked for"}
+
+
+@pytest.mark.parametrize("error", [PlaudConfigurationError("no"), PlaudCertificateError("no")])
 def test_what_no_look_mends_ends_a_wait_at_once(error: PlaudError) -> None:
     with pytest.raises(type(error)):
         wait_for("a").on_error("a", error, now=START)
