@@ -25,15 +25,11 @@ from plaud_provider.exceptions import (
     PlaudResponseError,
     PlaudSubmitOutcomeUnknownError,
 )
-from plaud_provider.hooks import transport
+from plaud_provider.hooks import transport_aiohttp
 from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
-from plaud_provider.hooks.transport import (
-    Limits,
-    open_aiohttp_session,
-    open_requests_session,
-    send_with_aiohttp,
-    send_with_requests,
-)
+from plaud_provider.hooks.transport import Limits
+from plaud_provider.hooks.transport_aiohttp import open_aiohttp_session, send_with_aiohttp
+from plaud_provider.hooks.transport_requests import open_requests_session, send_with_requests
 from plaud_provider.ledger.ledger import Ledger
 from tests.unit.hooks.conftest import FAST, LIMITS, ONCE, Client, Connect, Inject
 from tests.unit.hooks.servers import (
@@ -327,7 +323,7 @@ async def test_a_large_answer_is_unpacked_and_parsed_beside_the_loop(
 
         return noted
 
-    monkeypatch.setattr(transport, "_decoded", noting(transport._decoded))
+    monkeypatch.setattr(transport_aiohttp, "decoded", noting(transport_aiohttp.decoded))
     monkeypatch.setattr(calls, "parse_transcription", noting(calls.parse_transcription))
     plaud.inject({"match": {"kind": "get"}, "action": "inflate", "text_bytes": 300_000, "gzip": True})
 
