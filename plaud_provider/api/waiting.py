@@ -7,7 +7,8 @@ result.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -36,6 +37,8 @@ EVENT_VERSION = 1
 #: A result may be unknown to Plaud for a moment after its submit was accepted.
 NOT_FOUND_GRACE_SECONDS = 60.0
 NOT_FOUND_REASON = "Plaud does not know this transcription (any more)"
+#: Seconds after which a wait tells how far it has come, even if nothing has changed.
+PROGRESS_SECONDS = 60.0
 #: XCom of a task that submits: epoch seconds by transcription id.
 SUBMITTED_AT_KEY = "plaud_submitted_at"
 #: So long Plaud keeps results.
@@ -77,9 +80,11 @@ def is_fresh(submitted_at: float | None, *, now: float) -> bool:
     """
     Whether Plaud may not know a transcription yet.
 
-    :param submitted_at: Epoch seconds, by a clock that may differ from this host's; ``None``: unknown.
+    :param submitted_at: Epoch seconds; ``None``: unknown.
     :param now: Epoch seconds.
     """
+    # Another host's clock may be ahead of this one's. By a minute a fresh transcription may seem to come from
+    # the future; what seems to be further ahead comes from a wrong clock, and would be fresh for hours.
     return submitted_at is not None and abs(now - submitted_at) < NOT_FOUND_GRACE_SECONDS
 
 
@@ -199,13 +204,26 @@ class Wait:
     :param transcription_ids: What is waited for; duplicates count once.
     :param started_at: Epoch seconds of the first look of this run.
     :param deadline: Epoch seconds at which the wait ends, come what may.
+    :param partial_count: How many final transcriptions are worth landing before the wait goes on; ``None``:
+        no number is.
+    :param partial_at: Epoch seconds from which on a single one is; ``None``: never.
     """
 
-    def __init__(self, transcription_ids: Iterable[str], *, started_at: float, deadline: float) -> None:
+    def __init__(
+        self,
+        transcription_ids: Iterable[str],
+        *,
+        started_at: float,
+        deadline: float,
+        partial_count: int | None = None,
+        partial_at: float | None = None,
+    ) -> None:
         self._pending: dict[str, None] = dict.fromkeys(transcription_ids)
         self.total = len(self._pending)
         self.started_at = started_at
         self.deadline = deadline
+        self._partial_count = math.inf if partial_count is None else partial_count
+        self._partial_at = math.inf if partial_at is None else partial_at
         self.completed: list[str] = []
         self.failed: dict[str, str | None] = {}
         self.missing: list[str] = []
@@ -217,6 +235,8 @@ class Wait:
         self.refused_since: float | None = None
         self._last_trouble: str | None = None
         self._unknown_words: set[str] = set()
+        self._told_counts: tuple[int, int] | None = None
+        self._told_at = 0.0
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -314,7 +334,7 @@ class Wait:
         return UNREADABLE if isinstance(error, PlaudResponseError) else None
 
     def result(self, *, now: float) -> WaitResult | None:
-        """Return how the wait ended; ``None`` while it goes on."""
+        """Return how the wait ended, or what is worth landing now; ``None`` while there is neither."""
         if self.is_done:
             return self._result("done")
         if now >= self.deadline:
@@ -326,12 +346,14 @@ class Wait:
                 f"({self.progress(now=now)}).{trouble} They go on at Plaud: clear the task to wait again, "
                 "nothing is paid twice.",
             )
+        final = len(self.completed) + len(self.failed)
+        if final >= self._partial_count or (final and now >= self._partial_at):
+            return self.partial()
         return None
 
-    @property
-    def final_count(self) -> int:
-        """How many have become final in this wait."""
-        return len(self.completed) + len(self.failed)
+    def next_result_at(self) -> float:
+        """Return when there is a result, even if nothing more becomes final."""
+        return min(self.deadline, self._partial_at) if self.completed or self.failed else self.deadline
 
     def partial(self) -> WaitResult:
         """Return how far the wait has come."""
@@ -347,6 +369,19 @@ class Wait:
         if self._pending:
             parts.append(f"oldest {_age(now - self.started_at)}")
         return ", ".join(parts)
+
+    def news(self, *, now: float, interval: float) -> str | None:
+        """
+        Return the line of :meth:`progress` if it is time to tell it; ``None`` if it is not.
+
+        :param now: Epoch seconds.
+        :param interval: Seconds between two lines when something has changed; after a minute in any case.
+        """
+        counts, quiet = (len(self.completed), len(self.failed)), now - self._told_at
+        if quiet < PROGRESS_SECONDS and (counts == self._told_counts or quiet < interval):
+            return None
+        self._told_counts, self._told_at = counts, now
+        return self.progress(now=now)
 
     def _finish(self, transcription_id: str, reason: str | None = None, *, failed: bool = False) -> None:
         if transcription_id not in self._pending:
@@ -371,50 +406,46 @@ class Wait:
         )
 
 
-async def look(
+def after_look(
     transcription_id: str,
-    ask: Callable[[str], Awaitable[Transcription]],
+    seen: Transcription | PlaudError,
     wait: Wait,
     schedule: Schedule,
     *,
-    now: Callable[[], float],
+    now: float,
     submitted_at: float | None,
     log: Any,
 ) -> None:
     """
-    Look at a transcription that a schedule has handed out, and tell both of what came of it.
+    Tell a wait and its schedule what came of a look.
 
-    :param transcription_id: What is looked at.
-    :param ask: Asks Plaud for it.
+    :param transcription_id: What was looked at.
+    :param seen: What Plaud has answered, or why there is no answer.
     :param wait: The wait that it is part of.
-    :param schedule: Where it is put back, or taken out.
-    :param now: Tells the time in epoch seconds.
+    :param schedule: What has handed it out: it is put back there, or taken out.
+    :param now: Epoch seconds.
     :param submitted_at: When it was submitted, in epoch seconds, where that is known.
     :param log: The log of the task or trigger.
-    :raises PlaudError: if waiting on is useless.
+    :raises PlaudError: ``seen``, if waiting on is useless.
     """
-    completed_at = None
-    try:
-        transcription = await ask(transcription_id)
-    except PlaudError as error:
-        log.warning("A look at transcription %s failed: %s", transcription_id, error)
-        is_final = wait.on_error(transcription_id, error, now=now(), submitted_at=submitted_at)
-        answered = False
-    else:
-        is_final, answered = wait.on_transcription(transcription), True
-        completed_at = transcription.completed_at
-        if wait.is_new_word(transcription):
-            log.warning(
-                "Plaud reports transcription %s with the unknown status %r; taken for 'processing'.",
-                transcription_id,
-                transcription.reported_status,
-            )
-    if is_final:
-        schedule.seen(
-            transcription_id, now=now(), completed_at=completed_at.timestamp() if completed_at else None
+    if isinstance(seen, PlaudError):
+        log.warning("A look at transcription %s failed: %s", transcription_id, seen)
+        if wait.on_error(transcription_id, seen, now=now, submitted_at=submitted_at):
+            schedule.seen(transcription_id, now=now)
+        else:
+            schedule.again(transcription_id, now=now, answered=False)
+        return
+    if wait.is_new_word(seen):
+        log.warning(
+            "Plaud reports transcription %s with the unknown status %r; taken for 'processing'.",
+            transcription_id,
+            seen.reported_status,
         )
+    if wait.on_transcription(seen):
+        completed_at = seen.completed_at.timestamp() if seen.completed_at else None
+        schedule.seen(transcription_id, now=now, completed_at=completed_at)
     else:
-        schedule.again(transcription_id, now=now(), answered=answered)
+        schedule.again(transcription_id, now=now)
 
 
 def _age(seconds: float) -> str:
