@@ -32,7 +32,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -289,4 +289,30 @@ def _error(places: Sequence[Mapping[str, Any]]) -> str:
 def _dump(payload: dict[str, Any]) -> str:
     """Return a payload as JSON, without secrets in its keys and texts; transcripts stay as they are."""
     redact(payload, transcripts=_TEXT, errors=_ERROR)
-    return _clean(json.dumps(payload, ensure_ascii=False, separators=(",", ":")))
+    return _clean("".join(_pieces(payload)))
+
+
+def _pieces(answer: Mapping[str, Any]) -> Iterator[str]:
+    """
+    Encode an answer as JSON, a thousand segments at a time.
+
+    Encoding 23 MB at once keeps all other threads from running for a quarter of a second, the event loop's
+    too. Parsing does not, as it calls back for each number.
+    """
+    before = "{"
+    for name, value in answer.items():
+        yield f"{before}{_encode(name)}:"
+        before = ","
+        if isinstance(value, list) and value:
+            for start in range(0, len(value), 1000):
+                yield f"{',' if start else '['}{_encode(value[start : start + 1000])[1:-1]}"
+            yield "]"
+        elif name == "data" and isinstance(value, dict) and value:
+            yield from _pieces(value)
+        else:
+            yield _encode(value)
+    yield "}" if answer else "{}"
+
+
+def _encode(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

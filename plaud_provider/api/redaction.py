@@ -74,7 +74,8 @@ def redact(answer: dict[str, Any], *, transcripts: Collection[str], errors: Coll
         values, is_error = open_ones.pop()
         if isinstance(values, dict):
             _redact_keys(values, harmless)
-        for place, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
+        for place in values if isinstance(values, dict) else range(len(values)):
+            value = values[place]
             if isinstance(value, (dict, list)):
                 open_ones.append((value, is_error or place in errors))
             elif isinstance(value, str) and (is_error or place not in transcripts):
