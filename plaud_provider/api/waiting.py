@@ -1,8 +1,8 @@
 """
-What a wait has found out so far, and how it ends.
+What a wait for transcriptions has found out so far, and when it ends.
 
-The trigger and the sensor's own loops feed the same :class:`Wait`, so that every mode comes to the same
-result.
+The trigger, and the sensor, which looks by itself in the modes poke and reschedule, tell the same
+:class:`Wait` what each look found: every mode comes to the same result.
 """
 
 from __future__ import annotations
@@ -34,31 +34,32 @@ if TYPE_CHECKING:
 Outcome = Literal["done", "partial", "timeout", "error"]
 
 EVENT_VERSION = 1
-#: A result may be unknown to Plaud for a moment after its submit was accepted.
+#: For so long after a submit was accepted Plaud may answer 404.
 NOT_FOUND_GRACE_SECONDS = 60.0
 NOT_FOUND_REASON = "Plaud does not know this transcription (any more)"
 #: Seconds after which a wait tells how far it has come, even if nothing has changed.
 PROGRESS_SECONDS = 60.0
 #: XCom of a task that submits: epoch seconds by transcription id.
 SUBMITTED_AT_KEY = "plaud_submitted_at"
-#: So long Plaud keeps results.
+#: For so long Plaud keeps results.
 RETENTION = timedelta(days=7)
-#: A trigger ends its wait by itself; Airflow's own deferral timeout is only there should it not.
+#: Airflow's own timeout of a deferral is so much later than the deadline: it is only there for a trigger that
+#: does not end its wait by itself.
 BACKSTOP = timedelta(minutes=10)
 
-#: What no later look mends: it ends the wait.
+#: Errors that end a wait at once: no later look can succeed.
 _LASTING = (PlaudConfigurationError, PlaudCertificateError)
-#: Refused credentials end the wait once they were refused for so many seconds without an answer in between:
-#: a gateway that restarts refuses everybody for a moment.
+#: Refused credentials end a wait after so many seconds of nothing but refusals, and not at once: a gateway
+#: that restarts refuses everybody for a moment.
 REFUSED_SECONDS = 300.0
 
 
 class Patience(NamedTuple):
     """
-    When a transcription is given up.
+    After which trouble a transcription is given up; both have to be reached.
 
-    :param looks: So many looks in a row have found the same trouble.
-    :param seconds: And so many seconds have passed since the first of them.
+    :param looks: Looks in a row that found the same trouble.
+    :param seconds: Seconds since the first of them.
     """
 
     looks: int
@@ -66,13 +67,13 @@ class Patience(NamedTuple):
 
 
 AT_ONCE = Patience(1, 0.0)
-#: One 404 may come from a proxy that has lost its way.
+#: 404: a single one may come from a proxy with a wrong route.
 NOT_FOUND = Patience(3, 300.0)
-#: The same for what Plaud has known in this wait.
+#: 404 for a transcription that Plaud has answered for in this wait.
 NOT_FOUND_AGAIN = Patience(5, 900.0)
-#: A 4xx is about this transcription.
+#: Another 4xx.
 REFUSED = Patience(3, 120.0)
-#: A result that is not to be read.
+#: An answer that cannot be read.
 UNREADABLE = Patience(5, 600.0)
 
 
@@ -167,10 +168,10 @@ class WaitResult(NamedTuple):
 @dataclass(slots=True)
 class Trouble:
     """
-    What has been wrong with the looks at a transcription, one after the other.
+    The looks at a transcription that have failed in a row, for the same reason.
 
-    :param kind: What it is.
-    :param since: Epoch seconds of the first of these looks.
+    :param kind: The reason.
+    :param since: Epoch seconds of the first of them.
     :param looks: How many there were.
     """
 
@@ -183,7 +184,7 @@ class Wait:
     """
     A wait for some transcriptions until a deadline.
 
-    What a look that fails means is decided here, for every mode:
+    It decides what follows from a look that failed:
 
     ==========================================  ==========================================================
     a look ends with                            what follows
@@ -228,7 +229,7 @@ class Wait:
         self.failed: dict[str, str | None] = {}
         self.missing: list[str] = []
         self.given_up: dict[str, str] = {}
-        #: By transcription; may be shared with a later wait for the same.
+        #: By transcription id. A later wait for the same ones may take it over.
         self.troubles: dict[str, Trouble] = {}
         self._known: set[str] = set()
         #: Epoch seconds since when credentials are refused.
@@ -249,7 +250,7 @@ class Wait:
         return not self._pending
 
     def resume(self, *, completed: Iterable[str], failed: Iterable[str]) -> None:
-        """Take over what an earlier look of this run found out."""
+        """Take over what earlier looks of this run found out."""
         for transcription_id in completed:
             self._finish(transcription_id)
         for transcription_id in failed:

@@ -190,6 +190,29 @@ def test_within_a_minute_of_the_submit_plaud_may_not_know_it_yet(submitted_at: f
     assert wait.troubles == {}
 
 
+def test_a_submit_that_seems_to_lie_a_little_ahead_is_fresh() -> None:
+    """Another host's clock may be ahead of this one's."""
+    wait = wait_for("a")
+
+    for after in range(0, 101, 10):
+        now = START + 61 + after
+        assert not wait.on_error("a", PlaudNotFoundError("gone"), now=now, submitted_at=START + 61 + 50)
+
+    assert wait.troubles == {}
+
+
+def test_a_submit_that_seems_to_lie_hours_ahead_is_not_fresh_for_hours() -> None:
+    wait = wait_for("a")
+
+    ends = [
+        wait.on_error("a", PlaudNotFoundError("gone"), now=START + 61 + after, submitted_at=START + 7_200)
+        for after in range(0, 601, 100)
+    ]
+
+    assert any(ends)
+    assert wait.missing == ["a"]
+
+
 @pytest.mark.parametrize("kind", [PlaudAuthenticationError, PlaudTokenRejectedError])
 def test_refused_credentials_end_a_wait_after_minutes_without_any_answer(kind: type[PlaudError]) -> None:
     wait, refused = wait_for("a", "b"), kind("401", status_code=401)
