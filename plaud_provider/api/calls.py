@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from plaud_provider.api.answers import LARGE_BYTES, parse_submission, parse_transcription
 from plaud_provider.api.arguments import validate_transcription_id
 from plaud_provider.api.effects import (
+    SUCCESS,
     Do,
     Effect,
     Note,
@@ -81,7 +82,7 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
                 raise failure from None
             pause = policy.backoff(attempt)
         else:
-            if answer.is_success:
+            if answer.status in SUCCESS:
                 try:
                     return (
                         yield from _parsed(
@@ -152,7 +153,7 @@ def submit_transcription(
             if not broken.passing:
                 raise failure from None
         else:
-            if answer.is_success:
+            if answer.status in SUCCESS:
                 return (yield from _accepted(account, answer))
             if answer.status >= 500 or answer.status in (303, 408):
                 raise _unknown(account, f"Plaud answered {answer.status}", status_code=answer.status)

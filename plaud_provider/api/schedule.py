@@ -206,7 +206,12 @@ class Schedule:
         guess_at = max(min(self._next_guess(), self._now + RECHECK), min(moments[0] for moments in free))
         return min(guess_at, *(moments[1] for moments in free))
 
-    def take(self, *, now: float, spare: float) -> str | None:
+    @property
+    def needs_spare(self) -> bool:
+        """Whether :meth:`take` has to be told what is unused: not for the first guess at a single one."""
+        return self._guessed_at is not None or len(self._waiting) > 1
+
+    def take(self, *, now: float, spare: float = 0.0) -> str | None:
         """
         Return the transcription to look at now; ``None`` if it is too early for any.
 

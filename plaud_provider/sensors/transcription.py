@@ -223,7 +223,7 @@ class TranscriptionSensor(BaseSensorOperator):
 
     async def _look_while_due(self, hook: PlaudAsyncHook) -> None:
         while self._is_look_due():
-            spare = await hook.spare_requests()
+            spare = await hook.spare_requests() if self._schedule.needs_spare else 0.0
             transcription_id = self._schedule.take(now=time.time(), spare=spare)
             if transcription_id is None:
                 return

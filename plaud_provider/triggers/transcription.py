@@ -250,7 +250,7 @@ class _Looks:
             next_at = self._schedule.next_at()
             if next_at is None or next_at > now:
                 return next_at
-            if now >= self._spare_until:
+            if now >= self._spare_until and self._schedule.needs_spare:
                 self._spare, self._spare_until = await self._hook.spare_requests(), now + SPARE_SECONDS
             due = self._schedule.take(now=now, spare=self._spare)
             if due is None:
