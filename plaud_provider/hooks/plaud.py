@@ -17,10 +17,11 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from plaud_provider.api import calls
 from plaud_provider.api.arguments import validate_language, validate_webhook_url
 from plaud_provider.api.effects import Request, Response, SubmitPhase
+from plaud_provider.api.regions import refuse_other_region
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.exceptions import PlaudError
-from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, look_up, refuse_other_region
+from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, look_up
 from plaud_provider.hooks.shells import BlockingShell, run_blocking
 from plaud_provider.hooks.transport import Limits
 from plaud_provider.hooks.transport_requests import open_requests_session, send_with_requests

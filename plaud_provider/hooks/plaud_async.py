@@ -12,14 +12,10 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from plaud_provider.api import calls
 from plaud_provider.api.arguments import validate_language, validate_webhook_url
 from plaud_provider.api.effects import SubmitPhase
+from plaud_provider.api.regions import refuse_other_region
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.auth.token_store import TokenStore
-from plaud_provider.hooks.connection import (
-    DEFAULT_CONN_ID,
-    PlaudSettings,
-    read_connection,
-    refuse_other_region,
-)
+from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, read_connection
 from plaud_provider.hooks.shells import AsyncShell
 from plaud_provider.hooks.transport import Limits
 from plaud_provider.hooks.transport_aiohttp import AiohttpTransport
@@ -83,7 +79,6 @@ class PlaudAsyncHook(BaseHook):
                 raise missing_connection(budget_conn_id) from None
             # On Airflow 3.2, what a thread asks of the supervisor only arrives if asgiref started the thread.
             await sync_to_async(self._open, thread_sensitive=False)(shared)
-        self._transport.open()
         return self
 
     def _open(self, shared: Connection | None) -> None:

@@ -87,7 +87,7 @@ class Shell(ABC, Generic[AnyTurn]):
                 await self._take(self._turn, operation)
             case Send(request, within):
                 if self._turn is not None:
-                    self._turn.sending()
+                    self._turn.has_sent = True
                 return await self._send(request, within)
             case ReturnSlot() if self._turn is not None:
                 await self._give_back(self._turn, effect)

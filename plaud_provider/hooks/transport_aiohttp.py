@@ -34,7 +34,7 @@ class AiohttpTransport:
     """
     The connections of one hook.
 
-    Making one reads files and imports aiohttp: it does not belong on an event loop. :meth:`open` does.
+    Making one reads files and imports aiohttp: it does not belong on an event loop.
 
     :param base_url: Where all requests go.
     :param limits: Bounds of one exchange.
@@ -47,12 +47,9 @@ class AiohttpTransport:
         self._limits = limits
         self._proxy = aiohttp_proxy(base_url)
         self._tls = tls_context(base_url)
-
-    def open(self) -> None:
-        """Be ready to send."""
-        self._session = open_aiohttp_session(self._tls)
-        # With a connection of its own for each submit: on one that Plaud has just closed it may be lost.
-        self._submits = open_aiohttp_session(self._tls, reuse_connections=False)
+        # By whether their requests are repeatable. Each submit, which is not, has a connection of its own: on
+        # one that Plaud has just closed it may be lost.
+        self._sessions: dict[bool, ClientSession] = {}
 
     async def send(self, request: Request, within: float | None = None) -> Response:
         """
@@ -61,13 +58,16 @@ class AiohttpTransport:
         :param within: Seconds in which the whole answer has to be there, if less than the limits allow.
         :raises TransportFailure: if there is no usable answer.
         """
-        session = self._session if request.repeatable else self._submits
-        return await send_with_aiohttp(session, request, self._limits.of(request, within), proxy=self._proxy)
+        is_reused = request.repeatable
+        if is_reused not in self._sessions:
+            self._sessions[is_reused] = open_aiohttp_session(self._tls, reuse_connections=is_reused)
+        limits = self._limits.of(request, within)
+        return await send_with_aiohttp(self._sessions[is_reused], request, limits, proxy=self._proxy)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._session.close()
-        await self._submits.close()
+        for session in list(self._sessions.values()):
+            await session.close()
 
 
 async def send_with_aiohttp(

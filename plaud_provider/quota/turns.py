@@ -200,19 +200,16 @@ class Turn:
     def __init__(self, quota: ClientQuota) -> None:
         self._quota = quota
         self._ticket: str | None = None
-        self._sent = False
+        #: Whether the request has left: set by the one who sends it.
+        self.has_sent = False
 
     def take(self, operation: Operation) -> None:
         """Wait for a slot, however long it takes."""
-        self._ticket, self._sent = uuid4().hex, False
+        self._ticket, self.has_sent = uuid4().hex, False
         began = time.monotonic()
         while (pause := self._quota.take(self._ticket, operation)) > 0:
             self._quota.note_wait(time.monotonic() - began + pause)
             time.sleep(pause)
-
-    def sending(self) -> None:
-        """Say that the request leaves now."""
-        self._sent = True
 
     def give_back(self, returned: ReturnSlot) -> None:
         """Return the slot."""
@@ -222,7 +219,7 @@ class Turn:
 
     def close(self) -> None:
         """Return the slot of a call that was cut short."""
-        self.give_back(ReturnSlot(sent=self._sent))
+        self.give_back(ReturnSlot(sent=self.has_sent))
 
 
 class AsyncClientQuota:
@@ -280,7 +277,8 @@ class AsyncTurn:
         self._quota = hook_quota.quota
         self._hook_quota = hook_quota
         self._ticket: str | None = None
-        self._sent = False
+        #: Whether the request has left: set by the one who sends it.
+        self.has_sent = False
         self._line: _Line | None = None
         self._look: asyncio.Future[float] | None = None
 
@@ -291,7 +289,7 @@ class AsyncTurn:
         line.calls += 1
         try:
             async with line.lock:
-                self._ticket, self._sent, self._line = uuid4().hex, False, line
+                self._ticket, self.has_sent, self._line = uuid4().hex, False, line
                 while (pause := await self._try(self._ticket, operation, line)) > 0:
                     self._quota.note_wait(time.monotonic() - began + pause)
                     await asyncio.sleep(pause)
@@ -312,10 +310,6 @@ class AsyncTurn:
             )
         )
         return await asyncio.shield(self._look)
-
-    def sending(self) -> None:
-        """Say that the request leaves now."""
-        self._sent = True
 
     async def give_back(self, returned: ReturnSlot) -> None:
         """
@@ -347,7 +341,7 @@ class AsyncTurn:
                 await self._look
         # While others of this event loop wait, the place stays theirs.
         place = self._line.place if self._line is not None and not self._line.calls else None
-        await asyncio.to_thread(self._quota.give_back, ticket, ReturnSlot(sent=self._sent), place=place)
+        await asyncio.to_thread(self._quota.give_back, ticket, ReturnSlot(sent=self.has_sent), place=place)
 
 
 def _line(store: QuotaStore, operation: Operation) -> _Line:

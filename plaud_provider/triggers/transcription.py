@@ -223,7 +223,8 @@ class _Looks:
             while (result := self._wait.result(now=time.time())) is None:
                 if news := self._wait.news(now=time.time(), interval=self._trigger.poke_interval):
                     self._trigger.log.info("%s.", news)
-                await self._pause(until=await self._start_due_looks())
+                ends_at = self._wait.next_result_at()
+                await self._pause(ends_at=ends_at, next_look_at=await self._start_due_looks())
             if result.outcome == "partial":
                 # A look that is cut short would have to be made again.
                 await self._let_looks_end()
@@ -258,15 +259,11 @@ class _Looks:
             self._under_way.add(asyncio.create_task(self._look(due)))
         return None
 
-    async def _pause(self, *, until: float | None) -> None:
-        """
-        Wait until a look has come back, one is due, a line of progress is, or an end has come.
-
-        :param until: When a look is due.
-        """
-        pause = max(0.0, min(self._wait.next_result_at() - time.time(), PROGRESS_SECONDS))
-        if until is not None:
-            pause = min(pause, max(0.0, until - self._now()))
+    async def _pause(self, *, ends_at: float, next_look_at: float | None) -> None:
+        """Wait until a look has come back, one is due, a line of progress is, or an end has come."""
+        pause = max(0.0, min(ends_at - time.time(), PROGRESS_SECONDS))
+        if next_look_at is not None:
+            pause = min(pause, max(0.0, next_look_at - self._now()))
         if not self._under_way:
             await asyncio.sleep(pause)
             return
