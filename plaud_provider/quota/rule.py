@@ -19,12 +19,10 @@ uses the same client finds it (:mod:`plaud_provider.quota.stores`).
 
 from __future__ import annotations
 
-import json
 import math
 from bisect import insort
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from plaud_provider.api.effects import Operation
 from plaud_provider.quota.breaker import Breaker
@@ -46,7 +44,6 @@ LONGEST_REST = 10.0
 #: A limit that was lowered to less than this part of the figure comes from an outage and does not say what
 #: Plaud allows: it always rises again after the first rest.
 LEAST_TRUSTED = 1 / 8
-_FORMAT_VERSION = 2
 _FAR_AHEAD = 1e12
 
 
@@ -94,7 +91,7 @@ class Rate(NamedTuple):
         return self.minute / min(1.0, limit)
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """
     A place in the queue.
 
@@ -107,7 +104,7 @@ class _Place(NamedTuple):
     expires_at: float
 
 
-class _Out(NamedTuple):
+class Out(NamedTuple):
     """
     A slot whose request is on its way.
 
@@ -119,7 +116,7 @@ class _Out(NamedTuple):
     lapses_at: float
 
 
-class _Returned(NamedTuple):
+class Returned(NamedTuple):
     """
     Slots whose requests have been answered, and that are held for a minute more.
 
@@ -160,10 +157,10 @@ class Quota:
         there is. Not stored: the caller sets it.
     """
 
-    out: dict[str, _Out] = field(default_factory=dict)
-    returned: list[_Returned] = field(default_factory=list)
+    out: dict[str, Out] = field(default_factory=dict)
+    returned: list[Returned] = field(default_factory=list)
     burst: list[float] = field(default_factory=list)
-    waiting: dict[str, _Place] = field(default_factory=dict)
+    waiting: dict[str, Place] = field(default_factory=dict)
     overtaken: int = 0
     opens_at: float = 0.0
     known_at: float = 0.0
@@ -223,11 +220,11 @@ class Quota:
             self.overtaken = self.overtaken + 1 if submit_waits and not is_submit else 0
             if calls > 1:
                 # Whoever else waits at this place goes to the end of the queue, so that processes take turns.
-                self.waiting[place] = _Place(is_submit, calls - 1, now + rate.poll_seconds)
+                self.waiting[place] = Place(is_submit, calls - 1, now + rate.poll_seconds)
             return 0.0
         # At least some milliseconds, so that asking again and again does not keep a core busy.
         wait = min(max(at - now, rate.poll_seconds / 1000), rate.poll_seconds)
-        self.waiting[place] = _Place(is_submit, calls, now + wait + rate.poll_seconds)
+        self.waiting[place] = Place(is_submit, calls, now + wait + rate.poll_seconds)
         return wait
 
     def give_back(
@@ -311,27 +308,10 @@ class Quota:
         :param clock_ahead: By how many seconds this store's clock is ahead of the other store's.
         """
         for ticket, slot in moved.out.items():
-            self.out[ticket] = _Out(slot.granted_at + clock_ahead, slot.lapses_at + clock_ahead)
+            self.out[ticket] = Out(slot.granted_at + clock_ahead, slot.lapses_at + clock_ahead)
         for returned in moved.returned:
             insort(self.returned, returned._replace(free_at=returned.free_at + clock_ahead))
         self.paused_until = max(self.paused_until, moved.paused_until + clock_ahead)
-
-    def to_json(self) -> str:
-        """Return the quota as a document to store."""
-        content = {name: getattr(self, name) for name in _STORED}
-        content["breaker"] = astuple(self.breaker)
-        return json.dumps({"version": _FORMAT_VERSION, **content}, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, document: str | bytes) -> Quota:
-        """Read a document; one that is damaged or of another version gives :meth:`unknown`."""
-        try:
-            content = json.loads(document)
-            if content.pop("version") != _FORMAT_VERSION:
-                return cls.unknown()
-            return _parsed(content)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
-            return cls.unknown()
 
     @property
     def _busy(self) -> int:
@@ -369,7 +349,7 @@ class Quota:
         return max(probes, default=-math.inf) + rate.poll_seconds
 
     def _grant(self, ticket: str, limit: float, now: float, rate: Rate) -> None:
-        self.out[ticket] = _Out(now, now + rate.exchange_seconds + rate.hold(limit))
+        self.out[ticket] = Out(now, now + rate.exchange_seconds + rate.hold(limit))
         if rate.parts > 1:
             self.burst.append(now + rate.burst_seconds)
 
@@ -379,9 +359,9 @@ class Quota:
             free_at = math.ceil(free_at / grain) * grain
         for index, slot in enumerate(self.returned):
             if slot.free_at == free_at:
-                self.returned[index] = _Returned(free_at, slot.slots + 1, slot.passed + passed)
+                self.returned[index] = Returned(free_at, slot.slots + 1, slot.passed + passed)
                 return
-        insort(self.returned, _Returned(free_at, 1, int(passed)))
+        insort(self.returned, Returned(free_at, 1, int(passed)))
 
     def _refused(self, seconds: float, *, is_news: bool, now: float, rate: Rate) -> float | None:
         """Have everybody pause, and lower the limit if that is what the refusal says."""
@@ -431,7 +411,7 @@ class Quota:
         longest_hold = rate.hold(min(rate.least, self.limit(now=now, rate=rate)))
         latest = now + 2 * rate.poll_seconds
         self.waiting = {
-            place: _Place(is_submit, calls, min(expires_at, latest))
+            place: Place(is_submit, calls, min(expires_at, latest))
             for place, (is_submit, calls, expires_at) in self.waiting.items()
             if expires_at > now
         }
@@ -442,7 +422,7 @@ class Quota:
         self.returned = [slot for slot in self.returned if slot.free_at > now]
         last += rate.exchange_seconds
         self.out = {
-            ticket: _Out(min(granted_at, now), min(lapses_at, last))
+            ticket: Out(min(granted_at, now), min(lapses_at, last))
             for ticket, (granted_at, lapses_at) in self.out.items()
             if lapses_at > now
         }
@@ -456,52 +436,3 @@ class Quota:
         self.paused_until = min(self.paused_until, now + 10 * rate.minute)
         self.known_at = min(self.known_at, now)
         self.refused_at = min(self.refused_at, now)
-
-
-_STORED = tuple(name for name in Quota.__slots__ if name != "stands_in")
-
-
-def _parsed(content: dict[str, Any]) -> Quota:
-    if set(content) != set(_STORED):
-        raise ValueError("not these fields")
-    lowered = content["lowered_limit"]
-    if lowered is not None and _number(lowered) <= 0:
-        raise ValueError("no limit")
-    return Quota(
-        out={name: _Out(*_numbers(slot)) for name, slot in content["out"].items()},
-        returned=[
-            _Returned(_number(free_at), int(_number(slots)), int(_number(passed)))
-            for free_at, slots, passed in content["returned"]
-        ],
-        burst=_numbers(content["burst"]),
-        waiting={
-            name: _Place(is_submit is True, int(_number(calls)), _number(expires_at))
-            for name, (is_submit, calls, expires_at) in content["waiting"].items()
-        },
-        overtaken=int(_number(content["overtaken"])),
-        opens_at=_number(content["opens_at"]),
-        known_at=_number(content["known_at"]),
-        paused_until=_number(content["paused_until"]),
-        refusals=int(_number(content["refusals"])),
-        refused_at=_number(content["refused_at"]),
-        lowered_limit=None if lowered is None else _number(lowered),
-        lowered_from=_number(content["lowered_from"]),
-        rest=_number(content["rest"]),
-        breaker=_parsed_breaker(*content["breaker"]),
-    )
-
-
-def _parsed_breaker(failures: object, failed_trials: object, trial: object, next_trial_at: object) -> Breaker:
-    if not isinstance(trial, str):
-        raise TypeError("not a ticket")
-    return Breaker(int(_number(failures)), int(_number(failed_trials)), trial, _number(next_trial_at))
-
-
-def _numbers(values: Iterable[object]) -> list[float]:
-    return [_number(value) for value in values]
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError("not a number")
-    return float(value)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
 from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
+from plaud_provider.quota.document import from_document, to_document
 from plaud_provider.quota.rule import Quota
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class FileStore:
             with self._lock.held():
                 quota = self._read()
                 result = change(quota, time.time())
-                self._folder.replace(self.path, quota.to_json().encode())
+                self._folder.replace(self.path, to_document(quota).encode())
                 self._was_there = True
                 return result
         except LockedError:
@@ -101,7 +102,7 @@ class FileStore:
 
     def _read(self) -> Quota:
         try:
-            return Quota.from_json(self.path.read_bytes())
+            return from_document(self.path.read_bytes())
         except FileNotFoundError:
             return Quota.unknown() if self._was_there else Quota()
 
