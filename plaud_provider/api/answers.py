@@ -7,8 +7,8 @@ can be read is read; what cannot is told by the name of its key, never by its va
 ==================  ==================================================================================
 value               spellings, the documented one first; also below ``data``
 ==================  ==================================================================================
-id                  ``transcriptionId``, ``transcription_id``, ``task_id``, ``taskId``, ``id``; a string or
-                    a whole number
+id                  ``transcriptionId``, ``transcription_id``, ``task_id``, ``taskId``, ``id``; a string
+                    without control characters, or a whole number
 status              ``status``, ``task_status``, ``taskStatus``; in any letter case, see :data:`.models.WORDS`
 text                ``text``, ``transcript``
 language            ``language``
@@ -32,14 +32,14 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from plaud_provider.api.arguments import validate_transcription_id
+from plaud_provider.api.arguments import as_transcription_id
 from plaud_provider.api.models import WORDS, Segment, Status, Transcription
-from plaud_provider.api.redaction import is_secret_name, without_secrets
-from plaud_provider.exceptions import PlaudInputError, PlaudResponseError
+from plaud_provider.api.redaction import redact, without_secrets
+from plaud_provider.exceptions import PlaudResponseError
 
 log = logging.getLogger(__name__)
 
@@ -108,15 +108,38 @@ def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Tran
     """
     payload = parse_json(body)
     places = _places(payload)
-    named = _first(places, _NAMING)
     if requested_id is None:
-        transcription_id = _usable_id(_first(places, _ID))
-    else:
-        transcription_id = requested_id
-        if named is not None and (other := _usable_id(named)) != requested_id:
-            raise PlaudResponseError(
-                f"Plaud answered with transcription {other} where {requested_id} was asked for."
-            )
+        return _transcription(payload, places, _usable_id(places))
+    named = _first(places, _NAMING)
+    if named is not None and str(named) != requested_id:
+        raise PlaudResponseError(
+            f"Plaud answered with transcription {_shown(named)} where {requested_id} was asked for."
+        )
+    return _transcription(payload, places, requested_id)
+
+
+def parse_submission(body: bytes) -> Transcription:
+    """
+    Parse the answer to a submit.
+
+    Only its id matters: whatever else may be wrong with it, the recording is paid for, and an id that is
+    thrown away cannot be looked up.
+
+    :raises PlaudResponseError: if there is no usable id in it; what stands in its place is quoted.
+    """
+    payload = parse_json(body)
+    places = _places(payload)
+    transcription_id = _usable_id(places)
+    try:
+        return _transcription(payload, places, transcription_id)
+    except PlaudResponseError:
+        return Transcription(transcription_id, Status.PROCESSING, Status.PROCESSING.value)
+
+
+def _transcription(
+    payload: dict[str, Any], places: Sequence[Mapping[str, Any]], transcription_id: str
+) -> Transcription:
+    """Read all but the id."""
     reported = _first(places, _STATUS)
     if not isinstance(reported, str) or not reported.strip():
         raise PlaudResponseError(f"Plaud's answer for transcription {transcription_id} has no status.")
@@ -137,22 +160,6 @@ def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Tran
     )
 
 
-def parse_submission(body: bytes) -> Transcription:
-    """
-    Parse the answer to a submit.
-
-    Only its id matters: whatever else may be wrong with it, the recording is paid for, and an id that is
-    thrown away cannot be looked up.
-
-    :raises PlaudResponseError: if there is no usable id in it; what stands in its place is quoted.
-    """
-    transcription_id = _usable_id(_first(_places(parse_json(body)), _ID))
-    try:
-        return parse_transcription(body, requested_id=transcription_id)
-    except PlaudResponseError:
-        return Transcription(transcription_id, Status.PROCESSING, Status.PROCESSING.value)
-
-
 def _places(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return where values may stand: the answer itself, and what is below ``data``."""
     data = payload.get("data")
@@ -168,13 +175,20 @@ def _first(places: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
     return None
 
 
-def _usable_id(value: object) -> str:
-    try:
-        return validate_transcription_id(value)
-    except PlaudInputError:
-        is_shown = value != "" and isinstance(value, (str, int, float)) and not isinstance(value, bool)
-        there = f": it has {without_secrets(_clean(str(value)))[:200]!r}" if is_shown else ""
-        raise PlaudResponseError(f"Plaud's answer has no usable transcriptionId{there}.") from None
+def _usable_id(places: Sequence[Mapping[str, Any]]) -> str:
+    named = _first(places, _ID)
+    transcription_id = as_transcription_id(named)
+    # A link with a signature in it would be shown wherever an id is.
+    if transcription_id is not None and without_secrets(transcription_id) == transcription_id:
+        return transcription_id
+    is_shown = named != "" and isinstance(named, (str, int, float)) and not isinstance(named, bool)
+    there = f": it has {_shown(named)!r}" if is_shown else ""
+    raise PlaudResponseError(f"Plaud's answer has no usable transcriptionId{there}.")
+
+
+def _shown(value: object) -> str:
+    """Return what stands in the place of an id as it may be shown in a message."""
+    return without_secrets(_clean(str(value)))[:200]
 
 
 def _warn_of_unknown(what: str, names: set[str]) -> None:
@@ -274,33 +288,31 @@ def _error(places: Sequence[Mapping[str, Any]]) -> str:
 
 def _dump(payload: dict[str, Any]) -> str:
     """Return a payload as JSON, without secrets in its keys and texts; transcripts stay as they are."""
-    # Not by a function that calls itself: an answer may be nested deeply.
-    open_ones: list[tuple[Any, bool]] = [(payload, False)]
-    # A long transcript has the same few names a hundred thousand times.
-    harmless: set[str] = set()
-    while open_ones:
-        values, is_error = open_ones.pop()
-        if isinstance(values, dict):
-            _clean_keys(values, harmless)
-        for place, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
-            if isinstance(value, (dict, list)):
-                open_ones.append((value, is_error or place in _ERROR))
-            elif isinstance(value, str) and (is_error or place not in _TEXT):
-                is_secret = isinstance(place, str) and is_secret_name(place)
-                values[place] = "<removed>" if is_secret else without_secrets(value)
-    return _clean(json.dumps(payload, ensure_ascii=False, separators=(",", ":")))
+    redact(payload, transcripts=_TEXT, errors=_ERROR)
+    return _clean("".join(_pieces(payload)))
 
 
-def _clean_keys(values: dict[str, Any], harmless: set[str]) -> None:
-    new = [name for name in values if name not in harmless]
-    harmless.update(name for name in new if without_secrets(name) == name)
-    if harmless.issuperset(new):
-        return
-    members = list(values.items())
-    values.clear()
-    for name, value in members:
-        shown = without_secrets(name)
-        # Two URLs may differ in their queries only.
-        while shown in values:
-            shown += "*"
-        values[shown] = value
+def _pieces(answer: Mapping[str, Any]) -> Iterator[str]:
+    """
+    Encode an answer as JSON, a thousand segments at a time.
+
+    Encoding 23 MB at once keeps all other threads from running for a quarter of a second, the event loop's
+    too. Parsing does not, as it calls back for each number.
+    """
+    before = "{"
+    for name, value in answer.items():
+        yield f"{before}{_encode(name)}:"
+        before = ","
+        if isinstance(value, list) and value:
+            for start in range(0, len(value), 1000):
+                yield f"{',' if start else '['}{_encode(value[start : start + 1000])[1:-1]}"
+            yield "]"
+        elif name == "data" and isinstance(value, dict) and value:
+            yield from _pieces(value)
+        else:
+            yield _encode(value)
+    yield "}" if answer else "{}"
+
+
+def _encode(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

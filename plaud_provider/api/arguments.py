@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from plaud_provider.api.regions import is_loopback
 from plaud_provider.exceptions import PlaudInputError
 
 # Patterns are compiled when they are first needed: each task is a new process.
-# Whatever Plaud makes of an id, it was paid for: what is quoted in a path, and read in a message, will do.
-_TRANSCRIPTION_ID = r"[A-Za-z0-9_.~:=+/@|,!$*()-]{1,255}"
+# Control characters, line separators, and what UTF-8 cannot encode.
+_UNPRINTABLE = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+MAX_ID_CHARACTERS = 255
 # RFC 5646 also knows registered languages of 5 to 8 letters; there are none, but "english" would pass as one.
 _LANGUAGE = (
     r"[A-Za-z]{2,3}"  # language
@@ -25,24 +26,32 @@ _LANGUAGE = (
 )
 
 
+def as_transcription_id(value: object) -> str | None:
+    """
+    Return a value as a transcription id; ``None`` if it cannot be one.
+
+    What Plaud calls a recording was paid for, so that any form will do: a string of at most 255 characters
+    without control characters, or a whole number. It is quoted where it becomes part of a path.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**MAX_ID_CHARACTERS:
+        return str(value)
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID_CHARACTERS:
+        return None
+    return None if re.search(_UNPRINTABLE, value) else value
+
+
 def validate_transcription_id(value: object) -> str:
     """
-    Return ``value`` as text, if it can be a transcription id.
+    Return ``value`` as text, if it is a transcription id that Plaud can be asked for.
 
-    An id becomes part of a path, where it is quoted. What could change a path all the same (``..``, ``%``,
-    ``?``, ``#``, a backslash, control characters) is refused.
+    That is what :func:`as_transcription_id` says, but for a path that leads elsewhere (``..``), which a
+    gateway that unquotes paths may follow.
 
-    :raises PlaudInputError: if it cannot; nothing was sent.
+    :raises PlaudInputError: if it is not; nothing was sent.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if (
-        isinstance(value, str)
-        and re.fullmatch(_TRANSCRIPTION_ID, value, re.ASCII)
-        and ".." not in value
-        and value.strip("./")
-    ):
-        return value
+    transcription_id = as_transcription_id(value)
+    if transcription_id is not None and {".", ".."}.isdisjoint(re.split(r"[/\\]", unquote(transcription_id))):
+        return transcription_id
     shown = repr(value[:60]) if isinstance(value, str) else f"a {type(value).__name__}"
     raise PlaudInputError(
         f"transcription_id: {shown} is not a transcription id (such as 'txn_0123'). "

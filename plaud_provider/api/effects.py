@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+#: Statuses of success: which of them means what is not documented.
+SUCCESS = range(200, 300)
+
 
 class Operation(StrEnum):
     """The API's four calls."""
@@ -54,11 +57,6 @@ class Response:
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-
-    @property
-    def is_success(self) -> bool:
-        """Whether the status is 2xx: which of them means what is not documented."""
-        return 200 <= self.status < 300
 
 
 class TransportFailure(Exception):

@@ -8,6 +8,8 @@ passwords before a host, and values of parameters that sign.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from typing import Any
 
 
 def _spellings(character: str) -> str:
@@ -56,9 +58,44 @@ def without_secrets(text: str) -> str:
     return _MEMBER.sub(r"\1<removed>", text)
 
 
-def is_secret_name(name: str) -> bool:
-    """Whether the value of a parameter or key of this name is a secret."""
-    return _SECRET_NAME.fullmatch(name) is not None
+def redact(answer: dict[str, Any], *, transcripts: Collection[str], errors: Collection[str]) -> None:
+    """
+    Remove secrets from the keys and texts of an answer, in place.
+
+    :param answer: The answer, as it was parsed.
+    :param transcripts: Keys of transcripts, which stay as they are.
+    :param errors: Keys of errors, below which nothing is a transcript.
+    """
+    # Not by a function that calls itself: an answer may be nested deeply.
+    open_ones: list[tuple[Any, bool]] = [(answer, False)]
+    # A long transcript has the same few names a hundred thousand times.
+    harmless: set[str] = set()
+    while open_ones:
+        values, is_error = open_ones.pop()
+        if isinstance(values, dict):
+            _redact_keys(values, harmless)
+        for place in values if isinstance(values, dict) else range(len(values)):
+            value = values[place]
+            if isinstance(value, (dict, list)):
+                open_ones.append((value, is_error or place in errors))
+            elif isinstance(value, str) and (is_error or place not in transcripts):
+                is_secret = isinstance(place, str) and _SECRET_NAME.fullmatch(place) is not None
+                values[place] = "<removed>" if is_secret else without_secrets(value)
+
+
+def _redact_keys(values: dict[str, Any], harmless: set[str]) -> None:
+    new = [name for name in values if name not in harmless]
+    harmless.update(name for name in new if without_secrets(name) == name)
+    if harmless.issuperset(new):
+        return
+    members = list(values.items())
+    values.clear()
+    for name, value in members:
+        shown = without_secrets(name)
+        # Two URLs may differ in their queries only.
+        while shown in values:
+            shown += "*"
+        values[shown] = value
 
 
 def _without_query(word: str) -> str:

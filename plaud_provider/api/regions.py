@@ -102,6 +102,23 @@ def resolve_base_url(region: Region, host: str | None, *, allowed_hosts: Collect
     return f"{scheme}://{netloc}{url.path.rstrip('/')}"
 
 
+def refuse_other_region(connected: Region, asserted: str | None, conn_id: str) -> None:
+    """
+    Check what a caller takes a connection's region to be.
+
+    :param connected: The connection's region.
+    :param asserted: What the caller takes it to be; ``None`` asserts nothing.
+    :param conn_id: The connection, for the message.
+    :raises PlaudConfigurationError: if it is another one; nothing was sent.
+    """
+    if asserted is not None and Region.parse(asserted) is not connected:
+        raise PlaudConfigurationError(
+            f"region: {asserted!r} was asked for, but connection {conn_id!r} belongs to region "
+            f"'{connected.value}'. Credentials belong to one region: use a connection of the region you "
+            "mean. Nothing was sent."
+        )
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host name or literal address is this machine's loopback."""
     if host == "localhost":

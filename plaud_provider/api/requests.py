@@ -12,7 +12,6 @@ import json
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlencode
 
-from plaud_provider.api.arguments import validate_transcription_id
 from plaud_provider.api.effects import Operation, Request
 from plaud_provider.api.regions import Region
 
@@ -82,8 +81,12 @@ def submit_request(
 
 
 def get_request(account: Account, access_token: str, transcription_id: str) -> Request:
-    """Ask for a transcription."""
-    path = TRANSCRIPTIONS_PATH + quote(validate_transcription_id(transcription_id), safe="")
+    """
+    Ask for a transcription.
+
+    :param transcription_id: A checked id: quoted, it is one segment of the path, whatever is in it.
+    """
+    path = TRANSCRIPTIONS_PATH + quote(transcription_id, safe="")
     return Request(
         operation=Operation.GET, method="GET", url=account.base_url + path, headers=_bearer(access_token)
     )

@@ -1,13 +1,19 @@
 """
-When to look at what is waiting.
+When to look (poll) at the transcriptions that are waited for.
 
-Pure: the caller says what time it is, in epoch seconds; best by a clock that nobody sets meanwhile.
+Pure: the caller hands the time in, as epoch seconds, best by a clock that nobody sets meanwhile.
 
-A look that comes too early is a request for nothing, one that comes too late leaves a finished result lying.
-How long Plaud takes is learned from what has been seen to be finished. Each transcription that waits has two
-moments: when it *may* be done, and when it is *probably* done. From the latter on it is looked at in any
-case. Before that a look is a guess, and guesses take only a part of what the client's quota has to spare.
-``benchmarks/polling.py`` shows how this compares with looking at a fixed interval.
+A look that comes too early costs a request for nothing; one that comes too late leaves a finished result
+unread. So how long Plaud takes is predicted (:class:`ProcessingTimes`), as a constant plus a share of the
+audio's length, and from how far off earlier predictions were come two moments for each transcription:
+
+- when it *may be done*: one in ten takes no longer (the 10 % quantile);
+- when it is *probably done*: nearly all take no longer (the 95 % quantile).
+
+From the second moment on it is looked at in any case. Between the two a look is a *guess*. Guesses are made
+only from a share of the requests that the client's quota does not need otherwise. After each look in vain the
+next one waits for a share of the time that has passed (backoff). ``benchmarks/polling.py`` compares this with
+looking at a fixed interval.
 """
 
 from __future__ import annotations
@@ -18,40 +24,43 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: Until so many are known, processing is taken to last 15 s and 0.12 s per second of audio.
+#: Until so many processing times are known, 15 s and 0.12 s per second of audio are expected, and 600 s of
+#: audio where its length is unknown.
 ENOUGH = 4
 ASSUMED_CONSTANT = 15.0
 ASSUMED_SLOPE = 0.12
 ASSUMED_AUDIO = 600.0
-#: Such a part of the expected time is then taken to be enough for one in ten, and for nearly all.
+#: Until then the two moments are these multiples of the expected time.
 ASSUMED_MAY_BE = 0.15
 ASSUMED_PROBABLY = 1.5
-#: Quantiles of how far off the expected time was: when one may be done, and when it is probably done.
+#: Later they are these quantiles of (time it took / time that was expected).
 MAY_BE = 0.10
 PROBABLY = 0.95
-#: A look a little later finds what took just as long.
+#: The quantiles are multiplied by this, so that a look does not come just before the end.
 MARGIN = 1.05
-#: Guesses take such a part of the requests that the quota has to spare.
+#: Guesses use at most this share of the unused quota.
 SHARE = 0.4
-#: Somebody waits for so few. While nothing is known they are looked at early, and their guesses may always
-#: take so many requests a minute.
+#: A schedule of at most so many is one that a person waits for: its guesses may always use 30 requests a
+#: minute, and while nothing is known they begin at 5 % of the expected time.
 FEW = 4
 FEW_MAY_BE = 0.05
 FEW_A_MINUTE = 30.0
-#: After a look in vain a guess comes when it has taken a tenth longer, a look in any case when it has taken
-#: two fifths longer.
+#: Backoff. After a look in vain the next guess comes when a tenth of the time so far has passed again, and
+#: the next look in any case when two fifths have.
 GROWTH_OF_GUESS = 0.1
 GROWTH = 0.4
-#: Seconds between two looks at one transcription, and the shortest ``poke_interval``: a shorter one would
-#: keep a core busy.
+#: Bounds of that pause, in seconds.
 SHORTEST_PAUSE = 5.0
+#: A shorter ``poke_interval`` would keep a core busy.
 SHORTEST_INTERVAL = 0.05
 LONGEST_PAUSE = 1800.0
-#: Seconds until a look that failed is repeated: the shortest pause, then twice as long each time, up to this.
+#: A look that failed is repeated after the shortest pause, then after twice as long each time, up to so many
+#: seconds.
 LONGEST_RETRY = 120.0
-#: Seconds after which the quota may have something to spare.
+#: Seconds after which to find out again how much of the quota is unused.
 RECHECK = 5.0
-#: A result whose time is not told counts as such a part of what was expected: the look may have been late.
+#: Where Plaud does not tell when it finished, a result counts as having taken this part of the expected time,
+#: as far as the looks before and at the end allow that.
 UNTOLD = 0.9
 
 
@@ -76,15 +85,15 @@ class Job(NamedTuple):
 
 class ProcessingTimes:
     """
-    How long Plaud took for the last few hundred, and what to expect of the next.
+    How long Plaud took for the last 200, and what to expect of the next one.
 
-    Schedules of one client may share it: then each does not have to find out for itself.
+    All schedules of a client may share it, so that each does not have to learn it anew.
     """
 
     def __init__(self) -> None:
         self._known: deque[tuple[float | None, float]] = deque(maxlen=200)
         self._news = 0
-        #: How often what is expected has changed.
+        #: Counts how often what is expected has changed.
         self.version = 0
         self._fit()
 
@@ -92,7 +101,7 @@ class ProcessingTimes:
         """Remember that a recording of some length took so long."""
         self._known.append((audio_seconds, seconds))
         self._news += 1
-        # Whoever waits works out everything anew then.
+        # Only now and then: all moments are worked out again afterwards.
         if self._news > len(self._known) // 10:
             self._fit()
 
@@ -101,7 +110,7 @@ class ProcessingTimes:
         return max(1.0, self._constant + self._slope * (audio_seconds or self._audio))
 
     def within(self, audio_seconds: float | None) -> tuple[float, float]:
-        """Return after how many seconds a recording may be done, and after how many it probably is."""
+        """Return after how many seconds a recording may be done, and after how many it is probably done."""
         expected = self.expected(audio_seconds)
         return self._may_be * expected, self._probably * expected
 
@@ -109,7 +118,7 @@ class ProcessingTimes:
         return len(self._known)
 
     def _fit(self) -> None:
-        """Fit a line through what is known, and see how far off it was."""
+        """Fit a line through the medians of the shorter and of the longer half; see how far off it is."""
         self._news = 0
         self.version += 1
         told = sorted(audio for audio, _ in self._known if audio is not None)
@@ -133,13 +142,15 @@ class ProcessingTimes:
 @dataclass(slots=True, eq=False)
 class _Waiting:
     """
-    A job and how it stands.
+    A job, and what its looks have found.
 
-    :param began_at: When it was submitted; when the schedule began, where that is not known.
+    :param began_at: When it was submitted, or else when the schedule began.
     :param looked_at: When a look has last found it processing.
-    :param not_before: A look that failed is not repeated before.
+    :param not_before: There is no look before, because the last one failed.
     :param failures: How many looks in a row have failed.
-    :param moments: When it may be done, and when it probably is, by a version of what is known.
+    :param is_under_way: Whether it is being looked at.
+    :param moments: When the next guess is due, and when the next look is due in any case.
+    :param version: The version of :class:`ProcessingTimes` that they come from; 0: work them out again.
     """
 
     job: Job
@@ -154,13 +165,13 @@ class _Waiting:
 
 class Schedule:
     """
-    The order in which transcriptions are looked at, and the moments. The quota may delay any look.
+    Says which transcription to look at next, and when. The quota may delay any look.
 
     :param jobs: What is waited for; duplicates count once.
-    :param interval: Seconds between two looks at the same transcription; 5 s while that may be done and the
-        quota has requests to spare. One guess in each interval is made in any case.
+    :param interval: Seconds between two looks at the same transcription once it is probably done; guesses may
+        follow each other after 5 s. In each interval one guess is made even if the quota is used up.
     :param now: When the schedule begins.
-    :param times: What is known of how long Plaud takes.
+    :param times: What is known of how long Plaud takes; by default nothing.
     """
 
     def __init__(
@@ -173,7 +184,7 @@ class Schedule:
         for job in jobs:
             self._waiting.setdefault(job.transcription_id, _begin(job, now))
         self._is_few = len(self._waiting) <= FEW
-        # The first guess is free, or nothing would be known for long.
+        # None yet: the first guess waits for nothing, so that something is known soon.
         self._guessed_at: float | None = None
         self._spare = 0.0
         self._now = now
@@ -183,24 +194,29 @@ class Schedule:
         return len(self._waiting)
 
     def waiting(self) -> list[Job]:
-        """Return what is not final, for a schedule that goes on from here."""
+        """Return what is not final, for another schedule to go on with."""
         return [one.job._replace(looked_at=one.looked_at) for one in self._waiting.values()]
 
     def next_at(self) -> float | None:
-        """Return when to call :meth:`take` again; ``None`` while all are looked at."""
+        """Return when to call :meth:`take` again; ``None`` while all are being looked at."""
         free = [one.moments for one in self._free()]
         if not free:
             return None
-        # What there is to spare may be more by then.
+        # By then more of the quota may be unused, and the next guess be allowed earlier.
         guess_at = max(min(self._next_guess(), self._now + RECHECK), min(moments[0] for moments in free))
         return min(guess_at, *(moments[1] for moments in free))
 
-    def take(self, *, now: float, spare: float) -> str | None:
+    @property
+    def needs_spare(self) -> bool:
+        """Whether :meth:`take` has to be told what is unused: not for the first guess at a single one."""
+        return self._guessed_at is not None or len(self._waiting) > 1
+
+    def take(self, *, now: float, spare: float = 0.0) -> str | None:
         """
         Return the transcription to look at now; ``None`` if it is too early for any.
 
         :param now: The time.
-        :param spare: Requests a minute that the quota has to spare; 0 if some wait for it already.
+        :param spare: Requests a minute of the quota that are unused; 0 while some wait for a slot.
         """
         self._now, self._spare = now, spare
         free = self._free()
@@ -221,7 +237,7 @@ class Schedule:
 
         :param transcription_id: What was looked at.
         :param now: The time.
-        :param answered: Whether Plaud said that it is processing. A look that failed tells nothing.
+        :param answered: Whether Plaud said that it is processing; a look that failed says nothing about it.
         """
         one = self._waiting[transcription_id]
         one.is_under_way = False
@@ -238,8 +254,8 @@ class Schedule:
 
         :param transcription_id: What was looked at.
         :param now: The time.
-        :param completed_at: Epoch seconds at which Plaud finished it, by Plaud's clock: from when Plaud
-            accepted it by the same clock, that is how long it took, whatever the two clocks say.
+        :param completed_at: When Plaud says that it finished it, in epoch seconds by Plaud's clock; ``None``:
+            unknown. Compared with when Plaud accepted it, by the same clock, that is how long it took.
         """
         one = self._waiting.pop(transcription_id)
         at_least = 0.0 if one.looked_at is None else one.looked_at - one.began_at
@@ -253,14 +269,14 @@ class Schedule:
         self._times.note(one.job.audio_seconds, min(at_most, max(at_least, seconds)))
 
     def _next_guess(self) -> float:
-        """Return when the quota has room for the next guess; one in each interval is always made."""
+        """Return when the next guess is allowed: by the unused quota, and at least one in each interval."""
         if self._guessed_at is None:
             return -math.inf
         a_minute = max(self._spare * SHARE, FEW_A_MINUTE if self._is_few else 0.0)
         return self._guessed_at + min(self._interval, 60.0 / a_minute if a_minute > 0 else math.inf)
 
     def _free(self) -> list[_Waiting]:
-        """Return what is not being looked at, with its moments by what is known now."""
+        """Return what is not being looked at, with moments that are up to date."""
         free = [one for one in self._waiting.values() if not one.is_under_way]
         version = self._times.version
         for one in free:
@@ -269,7 +285,7 @@ class Schedule:
         return free
 
     def _moments(self, one: _Waiting) -> tuple[float, float]:
-        """Return when a transcription may be done, and when it probably is, or is to be looked at again."""
+        """Return when the next guess at a transcription is due, and when the next look in any case."""
         may_be, probably = self._times.within(one.job.audio_seconds)
         if self._is_few and len(self._times) < ENOUGH:
             audio_seconds = one.job.audio_seconds
@@ -297,7 +313,7 @@ def _pause(shortest: float, pause: float) -> float:
 
 
 def _begin(job: Job, now: float) -> _Waiting:
-    """Return a job without what cannot be true of it."""
+    """Return a job as it begins, without moments in the future and lengths that cannot be."""
     submitted_at, audio_seconds, looked_at = job.submitted_at, job.audio_seconds, job.looked_at
     if submitted_at is not None and not submitted_at <= now:
         submitted_at = None

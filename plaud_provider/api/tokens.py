@@ -22,6 +22,7 @@ from typing import Any
 
 from plaud_provider.api.answers import LARGE_BYTES, parse_json
 from plaud_provider.api.effects import (
+    SUCCESS,
     Effect,
     LockToken,
     ReadToken,
@@ -211,7 +212,7 @@ def _renew(
     try:
         answer: Response = yield Send(_request(account, old), within=REQUEST_SECONDS)
         status, headers = answer.status, answer.headers
-        if answer.is_success:
+        if answer.status in SUCCESS:
             token = parse_token(answer.body, now=policy.now(), previous=old)
     except TransportFailure as broken:
         failure = unreachable(account, broken)

@@ -1,13 +1,14 @@
 """
-What a wait has found out so far, and how it ends.
+What a wait for transcriptions has found out so far, and when it ends.
 
-The trigger and the sensor's own loops feed the same :class:`Wait`, so that every mode comes to the same
-result.
+The trigger, and the sensor, which looks by itself in the modes poke and reschedule, tell the same
+:class:`Wait` what each look found: every mode comes to the same result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -33,42 +34,46 @@ if TYPE_CHECKING:
 Outcome = Literal["done", "partial", "timeout", "error"]
 
 EVENT_VERSION = 1
-#: A result may be unknown to Plaud for a moment after its submit was accepted.
+#: For so long after a submit was accepted Plaud may answer 404.
 NOT_FOUND_GRACE_SECONDS = 60.0
 NOT_FOUND_REASON = "Plaud does not know this transcription (any more)"
+#: Seconds after which a wait tells how far it has come, even if nothing has changed.
+PROGRESS_SECONDS = 60.0
 #: XCom of a task that submits: epoch seconds by transcription id.
 SUBMITTED_AT_KEY = "plaud_submitted_at"
-#: So long Plaud keeps results.
+#: For so long Plaud keeps results.
 RETENTION = timedelta(days=7)
-#: A trigger ends its wait by itself; Airflow's own deferral timeout is only there should it not.
+#: Airflow's own timeout of a deferral is so much later than the deadline: it is only there for a trigger that
+#: does not end its wait by itself.
 BACKSTOP = timedelta(minutes=10)
 
-#: What no later look mends: it ends the wait.
-_LASTING = (PlaudConfigurationError, PlaudCertificateError, PlaudInputError)
-#: Refused credentials end the wait once they were refused for so many seconds without an answer in between:
-#: a gateway that restarts refuses everybody for a moment.
+#: Errors that end a wait at once: no later look can succeed.
+_LASTING = (PlaudConfigurationError, PlaudCertificateError)
+#: Refused credentials end a wait after so many seconds of nothing but refusals, and not at once: a gateway
+#: that restarts refuses everybody for a moment.
 REFUSED_SECONDS = 300.0
 
 
 class Patience(NamedTuple):
     """
-    When a transcription is given up.
+    After which trouble a transcription is given up; both have to be reached.
 
-    :param looks: So many looks in a row have found the same trouble.
-    :param seconds: And so many seconds have passed since the first of them.
+    :param looks: Looks in a row that found the same trouble.
+    :param seconds: Seconds since the first of them.
     """
 
     looks: int
     seconds: float
 
 
-#: One 404 may come from a proxy that has lost its way.
+AT_ONCE = Patience(1, 0.0)
+#: 404: a single one may come from a proxy with a wrong route.
 NOT_FOUND = Patience(3, 300.0)
-#: The same for what Plaud has known in this wait.
+#: 404 for a transcription that Plaud has answered for in this wait.
 NOT_FOUND_AGAIN = Patience(5, 900.0)
-#: A 4xx is about this transcription.
+#: Another 4xx.
 REFUSED = Patience(3, 120.0)
-#: A result that is not to be read.
+#: An answer that cannot be read.
 UNREADABLE = Patience(5, 600.0)
 
 
@@ -76,9 +81,11 @@ def is_fresh(submitted_at: float | None, *, now: float) -> bool:
     """
     Whether Plaud may not know a transcription yet.
 
-    :param submitted_at: Epoch seconds, by a clock that may differ from this host's; ``None``: unknown.
+    :param submitted_at: Epoch seconds; ``None``: unknown.
     :param now: Epoch seconds.
     """
+    # Another host's clock may be ahead of this one's. By a minute a fresh transcription may seem to come from
+    # the future; what seems to be further ahead comes from a wrong clock, and would be fresh for hours.
     return submitted_at is not None and abs(now - submitted_at) < NOT_FOUND_GRACE_SECONDS
 
 
@@ -161,10 +168,10 @@ class WaitResult(NamedTuple):
 @dataclass(slots=True)
 class Trouble:
     """
-    What has been wrong with the looks at a transcription, one after the other.
+    The looks at a transcription that have failed in a row, for the same reason.
 
-    :param kind: What it is.
-    :param since: Epoch seconds of the first of these looks.
+    :param kind: The reason.
+    :param since: Epoch seconds of the first of them.
     :param looks: How many there were.
     """
 
@@ -177,7 +184,7 @@ class Wait:
     """
     A wait for some transcriptions until a deadline.
 
-    What a look that fails means is decided here, for every mode:
+    It decides what follows from a look that failed:
 
     ==========================================  ==========================================================
     a look ends with                            what follows
@@ -190,6 +197,7 @@ class Wait:
     402, 407                                    the next look: that is the client's trouble
     another 4xx from Plaud                      confirmed, see :data:`REFUSED`, it is given up as failed
     an answer that cannot be read               confirmed, see :data:`UNREADABLE`, it is given up as failed
+    an id that cannot be asked for              it is given up as failed
     refused credentials or tokens               they end the wait after :data:`REFUSED_SECONDS`
     a wrong connection or certificate           ends the wait
     ==========================================  ==========================================================
@@ -197,24 +205,39 @@ class Wait:
     :param transcription_ids: What is waited for; duplicates count once.
     :param started_at: Epoch seconds of the first look of this run.
     :param deadline: Epoch seconds at which the wait ends, come what may.
+    :param partial_count: How many final transcriptions are worth landing before the wait goes on; ``None``:
+        no number is.
+    :param partial_at: Epoch seconds from which on a single one is; ``None``: never.
     """
 
-    def __init__(self, transcription_ids: Iterable[str], *, started_at: float, deadline: float) -> None:
+    def __init__(
+        self,
+        transcription_ids: Iterable[str],
+        *,
+        started_at: float,
+        deadline: float,
+        partial_count: int | None = None,
+        partial_at: float | None = None,
+    ) -> None:
         self._pending: dict[str, None] = dict.fromkeys(transcription_ids)
         self.total = len(self._pending)
         self.started_at = started_at
         self.deadline = deadline
+        self._partial_count = math.inf if partial_count is None else partial_count
+        self._partial_at = math.inf if partial_at is None else partial_at
         self.completed: list[str] = []
         self.failed: dict[str, str | None] = {}
         self.missing: list[str] = []
         self.given_up: dict[str, str] = {}
-        #: By transcription; may be shared with a later wait for the same.
+        #: By transcription id. A later wait for the same ones may take it over.
         self.troubles: dict[str, Trouble] = {}
         self._known: set[str] = set()
         #: Epoch seconds since when credentials are refused.
         self.refused_since: float | None = None
         self._last_trouble: str | None = None
         self._unknown_words: set[str] = set()
+        self._told_counts: tuple[int, int] | None = None
+        self._told_at = 0.0
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -227,7 +250,7 @@ class Wait:
         return not self._pending
 
     def resume(self, *, completed: Iterable[str], failed: Iterable[str]) -> None:
-        """Take over what an earlier look of this run found out."""
+        """Take over what earlier looks of this run found out."""
         for transcription_id in completed:
             self._finish(transcription_id)
         for transcription_id in failed:
@@ -285,7 +308,11 @@ class Wait:
             self._finish(transcription_id, NOT_FOUND_REASON, failed=True)
             self.missing.append(transcription_id)
         else:
-            what = f"HTTP {error.status_code}" if isinstance(error, PlaudRequestError) else "not to be read"
+            what = "not to be read"
+            if isinstance(error, PlaudRequestError):
+                what = f"HTTP {error.status_code}"
+            elif isinstance(error, PlaudInputError):
+                what = "its id cannot be asked for"
             self.given_up[transcription_id] = f"its result was given up after {trouble.looks} looks: {what}"
             self._finish(transcription_id, f"given up after {trouble.looks} looks: {error}", failed=True)
         return True
@@ -298,15 +325,17 @@ class Wait:
             if now < self.started_at + NOT_FOUND_GRACE_SECONDS or is_fresh(submitted_at, now=now):
                 return None
             if submitted_at is not None and now > submitted_at + RETENTION.total_seconds():
-                return Patience(1, 0.0)
+                return AT_ONCE
             return NOT_FOUND_AGAIN if transcription_id in self._known else NOT_FOUND
         if isinstance(error, PlaudRequestError):
             # An unpaid bill, or a proxy that wants to know who asks, has nothing to do with a transcription.
             return None if error.status_code in (402, 407) else REFUSED
+        if isinstance(error, PlaudInputError):
+            return AT_ONCE
         return UNREADABLE if isinstance(error, PlaudResponseError) else None
 
     def result(self, *, now: float) -> WaitResult | None:
-        """Return how the wait ended; ``None`` while it goes on."""
+        """Return how the wait ended, or what is worth landing now; ``None`` while there is neither."""
         if self.is_done:
             return self._result("done")
         if now >= self.deadline:
@@ -318,12 +347,14 @@ class Wait:
                 f"({self.progress(now=now)}).{trouble} They go on at Plaud: clear the task to wait again, "
                 "nothing is paid twice.",
             )
+        final = len(self.completed) + len(self.failed)
+        if final >= self._partial_count or (final and now >= self._partial_at):
+            return self.partial()
         return None
 
-    @property
-    def final_count(self) -> int:
-        """How many have become final in this wait."""
-        return len(self.completed) + len(self.failed)
+    def next_result_at(self) -> float:
+        """Return when there is a result, even if nothing more becomes final."""
+        return min(self.deadline, self._partial_at) if self.completed or self.failed else self.deadline
 
     def partial(self) -> WaitResult:
         """Return how far the wait has come."""
@@ -339,6 +370,19 @@ class Wait:
         if self._pending:
             parts.append(f"oldest {_age(now - self.started_at)}")
         return ", ".join(parts)
+
+    def news(self, *, now: float, interval: float) -> str | None:
+        """
+        Return the line of :meth:`progress` if it is time to tell it; ``None`` if it is not.
+
+        :param now: Epoch seconds.
+        :param interval: Seconds between two lines when something has changed; after a minute in any case.
+        """
+        counts, quiet = (len(self.completed), len(self.failed)), now - self._told_at
+        if quiet < PROGRESS_SECONDS and (counts == self._told_counts or quiet < interval):
+            return None
+        self._told_counts, self._told_at = counts, now
+        return self.progress(now=now)
 
     def _finish(self, transcription_id: str, reason: str | None = None, *, failed: bool = False) -> None:
         if transcription_id not in self._pending:
@@ -363,50 +407,46 @@ class Wait:
         )
 
 
-async def look(
+def after_look(
     transcription_id: str,
-    ask: Callable[[str], Awaitable[Transcription]],
+    seen: Transcription | PlaudError,
     wait: Wait,
     schedule: Schedule,
     *,
-    now: Callable[[], float],
+    now: float,
     submitted_at: float | None,
     log: Any,
 ) -> None:
     """
-    Look at a transcription that a schedule has handed out, and tell both of what came of it.
+    Tell a wait and its schedule what came of a look.
 
-    :param transcription_id: What is looked at.
-    :param ask: Asks Plaud for it.
+    :param transcription_id: What was looked at.
+    :param seen: What Plaud has answered, or why there is no answer.
     :param wait: The wait that it is part of.
-    :param schedule: Where it is put back, or taken out.
-    :param now: Tells the time in epoch seconds.
+    :param schedule: What has handed it out: it is put back there, or taken out.
+    :param now: Epoch seconds.
     :param submitted_at: When it was submitted, in epoch seconds, where that is known.
     :param log: The log of the task or trigger.
-    :raises PlaudError: if waiting on is useless.
+    :raises PlaudError: ``seen``, if waiting on is useless.
     """
-    completed_at = None
-    try:
-        transcription = await ask(transcription_id)
-    except PlaudError as error:
-        log.warning("A look at transcription %s failed: %s", transcription_id, error)
-        is_final = wait.on_error(transcription_id, error, now=now(), submitted_at=submitted_at)
-        answered = False
-    else:
-        is_final, answered = wait.on_transcription(transcription), True
-        completed_at = transcription.completed_at
-        if wait.is_new_word(transcription):
-            log.warning(
-                "Plaud reports transcription %s with the unknown status %r; taken for 'processing'.",
-                transcription_id,
-                transcription.reported_status,
-            )
-    if is_final:
-        schedule.seen(
-            transcription_id, now=now(), completed_at=completed_at.timestamp() if completed_at else None
+    if isinstance(seen, PlaudError):
+        log.warning("A look at transcription %s failed: %s", transcription_id, seen)
+        if wait.on_error(transcription_id, seen, now=now, submitted_at=submitted_at):
+            schedule.seen(transcription_id, now=now)
+        else:
+            schedule.again(transcription_id, now=now, answered=False)
+        return
+    if wait.is_new_word(seen):
+        log.warning(
+            "Plaud reports transcription %s with the unknown status %r; taken for 'processing'.",
+            transcription_id,
+            seen.reported_status,
         )
+    if wait.on_transcription(seen):
+        completed_at = seen.completed_at.timestamp() if seen.completed_at else None
+        schedule.seen(transcription_id, now=now, completed_at=completed_at)
     else:
-        schedule.again(transcription_id, now=now(), answered=answered)
+        schedule.again(transcription_id, now=now)
 
 
 def _age(seconds: float) -> str:

@@ -79,9 +79,10 @@ class TokenStore:
 
     def __init__(self, account: Account, *, directory: Path | None = None) -> None:
         name = account.client_name
+        # The secret key is a random API key: a fast hash suffices, a password hash would cost every task.
+        self._key = hashlib.sha256(account.secret_key.encode()).digest()
         self._folder = PrivateFolder(directory)
         folder = self._folder.path
-        self._key = _key(account.secret_key)
         # A connection with another secret key for the same client (an old one, a wrong one) has a file of its
         # own: sharing one, each would overwrite what the other cannot read. Plaud's limit is the client's, so
         # that they share the lock and the moments of their calls.
@@ -116,12 +117,15 @@ class TokenStore:
         fields = _masked(state)._asdict()
         calls = fields.pop("calls")
         fields["token"] = None if state.token is None else asdict(state.token)
+        changed: dict[Path, bytes] = {}
+        if stored is None or stored.calls != state.calls:
+            changed[self.calls_path] = json.dumps(calls).encode()
+        if stored is None or stored._replace(calls=state.calls) != state:
+            content = json.dumps({"version": _FORMAT_VERSION, **fields}).encode()
+            changed[self.path] = self._cipher().encrypt(content)
         try:
-            if stored is None or stored.calls != state.calls:
-                self._folder.replace(self.calls_path, json.dumps(calls).encode())
-            if stored is None or stored._replace(calls=state.calls) != state:
-                content = json.dumps({"version": _FORMAT_VERSION, **fields}).encode()
-                self._folder.replace(self.path, self._cipher().encrypt(content))
+            for path, content in changed.items():
+                self._folder.replace(path, content)
         except OSError as unwritable:
             _KNOWN[str(self.path)] = _Known(state, is_stored=False)
             if known is not None and not known.is_stored:
@@ -266,8 +270,3 @@ def _masked(state: TokenState) -> TokenState:
                 _MASKED.add(secret)
                 mask_secret(secret)
     return state
-
-
-def _key(secret_key: str) -> bytes:
-    # The secret key is a random API key: a fast hash suffices, a password hash would cost every task.
-    return hashlib.sha256(secret_key.encode()).digest()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk import BaseHook
 
-from plaud_provider.api.regions import Region, resolve_base_url
+from plaud_provider.api.regions import Region, refuse_other_region, resolve_base_url
 from plaud_provider.api.requests import Account
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.hooks.transport import ca_bundle
@@ -106,32 +106,13 @@ def read_connection(connection: Connection, *, region: str | None) -> PlaudSetti
             f"Connection {conn_id!r}: the login (Plaud client id) has a colon in it. Is more than the client "
             "id in there? Nothing was sent."
         )
+    requests_per_minute = _requests_per_minute(extra.get("requests_per_minute"), conn_id)
     host, allowed_hosts = _host(connection), _names(extra.get("allowed_hosts"))
     connected = Region.parse(str(extra.get("region") or Region.US.value))
     base_url = resolve_base_url(connected, host, allowed_hosts=allowed_hosts)
     refuse_other_region(connected, region, conn_id)
     account = Account(connected, base_url, client_id, secret_key)
-    return PlaudSettings(
-        account,
-        _requests_per_minute(extra.get("requests_per_minute"), conn_id),
-        str(extra.get("budget_conn_id") or "").strip() or None,
-    )
-
-
-def refuse_other_region(connected: Region, region: str | None, conn_id: str) -> None:
-    """
-    Check what a caller asserts.
-
-    :param connected: The connection's region.
-    :param region: What the caller takes it to be; ``None`` asserts nothing.
-    :raises PlaudConfigurationError: if it is another one; nothing was sent.
-    """
-    if region is not None and Region.parse(region) is not connected:
-        raise PlaudConfigurationError(
-            f"region: {region!r} was asked for, but connection {conn_id!r} belongs to region "
-            f"'{connected.value}'. Credentials belong to one region: use a connection of the region you "
-            "mean. Nothing was sent."
-        )
+    return PlaudSettings(account, requests_per_minute, str(extra.get("budget_conn_id") or "").strip() or None)
 
 
 def _extra(connection: Connection) -> dict[str, Any]:

@@ -1,44 +1,30 @@
 """
 The hook and its async twin: two thin shells around the calls of :mod:`plaud_provider.api`.
 
-They send, sleep, keep tokens and wait for their turn; what to send, what an answer means and whether to try
-again is decided in :mod:`plaud_provider.api.calls`, once for both.
+They look up the connection, and have :mod:`.shells` perform what a call asks for. What to send, what an
+answer means and whether to try again is decided in :mod:`plaud_provider.api.calls`, once for both.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.http.hooks.http import HttpHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from plaud_provider.api import calls
-from plaud_provider.api.arguments import validate_language, validate_transcription_id, validate_webhook_url
-from plaud_provider.api.effects import (
-    Do,
-    Effect,
-    LockToken,
-    Note,
-    ReadToken,
-    Request,
-    Response,
-    ReturnSlot,
-    Send,
-    Sleep,
-    StoreToken,
-    SubmitPhase,
-    TakeSlot,
-    UnlockToken,
-)
+from plaud_provider.api.arguments import validate_language, validate_webhook_url
+from plaud_provider.api.effects import Request, Response, SubmitPhase
+from plaud_provider.api.regions import refuse_other_region
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.exceptions import PlaudError
-from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, look_up, refuse_other_region
-from plaud_provider.hooks.transport import Limits, open_requests_session, send_with_requests
+from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, look_up
+from plaud_provider.hooks.shells import BlockingShell, run_blocking
+from plaud_provider.hooks.transport import Limits
+from plaud_provider.hooks.transport_requests import open_requests_session, send_with_requests
 from plaud_provider.quota.opening import missing_connection, open_quota
 from plaud_provider.quota.turns import ClientQuota, Turn
 
@@ -60,15 +46,6 @@ def __getattr__(name: str) -> Any:
 
         return PlaudAsyncHook
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-class _Shell(NamedTuple):
-    """What one call works with; the Test button takes no turns."""
-
-    store: TokenStore
-    turn: Turn | None
-    locks: ExitStack
-    on_phase: Callable[[SubmitPhase], None] | None
 
 
 class PlaudHook(HttpHook):
@@ -199,7 +176,6 @@ class PlaudHook(HttpHook):
         :raises PlaudNotFoundError: if Plaud does not know it (results are kept for a few days).
         :raises PlaudError: its other classes, after retries where they may pass.
         """
-        validate_transcription_id(transcription_id)
         return self.drive(calls.get_transcription(self.settings.account, transcription_id, self.retry_policy))
 
     def test_connection(self) -> tuple[bool, str]:
@@ -259,67 +235,22 @@ class PlaudHook(HttpHook):
 
         :param call: A call of :mod:`plaud_provider.api.calls`, or what wraps one.
         :param on_phase: As for :meth:`submit_transcription`.
-        :param in_turn: Whether its requests take turns in the client's quota; token requests never do.
+        :param in_turn: Whether it takes turns in the client's quota; token requests never do.
         """
         turn = Turn(self._quota) if in_turn else None
-        answer: object = None
-        with ExitStack() as ends, ExitStack() as locks:
-            ends.callback(call.close)
-            if turn is not None:
-                ends.callback(turn.close)
-            shell = _Shell(self._token_store, turn, locks, on_phase)
-            try:
-                effect = next(call)
-                while True:
-                    try:
-                        answer = self._perform(effect, shell)
-                    except Exception as failure:
-                        effect = call.throw(failure)
-                    else:
-                        effect = call.send(answer)
-            except StopIteration as done:
-                result: T = done.value
-                return result
-        raise AssertionError("unreachable")
+        shell = BlockingShell(self._token_store, turn, self.log, send=self._send, on_phase=on_phase)
+        return run_blocking(shell.drive(call))
 
-    def _perform(self, effect: Effect, shell: _Shell) -> object:
-        match effect:
-            case Send(request, within):
-                if shell.turn:
-                    shell.turn.sending()
-                return self._send(request, self._limits.within(within))
-            case TakeSlot(operation) if shell.turn:
-                shell.turn.take(operation)
-            case ReturnSlot() if shell.turn:
-                shell.turn.give_back(effect)
-            case Sleep(seconds, reason):
-                self.log.info("Waiting %.1f s: %s", seconds, reason)
-                time.sleep(seconds)
-            case ReadToken():
-                return shell.store.known() or shell.store.read()
-            case LockToken():
-                return shell.locks.enter_context(shell.store.lock())
-            case StoreToken(state):
-                shell.store.write(state)
-            case UnlockToken(state):
-                shell.store.write(state)
-                shell.locks.close()
-            case Note(phase) if shell.on_phase:
-                shell.on_phase(phase)
-            case Do(work):
-                return work()
-        return None
-
-    def _send(self, request: Request, limits: Limits) -> Response:
+    def _send(self, request: Request, within: float | None) -> Response:
+        limits = self._limits.of(request, within)
         if not request.repeatable:
             with self.get_conn() as session:
-                return send_with_requests(session, request, limits.of_submits)
-        if self._session is None:
-            self._session = self.get_conn()
-        session = self._session
+                return send_with_requests(session, request, limits)
+        self._session = self._session or self.get_conn()
         try:
-            return send_with_requests(session, request, limits)
+            return send_with_requests(self._session, request, limits)
         except BaseException:
-            # Whatever is wrong with its connections, and if this task is stopped: new ones the next time.
+            # The sockets of an exchange that was given up, or whose task is stopped, are shut, and its
+            # session opens no more. After any other failure new connections are as good as old ones.
             self.close()
             raise

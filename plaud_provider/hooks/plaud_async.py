@@ -3,51 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from plaud_provider.api import calls
-from plaud_provider.api.arguments import validate_language, validate_transcription_id, validate_webhook_url
-from plaud_provider.api.effects import (
-    Do,
-    Effect,
-    LockToken,
-    Note,
-    ReadToken,
-    Request,
-    Response,
-    ReturnSlot,
-    Send,
-    Sleep,
-    StoreToken,
-    SubmitPhase,
-    TakeSlot,
-    UnlockToken,
-)
+from plaud_provider.api.arguments import validate_language, validate_webhook_url
+from plaud_provider.api.effects import SubmitPhase
+from plaud_provider.api.regions import refuse_other_region
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.auth.token_store import TokenStore
-from plaud_provider.hooks.connection import (
-    DEFAULT_CONN_ID,
-    PlaudSettings,
-    read_connection,
-    refuse_other_region,
-)
-from plaud_provider.hooks.transport import (
-    Limits,
-    aiohttp_proxy,
-    open_aiohttp_session,
-    send_with_aiohttp,
-    tls_context,
-)
+from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, read_connection
+from plaud_provider.hooks.shells import AsyncShell
+from plaud_provider.hooks.transport import Limits
+from plaud_provider.hooks.transport_aiohttp import AiohttpTransport
 from plaud_provider.quota.opening import missing_connection, open_quota
-from plaud_provider.quota.turns import AsyncClientQuota, AsyncTurn, ClientQuota
+from plaud_provider.quota.turns import AsyncClientQuota
 
 if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
     from plaud_provider.api.models import Transcription
 
 T = TypeVar("T")
@@ -89,24 +66,52 @@ class PlaudAsyncHook(BaseHook):
 
     async def __aenter__(self) -> PlaudAsyncHook:
         self.settings = await self._read_settings()
-        self._quota = AsyncClientQuota(await self._open_quota())
-        self._store = await asyncio.to_thread(TokenStore, self.settings.account)
-        base_url = self.settings.account.base_url
-        self._proxy = aiohttp_proxy(base_url)
-        self._tls = await asyncio.to_thread(tls_context, base_url)
-        self._session = open_aiohttp_session(self._tls)
-        # With a connection of its own for each submit: on one that Plaud has just closed it may be lost.
-        self._submits = open_aiohttp_session(self._tls, reuse_connections=False)
+        if (budget_conn_id := self.settings.budget_conn_id) is None:
+            # Nothing is asked of the supervisor, so any thread will do, and asgiref need not be imported.
+            await asyncio.to_thread(self._open, None)
+        else:
+            from airflow.providers.common.compat.connection import get_async_connection
+            from asgiref.sync import sync_to_async
+
+            try:
+                shared = await get_async_connection(budget_conn_id)
+            except AirflowNotFoundException:
+                raise missing_connection(budget_conn_id) from None
+            # On Airflow 3.2, what a thread asks of the supervisor only arrives if asgiref started the thread.
+            await sync_to_async(self._open, thread_sensitive=False)(shared)
         return self
 
+    def _open(self, shared: Connection | None) -> None:
+        """Open what takes reading files and databases, in a thread."""
+        account = self.settings.account
+        quota = open_quota(
+            account,
+            self.settings.requests_per_minute,
+            shared,
+            exchange_seconds=self._limits.submit_seconds,
+            minute=self._minute,
+            log=self.log,
+        )
+        self._quota = AsyncClientQuota(quota)
+        self._store = TokenStore(account)
+        self._transport = AiohttpTransport(account.base_url, self._limits)
+
+    async def _read_settings(self) -> PlaudSettings:
+        if self._given_settings is None:
+            from airflow.providers.common.compat.connection import get_async_connection
+
+            connection = await get_async_connection(self.plaud_conn_id)
+            return read_connection(connection, region=self._asserted_region)
+        region = self._given_settings.account.region
+        refuse_other_region(region, self._asserted_region, self.plaud_conn_id)
+        return self._given_settings
+
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._session.close()
-        await self._submits.close()
+        await self._transport.close()
         await self._quota.aclose()
 
     async def get_transcription(self, transcription_id: str) -> Transcription:
         """Ask for a transcription; see :meth:`~plaud_provider.hooks.plaud.PlaudHook.get_transcription`."""
-        validate_transcription_id(transcription_id)
         return await self.drive(
             calls.get_transcription(self.settings.account, transcription_id, self.retry_policy)
         )
@@ -139,96 +144,15 @@ class PlaudAsyncHook(BaseHook):
         )
         return await self.drive(call, on_phase=on_phase)
 
-    async def drive(
+    def drive(
         self, call: calls.Call[T], *, on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None
-    ) -> T:
+    ) -> Coroutine[object, object, T]:
         """Perform the effects of a call; see :meth:`~plaud_provider.hooks.plaud.PlaudHook.drive`."""
-        answer: object = None
-        turn = self._quota.turn()
-        with ExitStack() as ends:
-            ends.callback(call.close)
-            ends.callback(turn.close)
-            async with AsyncExitStack() as locks:
-                try:
-                    effect = next(call)
-                    while True:
-                        try:
-                            answer = await self._perform(effect, turn, locks, on_phase)
-                        except Exception as failure:
-                            effect = call.throw(failure)
-                        else:
-                            effect = call.send(answer)
-                except StopIteration as done:
-                    result: T = done.value
-                    return result
-        raise AssertionError("unreachable")
-
-    async def _perform(
-        self,
-        effect: Effect,
-        turn: AsyncTurn,
-        locks: AsyncExitStack,
-        on_phase: Callable[[SubmitPhase], Awaitable[None]] | None,
-    ) -> object:
-        match effect:
-            case Send(request, within):
-                turn.sending()
-                return await self._send(request, self._limits.within(within))
-            case TakeSlot(operation):
-                await turn.take(operation)
-            case ReturnSlot():
-                await turn.give_back(effect)
-            case Sleep(seconds, reason):
-                self.log.info("Waiting %.1f s: %s", seconds, reason)
-                await asyncio.sleep(seconds)
-            case ReadToken():
-                return self._store.known() or await asyncio.to_thread(self._store.read)
-            case LockToken():
-                return await locks.enter_async_context(self._store.async_lock())
-            case StoreToken(state):
-                await asyncio.to_thread(self._store.write, state)
-            case UnlockToken(state):
-                await asyncio.to_thread(self._store.write, state)
-                await locks.aclose()
-            case Note(phase) if on_phase:
-                await on_phase(phase)
-            case Do(work):
-                return await asyncio.to_thread(work)
-        return None
-
-    async def _read_settings(self) -> PlaudSettings:
-        if self._given_settings is None:
-            from airflow.providers.common.compat.connection import get_async_connection
-
-            connection = await get_async_connection(self.plaud_conn_id)
-            return read_connection(connection, region=self._asserted_region)
-        region = self._given_settings.account.region
-        refuse_other_region(region, self._asserted_region, self.plaud_conn_id)
-        return self._given_settings
-
-    async def _open_quota(self) -> ClientQuota:
-        make = partial(
-            open_quota,
-            self.settings.account,
-            self.settings.requests_per_minute,
-            exchange_seconds=self._limits.submit_seconds,
-            minute=self._minute,
-            log=self.log,
+        shell = AsyncShell(
+            self._store,
+            self._quota.turn(),
+            self.log,
+            send=self._transport.send,
+            on_phase=on_phase,
         )
-        if (budget_conn_id := self.settings.budget_conn_id) is None:
-            # Nothing is asked of the supervisor, so any thread will do, and asgiref need not be imported.
-            return await asyncio.to_thread(make, None)
-        from airflow.providers.common.compat.connection import get_async_connection
-        from asgiref.sync import sync_to_async
-
-        try:
-            shared = await get_async_connection(budget_conn_id)
-        except AirflowNotFoundException:
-            raise missing_connection(budget_conn_id) from None
-        # On Airflow 3.2, what a thread asks of the supervisor only arrives if asgiref started the thread.
-        return await sync_to_async(make, thread_sensitive=False)(shared)
-
-    async def _send(self, request: Request, limits: Limits) -> Response:
-        if request.repeatable:
-            return await send_with_aiohttp(self._session, request, limits, proxy=self._proxy)
-        return await send_with_aiohttp(self._submits, request, limits.of_submits, proxy=self._proxy)
+        return shell.drive(call)

@@ -2,5 +2,6 @@
 Requests a minute: one quota for all who use the same client, on a host or on several.
 
 ``rule`` is the sliding window (pure), ``breaker`` the circuit breaker of submits (pure), ``stores`` and
-``sql_store`` are where both are kept, ``turns`` is how a call waits, ``opening`` finds a connection's quota.
+``sql_store`` are where both are kept, as a ``document``, ``turns`` is how a call waits, ``opening`` finds a
+connection's quota.
 """

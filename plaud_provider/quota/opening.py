@@ -1,4 +1,4 @@
-"""From a Plaud connection's settings to the quota that a hook keeps to, and the store of it."""
+"""From a Plaud connection's settings to the quota that a hook keeps to, and the store that keeps it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
 
-#: What a caller may take to note that a submit is being sent, between the grant of a slot and the POST.
+#: Seconds that a caller may take, between taking a slot and the POST, to note that a submit is being sent.
 NOTE_SECONDS = 60.0
 
 _STORES: dict[tuple[object, ...], QuotaStore] = {}
@@ -101,7 +101,7 @@ def _open(account: Account, folder: PrivateFolder, shared: Connection | None, mi
 
 
 def _identity(shared: Connection | None) -> str | None:
-    """Return what makes a connection another one: a password, for example, may be renewed."""
+    """Return a hash of a connection's fields: one that was changed, such as its password, is another one."""
     if shared is None:
         return None
     names = ("conn_id", "conn_type", "host", "port", "schema", "login", "password", "extra")

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.quota.document import from_document, to_document
 from plaud_provider.quota.rule import Quota
 from plaud_provider.quota.stores import LOCK_SECONDS, Change, StoreUnavailableError
 
@@ -86,10 +87,10 @@ class SqlStore:
             quota = Quota.unknown()
             connection.execute(sa.insert(TABLE).values(self._key))
         else:
-            quota = Quota() if row.quota is None else Quota.from_json(row.quota)
+            quota = Quota() if row.quota is None else from_document(row.quota)
         # Only now: what was waited for the row has passed.
         result = change(quota, self._now(connection))
-        connection.execute(sa.update(TABLE).where(self._row).values(quota=quota.to_json()))
+        connection.execute(sa.update(TABLE).where(self._row).values(quota=to_document(quota)))
         self._was_there = True
         return result
 

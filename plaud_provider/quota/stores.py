@@ -1,8 +1,8 @@
 """
-Where one client's :class:`~plaud_provider.quota.rule.Quota` is kept on this host.
+Where one client's :class:`~plaud_provider.quota.rule.Quota` is kept: in a file of this host, or in memory.
 
-A store that cannot be used never fails a task: the next one takes its place, and Plaud's 429 is obeyed in any
-case.
+A store that cannot be used never fails a task: another one stands in for it (:class:`FallbackStore`), with
+the least quota there is. Plaud's 429 is obeyed in any case.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
 from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
+from plaud_provider.quota.document import from_document, to_document
 from plaud_provider.quota.rule import Quota
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Change = Callable[[Quota, float], T]
 
-#: Longer than hundreds of others take; who holds it for longer has been stopped.
+#: Seconds to wait for the lock. Hundreds of processes take less; one that holds it longer has been stopped.
 LOCK_SECONDS = 5.0
 POLL_SECONDS = 0.005
 
@@ -53,7 +54,7 @@ class QuotaStore(Protocol):
 
 
 class MemoryStore:
-    """A quota of this process alone."""
+    """A quota that is kept in memory, for this process alone."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -83,13 +84,13 @@ class FileStore:
         self._was_there = False
 
     def update(self, change: Change[T]) -> T:
-        """Change the quota; a file that is damaged, or that someone removed, may have said anything."""
+        """Change the quota. Where the file is damaged or was removed, nobody knows what was sent."""
         try:
             self._folder.check()
             with self._lock.held():
                 quota = self._read()
                 result = change(quota, time.time())
-                self._folder.replace(self.path, quota.to_json().encode())
+                self._folder.replace(self.path, to_document(quota).encode())
                 self._was_there = True
                 return result
         except LockedError:
@@ -101,24 +102,26 @@ class FileStore:
 
     def _read(self) -> Quota:
         try:
-            return Quota.from_json(self.path.read_bytes())
+            return from_document(self.path.read_bytes())
         except FileNotFoundError:
             return Quota.unknown() if self._was_there else Quota()
 
 
 class FallbackStore:
     """
-    A store, and another one that stands in while the first is away.
+    A store, and another one that stands in for it while it is away.
 
-    No minute may hold more requests than the figure, whichever store is used. So the second one grants
-    nothing for a minute if it cannot know what was sent in the last one, and then the least there is, one
-    request a minute: nobody knows how many others stand in. What was sent meanwhile moves to the first store
-    when it is back, which waits a minute for the others to do the same.
+    No minute may have more requests in it than the figure, whichever store is used:
+
+    - The second store does not know what was sent in the minute before, so that nobody sends for a minute.
+      Then it allows one request a minute: nobody knows how many other processes or hosts do the same.
+    - When the first store is back it takes over the slots of the second one, and nobody sends for a minute,
+      so that the others can hand theirs over too.
 
     :param first: The store to use.
-    :param second: What stands in for it.
-    :param consequence: What that means, for the warning; told once for each time that the first goes away.
-    :param rest_seconds: After that the first store is tried again: a minute of the connection's rate.
+    :param second: The one that stands in.
+    :param consequence: What that means, for the warning that is logged when the first store goes away.
+    :param rest_seconds: Seconds after which the first store is tried again.
     """
 
     def __init__(
@@ -131,7 +134,8 @@ class FallbackStore:
         self._lock = threading.Lock()
         self._is_away = False
         self._rests_until = 0.0
-        # What was on its way when the first store was last used, and when it was left.
+        # Requests that were on their way when the first store was last used. When it goes away they move to
+        # _left, until the second store takes them over.
         self._last_seen: _Seen | None = None
         self._left: _Seen | None = None
 
@@ -180,11 +184,11 @@ class FallbackStore:
         log.warning("The quota of Plaud requests: %s. %s", away.reason, self._consequence)
 
     def _is_back(self) -> bool:
-        """Try the first store, and hand over to it what was sent through the second one."""
+        """Try the first store, and have it take over the slots of the second one."""
         with self._lock:
             if time.monotonic() < self._rests_until:
                 return False
-            # It may take seconds to find out; meanwhile the others do without.
+            # It may take seconds to find out; meanwhile other threads use the second store.
             self._rests_until = time.monotonic() + self._rest_seconds
         moved = self._second.update(lambda quota, now: _Seen(quota.move_out(), now - time.monotonic()))
 
@@ -214,9 +218,9 @@ class FallbackStore:
 
 class _Seen(NamedTuple):
     """
-    Busy slots of a store.
+    Slots of a store that are not free, as last seen.
 
-    :param clock: The time by the store's clock when :func:`time.monotonic` was 0.
+    :param clock: What the store's clock showed when :func:`time.monotonic` was 0.
     """
 
     quota: Quota

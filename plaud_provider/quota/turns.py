@@ -1,4 +1,10 @@
-"""How a call waits for a slot of the quota: by sleeping, or without blocking an event loop."""
+"""
+How a call takes its turn: it waits for a slot of the client's quota, and returns it.
+
+:class:`ClientQuota` asks the store; :class:`Turn` waits by sleeping, :class:`AsyncTurn` without blocking an
+event loop. Of an event loop only one result and one submit at a time ask the store: the calls behind them
+queue in memory.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +25,35 @@ from plaud_provider.quota.stores import Change, QuotaStore
 
 T = TypeVar("T")
 
-#: A wait that is longer is told, at most once in so many seconds.
+#: Seconds after which a wait is logged, and seconds between two such lines.
 NOTICE_AFTER = 5.0
 NOTICE_EVERY = 60.0
-#: Seconds that a slot may be returned late, so that the next call can do it along with taking its own: where
-#: calls follow each other closely, the store is asked once for each of them, not twice.
+#: Seconds for which a slot to be returned is kept back. If another call takes a slot meanwhile, both happen
+#: in one change of the store: calls that follow each other closely cost one each, not two.
 RETURN_AFTER = 0.05
 
 
 class _Return(NamedTuple):
+    """
+    A slot to be returned.
+
+    :param at: When its request was answered, by :func:`time.monotonic`.
+    """
+
     ticket: str
     returned: ReturnSlot
     at: float
 
 
 class _Line:
-    """The calls of one event loop that wait for the same; only the first of them looks at the store."""
+    """
+    The results, or the submits, of one client that wait in one event loop.
+
+    They share one place in the client's queue. The call that has the lock asks the store, the others wait for
+    the lock, first come, first served.
+    """
 
     def __init__(self) -> None:
-        # First come, first served.
         self.lock = asyncio.Lock()
         self.place = uuid4().hex
         self.calls = 0
@@ -75,11 +91,13 @@ class ClientQuota:
         returns: Sequence[_Return] = (),
     ) -> float:
         """
-        Return slots, then take one, or return the seconds until it is worth another try.
+        Return slots, then take one; see :meth:`.rule.Quota.take`.
 
+        :param returns: Slots to return first, in the same change of the store.
         :param call: Name of the call that the ticket is for; by default the ticket.
-        :raises PlaudSubmitsPausedError: for a submit, while Plaud does not answer them.
-        :raises TrialDue: for one that is to find out whether Plaud does again; it has taken no slot yet.
+        :return: 0, or the seconds after which to ask again.
+        :raises PlaudSubmitsPausedError: for a submit, while the circuit breaker is open.
+        :raises TrialDue: for one that is to find out whether Plaud answers again; it has taken no slot yet.
         """
         rate = self._rate
 
@@ -115,7 +133,14 @@ class ClientQuota:
         place: str | None = None,
         returns: Sequence[_Return] = (),
     ) -> None:
-        """Return slots, then one more, or leave the queue; where Plaud has refused a request, all pause."""
+        """
+        Return slots, then one more, or leave the queue.
+
+        :param ticket: The slot that was taken, or asked for.
+        :param returned: What became of its request.
+        :param place: The place in the queue to give up; by default that of the ticket.
+        :param returns: Slots to return before.
+        """
         rate = self._rate
 
         def give_back(quota: Quota, now: float) -> float | None:
@@ -149,7 +174,7 @@ class ClientQuota:
 
     def _update(self, change: Change[T], returns: Sequence[_Return]) -> T:
         def with_returns(quota: Quota, now: float) -> T:
-            # First, as what Plaud allows is found out from the number of those that passed.
+            # These first: a refusal lowers the limit to the number of requests that have passed.
             for one in returns:
                 ago = time.monotonic() - one.at
                 quota.give_back(one.ticket, now=now, rate=self._rate, sent=one.returned.sent, ago=ago)
@@ -163,7 +188,7 @@ class ClientQuota:
             quota.breaker.report(is_answered=returned.is_answered, now=now, minute=self._rate.minute)
 
     def note_wait(self, seconds: float) -> None:
-        """Say that a call waits, if it does so for long and nothing was said a moment ago."""
+        """Log that a call waits, if it does so for long and that was not logged a moment ago."""
         now = time.monotonic()
         if seconds >= NOTICE_AFTER and now >= self._next_notice:
             self._next_notice = now + NOTICE_EVERY
@@ -176,25 +201,22 @@ class ClientQuota:
 
 
 class Turn:
-    """The turns of one call, one after the other; close it, so that none is left behind."""
+    """The turns of one call, one after the other. Closing it returns a slot that the call still has."""
 
     def __init__(self, quota: ClientQuota) -> None:
         self._quota = quota
         self._call = uuid4().hex
         self._ticket: str | None = None
-        self._sent = False
+        #: Whether the request has left: set by the one who sends it.
+        self.has_sent = False
 
     def take(self, operation: Operation) -> None:
         """Wait for a slot, however long it takes."""
-        self._ticket, self._sent = uuid4().hex, False
+        self._ticket, self.has_sent = uuid4().hex, False
         began = time.monotonic()
         while (pause := self._quota.take(self._ticket, operation, call=self._call)) > 0:
             self._quota.note_wait(time.monotonic() - began + pause)
             time.sleep(pause)
-
-    def sending(self) -> None:
-        """Say that the request leaves now."""
-        self._sent = True
 
     def give_back(self, returned: ReturnSlot) -> None:
         """Return the slot."""
@@ -203,17 +225,12 @@ class Turn:
             self._quota.give_back(ticket, returned)
 
     def close(self) -> None:
-        """Return what the call still has: it was cut short."""
-        self.give_back(ReturnSlot(sent=self._sent))
+        """Return the slot of a call that was cut short."""
+        self.give_back(ReturnSlot(sent=self.has_sent))
 
 
 class AsyncClientQuota:
-    """
-    A client's quota as one asynchronous hook uses it.
-
-    In an event loop only the first result and the first submit of a client look at the store; the others
-    queue behind them, in order.
-    """
+    """A client's quota as one asynchronous hook uses it: it returns slots in the background."""
 
     def __init__(self, quota: ClientQuota) -> None:
         self.quota = quota
@@ -230,13 +247,13 @@ class AsyncClientQuota:
         return await asyncio.to_thread(self.quota.spare)
 
     def return_soon(self, ticket: str, returned: ReturnSlot) -> None:
-        """Return a slot with the next that is taken, or a moment later."""
+        """Return a slot along with the next one that is taken, or else in a moment."""
         self._returns.append(_Return(ticket, returned, time.monotonic()))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(RETURN_AFTER, self._return_now)
 
     def collect(self) -> list[_Return]:
-        """Hand over the slots that are to be returned."""
+        """Hand over the slots that are still to be returned."""
         returns, self._returns = self._returns, []
         if self._timer is not None:
             self._timer.cancel()
@@ -248,7 +265,7 @@ class AsyncClientQuota:
             self.in_background(asyncio.to_thread(self.quota.give_back_late, returns))
 
     def in_background(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        """Return slots without holding a call up, or letting its end be cut short."""
+        """Do what returns slots in a task of its own: it goes on when the call is cancelled."""
         task = asyncio.create_task(work)
         self._returning.add(task)
         task.add_done_callback(self._returning.discard)
@@ -261,14 +278,15 @@ class AsyncClientQuota:
 
 
 class AsyncTurn:
-    """The turns of one asynchronous call, one after the other; close it, so that none is left behind."""
+    """The turns of one asynchronous call, as :class:`Turn` has them."""
 
     def __init__(self, hook_quota: AsyncClientQuota) -> None:
         self._quota = hook_quota.quota
         self._hook_quota = hook_quota
         self._call = uuid4().hex
         self._ticket: str | None = None
-        self._sent = False
+        #: Whether the request has left: set by the one who sends it.
+        self.has_sent = False
         self._line: _Line | None = None
         self._look: asyncio.Future[float] | None = None
 
@@ -279,7 +297,7 @@ class AsyncTurn:
         line.calls += 1
         try:
             async with line.lock:
-                self._ticket, self._sent, self._line = uuid4().hex, False, line
+                self._ticket, self.has_sent, self._line = uuid4().hex, False, line
                 while (pause := await self._try(self._ticket, operation, line)) > 0:
                     self._quota.note_wait(time.monotonic() - began + pause)
                     await asyncio.sleep(pause)
@@ -288,7 +306,7 @@ class AsyncTurn:
             line.calls -= 1
 
     async def _try(self, ticket: str, operation: Operation, line: _Line) -> float:
-        # A thread goes on when its call is cancelled; whoever cleans up has to know when it has ended.
+        # The thread goes on when the call is cancelled, and may take the slot: _undo waits for it.
         self._look = asyncio.ensure_future(
             asyncio.to_thread(
                 self._quota.take,
@@ -302,16 +320,12 @@ class AsyncTurn:
         )
         return await asyncio.shield(self._look)
 
-    def sending(self) -> None:
-        """Say that the request leaves now."""
-        self._sent = True
-
     async def give_back(self, returned: ReturnSlot) -> None:
         """
         Return the slot.
 
-        Does not wait for it unless Plaud has refused the request: the answer in hand may be paid for, and a
-        cancellation here would lose it.
+        Waits until it is returned only if Plaud has refused the request. Any other answer may be paid for,
+        and would be lost if the call were cancelled while it waits here.
         """
         ticket, self._ticket = self._ticket, None
         if ticket is None:
@@ -325,7 +339,7 @@ class AsyncTurn:
             await asyncio.shield(self._hook_quota.in_background(work))
 
     def close(self) -> None:
-        """Return what the call still has: it was cut short."""
+        """Return the slot of a call that was cut short, or its place in the queue."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             self._hook_quota.in_background(self._undo(ticket))
@@ -334,12 +348,12 @@ class AsyncTurn:
         if self._look is not None:
             with suppress(Exception):
                 await self._look
-        # The place is left to those behind it.
+        # While others of this event loop wait, the place stays theirs.
         place = self._line.place if self._line is not None and not self._line.calls else None
-        await asyncio.to_thread(self._quota.give_back, ticket, ReturnSlot(sent=self._sent), place=place)
+        await asyncio.to_thread(self._quota.give_back, ticket, ReturnSlot(sent=self.has_sent), place=place)
 
 
 def _line(store: QuotaStore, operation: Operation) -> _Line:
-    """Return where the calls of this event loop queue."""
+    """Return where results, or submits, of this event loop wait."""
     lines = _LINES.setdefault(asyncio.get_running_loop(), defaultdict(_Line))
     return lines[store, operation]

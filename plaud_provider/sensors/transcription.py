@@ -22,7 +22,7 @@ from airflow.sdk.exceptions import (
 from plaud_provider.api.arguments import optional, validate_transcription_ids
 from plaud_provider.api.retry import ONE_LOOK
 from plaud_provider.api.schedule import Job, Schedule
-from plaud_provider.api.waiting import BACKSTOP, SUBMITTED_AT_KEY, Wait, WaitResult, look
+from plaud_provider.api.waiting import BACKSTOP, SUBMITTED_AT_KEY, Wait, WaitResult, after_look
 from plaud_provider.exceptions import (
     PlaudError,
     PlaudTranscriptionFailedError,
@@ -222,23 +222,24 @@ class TranscriptionSensor(BaseSensorOperator):
             self._ask(self._look_while_due, seconds=self._wait.deadline - time.time())
 
     async def _look_while_due(self, hook: PlaudAsyncHook) -> None:
-        async def ask(transcription_id: str) -> Transcription:
-            transcription = await hook.get_transcription(transcription_id)
-            if self._results is not None and transcription.is_final:
-                self._results.save(transcription, hook.settings.account.region.value)
-            return transcription
-
         while self._is_look_due():
-            spare = await hook.spare_requests()
+            spare = await hook.spare_requests() if self._schedule.needs_spare else 0.0
             transcription_id = self._schedule.take(now=time.time(), spare=spare)
             if transcription_id is None:
                 return
-            await look(
+            seen: Transcription | PlaudError
+            try:
+                seen = await hook.get_transcription(transcription_id)
+                if self._results is not None and seen.is_final:
+                    self._results.save(seen, hook.settings.account.region.value)
+            except PlaudError as error:
+                seen = error
+            after_look(
                 transcription_id,
-                ask,
+                seen,
                 self._wait,
                 self._schedule,
-                now=time.time,
+                now=time.time(),
                 submitted_at=self._submitted_at.get(transcription_id),
                 log=self.log,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from plaud_provider.api.retry import ONE_LOOK
 from plaud_provider.api.schedule import Job, ProcessingTimes, Schedule
-from plaud_provider.api.waiting import Trouble, Wait, WaitResult, look
+from plaud_provider.api.waiting import PROGRESS_SECONDS, Trouble, Wait, WaitResult, after_look
 from plaud_provider.exceptions import PlaudError
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 MAX_CONCURRENT_LOOKS = 8
 #: For how long those under way may go on when there is something to land.
 LAST_LOOKS_SECONDS = 10.0
-PROGRESS_SECONDS = 60.0
-#: For how long what the budget has to spare is taken to be the same.
+#: For how long what the quota has to spare is taken to be the same.
 SPARE_SECONDS = 2.0
 #: After so many seconds the worker that has deferred has ended, and the scheduler knows. An event before that
 #: meets the worker's end: Airflow takes the task, which runs again, for one that was killed, and fails it.
@@ -116,7 +115,13 @@ class TranscriptionTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, then yield one event of :class:`~plaud_provider.api.waiting.WaitResult`."""
-        wait = Wait(self.transcription_ids, started_at=self.started_at, deadline=self.end_time)
+        wait = Wait(
+            self.transcription_ids,
+            started_at=self.started_at,
+            deadline=self.end_time,
+            partial_count=self.partial_count,
+            partial_at=None if self.partial_seconds is None else time.time() + self.partial_seconds,
+        )
         deferred_at = time.monotonic()
         try:
             result = await self._wait(wait)
@@ -133,8 +138,7 @@ class TranscriptionTrigger(BaseTrigger):
         yield TriggerEvent(result.to_event())
 
     async def _wait(self, wait: Wait) -> WaitResult:
-        # In a thread: no other trigger would run meanwhile. The hook imports aiohttp when it first needs it.
-        await asyncio.to_thread(import_module, "aiohttp")
+        # In a thread: no other trigger would run meanwhile.
         hooks = await asyncio.to_thread(import_module, "plaud_provider.hooks.plaud_async")
         for attempt in range(1, CONNECTION_ATTEMPTS + 1):
             try:
@@ -201,9 +205,8 @@ class _Looks:
         self._wait = wait
         self._hook = hook
         self._results = results
-        self._began_at = time.time()
         # Epoch seconds by a clock that nobody sets.
-        self._clock_offset = self._began_at - time.monotonic()
+        self._clock_offset = time.time() - time.monotonic()
         jobs = trigger.jobs()
         self._submitted_at = {job.transcription_id: job.submitted_at for job in jobs}
         account = hook.settings.account
@@ -212,7 +215,7 @@ class _Looks:
         self._schedule = Schedule(
             [job._replace(looked_at=looked_at.pop(job.transcription_id, job.looked_at)) for job in jobs],
             interval=trigger.poke_interval,
-            now=self._began_at,
+            now=self._now(),
             times=self._known.times,
         )
         self._spare = 0.0
@@ -221,16 +224,16 @@ class _Looks:
 
     async def until_final(self) -> WaitResult:
         """Look until the wait has a result, or something to land."""
-        progress = _ProgressLog(self._trigger, self._wait)
         try:
-            while (result := self._result(now=time.time())) is None:
-                progress.report()
-                await self._start_due_looks()
-                await self._pause()
+            while (result := self._wait.result(now=time.time())) is None:
+                if news := self._wait.news(now=time.time(), interval=self._trigger.poke_interval):
+                    self._trigger.log.info("%s.", news)
+                ends_at = self._wait.next_result_at()
+                await self._pause(ends_at=ends_at, next_look_at=await self._start_due_looks())
             if result.outcome == "partial":
                 # A look that is cut short would have to be made again.
                 await self._let_looks_end()
-                result = self._wait.result(now=time.time()) or self._wait.partial()
+                result = self._wait.result(now=time.time()) or result
                 # For the trigger that goes on when what is final has landed.
                 self._known.looked_at |= {
                     job.transcription_id: job.looked_at
@@ -243,45 +246,29 @@ class _Looks:
                 under_way.cancel()
             await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    def _result(self, *, now: float) -> WaitResult | None:
-        result = self._wait.result(now=now)
-        if result is None and self._is_worth_landing(now):
-            return self._wait.partial()
-        return result
-
-    def _is_worth_landing(self, now: float) -> bool:
-        count, seconds = self._trigger.partial_count, self._trigger.partial_seconds
-        final = self._wait.final_count
-        if count is not None and final >= count:
-            return True
-        return seconds is not None and final > 0 and now >= self._began_at + seconds
-
     def _now(self) -> float:
         return time.monotonic() + self._clock_offset
 
-    async def _start_due_looks(self) -> None:
+    async def _start_due_looks(self) -> float | None:
+        """Return when the next look is due; ``None`` if one of those under way has to come back first."""
         while len(self._under_way) < MAX_CONCURRENT_LOOKS:
             now = self._now()
             next_at = self._schedule.next_at()
             if next_at is None or next_at > now:
-                return
-            if now >= self._spare_until:
+                return next_at
+            if now >= self._spare_until and self._schedule.needs_spare:
                 self._spare, self._spare_until = await self._hook.spare_requests(), now + SPARE_SECONDS
             due = self._schedule.take(now=now, spare=self._spare)
             if due is None:
-                return
+                return self._schedule.next_at()
             self._under_way.add(asyncio.create_task(self._look(due)))
+        return None
 
-    async def _pause(self) -> None:
+    async def _pause(self, *, ends_at: float, next_look_at: float | None) -> None:
         """Wait until a look has come back, one is due, a line of progress is, or an end has come."""
-        now = time.time()
-        until = min(self._trigger.end_time, now + PROGRESS_SECONDS)
-        if self._trigger.partial_seconds is not None and self._wait.final_count:
-            until = min(until, self._began_at + self._trigger.partial_seconds)
-        pause = max(0.0, until - now)
-        next_at = self._schedule.next_at()
-        if next_at is not None and len(self._under_way) < MAX_CONCURRENT_LOOKS:
-            pause = min(pause, max(0.0, next_at - self._now()))
+        pause = max(0.0, min(ends_at - time.time(), PROGRESS_SECONDS))
+        if next_look_at is not None:
+            pause = min(pause, max(0.0, next_look_at - self._now()))
         if not self._under_way:
             await asyncio.sleep(pause)
             return
@@ -297,13 +284,18 @@ class _Looks:
             for one in finished:
                 one.result()
 
-    def _look(self, transcription_id: str) -> Coroutine[None, None, None]:
-        return look(
+    async def _look(self, transcription_id: str) -> None:
+        seen: Transcription | PlaudError
+        try:
+            seen = await self._ask(transcription_id)
+        except PlaudError as error:
+            seen = error
+        after_look(
             transcription_id,
-            self._ask,
+            seen,
             self._wait,
             self._schedule,
-            now=self._now,
+            now=self._now(),
             submitted_at=self._submitted_at.get(transcription_id),
             log=self._trigger.log,
         )
@@ -321,21 +313,3 @@ class _Looks:
         if transcription.is_final:
             await asyncio.to_thread(self._results.save, transcription, region)
         return transcription
-
-
-class _ProgressLog:
-    """Writes a line when something changed, at most every few seconds, and once a minute in any case."""
-
-    def __init__(self, trigger: TranscriptionTrigger, wait: Wait) -> None:
-        self._trigger = trigger
-        self._wait = wait
-        self._reported: tuple[int, int] | None = None
-        self._reported_at = 0.0
-
-    def report(self) -> None:
-        now = time.time()
-        counts = (len(self._wait.completed), len(self._wait.failed))
-        quiet = now - self._reported_at
-        if quiet >= PROGRESS_SECONDS or (counts != self._reported and quiet >= self._trigger.poke_interval):
-            self._trigger.log.info("%s.", self._wait.progress(now=now))
-            self._reported, self._reported_at = counts, now

@@ -129,13 +129,17 @@ def test_an_id_that_is_paid_for_is_kept_wherever_it_stands(answer: dict[str, Any
 
 @pytest.mark.parametrize(
     ("given", "kept"),
-    [(12345, "12345"), ("txn:1/2", "txn:1/2"), ("MTIzNDU2Nzg5MA==", "MTIzNDU2Nzg5MA=="), ("-x", "-x")],
+    [
+        (12345, "12345"),
+        *((given, given) for given in ("txn:1/2", "MTIzNDU2Nzg5MA==", "-x", "a%b", "a#b", "a;b", "a&b")),
+        *((given, given) for given in ("two words", "é", "録音", "..", "a/../b", "?", "x" * 255)),
+    ],
 )
 def test_an_id_of_any_form_is_kept(given: object, kept: str) -> None:
     assert parse_submission(encoded({"transcriptionId": given})).transcription_id == kept
 
 
-@pytest.mark.parametrize("given", ["two words", "..", "a\nb", "x" * 300])
+@pytest.mark.parametrize("given", ["a\nb", "a\x85", "x" * 300])
 def test_an_id_that_cannot_be_used_is_in_the_message(given: str) -> None:
     with pytest.raises(PlaudResponseError) as caught:
         parse_submission(encoded({"transcriptionId": given}))
@@ -265,6 +269,42 @@ def test_an_id_that_cannot_be_used_is_shown_without_secrets(given: str) -> None:
 def test_a_number_that_cannot_be_an_id_is_in_the_message() -> None:
     with pytest.raises(PlaudResponseError, match=r"it has '12345\.5'"):
         parse_submission(b'{"transcriptionId": 12345.5}')
+
+
+def test_a_large_answer_is_not_encoded_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What encodes at once keeps all other threads from running, the event loop's too."""
+    segment = {"start": 0.0, "end": 1.5, "text": "word " * 40, "speaker": "Speaker 1"}
+    large = {"status": "SUCCESS", "data": {"text": "", "results": [segment] * 5_000}}
+    body, pieces = encoded(large), []
+
+    def noting(*given: Any, **named: Any) -> str:
+        pieces.append(encode(*given, **named))
+        return pieces[-1]
+
+    encode = json.dumps
+    monkeypatch.setattr(json, "dumps", noting)
+    read = parse_transcription(body, requested_id="t")
+
+    assert max(map(len, pieces)) < len(body) / 4
+    assert json.loads(read.raw) == large
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"data": {}},
+        {"data": [], "segments": []},
+        {"data": {"results": [{"start": 1.5}] * 2_001, "x": {"y": [[]]}}},
+        {"\u00e9\n": "\u00e9\n", "segments": [None, "a", 1], "b": {"c": None}},
+    ],
+)
+def test_what_is_kept_of_an_answer_is_the_answer(members: dict[str, Any]) -> None:
+    answer = {**members, "status": "processing"}
+
+    kept = parse_transcription(encoded(answer), requested_id="t").raw
+
+    assert kept == json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
 
 
 def test_a_status_that_is_no_word_is_not_shown() -> None:

@@ -21,26 +21,21 @@ BAD_IDS = [
     "..",
     "../other",
     "txn/../other",
-    "txn..other",
-    "txn%2f1",
     "txn%2F..",
-    "txn?x=1",
-    "txn#1",
-    "txn;1",
-    "txn\\1",
-    "txn 1",
+    "%2e%2e/txn",
+    "..\\txn",
     "txn_1\n",
     "\ntxn_1",
     "txn\r\nHost: evil",
     "txn\x00",
-    "txn_\u0661\u0662",
-    "txn_\uff41",
-    "/",
+    "txn\x85",
+    "txn\u2028",
+    "txn\ud800",
     "./.",
-    "é",
     "a" * 256,
     None,
     True,
+    10**255,
     1.5,
     b"txn_1",
     ["txn_1"],
@@ -48,7 +43,11 @@ BAD_IDS = [
 
 
 @pytest.mark.parametrize(
-    "value", ["txn_0123", "txn-a.b~c", "0", "a" * 255, "task_exec_9", "txn:1", "MTIz/+A==", "-txn"]
+    "value",
+    [
+        *("txn_0123", "txn-a.b~c", "0", "a" * 255, "task_exec_9", "txn:1", "MTIz/+A==", "-txn"),
+        *("txn%2f1", "100%", "txn#1", "txn;1", "a&b", "a?b", "two words", "a..b", "a\\b", "é", "録音_\u0661"),
+    ],
 )
 def test_what_can_be_an_id_is_one(value: str) -> None:
     assert validate_transcription_id(value) == value
@@ -59,7 +58,7 @@ def test_a_number_is_an_id_as_text() -> None:
 
 
 @pytest.mark.parametrize("value", BAD_IDS)
-def test_what_could_change_a_path_is_no_id(value: object) -> None:
+def test_what_no_path_or_message_can_hold_is_no_id(value: object) -> None:
     with pytest.raises(PlaudInputError, match=r"transcription_id: .*Nothing was sent"):
         validate_transcription_id(value)
 
@@ -104,7 +103,7 @@ def test_a_list_that_a_template_turned_into_text_is_explained(value: str) -> Non
         validate_transcription_ids(value)
 
 
-@pytest.mark.parametrize("value", [None, 5, b"txn_1", {"txn_1": 1}, ["txn_1", None], ["a?b"]])
+@pytest.mark.parametrize("value", [None, 5, b"txn_1", {"txn_1": 1}, ["txn_1", None], ["a\n"]])
 def test_what_holds_no_ids_is_refused(value: object) -> None:
     with pytest.raises(PlaudInputError, match="Nothing was sent"):
         validate_transcription_ids(value)

@@ -98,7 +98,7 @@ UNKNOWN = [
     answer(200, b"<html>signed in</html>"),
     answer(200, {}),
     answer(200, {"transcriptionId": None, "status": "processing"}),
-    answer(200, {"transcriptionId": "../x", "status": "processing"}),
+    answer(200, {"transcriptionId": "a\nb", "status": "processing"}),
     answer(200, ["txn_1"]),
     answer(201, b""),
     answer(202, {"status": "processing"}),

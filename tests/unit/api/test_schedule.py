@@ -302,6 +302,14 @@ def test_a_schedule_goes_on_where_another_stopped() -> None:
 # The quota.
 
 
+def test_the_first_guess_at_a_single_one_needs_no_question_about_the_quota() -> None:
+    one, two = (Schedule(jobs_of(count), interval=30.0, now=START) for count in (1, 2))
+
+    assert (one.needs_spare, two.needs_spare) == (False, True)
+    assert one.take(now=START + 60) is not None
+    assert one.needs_spare
+
+
 def test_the_less_the_quota_has_to_spare_the_surer_a_look_has_to_be() -> None:
     def in_vain(spare: float) -> float:
         rng = random.Random(2)

@@ -190,6 +190,29 @@ def test_within_a_minute_of_the_submit_plaud_may_not_know_it_yet(submitted_at: f
     assert wait.troubles == {}
 
 
+def test_a_submit_that_seems_to_lie_a_little_ahead_is_fresh() -> None:
+    """Another host's clock may be ahead of this one's."""
+    wait = wait_for("a")
+
+    for after in range(0, 101, 10):
+        now = START + 61 + after
+        assert not wait.on_error("a", PlaudNotFoundError("gone"), now=now, submitted_at=START + 61 + 50)
+
+    assert wait.troubles == {}
+
+
+def test_a_submit_that_seems_to_lie_hours_ahead_is_not_fresh_for_hours() -> None:
+    wait = wait_for("a")
+
+    ends = [
+        wait.on_error("a", PlaudNotFoundError("gone"), now=START + 61 + after, submitted_at=START + 7_200)
+        for after in range(0, 601, 100)
+    ]
+
+    assert any(ends)
+    assert wait.missing == ["a"]
+
+
 @pytest.mark.parametrize("kind", [PlaudAuthenticationError, PlaudTokenRejectedError])
 def test_refused_credentials_end_a_wait_after_minutes_without_any_answer(kind: type[PlaudError]) -> None:
     wait, refused = wait_for("a", "b"), kind("401", status_code=401)
@@ -202,9 +225,16 @@ def test_refused_credentials_end_a_wait_after_minutes_without_any_answer(kind: t
         wait.on_error("a", refused, now=START + 500)
 
 
-@pytest.mark.parametrize(
-    "error", [PlaudConfigurationError("no"), PlaudCertificateError("no"), PlaudInputError("no")]
-)
+def test_an_id_that_cannot_be_asked_for_is_given_up_without_the_others() -> None:
+    wait = wait_for("../a", "b")
+
+    assert wait.on_error("../a", PlaudInputError("no id"), now=START)
+
+    assert wait.pending == ("b",)
+    assert wait.given_up == {"../a": "its result was given up after 1 looks: its id cannot be asked for"}
+
+
+@pytest.mark.parametrize("error", [PlaudConfigurationError("no"), PlaudCertificateError("no")])
 def test_what_no_look_mends_ends_a_wait_at_once(error: PlaudError) -> None:
     with pytest.raises(type(error)):
         wait_for("a").on_error("a", error, now=START)

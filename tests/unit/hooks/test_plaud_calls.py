@@ -90,7 +90,7 @@ def test_both_hooks_share_one_token(plaud: EmulatorServer, client: Client, txn: 
     assert outcomes(plaud) == [("get", 200), ("get", 200)]
 
 
-@pytest.mark.parametrize("transcription_id", ["../x", "a%2fb", "a?b", "a\r\nHost: evil", "", "txn_\u0661"])
+@pytest.mark.parametrize("transcription_id", ["../x", "a/../b", "a\r\nHost: evil", "", "a\x00"])
 def test_an_id_that_could_change_the_path_is_refused_before_any_request(
     plaud: EmulatorServer, client: Client, transcription_id: str
 ) -> None:
@@ -254,7 +254,7 @@ def test_a_submit_that_is_redirected_was_not_accepted(
         ("status", {"status": 408}),
         ("redirect", {"status": 303, "location": "/elsewhere", "run_handler": True}),
         ("patch", {"remove": ["transcriptionId"]}),
-        ("patch", {"patch": {"transcriptionId": "a b"}}),
+        ("patch", {"patch": {"transcriptionId": "a\nb"}}),
         ("body", {"body": "[]"}),
     ],
 )

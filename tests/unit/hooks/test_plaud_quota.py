@@ -17,6 +17,7 @@ from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
+from plaud_provider.quota.document import from_document
 from plaud_provider.quota.rule import Quota
 from tests.unit.hooks.conftest import AUDIO_URL, FAST, LIMITS, Client, Inject, SyncClient, outcomes, reached
 from tests.unit.hooks.herd import stampede
@@ -43,7 +44,7 @@ def refused(plaud: EmulatorServer) -> int:
 
 def quota_on(home: Path) -> Quota:
     [file] = (home / "plaud_tokens").glob("*.budget")
-    return Quota.from_json(file.read_bytes())
+    return from_document(file.read_bytes())
 
 
 async def get_many(transcription_id: str, count: int, **arguments: Any) -> None:

@@ -11,26 +11,25 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from plaud_provider.api import calls
 from plaud_provider.api.effects import Operation, Request, Response, TransportFailure
+from plaud_provider.api.regions import Region
+from plaud_provider.api.requests import Account, get_request
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
     PlaudConnectionError,
     PlaudResponseError,
     PlaudSubmitOutcomeUnknownError,
 )
-from plaud_provider.hooks import transport
+from plaud_provider.hooks import transport_aiohttp
 from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
-from plaud_provider.hooks.transport import (
-    Limits,
-    open_aiohttp_session,
-    open_requests_session,
-    send_with_aiohttp,
-    send_with_requests,
-)
+from plaud_provider.hooks.transport import Limits
+from plaud_provider.hooks.transport_aiohttp import open_aiohttp_session, send_with_aiohttp
+from plaud_provider.hooks.transport_requests import open_requests_session, send_with_requests
 from plaud_provider.ledger.ledger import Ledger
 from tests.unit.hooks.conftest import FAST, LIMITS, ONCE, Client, Connect, Inject
 from tests.unit.hooks.servers import (
@@ -267,17 +266,34 @@ def compressed(content: bytes, encoding: str) -> bytes:
     return pack.compress(content) + pack.flush()
 
 
-async def send_both_ways(answer: bytes) -> list[Response]:
+async def send_both_ways(
+    answer: bytes, path: str = "/", *, heard: Callable[[bytes], object] = len
+) -> list[Response]:
     def serve(connection: socket.socket) -> None:
-        connection.recv(65536)
+        heard(connection.recv(65536))
         connection.sendall(answer)
 
     with TcpServer(serve) as server:
-        request = Request(Operation.GET, "GET", f"http://127.0.0.1:{server.port}/", {})
+        request = Request(Operation.GET, "GET", f"http://127.0.0.1:{server.port}{path}", {})
         async with open_aiohttp_session(None) as session:
             one = await send_with_aiohttp(session, request, LIMITS, proxy=None)
         with open_requests_session(request.url) as other:
             return [one, await asyncio.to_thread(send_with_requests, other, request, LIMITS)]
+
+
+@pytest.mark.parametrize(
+    "transcription_id", ["a%b", "a%2Fb", "a#b", "a;b&c", "two words", "a/b?c", "録音", "a..b~"]
+)
+async def test_an_id_of_any_form_is_one_quoted_segment_of_the_path(transcription_id: str) -> None:
+    heard: list[bytes] = []
+    account = Account(Region.US, "", "client", "secret")
+    path = get_request(account, "token", transcription_id).url
+
+    await send_both_ways(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", path, heard=heard.append)
+
+    targets = [one.split()[1].decode() for one in heard]
+    assert targets == [path, path]
+    assert unquote(targets[0].rpartition("/")[2]) == transcription_id
 
 
 async def test_headers_that_come_twice_are_read_alike() -> None:
@@ -307,7 +323,7 @@ async def test_a_large_answer_is_unpacked_and_parsed_beside_the_loop(
 
         return noted
 
-    monkeypatch.setattr(transport, "_decoded", noting(transport._decoded))
+    monkeypatch.setattr(transport_aiohttp, "decoded", noting(transport_aiohttp.decoded))
     monkeypatch.setattr(calls, "parse_transcription", noting(calls.parse_transcription))
     plaud.inject({"match": {"kind": "get"}, "action": "inflate", "text_bytes": 300_000, "gzip": True})
 

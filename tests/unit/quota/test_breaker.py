@@ -11,6 +11,7 @@ from plaud_provider.api.effects import Operation, ReturnSlot
 from plaud_provider.exceptions import PlaudSubmitsPausedError
 from plaud_provider.private_folder import PrivateFolder
 from plaud_provider.quota.breaker import FAILURES_TO_OPEN, Admission, Breaker
+from plaud_provider.quota.document import from_document, to_document
 from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.stores import FileStore
 from plaud_provider.quota.turns import ClientQuota
@@ -179,4 +180,4 @@ def test_it_is_shared_by_all_who_share_the_quota(private_folder: Path) -> None:
 def test_it_is_written_and_read_with_the_quota() -> None:
     quota = Quota(breaker=Breaker(3, 1, "trial", START))
 
-    assert Quota.from_json(quota.to_json()) == quota
+    assert from_document(to_document(quota)) == quota

@@ -18,6 +18,7 @@ import pytest
 from plaud_provider.api.effects import Operation
 from plaud_provider.private_folder import PrivateFolder
 from plaud_provider.quota import stores
+from plaud_provider.quota.document import from_document
 from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.stores import (
     Change,
@@ -80,7 +81,7 @@ def test_the_files_are_their_owner_s_alone(store: FileStore, private_folder: Pat
 def test_the_file_holds_times_and_tickets_and_nothing_else(store: FileStore) -> None:
     store.update(lambda quota, now: quota.take("ticket", Operation.GET, now=now, rate=RATE))
 
-    assert Quota.from_json(store.path.read_bytes()).out.keys() == {"ticket"}
+    assert from_document(store.path.read_bytes()).out.keys() == {"ticket"}
     assert "client" not in store.path.read_text()
 
 
@@ -93,7 +94,7 @@ def test_a_damaged_file_or_one_of_another_version_starts_as_if_full(store: FileS
     store.path.write_bytes(content)
 
     assert store.update(take) > 0
-    assert 0 < Quota.from_json(store.path.read_bytes()).opens_at - time.time() <= 60
+    assert 0 < from_document(store.path.read_bytes()).opens_at - time.time() <= 60
 
 
 def test_a_file_that_someone_removed_starts_as_if_full(store: FileStore) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from plaud_provider.emulator.limits import busiest_minute
 from plaud_provider.quota import stores
+from plaud_provider.quota.document import from_document, to_document
 from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.stores import Change, FallbackStore, MemoryStore, StoreUnavailableError
 from tests.unit.quota.world import World
@@ -30,7 +31,7 @@ class Away:
     def update(self, change: Change[T]) -> T:
         if self._world.now < self.away_until:
             raise StoreUnavailableError("away")
-        self.quota = Quota.from_json(self.quota.to_json())
+        self.quota = from_document(to_document(self.quota))
         return change(self.quota, self._world.now + self._clock_ahead)
 
 

@@ -79,7 +79,7 @@ def test_a_call_waits_until_there_is_room(world: World) -> None:
     with closing(Turn(quota)) as turn:
         for _ in range(3):
             turn.take(GET)
-            turn.sending()
+            turn.has_sent = True
             turn.give_back(ReturnSlot())
 
     assert world.now - began == pytest.approx(120, abs=0.1)
@@ -91,7 +91,7 @@ def test_a_call_that_is_cut_short_returns_its_slot(world: World, is_sent: bool, 
     turn = Turn(world.client(60))
     turn.take(SUBMIT)
     if is_sent:
-        turn.sending()
+        turn.has_sent = True
 
     turn.close()
     turn.close()
@@ -156,7 +156,7 @@ def test_a_correction_is_told_with_what_to_do(world: World, caplog: pytest.LogCa
 async def answered_call(turns: AsyncClientQuota) -> None:
     with closing(turns.turn()) as turn:
         await turn.take(GET)
-        turn.sending()
+        turn.has_sent = True
         await turn.give_back(ReturnSlot())
 
 
@@ -342,7 +342,7 @@ async def test_a_call_that_is_cancelled_with_a_slot_returns_it(
     turn = turns.turn()
     await turn.take(SUBMIT)
     if is_sent:
-        turn.sending()
+        turn.has_sent = True
 
     turn.close()
     turn.close()
@@ -384,7 +384,7 @@ async def test_what_passed_right_before_a_refusal_counts_for_what_plaud_allows(w
     refused = turns.turn()
     for turn in (*passed, refused):
         await turn.take(GET)
-        turn.sending()
+        turn.has_sent = True
     for turn in passed:
         await turn.give_back(ReturnSlot())
     await refused.give_back(ReturnSlot(refused_for=1.0))

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from plaud_provider.api.effects import Operation
 from plaud_provider.emulator.limits import SlidingLimit
+from plaud_provider.quota.document import from_document, to_document
 from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.stores import Change, QuotaStore
 
@@ -86,7 +87,7 @@ class World:
         """Change the document."""
         quota = self.quota
         result = change(quota, self.now)
-        self.document = quota.to_json()
+        self.document = to_document(quota)
         self.longest_document = max(self.longest_document, len(self.document))
         return result
 
@@ -109,7 +110,7 @@ class World:
 
     @property
     def quota(self) -> Quota:
-        return Quota() if self.document is None else Quota.from_json(self.document)
+        return Quota() if self.document is None else from_document(self.document)
 
     def _take(self, name: str, trip: Trip, then: Callable[[], None], store: QuotaStore) -> None:
         wait = store.update(
