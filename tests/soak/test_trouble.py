@@ -151,7 +151,10 @@ def test_an_archive_and_waits_get_over_every_trouble(
     check_warehouse(world, record)
     check_recovery(record, troubles)
     check_deadlines(waited, expected=6 * len(troubles))
-    assert {name for trouble in troubles for name in trouble.names} <= record.consumed().keys()
+    missed = {name for trouble in troubles for name in trouble.names} - record.consumed().keys()
+    # Where they follow each other closely, all may still wait for answers that hang, or for their turns.
+    is_spread_out = troubles[1].start - troubles[0].end >= RECOVERY
+    assert len(missed) <= (0 if is_spread_out else len(troubles) / 2), missed
 
 
 def test_a_submit_ends_by_its_execution_timeout_though_nobody_answers(world: World) -> None:
