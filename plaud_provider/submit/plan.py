@@ -44,6 +44,8 @@ class Rules(NamedTuple):
     :param resubmit: States that a recording is submitted again from.
     :param max_audio_hours: Audio hours that the run may submit; ``None`` for no limit.
     :param max_recording_hours: Longer recordings are refused.
+    :param identity_params: Which parameters of a URL's query tell recordings apart; ``None``: whatever does
+        not look like a signature, a secret or an expiry.
     """
 
     url_validity: timedelta
@@ -51,6 +53,7 @@ class Rules(NamedTuple):
     resubmit: Collection[State]
     max_audio_hours: float | None = None
     max_recording_hours: float = MAX_HOURS
+    identity_params: Collection[str] | None = None
 
 
 class Candidate(NamedTuple):
@@ -109,6 +112,7 @@ class Plan:
             speaker_diarization=self._terms.speaker_diarization,
             region=self._account.region.value,
             client_id=self._account.client_id,
+            identity_params=self._rules.identity_params,
         )
 
     def source(self, audio: AudioReference) -> AudioSource:

@@ -30,7 +30,7 @@ from tests.unit.warehouse.warehouses import CONN_ID, Warehouse
 SENTINEL = "SENTINEL-words-of-a-caller"
 SIGNATURE = "canary-signature-91ab"
 SIGNED = f"https://calls.s3.amazonaws.com/1.wav?versionId=7&X-Amz-Signature={SIGNATURE}&X-Amz-Expires=60"
-UNSIGNED = "https://calls.s3.amazonaws.com/1.wav?versionId=7"
+UNSIGNED = "https://calls.s3.amazonaws.com/1.wav"
 SEGMENTS = [
     {"start": 0.0, "end": 1.5, "speaker": "A", "text": f"{SENTINEL} one"},
     {"start": 1.5, "end": None, "text": "two"},
