@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from plaud_provider.api.arguments import (
+    TextArguments,
     optional,
     validate_boolean,
     validate_language,
@@ -29,31 +30,35 @@ COUNTS_KEY = "counts"
 HELD_SECONDS = 30.0
 
 
-class ChunkOperator(BaseOperator):
+class ChunkOperator(TextArguments, BaseOperator):
     """
     A task of one chunk.
 
     :param manifest: Path of the chunk's file, one of those that ``ListRecordingsOperator`` returned
         (templated).
-    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB.
+    :param sql_conn_id: Connection of the warehouse (templated).
+    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB; by default the
+        warehouse.
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
     :param region: What you take that connection's region to be (templated); checked before any request.
     """
 
-    template_fields: Sequence[str] = ("manifest", "ledger_conn_id", "plaud_conn_id", "region")
+    template_fields: Sequence[str] = ("manifest", "sql_conn_id", "ledger_conn_id", "plaud_conn_id", "region")
 
     def __init__(
         self,
         *,
         manifest: str,
-        ledger_conn_id: str,
+        sql_conn_id: str = "warehouse_default",
+        ledger_conn_id: str | None = None,
         plaud_conn_id: str = "plaud_default",
         region: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.manifest = manifest
-        self.ledger_conn_id = ledger_conn_id
+        self.sql_conn_id = sql_conn_id
+        self.ledger_conn_id = sql_conn_id if ledger_conn_id is None else ledger_conn_id
         self.plaud_conn_id = plaud_conn_id
         self.region = region
 
@@ -65,7 +70,8 @@ class ChunkOperator(BaseOperator):
     def _ledger(self) -> AbstractContextManager[Ledger]:
         from plaud_provider.ledger.ledger import open_ledger
 
-        return closing(open_ledger(self.ledger_conn_id, keeps_connection=True))
+        conn_id = optional(self.ledger_conn_id) or self.sql_conn_id
+        return closing(open_ledger(conn_id, keeps_connection=True))
 
     def _keys(self) -> dict[str, str]:
         """Return the reference to each recording of the chunk by its key; none if nothing was prepared."""

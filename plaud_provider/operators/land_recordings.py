@@ -36,7 +36,6 @@ class LandingOperator(ChunkOperator):
     :param results_path: Folder in which the trigger keeps final answers until they are landed (templated), as
         an ``ObjectStoragePath`` that workers and triggerers share: ``s3://conn@bucket/folder`` or a path.
         They are whole transcripts: keep the folder private.
-    :param sql_conn_id: Connection of the warehouse (templated).
     :param schema: Schema of both tables (templated); ``None`` for the connection's own.
     :param transcripts_table: Table for transcriptions (templated).
     :param segments_table: Table for segments (templated).
@@ -46,7 +45,6 @@ class LandingOperator(ChunkOperator):
     template_fields: Sequence[str] = (
         *ChunkOperator.template_fields,
         "results_path",
-        "sql_conn_id",
         "schema",
         "transcripts_table",
         "segments_table",
@@ -58,7 +56,6 @@ class LandingOperator(ChunkOperator):
         self,
         *,
         results_path: str,
-        sql_conn_id: str = "warehouse_default",
         schema: str | None = None,
         transcripts_table: str = "plaud_transcripts",
         segments_table: str = "plaud_segments",
@@ -67,7 +64,6 @@ class LandingOperator(ChunkOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.results_path = results_path
-        self.sql_conn_id = sql_conn_id
         self.schema = schema
         self.transcripts_table = transcripts_table
         self.segments_table = segments_table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
-from plaud_provider.api.arguments import optional, split_words, validate_number
+from plaud_provider.api.arguments import TextArguments, optional, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LONGEST_NAME = 200
 
 
-class ListRecordingsOperator(BaseOperator):
+class ListRecordingsOperator(TextArguments, BaseOperator):
     """
     List the recordings under a folder, and write them in chunks for the tasks that follow.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk import BaseOperator
 
 from plaud_provider.api.arguments import (
+    TextArguments,
     optional,
     validate_words,
 )
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from plaud_provider.submit.single import OnUnknownSubmit
 
 
-class SubmitTranscriptionOperator(BaseOperator):
+class SubmitTranscriptionOperator(TextArguments, BaseOperator):
     """
     Submit a recording to Plaud and return the transcription id.
 
@@ -204,6 +205,8 @@ class SubmitTranscriptionOperator(BaseOperator):
 
     def _checked_audio(self) -> AudioReference:
         audio: object = self.audio_url
+        if isinstance(audio, list) and len(audio) == 1:
+            [audio] = audio
         if isinstance(audio, AudioReference):
             return audio
         if isinstance(audio, str):

@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from plaud_provider.api.arguments import is_path
 from plaud_provider.exceptions import PlaudError, PlaudInputError
 from plaud_provider.storage.errors import Argument
 from plaud_provider.storage.signatures import WEB, expires_at, identity, without_secrets
@@ -38,11 +39,11 @@ class AudioReference:
 
     ``str()``, ``repr()`` and :meth:`serialize` (which Airflow calls for rendered fields) give :attr:`uri`.
 
-    :param value: The reference as given, possibly pre-signed.
+    :param value: The reference as given, possibly pre-signed, or as a path.
     """
 
-    def __init__(self, value: str) -> None:
-        value = value.lstrip()
+    def __init__(self, value: str | os.PathLike[str]) -> None:
+        value = str(value).lstrip()
         found = _SCHEME.match(value)
         #: Scheme in lower case; empty if there is none.
         self.scheme = found.group().lower() if found else ""
@@ -139,7 +140,7 @@ def wrapped(value: Any) -> Any:
         return {name: wrapped(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [wrapped(item) for item in value]
-    if isinstance(value, os.PathLike):
+    if is_path(value) or (isinstance(value, int) and not isinstance(value, bool)):
         return AudioReference(str(value))
     is_template = isinstance(value, str) and ("{{" in value or "{%" in value)
     return AudioReference(value) if isinstance(value, str) and not is_template else value

@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
-from plaud_provider.api.arguments import optional, validate_transcription_ids
+from plaud_provider.api.arguments import TextArguments, optional, validate_transcription_ids
 from plaud_provider.api.retry import ONE_LOOK
 from plaud_provider.api.schedule import Job, Schedule
 from plaud_provider.api.waiting import BACKSTOP, SUBMITTED_AT_KEY, Wait, WaitResult, look
@@ -50,7 +50,7 @@ REASONS_SECONDS = 15.0
 SHORTEST_RESCHEDULE = 5.0
 
 
-class TranscriptionSensor(BaseSensorOperator):
+class TranscriptionSensor(TextArguments, BaseSensorOperator):
     """
     Wait until Plaud has finished one or many transcriptions.
 

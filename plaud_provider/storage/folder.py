@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
+from plaud_provider.api.arguments import is_path
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudError,
@@ -25,7 +26,7 @@ _LOCAL_SCHEME = "file://"
 
 
 def parse_folder(
-    path: str, *, argument: str, state: str, kind: type[PlaudError] = PlaudInputError
+    path: str | os.PathLike[str], *, argument: str, state: str, kind: type[PlaudError] = PlaudInputError
 ) -> LocalFolder | StoredFolder:
     """
     Return the folder that a path names. Nothing is asked of a storage.
@@ -37,6 +38,7 @@ def parse_folder(
     :param kind: Class of an error if it is none.
     :raises PlaudError: of that class, if it is none, or carries a password.
     """
+    path = str(path) if is_path(path) else path
     if not isinstance(path, str) or not path.strip():
         raise Argument(argument, str(path), state, kind).error("is no folder; pass its path")
     named = Argument(argument, path.lstrip(), state, kind)
