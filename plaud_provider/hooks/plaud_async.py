@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -117,11 +119,13 @@ class PlaudAsyncHook(BaseHook):
 
     async def submit_transcription(
         self,
-        audio_url: str,
+        audio_url: str | os.PathLike[str],
         *,
         language: str | None = None,
         webhook_url: str | None = None,
         speaker_diarization: bool = False,
+        url_validity: timedelta | float = timedelta(hours=6),
+        public_urls: Mapping[str, str] | None = None,
         on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None,
     ) -> Transcription:
         """
@@ -129,12 +133,20 @@ class PlaudAsyncHook(BaseHook):
 
         See :meth:`~plaud_provider.hooks.plaud.PlaudHook.submit_transcription`.
         """
+        language, webhook_url = validate_language(language), validate_webhook_url(webhook_url)
+        from asgiref.sync import sync_to_async
+
+        from plaud_provider.recordings.sources import fetchable_url
+
+        # A storage is asked by blocking calls, its connection through the supervisor; see _open_quota.
+        ask = sync_to_async(fetchable_url, thread_sensitive=False)
+        url = await ask(audio_url, url_validity=url_validity, public_urls=public_urls)
         call = calls.submit_transcription(
             self.settings.account,
             self.retry_policy,
-            audio_url=audio_url,
-            language=validate_language(language),
-            webhook_url=validate_webhook_url(webhook_url),
+            audio_url=url.reveal(),
+            language=language,
+            webhook_url=webhook_url,
             speaker_diarization=speaker_diarization,
         )
         return await self.drive(call, on_phase=on_phase)

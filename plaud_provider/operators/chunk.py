@@ -16,6 +16,7 @@ from plaud_provider.api.arguments import (
     validate_webhook_url,
 )
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.recordings.mapping import HarmlessLabel
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -30,7 +31,7 @@ COUNTS_KEY = "counts"
 HELD_SECONDS = 30.0
 
 
-class ChunkOperator(TextArguments, BaseOperator):
+class ChunkOperator(TextArguments, HarmlessLabel, BaseOperator):
     """
     A task of one chunk.
 

@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import TextArguments, optional, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.recordings.mapping import HarmlessLabel
 from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 LONGEST_NAME = 200
 
 
-class ListRecordingsOperator(TextArguments, BaseOperator):
+class ListRecordingsOperator(TextArguments, HarmlessLabel, BaseOperator):
     """
     List the recordings under a folder, and write them in chunks for the tasks that follow.
 

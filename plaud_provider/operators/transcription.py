@@ -17,7 +17,7 @@ from plaud_provider.api.arguments import (
 from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.operators.chunk import HELD_SECONDS, checked_terms, owner_of
-from plaud_provider.recordings.mapping import UnsignedPartial
+from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from plaud_provider.submit.single import OnUnknownSubmit
 
 
-class SubmitTranscriptionOperator(TextArguments, BaseOperator):
+class SubmitTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
     """
     Submit a recording to Plaud and return the transcription id.
 

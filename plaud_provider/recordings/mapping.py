@@ -1,5 +1,5 @@
 """
-Mapped tasks that leave no signature in the DAG as Airflow stores it.
+What mapped tasks need: no signature in the DAG as Airflow stores it, and a label that fails nobody.
 
 Airflow keeps the literal arguments of ``partial()`` and ``expand()`` in its database, in plain text, without
 making the operator that would wrap them.
@@ -16,6 +16,9 @@ from plaud_provider.recordings.reference import wrapped
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+#: Characters of a label that Airflow's database takes.
+LONGEST_LABEL = 250
 
 
 class UnsignedPartial(OperatorPartial):
@@ -46,3 +49,38 @@ class UnsignedPartial(OperatorPartial):
 
     def _wrapped(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {name: wrapped(value) if name in self._names else value for name, value in arguments.items()}
+
+
+class HarmlessLabel:
+    """
+    An operator whose ``map_index_template`` does not fail its task.
+
+    Airflow renders it once more after ``execute``, when a recording may have been paid for: a template that
+    is wrong fails the task then, and so does one of native values that gives a number
+    (apache/airflow#71586). What is rendered here instead is text, and at most as long as Airflow stores.
+    """
+
+    def pre_execute(self, context: Any) -> None:
+        """Render it for the case that the task fails, whose error it would hide."""
+        super().pre_execute(context)  # type: ignore[misc]
+        _label(self, context)
+
+    def post_execute(self, context: Any, result: Any = None) -> None:
+        """Render it with what ``execute`` has put into the context."""
+        super().post_execute(context, result)  # type: ignore[misc]
+        _label(self, context)
+
+
+def _label(task: Any, context: Any) -> None:
+    if (template := task.map_index_template) is None or (dag := task.get_dag()) is None:
+        return
+    try:
+        text = dag.get_template_env(force_sandboxed=True).from_string(template).render(context)
+    except Exception as error:
+        task.log.warning("map_index_template: could not be rendered (%s).", type(error).__name__)
+        context["map_index_template"] = None
+        return
+    text = text[:LONGEST_LABEL]
+    # A template of native values takes text for Python: as such it is text again.
+    context["plaud_label"] = repr(text) if dag.render_template_as_native_obj else text
+    context["map_index_template"] = "{{ plaud_label }}"

@@ -31,6 +31,7 @@ from plaud_provider.exceptions import (
     error_class,
 )
 from plaud_provider.handover.wait_record import WaitRecord
+from plaud_provider.recordings.mapping import HarmlessLabel
 from plaud_provider.triggers.transcription import TranscriptionTrigger
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ REASONS_SECONDS = 15.0
 SHORTEST_RESCHEDULE = 5.0
 
 
-class TranscriptionSensor(TextArguments, BaseSensorOperator):
+class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
     """
     Wait until Plaud has finished one or many transcriptions.
 

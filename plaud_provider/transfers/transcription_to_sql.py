@@ -9,7 +9,7 @@ from airflow.sdk import Asset, BaseOperator
 
 from plaud_provider.api.arguments import TextArguments, optional, validate_boolean, validate_transcription_ids
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.recordings.mapping import UnsignedPartial
+from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
 from plaud_provider.transfers.landing import Lander, Tally
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 
-class TranscriptionToSqlOperator(TextArguments, BaseOperator):
+class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
     """
     Fetch finished transcriptions from Plaud and land them as rows of two tables.
 

@@ -1,14 +1,17 @@
-"""What Airflow stores of a DAG has no signature, however its recordings are given to an operator."""
+"""Mapped tasks: what Airflow stores of a DAG has no signature, and no label fails a task."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 from airflow.sdk import DAG, task
+from airflow.sdk.execution_time.task_runner import _render_map_index
 from airflow.serialization.serialized_objects import DagSerialization
 
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
@@ -104,3 +107,45 @@ def test_paths_are_references_too() -> None:
         mapped = SubmitTranscriptionOperator.partial(task_id="a").expand(audio_url=[Path("/data/1.mp3")])
 
     assert str(mapped.expand_input.value["audio_url"][0]) == "/data/1.mp3"
+
+
+# Labels
+
+
+def labelled(
+    operator: type[Any], template: str, context: dict[str, Any], *, native: bool, after: bool
+) -> Any:
+    """Return the label of a task as Airflow renders it after it has run the task."""
+    with DAG("d", schedule=None, render_template_as_native_obj=native):
+        name = dict(OPERATORS)[operator]
+        task = Named(operator)(map_index_template=template, **{name: URL})
+    context = {"map_index_template": template, **context}
+    task.pre_execute(context)
+    if after:
+        context["made"] = "late"
+        task.post_execute(context, None)
+    ti: Any = SimpleNamespace(task=task)
+    return _render_map_index(context, ti=ti, log=structlog.get_logger())
+
+
+@pytest.mark.parametrize("after", [True, False], ids=["succeeded", "failed"])
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(("operator", "_"), OPERATORS)
+def test_a_label_is_text_whatever_its_template_gives(
+    operator: type[Any], _: str, native: bool, after: bool
+) -> None:
+    for value in ("48213", "0", "1e5", "[1, 2]", "None", "{'a': 1}", "'quoted'", "{{ 7 }}", "é 🎤", ""):
+        label = labelled(operator, "{{ value }}", {"value": value}, native=native, after=after)
+        assert label == value
+
+
+def test_a_label_that_cannot_be_rendered_fails_no_task() -> None:
+    for template in ("{{ nowhere.at.all }}", "{{ 1 / 0 }}", "{{ unclosed", "{% no such %}"):
+        assert labelled(SubmitTranscriptionOperator, template, {}, native=True, after=True) is None
+
+
+def test_a_label_is_no_longer_than_airflow_stores_and_may_be_of_what_the_task_made() -> None:
+    told: dict[str, Any] = {"native": True, "after": True}
+
+    assert labelled(SubmitTranscriptionOperator, "{{ 'a' * 999 }}", {}, **told) == "a" * 250
+    assert labelled(SubmitTranscriptionOperator, "{{ made }}", {}, **told) == "late"
