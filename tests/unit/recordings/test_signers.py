@@ -87,6 +87,22 @@ SIGNERS = {
     "hash, whatever it is called": "https://files.example/calls/1.mp3?w={hex}",
     "random, whatever it is called": "https://files.example/calls/1.mp3?w={b64}",
     "copied from a page's source": "https://files.example/calls/1.mp3?id=7&amp;expires={end}&amp;sig={word}",
+    "EdgeCast": "https://files.example/calls/1.mp3?{sha256}",
+    "Wowza": "https://files.example/calls/1.mp3?wowzatokenhash={word}&wowzatokenendtime={end}",
+    "Vimeo": "https://files.example/calls/1.mp3?exp={end}~acl=%2Fcalls%2F*~hmac={word}",
+    "Limelight": "https://files.example/calls/1.mp3?p=33&e={end}&h={word}",
+    "Qiniu": "https://files.example/calls/1.mp3?e={end}&token=AK:{word}",
+    "Upyun": "https://files.example/calls/1.mp3?_upt={hextime}{end}",
+    "Tencent VOD": "https://files.example/calls/1.mp3?t={hextime}&us={word}&sign={hex}",
+    "Huawei CDN": "https://files.example/calls/1.mp3?auth_info={word}&exper=0",
+    "Baidu": "https://files.example/calls/1.mp3?authorization=bce-auth-v1/{word}/{end}/1800/host/{word}",
+    "Alibaba, temporary": "https://b.example/1.mp3?Expires={end}&OSSAccessKeyId={word}&Signature={b64}"
+    "&security-token={word}",
+    "Supabase": "https://x.supabase.co/storage/v1/object/sign/calls/1.mp3?token={jwt}",
+    "Kaltura": "https://files.example/p/1/ks/{word}/calls/1.mp3",
+    "Cloudinary": "https://res.example/x/s--{hextime}--/v1/calls/1.mp3",
+    "RingCentral": "https://media.example/restapi/v1.0/account/1/recording/RE0123456789abcdef0123456789abcdef.mp3"
+    "?access_token={word}",
     "password": "https://files.example/calls/1.mp3?password={word}&user=me",
 }
 WORDS = "SECRET HIDDEN CANARY GEHEIM ABCDEF".split()  # noqa: SIM905
@@ -167,6 +183,11 @@ DIFFERENT: list[Callable[[Any], str]] = [
     "https://files.example/api/v1/getRecording?key=abcdef{}".format,
     "https://files.example/recordings?t=abcdef{}&dl=1".format,
     "https://files.example/download?client_id=7&token=abcdef{}".format,
+    "https://files.example/accounts/42/recordings/download?token=abcdef{}".format,
+    "https://files.example/recordings/{}/download?token=abcdef".format,
+    "https://files.example/rooms/42/audio?session=abcdef{}".format,
+    "https://files.example/play?{}".format,
+    "https://files.example/play?a{}.mp3".format,
     "https://files.example/download.php?hash=abcdef{}&format=mp3".format,
     lambda n: f"https://files.example/d/eyJhbGciOiJIUzI1NiJ9.eyJmaWxlIjoi{n}.abcdef",
     lambda n: f"https://files.example/download?token=eyJhbGciOiJIUzI1NiJ9.eyJmaWxlIjoi{n}.abcdef",
@@ -185,6 +206,7 @@ DIFFERENT: list[Callable[[Any], str]] = [
     "https://files.example/170000000{}/1.mp3".format,
     "https://files.example/calls/{}/audio?token=abcdef".format,
     "https://files.example/alice/170000000{}/1.mp3".format,
+    lambda n: f"https://files.example/private/{'abcdefgh'[n - 1] * 6}/1700000000/1.mp3",
     "https://files.example/s/{}/1.mp3".format,
     "https://files.example/p/{}/n/1.mp3".format,
 ]
@@ -227,6 +249,9 @@ def test_what_names_a_file_is_shown(path: str) -> None:
         "cd/0/get/{b64}/file",
         "file/d/{b64}/view",
         "{jwt}",
+        "shared/static/{hex}.mp3",
+        "u/s!{b64}",
+        "auth/{word}{hextime}/1.mp3",
         "media/v1.{jwt}",
     ],
 )

@@ -228,7 +228,7 @@ def test_rows_land_slab_by_slab_with_no_duckdb_file_held_between(
         ),
         ({"audio_uri": []}, PlaudInputError, "audio_uri: 0 references for 1 ids"),
         ({"audio_uri": "['s3://b/1.wav']"}, PlaudInputError, "audio_uri: got a list .* text"),
-        ({"audio_uri": 7}, PlaudInputError, "audio_uri: takes a reference"),
+        ({"audio_uri": {"a": 7}}, PlaudInputError, "audio_uri: takes a reference"),
         ({"region": "eu"}, PlaudConfigurationError, "region"),
     ],
 )
