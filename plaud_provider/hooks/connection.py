@@ -80,15 +80,20 @@ def look_up(plaud_conn_id: str, *, region: str | None) -> PlaudSettings:
     try:
         connection = BaseHook.get_connection(plaud_conn_id)
     except AirflowNotFoundException:
-        raise PlaudConfigurationError(
-            f"plaud_conn_id: there is no Airflow connection {plaud_conn_id!r}. Create it (Admin > "
-            f"Connections, type Plaud, or AIRFLOW_CONN_{str(plaud_conn_id).upper()}) or pass the id of "
-            "yours. Nothing was sent."
-        ) from None
+        raise PlaudConfigurationError(no_connection(plaud_conn_id)) from None
     settings = read_connection(connection, region=region)
     # Before any submit is noted as being sent.
     ca_bundle(settings.account.base_url)
     return settings
+
+
+def no_connection(plaud_conn_id: str) -> str:
+    """Return what to say about a connection that does not exist."""
+    return (
+        f"plaud_conn_id: there is no Airflow connection {plaud_conn_id!r}. Create it (Admin > Connections, "
+        f"type Plaud, or AIRFLOW_CONN_{str(plaud_conn_id).upper()}) or pass the id of yours. Nothing was "
+        "sent."
+    )
 
 
 #: What is read of a connection's extra.

@@ -36,6 +36,7 @@ from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.hooks.connection import (
     DEFAULT_CONN_ID,
     PlaudSettings,
+    no_connection,
     read_connection,
     refuse_other_region,
 )
@@ -212,7 +213,11 @@ class PlaudAsyncHook(BaseHook):
         if self._given_settings is None:
             from airflow.providers.common.compat.connection import get_async_connection
 
-            connection = await get_async_connection(self.plaud_conn_id)
+            try:
+                connection = await get_async_connection(self.plaud_conn_id)
+            except AirflowNotFoundException:
+                # A failure of Airflow's API looks the same: a trigger tries again.
+                raise AirflowNotFoundException(no_connection(self.plaud_conn_id)) from None
             return read_connection(connection, region=self._asserted_region)
         region = self._given_settings.account.region
         refuse_other_region(region, self._asserted_region, self.plaud_conn_id)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
@@ -169,6 +170,11 @@ def test_a_wrong_option_is_told_before_anything_is_paid_for(
 # Connections that are not there
 
 
+async def ask_without_connection() -> None:
+    async with PlaudAsyncHook("no_such") as hook:
+        await hook.get_transcription("txn_1")
+
+
 def test_a_connection_that_does_not_exist_is_named_with_the_remedy(plaud: EmulatorServer) -> None:
     words = (
         r"^plaud_conn_id: there is no Airflow connection 'no_such'\. Create it \(Admin > Connections, type "
@@ -176,6 +182,9 @@ def test_a_connection_that_does_not_exist_is_named_with_the_remedy(plaud: Emulat
     )
     with PlaudHook("no_such") as hook, pytest.raises(PlaudConfigurationError, match=words):
         hook.submit_transcription(URL)
+    # A trigger takes it for a failure of Airflow's API, and tries again before it says so.
+    with pytest.raises(AirflowNotFoundException, match=words):
+        asyncio.run(ask_without_connection())
     operator = SubmitTranscriptionOperator(task_id="submit", audio_url=URL, plaud_conn_id="no_such")
     with pytest.raises(PlaudConfigurationError, match=words):
         operator.execute(task_context(TaskStateStore()))
