@@ -27,8 +27,8 @@ _KEY = re.compile(r"(?=.*[A-Z0-9])[\w-]{6,}")
 _SHARE_FOLLOWS = re.compile(r"s|share|shared|sharing|static", re.IGNORECASE)
 _SHARE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9]{12,}")
 _CLOUDINARY = re.compile(r"s--[\w-]{8,32}--")
-#: A share of OneDrive's or Box's.
-_SHARED_PART = re.compile(r"[a-z]\d?![\w-]{8,}")
+#: A share of OneDrive's, Box's or Slack's.
+_SHARED_PART = re.compile(r"[a-z]\d?![\w-]{8,}|T[A-Z0-9]+-F[A-Z0-9]+-\w{6,}")
 #: A time in a signed path, where it is not in epoch seconds: as in 202405011000, or hexadecimal.
 _TIME_IN_PATH = re.compile(r"20\d{10}|[0-9a-f]{8}", re.IGNORECASE)
 _HASH_AND_TIME = re.compile(
@@ -111,7 +111,13 @@ def drawn_parts(path: str) -> set[int]:
     for index, part in enumerate(parts):
         before = parts[index - 1] if index else ""
         stem = part.partition(".")[0]
-        if parts[max(0, index - 2) : index] == ["shared", "static"] or _SHARED_PART.fullmatch(part):
+        # Of Box, SharePoint and Google Drive.
+        is_share = (
+            parts[max(0, index - 2) : index] == ["shared", "static"]
+            or (index == len(parts) - 1 and any(re.fullmatch(r":\w:", one) for one in parts))
+            or parts[max(0, index - 2) : index] == ["file", "d"]
+        )
+        if is_share or _SHARED_PART.fullmatch(part):
             found.add(index)
         elif AUDIO_FILE.fullmatch(part) or HASH.fullmatch(stem) or ID.fullmatch(stem) or part.isdecimal():
             continue

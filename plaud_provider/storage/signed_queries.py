@@ -49,6 +49,7 @@ _SHORT = re.compile(
     r"key|k|code|hash|h|md5|sha\d*|checksum|digest|s|st|t|e|verify|policy|keyname|urlprefix|secure|share|grant|at|us|ks|c|m|z"
 )
 _END = re.compile(r"e|exp|until|valid(until|to|till)?|not(before|after)|nbf|deadline")
+_TIMES = re.compile(rf"{MOMENT.pattern}|[0-9a-f]{{8}}")
 _TIME = re.compile(r"t|st|s|ts|timestamp|stime|signed(at)?|issued(at)?|iat")
 #: The recording's name, however much its value looks like a secret.
 _NAMING = re.compile(
@@ -158,6 +159,9 @@ def unsigned(found: list[Parameter], *, is_named: bool) -> list[Parameter]:
             and not (is_signed and one.is_named(_SIGNING))
         ]
         clear = [one for one in rest if not _looks_secret(one) and not _may_sign(one, is_signed=is_signed)]
+        if len(clear) < len(found) and (is_named or any(map(_surely_names_recording, clear))):
+            # Beside a signature it is when that was made, or ends. Else it may be when a call was.
+            clear = [one for one in clear if not (one.is_named(_TIME) and _TIMES.fullmatch(one.value))]
     return clear if is_named or any(map(names_recording, clear)) else rest
 
 
@@ -174,9 +178,6 @@ def _may_sign(one: Parameter, *, is_signed: bool) -> bool:
 
     :param is_signed: Whether something beside it surely belongs to a signature.
     """
-    is_time = MOMENT.fullmatch(one.value) or re.fullmatch(r"[0-9a-f]{8}", one.value)
-    if is_signed and one.is_named(_TIME) and is_time:
-        return True
     if NUMBER.fullmatch(one.value):
         return False
     if one.is_named(_TOKEN):
@@ -193,6 +194,10 @@ def names_recording(one: Parameter) -> bool:
     if not one.value or one.is_named(_MANNER):
         return False
     return one.is_named(_NAMING) or NUMBER.fullmatch(one.value) is not None
+
+
+def _surely_names_recording(one: Parameter) -> bool:
+    return names_recording(one) and one.is_named(_NAMING)
 
 
 def has_signature(part: str) -> bool:

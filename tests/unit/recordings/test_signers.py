@@ -103,6 +103,8 @@ SIGNERS = {
     "Cloudinary": "https://res.example/x/s--{hextime}--/v1/calls/1.mp3",
     "RingCentral": "https://media.example/restapi/v1.0/account/1/recording/RE0123456789abcdef0123456789abcdef.mp3"
     "?access_token={word}",
+    "token and when it was made": "https://files.example/calls/1.mp3?token={word}&t={end}",
+    "token of a script and when it was made": "https://pbx.example/recording.php?id=5&key={word}&ts={end}",
     "password": "https://files.example/calls/1.mp3?password={word}&user=me",
 }
 WORDS = "SECRET HIDDEN CANARY GEHEIM ABCDEF".split()  # noqa: SIM905
@@ -187,6 +189,7 @@ DIFFERENT: list[Callable[[Any], str]] = [
     "https://files.example/recordings/{}/download?token=abcdef".format,
     "https://files.example/rooms/42/audio?session=abcdef{}".format,
     "https://files.example/play?{}".format,
+    "https://pbx.example/play?exten=100&ts=170000000{}&token=abcdef".format,
     "https://files.example/play?a{}.mp3".format,
     "https://files.example/download.php?hash=abcdef{}&format=mp3".format,
     lambda n: f"https://files.example/d/eyJhbGciOiJIUzI1NiJ9.eyJmaWxlIjoi{n}.abcdef",
@@ -251,6 +254,8 @@ def test_what_names_a_file_is_shown(path: str) -> None:
         "{jwt}",
         "shared/static/{hex}.mp3",
         "u/s!{b64}",
+        ":u:/g/personal/me/E{word}{hextime}",
+        "T1AB-F2CD-{hex}",
         "auth/{word}{hextime}/1.mp3",
         "media/v1.{jwt}",
     ],
