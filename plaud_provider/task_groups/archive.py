@@ -95,37 +95,41 @@ def transcribe_archive(
         ``ListRecordingsOperator``.
     :param results_path: Folder that workers and triggerers share, for chunks and for finished transcripts
         until they are landed; private, since it holds transcripts.
-    :param sql_conn_id: Connection of the warehouse.
+    :param sql_conn_id: Connection of the warehouse; by default ``warehouse_default``.
     :param ledger_conn_id: Connection of the ledger: PostgreSQL, SQLite or DuckDB; by default the warehouse.
-    :param plaud_conn_id: Connection of type ``plaud``.
+    :param plaud_conn_id: Connection of type ``plaud``; by default ``plaud_default``.
     :param region: What you take that connection's region to be.
     :param pattern: Only recordings whose path below ``path`` matches.
-    :param suffixes: Only names that end so.
+    :param suffixes: Only names that end so; by default those of M4A, MP3 and WAV.
     :param modified_after: Only recordings last changed then or later.
     :param modified_before: Only recordings last changed before.
     :param language: BCP-47 code; left out, Plaud detects it.
-    :param speaker_diarization: Whether Plaud labels speakers.
+    :param speaker_diarization: Whether Plaud labels speakers; by default not.
     :param webhook_url: https URL to which Plaud posts results.
     :param schema: Schema of both tables of the warehouse.
-    :param transcripts_table: Table for transcriptions.
-    :param segments_table: Table for segments.
-    :param chunk_size: Recordings per chunk.
+    :param transcripts_table: Table for transcriptions; by default ``plaud_transcripts``.
+    :param segments_table: Table for segments; by default ``plaud_segments``.
+    :param chunk_size: Recordings per chunk; by default 200.
     :param chunks_at_once: Chunks submitted at once, over all runs of the DAG, by default 2: they share one
         quota, and more of them only hold more workers.
     :param max_failed: How many recordings of a chunk may fail before its ``finish`` does: a number, or below
-        1 a share; ``None`` for any number.
+        1 a share, by default 0.1; ``None`` for any number.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
-    :param max_recording_hours: Longer recordings are refused.
+    :param max_recording_hours: Longer recordings are refused; by default 24.
     :param resubmit: What to pay for again: any of ``failed``, ``expired`` and ``unknown``.
     :param dry_run: Whether only to say what a run would do and cost.
-    :param timeout: Seconds or timedelta from a chunk's first look to its deadline.
-    :param poke_interval: Seconds or timedelta between two looks at the same transcription.
-    :param partial_count: How many finished transcriptions are landed without waiting for more.
-    :param partial_seconds: After how many seconds what has finished is landed.
-    :param url_validity: How long Plaud has to fetch what is signed here.
+    :param timeout: Seconds or timedelta from a chunk's first look to its deadline; by default 24
+        hours.
+    :param poke_interval: Seconds or timedelta between two looks at the same transcription; by
+        default 30 seconds.
+    :param partial_count: How many finished transcriptions are landed without waiting for more; by
+        default 200.
+    :param partial_seconds: After how many seconds what has finished is landed; by default 300.
+    :param url_validity: How long Plaud has to fetch what is signed here; by default six hours.
     :param identity_params: As for ``SubmitTranscriptionOperator``; storage references have no query.
     :param public_urls: From where Plaud can fetch local files; see ``SubmitTranscriptionOperator``.
-    :param keep_raw: Whether finished transcripts stay at ``results_path`` after they are landed.
+    :param keep_raw: Whether finished transcripts stay at ``results_path`` after they are landed; by
+        default not.
     :param outlets: Assets that a run updates; each gets the counts as ``extra`` of its event.
     :param group_id: Id of the group.
     :param task_arguments: Arguments for all tasks, such as ``retries``, ``queue`` or ``pool``. A
