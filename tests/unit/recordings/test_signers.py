@@ -235,6 +235,8 @@ def test_different_recordings_are_not_taken_for_one(url: Callable[[Any], str]) -
         "2024-05-01/Interview%20with%20Anna%20Schmidt%20(final%20v2).m4a",
         "customer_support-call-2024-05-01-14-30-agent42.mp3",
         "archive/20240501/14/1714573800.123456.wav",
+        "q-600-0015551234567-20240501-101500-1714558500.1234",
+        "call20240501at1015ext100/IMG20240501WA0001/meetingRecordingTeamSyncQ2Planning2024",
         "secure/calls/1.mp3",
         "p/podcasts/n/1.mp3",
         "s/season-2/e/7.mp3",
