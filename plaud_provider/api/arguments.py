@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from plaud_provider.api.regions import is_loopback
@@ -38,6 +39,56 @@ def as_transcription_id(value: object) -> str | None:
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID_CHARACTERS:
         return None
     return None if re.search(_UNPRINTABLE, value) else value
+
+
+#: Arguments that are one text each, whichever operator takes them.
+_TEXTS = frozenset(
+    [
+        *("path", "results_path", "manifest", "pattern"),
+        *("plaud_conn_id", "sql_conn_id", "ledger_conn_id", "region", "schema"),
+        *("transcripts_table", "segments_table", "language", "webhook_url", "on_unknown_submit"),
+    ]
+)
+
+
+def as_text(name: str, value: Any) -> Any:
+    """
+    Return an argument that is one text as such, whatever it was given as.
+
+    Paths (``pathlib.Path``, ``ObjectStoragePath``) are taken, and what ``render_template_as_native_obj``
+    makes of text: a number of digits, a list of what is in brackets. What no text can be made of, such as
+    the output of a task, stays as it is.
+
+    :param name: Name of the argument, for the message.
+    :raises PlaudInputError: for a list of several; nothing was sent.
+    """
+    if is_path(value):
+        return str(value)
+    if isinstance(value, (bool, int, float)):
+        return str(value)
+    if not isinstance(value, (list, tuple)):
+        return value
+    if not value:
+        return None
+    if not all(isinstance(item, str) or is_path(item) for item in value):
+        # As "[1]", a pattern.
+        return str(value)
+    if len(value) == 1:
+        return str(value[0])
+    raise PlaudInputError(f"{name}: takes one text, not a list of {len(value)}. Nothing was sent.")
+
+
+def is_path(value: object) -> bool:
+    """Whether a value is a path of Python's or of Airflow's, which is none of Python's."""
+    return hasattr(value, "joinpath")
+
+
+class TextArguments:
+    """An operator whose arguments that are text take what :func:`as_text` takes, also from templates."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; Airflow sets what templates rendered in this way, too."""
+        super().__setattr__(name, as_text(name, value) if name in _TEXTS else value)
 
 
 def validate_transcription_id(value: object) -> str:

@@ -45,15 +45,24 @@ _MEMBER = re.compile(
     re.IGNORECASE,
 )
 _SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
+_JWT = re.compile(r"(?<![\w-])eyJ[\w=-]{6,1024}(?:\.[\w=-]{0,2048}){1,2}")
+_PATH_SLASH = _spellings("/")
+#: Oracle's links have their secret in the path.
+_PRE_AUTHENTICATED = re.compile(
+    rf"({_PATH_SLASH}p{_PATH_SLASH})[\w.~-]{{1,256}}(?={_PATH_SLASH}n{_PATH_SLASH})", re.IGNORECASE
+)
 
 
 def without_secrets(text: str) -> str:
-    """Return text of somebody else without query strings, passwords in URLs, and signatures."""
+    """Return text of somebody else without query strings, passwords in URLs, tokens, and signatures."""
+    if "eyJ" in text:
+        text = _JWT.sub("<removed>", text)
     if not any(mark in text for mark in "=@%\\?:"):
         return text
     text = _WORD.sub(lambda word: _without_query(word[0]), text)
     text = _USER.sub(_without_user, text)
     text = _BARE_USER.sub("<removed>@", text)
+    text = _PRE_AUTHENTICATED.sub(r"\1<removed>", text)
     text = _PARAMETER.sub(r"\1\2<removed>", text)
     return _MEMBER.sub(r"\1<removed>", text)
 

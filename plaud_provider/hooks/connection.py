@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from plaud_provider.api.regions import Region, refuse_other_region, resolve_base_url
 from plaud_provider.api.requests import Account
@@ -73,13 +74,26 @@ def look_up(plaud_conn_id: str, *, region: str | None) -> PlaudSettings:
 
     :param plaud_conn_id: Its id.
     :param region: What the caller asserts the region to be.
-    :raises PlaudConfigurationError: if it is incomplete or contradicts ``region``, or if the environment
-        names certificate authorities that are not there; nothing was sent.
+    :raises PlaudConfigurationError: if there is none, if it is incomplete or contradicts ``region``, or if
+        the environment names certificate authorities that are not there; nothing was sent.
     """
-    settings = read_connection(BaseHook.get_connection(plaud_conn_id), region=region)
+    try:
+        connection = BaseHook.get_connection(plaud_conn_id)
+    except AirflowNotFoundException:
+        raise PlaudConfigurationError(no_connection(plaud_conn_id)) from None
+    settings = read_connection(connection, region=region)
     # Before any submit is noted as being sent.
     ca_bundle(settings.account.base_url)
     return settings
+
+
+def no_connection(plaud_conn_id: str) -> str:
+    """Return what to say about a connection that does not exist."""
+    return (
+        f"plaud_conn_id: there is no Airflow connection {plaud_conn_id!r}. Create it (Admin > Connections, "
+        f"type Plaud, or AIRFLOW_CONN_{str(plaud_conn_id).upper()}) or pass the id of yours. Nothing was "
+        "sent."
+    )
 
 
 #: What is read of a connection's extra.

@@ -7,7 +7,10 @@ answer means and whether to try again is decided in :mod:`plaud_provider.api.cal
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,18 +18,20 @@ from airflow.providers.http.hooks.http import HttpHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from plaud_provider.api import calls
-from plaud_provider.api.arguments import validate_language, validate_webhook_url
+from plaud_provider.api.arguments import validate_language, validate_number, validate_webhook_url
 from plaud_provider.api.effects import Request, Response, SubmitPhase
 from plaud_provider.api.regions import refuse_other_region
 from plaud_provider.api.retry import RetryPolicy
+from plaud_provider.api.waiting import Wait
 from plaud_provider.auth.token_store import TokenStore
-from plaud_provider.exceptions import PlaudError
+from plaud_provider.exceptions import PlaudError, PlaudTranscriptionFailedError, PlaudWaitTimeoutError
 from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, look_up
 from plaud_provider.hooks.shells import BlockingShell, run_blocking
 from plaud_provider.hooks.transport import Limits
 from plaud_provider.hooks.transport_requests import open_requests_session, send_with_requests
 from plaud_provider.quota.opening import missing_connection, open_quota
 from plaud_provider.quota.turns import ClientQuota, Turn
+from plaud_provider.recordings.reference import AudioReference
 
 if TYPE_CHECKING:
     from requests import Session
@@ -138,35 +143,104 @@ class PlaudHook(HttpHook):
 
     def submit_transcription(
         self,
-        audio_url: str,
+        audio_url: str | os.PathLike[str],
         *,
         language: str | None = None,
         webhook_url: str | None = None,
         speaker_diarization: bool = False,
+        url_validity: timedelta | float = timedelta(hours=6),
+        public_urls: Mapping[str, str] | None = None,
         on_phase: Callable[[SubmitPhase], None] | None = None,
     ) -> Transcription:
         """
         Submit a recording; an accepted submit is billed by audio length.
 
-        :param audio_url: Pre-signed URL of an M4A, MP3 or WAV file.
+        :param audio_url: An M4A, MP3 or WAV file: a pre-signed URL, a storage reference, which is signed
+            here, or a local file; checked as ``SubmitTranscriptionOperator`` does.
         :param language: BCP-47 code; left out, the language is detected.
         :param webhook_url: Where Plaud posts the result.
         :param speaker_diarization: Whether to label speakers.
+        :param url_validity: How long Plaud has to fetch what is signed here.
+        :param public_urls: From where Plaud can fetch local files: base URL by folder.
         :param on_phase: Told right before each POST (``SENDING``) and when one certainly was not accepted
             (``NOT_ACCEPTED``), so that a caller can note what a killed process leaves behind.
         :return: The transcription, ``processing``.
+        :raises PlaudInputError: for an argument that Plaud could not use; nothing is paid for.
         :raises PlaudSubmitOutcomeUnknownError: if it may have been accepted and the answer was lost.
         :raises PlaudError: any other of its classes: it was not accepted.
         """
+        from plaud_provider.recordings.sources import fetchable_url
+
+        account = self.settings.account
+        language, webhook_url = validate_language(language), validate_webhook_url(webhook_url)
+        url = fetchable_url(audio_url, url_validity=url_validity, public_urls=public_urls)
         call = calls.submit_transcription(
-            self.settings.account,
+            account,
             self.retry_policy,
-            audio_url=audio_url,
-            language=validate_language(language),
-            webhook_url=validate_webhook_url(webhook_url),
+            audio_url=url.reveal(),
+            language=language,
+            webhook_url=webhook_url,
             speaker_diarization=speaker_diarization,
         )
         return self.drive(call, on_phase=on_phase)
+
+    def transcribe(
+        self,
+        reference: str | os.PathLike[str],
+        *,
+        timeout: timedelta | float = timedelta(hours=24),
+        poke_interval: float = 10.0,
+        **options: Any,
+    ) -> Transcription:
+        """
+        Submit a recording, wait for it, and return its transcription: for notebooks.
+
+        Each call submits anew, and is billed; in a DAG, the operators remember what was submitted. The log
+        has the transcription id as soon as there is one: with it, :meth:`get_transcription` has the result
+        if this call is stopped.
+
+        :param reference: The recording, as for :meth:`submit_transcription`.
+        :param timeout: Seconds or timedelta until the wait ends.
+        :param poke_interval: Seconds between two looks.
+        :param options: As for :meth:`submit_transcription`: ``language``, ``speaker_diarization`` and so on.
+        :return: The transcription, ``completed``.
+        :raises PlaudTranscriptionFailedError: if Plaud could not transcribe it; the message says why.
+        :raises PlaudWaitTimeoutError: if it was not finished in time; it goes on at Plaud.
+        :raises PlaudError: its other classes, as :meth:`submit_transcription` and :meth:`get_transcription`.
+        """
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        validate_number("timeout", seconds, minimum=0)
+        validate_number("poke_interval", poke_interval, minimum=0)
+        transcription_id = self.submit_transcription(reference, **options).transcription_id
+        submitted_at = time.time()
+        self.log.info("Plaud accepted %s as transcription %s.", AudioReference(reference), transcription_id)
+        wait = Wait([transcription_id], started_at=submitted_at, deadline=submitted_at + seconds)
+        trouble: PlaudError | None = None
+        while (end := wait.result(now=time.time())) is None:
+            time.sleep(max(0.0, min(poke_interval, wait.deadline - time.time())))
+            try:
+                transcription = self.get_transcription(transcription_id)
+            except PlaudError as error:
+                self.log.warning("A look at transcription %s failed: %s", transcription_id, error)
+                wait.on_error(transcription_id, error, now=time.time(), submitted_at=submitted_at)
+                trouble = error
+            else:
+                wait.on_transcription(transcription)
+                trouble = None
+        if end.outcome == "timeout":
+            raise PlaudWaitTimeoutError(
+                f"Transcription {transcription_id} was not finished in {seconds:g} seconds. It goes on at "
+                f"Plaud: get_transcription({transcription_id!r}) has it later, nothing is paid twice."
+            )
+        if trouble is not None:
+            # It was given up, or Plaud does not know it.
+            raise trouble
+        if end.failed:
+            raise PlaudTranscriptionFailedError(
+                f"Plaud could not transcribe {AudioReference(reference)} ({transcription_id}): "
+                f"{transcription.error or 'it gave no reason'}"
+            )
+        return transcription
 
     def get_transcription(self, transcription_id: str) -> Transcription:
         """
@@ -209,7 +283,9 @@ class PlaudHook(HttpHook):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse arbitrary requests: they would go out without the token, retry and residency rules."""
-        raise NotImplementedError("PlaudHook.run: use submit_transcription() and get_transcription().")
+        raise NotImplementedError(
+            "PlaudHook.run: use transcribe(), submit_transcription() and get_transcription()."
+        )
 
     def close(self) -> None:
         """Close the hook's connections; it opens new ones when used again."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow.sdk import BaseHook
@@ -15,7 +17,7 @@ from plaud_provider.api.effects import SubmitPhase
 from plaud_provider.api.regions import refuse_other_region
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.auth.token_store import TokenStore
-from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, read_connection
+from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, no_connection, read_connection
 from plaud_provider.hooks.shells import AsyncShell
 from plaud_provider.hooks.transport import Limits
 from plaud_provider.hooks.transport_aiohttp import AiohttpTransport
@@ -100,7 +102,11 @@ class PlaudAsyncHook(BaseHook):
         if self._given_settings is None:
             from airflow.providers.common.compat.connection import get_async_connection
 
-            connection = await get_async_connection(self.plaud_conn_id)
+            try:
+                connection = await get_async_connection(self.plaud_conn_id)
+            except AirflowNotFoundException:
+                # A failure of Airflow's API looks the same: a trigger tries again.
+                raise AirflowNotFoundException(no_connection(self.plaud_conn_id)) from None
             return read_connection(connection, region=self._asserted_region)
         region = self._given_settings.account.region
         refuse_other_region(region, self._asserted_region, self.plaud_conn_id)
@@ -122,11 +128,13 @@ class PlaudAsyncHook(BaseHook):
 
     async def submit_transcription(
         self,
-        audio_url: str,
+        audio_url: str | os.PathLike[str],
         *,
         language: str | None = None,
         webhook_url: str | None = None,
         speaker_diarization: bool = False,
+        url_validity: timedelta | float = timedelta(hours=6),
+        public_urls: Mapping[str, str] | None = None,
         on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None,
     ) -> Transcription:
         """
@@ -134,12 +142,20 @@ class PlaudAsyncHook(BaseHook):
 
         See :meth:`~plaud_provider.hooks.plaud.PlaudHook.submit_transcription`.
         """
+        language, webhook_url = validate_language(language), validate_webhook_url(webhook_url)
+        from asgiref.sync import sync_to_async
+
+        from plaud_provider.recordings.sources import fetchable_url
+
+        # A storage is asked by blocking calls, its connection through the supervisor; see _open_quota.
+        ask = sync_to_async(fetchable_url, thread_sensitive=False)
+        url = await ask(audio_url, url_validity=url_validity, public_urls=public_urls)
         call = calls.submit_transcription(
             self.settings.account,
             self.retry_policy,
-            audio_url=audio_url,
-            language=validate_language(language),
-            webhook_url=validate_webhook_url(webhook_url),
+            audio_url=url.reveal(),
+            language=language,
+            webhook_url=webhook_url,
             speaker_diarization=speaker_diarization,
         )
         return await self.drive(call, on_phase=on_phase)

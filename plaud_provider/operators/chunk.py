@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from plaud_provider.api.arguments import (
+    TextArguments,
     optional,
     validate_boolean,
     validate_language,
     validate_webhook_url,
 )
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.recordings.mapping import HarmlessLabel
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -30,11 +32,12 @@ COUNTS_KEY = "counts"
 HELD_SECONDS = 30.0
 
 
-class ArchiveOperator(BaseOperator):
+class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
     """
     A task of an archive: it knows the client that pays, the ledger, and the target of the transcripts.
 
-    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB.
+    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB; by default the
+        warehouse.
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
     :param region: What you take that connection's region to be (templated); checked before any request.
     :param sql_conn_id: Connection of the warehouse (templated).
@@ -58,7 +61,7 @@ class ArchiveOperator(BaseOperator):
     def __init__(
         self,
         *,
-        ledger_conn_id: str,
+        ledger_conn_id: str | None = None,
         plaud_conn_id: str = "plaud_default",
         region: str | None = None,
         sql_conn_id: str = "warehouse_default",
@@ -68,7 +71,7 @@ class ArchiveOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.ledger_conn_id = ledger_conn_id
+        self.ledger_conn_id = sql_conn_id if ledger_conn_id is None else ledger_conn_id
         self.plaud_conn_id = plaud_conn_id
         self.region = region
         self.sql_conn_id = sql_conn_id
@@ -84,9 +87,8 @@ class ArchiveOperator(BaseOperator):
     def _ledger(self) -> AbstractContextManager[Ledger]:
         from plaud_provider.ledger.ledger import open_ledger
 
-        return closing(
-            open_ledger(self.ledger_conn_id, keeps_connection=True, is_checked=self._comes_after_list)
-        )
+        conn_id = optional(self.ledger_conn_id) or self.sql_conn_id
+        return closing(open_ledger(conn_id, keeps_connection=True, is_checked=self._comes_after_list))
 
     def _writer(self, ledger: Ledger) -> WarehouseWriter:
         from plaud_provider.warehouse.writer import open_warehouse

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from plaud_provider.api.arguments import optional, split_words, validate_number, validate_words
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, checked_terms
+from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
 
@@ -44,8 +45,9 @@ class ListRecordingsOperator(ArchiveOperator):
         ``abfs://…`` or a local folder. If a template leaves it empty, a scheduled run is skipped.
     :param results_path: Folder that workers and triggerers share (templated); the chunks are written below
         it.
-    :param ledger_conn_id: As for all tasks of an archive; ``None`` lists everything, whatever has become of
-        it.
+    :param skips_settled: Whether what is settled is left out, as said above; if not, everything is listed,
+        and neither ledger nor warehouse is asked.
+    :param ledger_conn_id: As for all tasks of an archive.
     :param plaud_conn_id: As for all tasks of an archive.
     :param region: Likewise.
     :param sql_conn_id: Likewise.
@@ -64,6 +66,7 @@ class ListRecordingsOperator(ArchiveOperator):
     :param language: As the recordings are to be submitted: it is a part of their identity (templated).
     :param speaker_diarization: Likewise (templated).
     :param public_urls: Likewise (templated).
+    :param identity_params: Likewise (templated).
     :param resubmit: Likewise (templated).
     :return: The paths of the chunks; empty if nothing is to be done.
     :raises PlaudInputError: if the folder does not exist or an argument is wrong.
@@ -84,6 +87,7 @@ class ListRecordingsOperator(ArchiveOperator):
         "language",
         "speaker_diarization",
         "public_urls",
+        "identity_params",
         "resubmit",
     )
     ui_color = "#f1f3f4"
@@ -94,7 +98,7 @@ class ListRecordingsOperator(ArchiveOperator):
         *,
         path: str,
         results_path: str,
-        ledger_conn_id: str | None = None,
+        skips_settled: bool = True,
         pattern: str | None = None,
         suffixes: Sequence[str] = AUDIO_EXTENSIONS,
         modified_after: datetime | str | None = None,
@@ -103,10 +107,12 @@ class ListRecordingsOperator(ArchiveOperator):
         language: str | None = None,
         speaker_diarization: bool | str = False,
         public_urls: Mapping[str, str] | str | None = None,
+        identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
-        super().__init__(ledger_conn_id=ledger_conn_id or "", **kwargs)
+        super().__init__(**kwargs)
+        self.skips_settled = skips_settled
         self.path = path
         self.results_path = results_path
         self.pattern = pattern
@@ -117,6 +123,7 @@ class ListRecordingsOperator(ArchiveOperator):
         self.language = language
         self.speaker_diarization = speaker_diarization
         self.public_urls = public_urls
+        self.identity_params = identity_params
         self.resubmit = resubmit
 
     def execute(self, context: Context) -> list[str]:
@@ -135,7 +142,7 @@ class ListRecordingsOperator(ArchiveOperator):
             modified_before=_moment("modified_before", self.modified_before),
         )
         folder = manifest_folder(self.results_path, context)
-        if not optional(self.ledger_conn_id):
+        if not self.skips_settled:
             chunks = write_manifest(found, folder, chunk_size=size, max_chunks=max_chunks)
             self.log.info("Found recordings for %d chunk(s) under %s.", len(chunks), self.path)
             return chunks
@@ -167,6 +174,7 @@ class ListRecordingsOperator(ArchiveOperator):
             url_validity=timedelta(hours=1),
             public_urls=validate_public_urls(self.public_urls),
             resubmit=resubmit,
+            identity_params=validate_identity_params(self.identity_params),
         )
         terms = checked_terms(self.language, self.speaker_diarization)
         plan = Plan(self._plaud().settings.account, terms, rules)

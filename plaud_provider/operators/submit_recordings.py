@@ -19,6 +19,7 @@ from plaud_provider.operators.chunk import (
     checked_terms,
     owner_of,
 )
+from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.sources import validate_url_validity
 
@@ -45,6 +46,7 @@ class SubmitRecordingsOperator(ChunkOperator):
     only submitted again if ``resubmit`` says so.
 
     :param manifest: As for all tasks of a chunk.
+    :param sql_conn_id: Likewise.
     :param ledger_conn_id: Likewise.
     :param plaud_conn_id: Likewise.
     :param region: Likewise.
@@ -57,12 +59,15 @@ class SubmitRecordingsOperator(ChunkOperator):
     :param webhook_url: https URL to which Plaud posts results (templated).
     :param url_validity: As for ``SubmitTranscriptionOperator`` (templated).
     :param public_urls: Likewise (templated).
+    :param identity_params: Likewise (templated); storage references have no query.
     :param resubmit: What to submit again and pay for again: any of ``failed``, ``expired`` and ``unknown``
         (templated). Rows that this same run wrote are not taken again.
     :param max_audio_hours: Audio hours that this run may submit, over all its chunks (templated); ``None``
         for no limit. What would go beyond is not submitted.
     :param max_recording_hours: Longer recordings are refused (templated).
     :param plan_only: Whether only to say what would be done, and what it would cost (templated).
+    :param max_active_tis_per_dag: Chunks submitted at once, over all runs of the DAG. They share one
+        quota, so that more of them only hold more workers.
     :return: Counts of recordings: ``total``; ``landed_before``, ``waiting``, ``failed_before``,
         ``unknown_before``, ``expired_before``; ``new`` with their ``audio_hours``, ``refused``,
         ``submitted``.
@@ -79,6 +84,7 @@ class SubmitRecordingsOperator(ChunkOperator):
         "webhook_url",
         "url_validity",
         "public_urls",
+        "identity_params",
         "resubmit",
         "max_audio_hours",
         "max_recording_hours",
@@ -95,18 +101,21 @@ class SubmitRecordingsOperator(ChunkOperator):
         webhook_url: str | None = None,
         url_validity: timedelta | float | str = timedelta(hours=6),
         public_urls: Mapping[str, str] | str | None = None,
+        identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
         max_audio_hours: float | str | None = None,
         max_recording_hours: float | str = 24.0,
         plan_only: bool | str = False,
+        max_active_tis_per_dag: int | None = 2,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(max_active_tis_per_dag=max_active_tis_per_dag, **kwargs)
         self.language = language
         self.speaker_diarization = speaker_diarization
         self.webhook_url = webhook_url
         self.url_validity = url_validity
         self.public_urls = public_urls
+        self.identity_params = identity_params
         self.resubmit = resubmit
         self.max_audio_hours = max_audio_hours
         self.max_recording_hours = max_recording_hours
@@ -161,6 +170,7 @@ class SubmitRecordingsOperator(ChunkOperator):
         return Rules(
             url_validity=validate_url_validity(self.url_validity),
             public_urls=validate_public_urls(self.public_urls),
+            identity_params=validate_identity_params(self.identity_params),
             resubmit=[State(word) for word in validate_words("resubmit", self.resubmit, RESUBMITTABLE)],
             max_audio_hours=optional_number("max_audio_hours", self.max_audio_hours, minimum=0),
             max_recording_hours=validate_number("max_recording_hours", self.max_recording_hours, minimum=0),

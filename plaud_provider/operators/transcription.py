@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk import BaseOperator
 
 from plaud_provider.api.arguments import (
+    TextArguments,
     optional,
     validate_words,
 )
 from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.operators.chunk import HELD_SECONDS, checked_terms, owner_of
-from plaud_provider.recordings.reference import AudioReference
+from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
+from plaud_provider.recordings.reference import AudioReference, wrapped
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from plaud_provider.submit.stop import Stop
 
 
-class SubmitTranscriptionOperator(BaseOperator):
+class SubmitTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
     """
     Submit a recording to Plaud and return the transcription id.
 
@@ -45,7 +47,7 @@ class SubmitTranscriptionOperator(BaseOperator):
     .. seealso:: https://docs.plaud.ai (transcription API)
 
     :param audio_url: An M4A, MP3 or WAV file (templated): a pre-signed ``https://`` URL, shown and stored
-        without its signature; or a storage reference, ``s3://bucket/key``, ``gs://bucket/key`` or
+        without its query; or a storage reference, ``s3://bucket/key``, ``gs://bucket/key`` or
         ``abfs://container/path``, optionally with an Airflow connection (``s3://aws_default@bucket/key``),
         which is looked up, and signed right before it is submitted; or a local file (see ``public_urls``).
     :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
@@ -58,6 +60,9 @@ class SubmitTranscriptionOperator(BaseOperator):
         minutes to seven days, by default six hours (templated). Temporary credentials end a URL earlier.
     :param public_urls: From where Plaud can fetch local files: base URL by folder, such as
         ``{"/data/calls/": "https://files.example/calls/"}``, or that as JSON text (templated).
+    :param identity_params: Names of the parameters in the query of an ``https://`` URL that tell recordings
+        apart, such as ``["id"]``, and no others; ``[]`` for none of them (templated). By default all do but
+        those that look like a signature, a secret or an expiry.
     :param on_unknown_submit: ``fail``: fail, without retries, and say what to do. ``resubmit``: send the
         recording again and accept that it may be paid twice (templated).
     :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB. With it a
@@ -82,6 +87,7 @@ class SubmitTranscriptionOperator(BaseOperator):
         "region",
         "url_validity",
         "public_urls",
+        "identity_params",
         "on_unknown_submit",
         "ledger_conn_id",
         "resubmit",
@@ -100,6 +106,7 @@ class SubmitTranscriptionOperator(BaseOperator):
         region: str | None = None,
         url_validity: timedelta | float = timedelta(hours=6),
         public_urls: Mapping[str, str] | None = None,
+        identity_params: Sequence[str] | None = None,
         on_unknown_submit: OnUnknownSubmit = "fail",
         ledger_conn_id: str | None = None,
         resubmit: Sequence[str] = (),
@@ -114,19 +121,25 @@ class SubmitTranscriptionOperator(BaseOperator):
         self.region = region
         self.url_validity = url_validity
         self.public_urls = public_urls
+        self.identity_params = identity_params
         self.on_unknown_submit = on_unknown_submit
         self.ledger_conn_id = ledger_conn_id
         self.resubmit = resubmit
 
     def _convert_audio_url(self, value: Any) -> Any:
         """Wrap a URL as it is assigned, so that rendered fields show it unsigned; Airflow calls this."""
-        is_template = isinstance(value, str) and ("{{" in value or "{%" in value)
-        return AudioReference(value) if isinstance(value, str) and not is_template else value
+        return wrapped(value)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> UnsignedPartial:
+        """Return what is mapped with ``expand()``, whose signatures are not stored either."""
+        return UnsignedPartial(super().partial(**kwargs), "audio_url")
 
     def execute(self, context: Context) -> str:
         """Re-attach to an earlier submit of this recording in this run, else submit it."""
         from plaud_provider.hooks.connection import PlaudConnection
         from plaud_provider.hooks.plaud import PlaudHook
+        from plaud_provider.recordings.identity import validate_identity_params
         from plaud_provider.recordings.local_files import validate_public_urls
         from plaud_provider.recordings.sources import validate_url_validity
         from plaud_provider.submit.plan import Plan, Rules
@@ -139,6 +152,7 @@ class SubmitTranscriptionOperator(BaseOperator):
             url_validity=validate_url_validity(self.url_validity),
             public_urls=validate_public_urls(self.public_urls),
             resubmit=self._resubmittable(),
+            identity_params=validate_identity_params(self.identity_params),
         )
         settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
         plan = Plan(settings.account, terms, rules)
@@ -201,6 +215,8 @@ class SubmitTranscriptionOperator(BaseOperator):
 
     def _checked_audio(self) -> AudioReference:
         audio: object = self.audio_url
+        if isinstance(audio, list) and len(audio) == 1:
+            [audio] = audio
         if isinstance(audio, AudioReference):
             return audio
         if isinstance(audio, str):

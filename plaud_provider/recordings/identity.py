@@ -8,7 +8,9 @@ and DAG computes the same key for it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
+from plaud_provider.api.arguments import optional, split_words
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.recordings.reference import AudioReference
 
@@ -21,6 +23,7 @@ def recording_key(
     speaker_diarization: bool,
     region: str,
     client_id: str,
+    identity_params: Collection[str] | None = None,
 ) -> str:
     r"""
     Return the identity of one paid transcription of one recording, as 64 hex digits.
@@ -34,10 +37,11 @@ def recording_key(
     :param speaker_diarization: Whether speakers are asked for.
     :param region: Plaud region.
     :param client_id: Plaud client id: another client pays on another account.
+    :param identity_params: What :func:`validate_identity_params` returned.
     :raises PlaudInputError: if a part contains ``\x00``.
     """
     parts = (
-        audio.identity,
+        audio.identified_by(identity_params),
         version or "",
         language or "",
         "diarization" if speaker_diarization else "",
@@ -50,3 +54,13 @@ def recording_key(
             "sent."
         )
     return hashlib.sha256("\x00".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def validate_identity_params(value: object) -> list[str] | None:
+    """
+    Return which parameters of a URL's query tell recordings apart; ``None``: whatever does not look signed.
+
+    :param value: Their names, as a list or as text that a template has rendered. An empty list: none does.
+    """
+    is_unset = value is None or (isinstance(value, str) and optional(value) is None)
+    return None if is_unset else split_words(value)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import quote
 
+from plaud_provider.api.arguments import is_path
 from plaud_provider.api.regions import is_loopback
 from plaud_provider.exceptions import PlaudInputError, PlaudStorageError
 from plaud_provider.recordings.local_versions import keep_version, known_version
@@ -195,6 +196,7 @@ def _served_folder(path: str, public_urls: Mapping[str, str]) -> Path | None:
 
 
 def _checked_root(folder: object, base: object) -> tuple[str, str]:
+    folder = str(folder) if is_path(folder) else folder
     if not isinstance(folder, str) or not isinstance(base, str):
         raise _wrong_public_urls("its keys and values are text")
     path = folder.removeprefix(_SCHEME)

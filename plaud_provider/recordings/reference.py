@@ -7,16 +7,19 @@ a value that shows itself without its signature wherever Airflow or a log would 
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from plaud_provider.api.arguments import is_path
 from plaud_provider.exceptions import PlaudError, PlaudInputError
 from plaud_provider.storage.errors import Argument
-from plaud_provider.storage.signatures import WEB, expires_at, without_secrets, without_signature
+from plaud_provider.storage.signatures import WEB, expires_at, identity, without_secrets
 
 E = TypeVar("E", bound=PlaudError)
 
@@ -36,11 +39,11 @@ class AudioReference:
 
     ``str()``, ``repr()`` and :meth:`serialize` (which Airflow calls for rendered fields) give :attr:`uri`.
 
-    :param value: The reference as given, possibly pre-signed.
+    :param value: The reference as given, possibly pre-signed, or as a path.
     """
 
-    def __init__(self, value: str) -> None:
-        value = value.lstrip()
+    def __init__(self, value: str | os.PathLike[str]) -> None:
+        value = str(value).lstrip()
         found = _SCHEME.match(value)
         #: Scheme in lower case; empty if there is none.
         self.scheme = found.group().lower() if found else ""
@@ -62,18 +65,26 @@ class AudioReference:
 
     @cached_property
     def uri(self) -> str:
-        """The reference without its signature, password or anything that looks like a secret, as text."""
+        """
+        What may be shown and stored of the reference, as text.
+
+        Of a URL that is address and path, without the query and without secrets in the path.
+        """
         return without_secrets(self._value)
 
     @property
     def identity(self) -> str:
-        """
-        The reference without its known signature parameters, and nothing else dropped.
+        """What tells the recording from others, whoever signed its URL and when."""
+        return self.identified_by(None)
 
-        Two URLs that differ only in when they were signed are the same recording; two that differ in any
-        other parameter may not be.
+    def identified_by(self, parameters: Collection[str] | None) -> str:
         """
-        return without_signature(self._value) if self.scheme in WEB else self._value
+        Return what tells the recording from others, whoever signed its URL and when.
+
+        :param parameters: Names of the parameters that count in the query of a URL, and no others; ``None``:
+            all but what looks like a signature, a secret or an expiry.
+        """
+        return identity(self._value, parameters) if self.scheme in WEB else self._value
 
     @property
     def host(self) -> str:
@@ -115,6 +126,24 @@ class AudioReference:
 
     def __hash__(self) -> int:
         return hash(self._value)
+
+
+def wrapped(value: Any) -> Any:
+    """
+    Return an argument with each reference in it wrapped, so that it shows itself without its signature.
+
+    What is none (a template, the output of a task) stays as it is.
+
+    :param value: A reference as text or path, or a list or mapping of such.
+    """
+    if isinstance(value, Mapping):
+        return {name: wrapped(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [wrapped(item) for item in value]
+    if is_path(value) or (isinstance(value, int) and not isinstance(value, bool)):
+        return AudioReference(str(value))
+    is_template = isinstance(value, str) and ("{{" in value or "{%" in value)
+    return AudioReference(value) if isinstance(value, str) and not is_template else value
 
 
 def as_argument(audio: AudioReference) -> Argument:

@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
-from plaud_provider.api.arguments import optional, validate_transcription_ids
+from plaud_provider.api.arguments import TextArguments, optional, validate_transcription_ids
 from plaud_provider.api.retry import ONE_LOOK
 from plaud_provider.api.schedule import Job, Schedule
 from plaud_provider.api.waiting import BACKSTOP, SUBMITTED_AT_KEY, Wait, WaitResult, after_look
@@ -31,6 +31,7 @@ from plaud_provider.exceptions import (
     error_class,
 )
 from plaud_provider.handover.wait_record import WaitRecord
+from plaud_provider.recordings.mapping import HarmlessLabel
 from plaud_provider.triggers.transcription import TranscriptionTrigger
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ REASONS_SECONDS = 15.0
 SHORTEST_RESCHEDULE = 5.0
 
 
-class TranscriptionSensor(BaseSensorOperator):
+class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
     """
     Wait until Plaud has finished one or many transcriptions.
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
+from plaud_provider.api.arguments import is_path
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudError,
@@ -28,7 +29,7 @@ REMOVERS = 16
 
 
 def parse_folder(
-    path: str, *, argument: str, state: str, kind: type[PlaudError] = PlaudInputError
+    path: str | os.PathLike[str], *, argument: str, state: str, kind: type[PlaudError] = PlaudInputError
 ) -> LocalFolder | StoredFolder:
     """
     Return the folder that a path names. Nothing is asked of a storage.
@@ -40,6 +41,7 @@ def parse_folder(
     :param kind: Class of an error if it is none.
     :raises PlaudError: of that class, if it is none, or carries a password.
     """
+    path = str(path) if is_path(path) else path
     if not isinstance(path, str) or not path.strip():
         raise Argument(argument, str(path), state, kind).error("is no folder; pass its path")
     named = Argument(argument, path.lstrip(), state, kind)

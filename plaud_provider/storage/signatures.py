@@ -1,86 +1,80 @@
 """
-What a signature adds to a URL, and a URL or storage reference without what is secret in it.
+What is secret in a URL, what may be shown of it, and what tells its recording from others.
 
-A pre-signed URL is a secret for as long as it is valid: whoever has it has the recording.
+A pre-signed URL is a secret for as long as it is valid: whoever has it has the recording. Each signing makes
+another URL of the same recording, which is not to be paid for again. Two mistakes cost as much: to take what
+was signed anew for another recording, and to take two recordings for one, so that the second is never
+transcribed. So what may be either, such as ``token`` or ``hash``, counts as a signature only where something
+else in the URL names the recording.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl
+
+from plaud_provider.storage.kinds import KINDS
+from plaud_provider.storage.signed_paths import drawn_parts, marked, path_names, signed_parts
+from plaud_provider.storage.signed_queries import names_recording, parse_query, unsigned
 
 WEB = ("http", "https")
-_SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
-_AZURE_PARAMETERS = (
-    "sig sv ss srt sr sp st se spr sip si skoid sktid skt ske sks skv sdd ses saoid suoid scid "
-    "rscc rscd rsce rscl rsct"
-)
-#: Signature parameters without a prefix of their own, and those beside which they are no others.
-_SIGNATURES = (
-    # S3 version 2, Google Cloud Storage version 2
-    (
-        frozenset(["signature", "expires"]),
-        frozenset(["signature", "expires", "awsaccesskeyid", "googleaccessid"]),
-    ),
-    # CloudFront
-    (
-        frozenset(["signature", "key-pair-id"]),
-        frozenset(["signature", "expires", "key-pair-id", "policy", "hash-algorithm"]),
-    ),
-    # Azure shared access signature
-    (
-        frozenset(["sig", "sv"]),
-        frozenset(_AZURE_PARAMETERS.split()),
-    ),
-)
-_SECRET_NAME = (
-    r"token|sig|secret|passw|auth|credential|api.?key|access.?key|hmac|hdnts|hdnea|jwt|"
-    r"^(key|code|hash|sas|verify|s|q-ak)$"
-)
+#: What is shown for a secret in a path.
+HIDDEN = "***"
+
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_PASSWORD = r"(^|//)([^/?#@:]*):[^/?#@]*@"
+_PASSWORD = re.compile(r"(^|//)([^/?#@:]*):[^/?#@]*@")
 
 
-def without_signature(url: str) -> str:
+def identity(url: str, parameters: Collection[str] | None = None) -> str:
     """
-    Return a URL without its known signature parameters and its fragment, and nothing else dropped.
+    Return what tells the recording of a URL from others, whoever signed it and when.
 
-    The rest is kept letter by letter: decoding and encoding it again could change what a recording is called.
+    That is the URL without its fragment, without parameters whose name or value is that of a signature, a
+    secret or an expiry, and without signatures in its path. The rest is kept letter by letter: decoding and
+    encoding it again could change what a recording is called.
+
+    :param url: The URL.
+    :param parameters: Names of the query's parameters that count, and no others; ``None``: as above.
     """
     scheme, colon, rest = url.partition("#")[0].partition(":")
     address, _, query = rest.partition("?")
-    signing = _signing_names(query)
-    kept = [part for name, part in _parts(query) if name not in signing]
-    return scheme.lower() + colon + address + ("?" + "&".join(kept) if kept else "")
+    found = parse_query(query)
+    if parameters is None:
+        kept = unsigned(found, is_named=path_names(address))
+    else:
+        counting = {name.lower() for name in parameters}
+        kept = [one for one in found if one.name in counting]
+    is_named = path_names(address) or any(map(names_recording, kept))
+    address = marked(address, "*", signed_parts(address, is_named=is_named))
+    return scheme.lower() + colon + address + ("?" + "&".join(one.text for one in kept) if kept else "")
 
 
 def without_secrets(reference: str) -> str:
     """
-    Return a URL or storage reference without signature, password or anything that looks like a secret.
+    Return what may be shown and stored of a URL or storage reference.
 
-    Names of local files need not be text; here they are, as logs and databases take nothing else.
+    Of a URL it is address and path: never the query, a user, a password or the fragment; and not what looks
+    like a secret in the path, which a hash, a UUID or the name of a file does not. Of a storage reference it
+    is all, unless that looks like a signed URL with a slip in it. Names of local files need not be text; here
+    they are, as logs and databases take nothing else.
     """
-    query = reference.partition("#")[0].partition("?")[2]
-    parts, signing = _parts(query), _signing_names(query)
-    kept = [
-        part
-        for name, part in parts
-        if name not in signing and not re.search(_SECRET_NAME, name.strip(), re.IGNORECASE)
-    ]
-    try:
-        split = urlsplit(reference)
-    except ValueError:
-        split = urlsplit("")
-    if split.scheme in WEB:
-        netloc = split.netloc.rpartition("@")[2]
-        shown = split._replace(netloc=netloc, query="&".join(kept), fragment="").geturl()
+    scheme, slashes, rest = reference.partition("://")
+    if slashes and re.fullmatch(r"[A-Za-z][\w+.-]*", scheme) and scheme.lower() not in {*KINDS, "file"}:
+        host, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+        path = re.sub(r"[\t\r\n]", "", path)
+        hidden = signed_parts(path, is_named=True) | drawn_parts(path)
+        shown = f"{scheme.lower()}://{host.rpartition('@')[2]}{slash}{marked(path, HIDDEN, hidden)}"
     else:
-        # In a storage key '?' and '#' are ordinary characters, and a user there names a connection. But it
-        # may also be a URL with a slip in its scheme.
-        shown = re.sub(_PASSWORD, r"\1\2@", reference)
-        if len(kept) < len(parts):
-            shown = shown.partition("?")[0] + ("?" + "&".join(kept) if kept else "")
+        # In a storage key '?' and '#' are ordinary characters, and a user there names a connection.
+        shown = _PASSWORD.sub(r"\1\2@", reference)
+        address, _, query = shown.partition("?")
+        found = parse_query(query.partition("#")[0])
+        if len(unsigned(found, is_named=True)) < len(found):
+            shown = address
     return _LONE_SURROGATE.sub("\ufffd", shown)
 
 
@@ -89,7 +83,7 @@ def expires_at(url: str) -> datetime | None:
     query = url.partition("#")[0].partition("?")[2]
     parameters = {name.lower(): value for name, value in parse_qsl(query, keep_blank_values=True)}
     try:
-        for kind in ("amz", "goog"):
+        for kind in ("amz", "goog", "oss"):
             if f"x-{kind}-expires" in parameters:
                 signed_at = datetime.strptime(parameters[f"x-{kind}-date"], "%Y%m%dT%H%M%SZ")
                 validity = timedelta(seconds=int(parameters[f"x-{kind}-expires"]))
@@ -98,19 +92,27 @@ def expires_at(url: str) -> datetime | None:
             moment = datetime.fromisoformat(parameters["se"])
             return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
         if "signature" in parameters and "expires" in parameters:
-            return datetime.fromtimestamp(int(parameters["expires"]), tz=UTC)
-    except (KeyError, ValueError, OverflowError, OSError):
+            return _from_epoch(parameters["expires"])
+        if "signature" in parameters and "key-pair-id" in parameters:
+            return _from_epoch(_end_of_policy(parameters["policy"]))
+        if "q-signature" in parameters:
+            # Tencent: from and to.
+            return _from_epoch(parameters["q-sign-time"].partition(";")[2])
+        for name in ("hdnts", "hdnea", "hdntl", "__gda__", "__token__"):
+            # Akamai
+            if found := re.search(r"(?:\A|~)exp=(\d+)", parameters.get(name, "")):
+                return _from_epoch(found[1])
+    except (LookupError, TypeError, ValueError, OverflowError, OSError):
         return None
     return None
 
 
-def _parts(query: str) -> list[tuple[str, str]]:
-    """Return a query's parts: name in lower case, and raw text."""
-    return [(unquote(part.partition("=")[0]).lower(), part) for part in query.split("&") if part]
+def _from_epoch(seconds: str | int) -> datetime:
+    return datetime.fromtimestamp(int(seconds), tz=UTC)
 
 
-def _signing_names(query: str) -> frozenset[str]:
-    """Return the names of a query's signature parameters."""
-    names = frozenset(name for name, _ in _parts(query))
-    prefixed = frozenset(name for name in names if name.startswith(_SIGNATURE_PREFIXES))
-    return prefixed.union(*(signing for marks, signing in _SIGNATURES if marks <= names))
+def _end_of_policy(policy: str) -> int:
+    """Return when a custom policy of CloudFront ends, in epoch seconds."""
+    text = base64.b64decode(policy.translate(str.maketrans("-_~", "+=/")))
+    end: int = json.loads(text)["Statement"][0]["Condition"]["DateLessThan"]["AWS:EpochTime"]
+    return end

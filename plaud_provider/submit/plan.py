@@ -45,6 +45,8 @@ class Rules(NamedTuple):
     :param max_audio_hours: Audio hours that the run may submit; ``None`` for no limit.
     :param max_recording_hours: Longer recordings are refused.
     :param target: Where transcripts are to be landed, as the ledger says it.
+    :param identity_params: Which parameters of a URL's query tell recordings apart; ``None``: whatever does
+        not look like a signature, a secret or an expiry.
     """
 
     url_validity: timedelta
@@ -53,6 +55,7 @@ class Rules(NamedTuple):
     max_audio_hours: float | None = None
     max_recording_hours: float = MAX_HOURS
     target: str | None = None
+    identity_params: Collection[str] | None = None
 
 
 class Candidate(NamedTuple):
@@ -111,6 +114,7 @@ class Plan:
             speaker_diarization=self._terms.speaker_diarization,
             region=self.account.region.value,
             client_id=self.account.client_id,
+            identity_params=self._rules.identity_params,
         )
 
     def source(self, audio: AudioReference) -> AudioSource:

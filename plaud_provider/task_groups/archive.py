@@ -2,52 +2,78 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow.sdk import Asset, TaskGroup, task_group
+from airflow.sdk import Asset, BaseOperator, TaskGroup, task_group
+from airflow.sdk.definitions.taskgroup import MappedTaskGroup
+from airflow.sdk.exceptions import DuplicateTaskIdFound
 
+from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
-from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
+
+
+class _LeftOut:
+    """What an argument is that a caller has not given: only what was given is passed to tasks."""
+
+    def __repr__(self) -> str:
+        return "…"
+
+
+_LEFT_OUT: Any = _LeftOut()
+#: Arguments that have another name with the tasks, where it means something else in a DAG's ``default_args``.
+_RENAMED = {"dry_run": "plan_only", "chunks_at_once": "max_active_tis_per_dag"}
+#: Arguments of the tasks that this group sets.
+_OWN = (
+    "task_id",
+    "task_group",
+    "dag",
+    "manifest",
+    "manifests",
+    *(f"{n}_task_id" for n in ("list", "submit", "land")),
+)
 
 
 def transcribe_archive(
-    path: str,
+    path: str | os.PathLike[str] = _LEFT_OUT,
     *,
-    results_path: str,
-    sql_conn_id: str = "warehouse_default",
-    ledger_conn_id: str | None = None,
-    plaud_conn_id: str = "plaud_default",
-    region: str | None = None,
-    pattern: str | None = None,
-    suffixes: Sequence[str] = AUDIO_EXTENSIONS,
-    modified_after: datetime | str | None = None,
-    modified_before: datetime | str | None = None,
-    language: str | None = None,
-    speaker_diarization: bool | str = False,
-    webhook_url: str | None = None,
-    schema: str | None = None,
-    transcripts_table: str = "plaud_transcripts",
-    segments_table: str = "plaud_segments",
-    chunk_size: int | str = 200,
-    chunks_at_once: int = 2,
-    max_failed: float | str | None = 0.1,
-    max_audio_hours: float | str | None = None,
-    max_recording_hours: float | str = 24.0,
-    resubmit: Sequence[str] | str = (),
-    dry_run: bool | str = False,
-    timeout: timedelta | float = timedelta(hours=24),
-    poke_interval: timedelta | float = 30.0,
-    partial_count: int = 200,
-    partial_seconds: float = 300.0,
-    url_validity: timedelta | float | str = timedelta(hours=6),
-    public_urls: Mapping[str, str] | str | None = None,
-    keep_raw: bool | str = False,
-    outlets: Sequence[Asset] = (),
+    results_path: str | os.PathLike[str] = _LEFT_OUT,
+    sql_conn_id: str = _LEFT_OUT,
+    ledger_conn_id: str | None = _LEFT_OUT,
+    plaud_conn_id: str = _LEFT_OUT,
+    region: str | None = _LEFT_OUT,
+    pattern: str | None = _LEFT_OUT,
+    suffixes: Sequence[str] | str = _LEFT_OUT,
+    modified_after: datetime | str | None = _LEFT_OUT,
+    modified_before: datetime | str | None = _LEFT_OUT,
+    language: str | None = _LEFT_OUT,
+    speaker_diarization: bool | str = _LEFT_OUT,
+    webhook_url: str | None = _LEFT_OUT,
+    schema: str | None = _LEFT_OUT,
+    transcripts_table: str = _LEFT_OUT,
+    segments_table: str = _LEFT_OUT,
+    chunk_size: int | str = _LEFT_OUT,
+    chunks_at_once: int = _LEFT_OUT,
+    max_failed: float | str | None = _LEFT_OUT,
+    max_audio_hours: float | str | None = _LEFT_OUT,
+    max_recording_hours: float | str = _LEFT_OUT,
+    resubmit: Sequence[str] | str = _LEFT_OUT,
+    dry_run: bool | str = _LEFT_OUT,
+    timeout: timedelta | float = _LEFT_OUT,
+    poke_interval: timedelta | float = _LEFT_OUT,
+    partial_count: int = _LEFT_OUT,
+    partial_seconds: float = _LEFT_OUT,
+    url_validity: timedelta | float | str = _LEFT_OUT,
+    identity_params: Sequence[str] | str | None = _LEFT_OUT,
+    public_urls: Mapping[str, str] | str | None = _LEFT_OUT,
+    keep_raw: bool | str = _LEFT_OUT,
+    outlets: Sequence[Asset] = _LEFT_OUT,
     group_id: str = "transcribe",
     **task_arguments: Any,
 ) -> TaskGroup:
@@ -61,77 +87,79 @@ def transcribe_archive(
     What the ledger knows costs nothing again, so the same folder may be listed by many runs, backfills and
     DAGs, also at the same time. One recording that is bad is a row with a reason and stops nothing.
 
-    Every text may be a template, and every number, switch or list text that a template has rendered.
+    Every text may be a template, and every number, switch or list text that a template has rendered. What is
+    left out is as ``default_args`` of the DAG and of groups around this one have it, else as the tasks have
+    it by themselves.
 
     :param path: The archive: ``s3://conn@bucket/2024/``, ``gs://…``, ``abfs://…`` or a local folder; see
         ``ListRecordingsOperator``.
     :param results_path: Folder that workers and triggerers share, for chunks and for finished transcripts
         until they are landed; private, since it holds transcripts.
-    :param sql_conn_id: Connection of the warehouse.
+    :param sql_conn_id: Connection of the warehouse; by default ``warehouse_default``.
     :param ledger_conn_id: Connection of the ledger: PostgreSQL, SQLite or DuckDB; by default the warehouse.
-    :param plaud_conn_id: Connection of type ``plaud``.
+    :param plaud_conn_id: Connection of type ``plaud``; by default ``plaud_default``.
     :param region: What you take that connection's region to be.
     :param pattern: Only recordings whose path below ``path`` matches.
-    :param suffixes: Only names that end so.
+    :param suffixes: Only names that end so; by default those of M4A, MP3 and WAV.
     :param modified_after: Only recordings last changed then or later.
     :param modified_before: Only recordings last changed before.
     :param language: BCP-47 code; left out, Plaud detects it.
-    :param speaker_diarization: Whether Plaud labels speakers.
+    :param speaker_diarization: Whether Plaud labels speakers; by default not.
     :param webhook_url: https URL to which Plaud posts results.
     :param schema: Schema of both tables of the warehouse.
-    :param transcripts_table: Table for transcriptions.
-    :param segments_table: Table for segments.
-    :param chunk_size: Recordings per chunk.
-    :param chunks_at_once: Chunks submitted at once, over all runs of the DAG: they share one quota, and more
-        of them only hold more workers.
+    :param transcripts_table: Table for transcriptions; by default ``plaud_transcripts``.
+    :param segments_table: Table for segments; by default ``plaud_segments``.
+    :param chunk_size: Recordings per chunk; by default 200.
+    :param chunks_at_once: Chunks submitted at once, over all runs of the DAG, by default 2: they share one
+        quota, and more of them only hold more workers.
     :param max_failed: How many recordings of a run may be bad before its ``report`` fails: a number, or below
-        1 a share; ``None`` for any number.
+        1 a share, by default 0.1; ``None`` for any number.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
-    :param max_recording_hours: Longer recordings are refused.
+    :param max_recording_hours: Longer recordings are refused; by default 24.
     :param resubmit: What to pay for again: any of ``failed``, ``expired`` and ``unknown``.
     :param dry_run: Whether only to say what a run would do and cost.
-    :param timeout: Seconds or timedelta from a chunk's first look to its deadline.
-    :param poke_interval: Seconds or timedelta between two looks at the same transcription.
-    :param partial_count: How many finished transcriptions are landed without waiting for more.
-    :param partial_seconds: After how many seconds what has finished is landed.
-    :param url_validity: How long Plaud has to fetch what is signed here.
+    :param timeout: Seconds or timedelta from a chunk's first look to its deadline; by default 24
+        hours.
+    :param poke_interval: Seconds or timedelta between two looks at the same transcription; by
+        default 30 seconds.
+    :param partial_count: How many finished transcriptions are landed without waiting for more; by
+        default 200.
+    :param partial_seconds: After how many seconds what has finished is landed; by default 300.
+    :param url_validity: How long Plaud has to fetch what is signed here; by default six hours.
+    :param identity_params: As for ``SubmitTranscriptionOperator``; storage references have no query.
     :param public_urls: From where Plaud can fetch local files; see ``SubmitTranscriptionOperator``.
-    :param keep_raw: Whether finished transcripts stay at ``results_path`` after they are landed.
+    :param keep_raw: Whether finished transcripts stay at ``results_path`` after they are landed; by
+        default not.
     :param outlets: Assets that a run updates; each gets the counts as ``extra`` of its event.
     :param group_id: Id of the group.
-    :param task_arguments: Arguments for all tasks, such as ``retries``, ``queue`` or ``pool``.
+    :param task_arguments: Arguments for all tasks, such as ``retries``, ``queue`` or ``pool``. A
+        ``trigger_rule`` is that of ``list``: it says when the group starts.
+    :raises PlaudInputError: if the group cannot be made here: its id is taken, or it is within a mapped task
+        group.
     """
-    archive: dict[str, Any] = {
-        "ledger_conn_id": ledger_conn_id if ledger_conn_id is not None else sql_conn_id,
-        "plaud_conn_id": plaud_conn_id,
-        "region": region,
-        "sql_conn_id": sql_conn_id,
-        "schema": schema,
-        "transcripts_table": transcripts_table,
-        "segments_table": segments_table,
-        **task_arguments,
-    }
-    chunk: dict[str, Any] = {
-        # In Airflow's screens, instead of a number.
-        "map_index_template": "{{ task.manifest.rpartition('/')[2].partition('.')[0] }}",
-        **archive,
-    }
-    kept: dict[str, Any] = {"results_path": results_path, "keep_raw": keep_raw, "plan_only": dry_run}
-    with TaskGroup(group_id) as group:
+    given = {name: value for name, value in locals().items() if value is not _LEFT_OUT}
+    for name in ("group_id", "task_arguments"):
+        del given[name]
+    for name in _OWN:
+        if name in task_arguments:
+            raise PlaudInputError(f"{name}: transcribe_archive() sets it by itself. Leave it out.")
+    starts = {"trigger_rule": task_arguments.pop("trigger_rule")} if "trigger_rule" in task_arguments else {}
+
+    with _group(group_id) as group:
+        defaults = {**group.dag.default_args, **group.default_args}
+        for name, of_tasks in _RENAMED.items():
+            if name in given or name in defaults:
+                given[of_tasks] = given.pop(name, defaults.get(name))
+        of_chunks = dict(task_arguments)
+        if "map_index_template" not in {**defaults, **task_arguments}:
+            # In Airflow's screens, instead of a number.
+            of_chunks["map_index_template"] = "{{ task.manifest.rpartition('/')[2].partition('.')[0] }}"
+
+        def arguments(operator: type[BaseOperator], **others: Any) -> dict[str, Any]:
+            return others | {name: given[name] for name in _names(operator) & given.keys()}
+
         listing = ListRecordingsOperator(
-            task_id="list",
-            path=path,
-            results_path=results_path,
-            pattern=pattern,
-            suffixes=suffixes,
-            modified_after=modified_after,
-            modified_before=modified_before,
-            chunk_size=chunk_size,
-            language=language,
-            speaker_diarization=speaker_diarization,
-            public_urls=public_urls,
-            resubmit=resubmit,
-            **archive,
+            task_id="list", **arguments(ListRecordingsOperator, **task_arguments, **starts)
         )
 
         @task_group(group_id="chunk")
@@ -139,27 +167,15 @@ def transcribe_archive(
             submit = SubmitRecordingsOperator(
                 task_id="submit",
                 manifest=manifest,
-                language=language,
-                speaker_diarization=speaker_diarization,
-                webhook_url=webhook_url,
-                url_validity=url_validity,
-                public_urls=public_urls,
-                resubmit=resubmit,
-                max_audio_hours=max_audio_hours,
-                max_recording_hours=max_recording_hours,
-                plan_only=dry_run,
-                max_active_tis_per_dag=chunks_at_once,
-                **chunk,
+                trigger_rule="all_success",
+                **arguments(SubmitRecordingsOperator, **of_chunks),
             )
             land = LandRecordingsOperator(
                 task_id="land",
                 manifest=manifest,
-                timeout=timeout,
-                poke_interval=poke_interval,
-                partial_count=partial_count,
-                partial_seconds=partial_seconds,
-                **kept,
-                **chunk,
+                # What one attempt has submitted is waited for, whatever became of the rest.
+                trigger_rule="all_done",
+                **arguments(LandRecordingsOperator, **of_chunks),
             )
             submit >> land
 
@@ -168,13 +184,44 @@ def transcribe_archive(
             task_id="report",
             manifests=listing.output,
             # With the ids of groups around this one.
-            list_task_id=f"{group.group_id}.list",
+            list_task_id=listing.task_id,
             submit_task_id=f"{group.group_id}.chunk.submit",
             land_task_id=f"{group.group_id}.chunk.land",
-            max_failed=max_failed,
-            outlets=list(outlets),
-            **kept,
-            **archive,
+            trigger_rule="all_done",
+            **arguments(ReportRecordingsOperator, **task_arguments),
         )
         chunks >> report
     return group
+
+
+def _group(group_id: str) -> TaskGroup:
+    """
+    Return the group, if it can be where it is made.
+
+    :raises PlaudInputError: if it cannot.
+    """
+    try:
+        group = TaskGroup(group_id)
+    except DuplicateTaskIdFound:
+        raise PlaudInputError(
+            f"group_id: {group_id!r} is taken in this DAG. Give each archive of a DAG a group_id of its own, "
+            f"as in transcribe_archive(..., group_id='{group_id}_memos')."
+        ) from None
+    around = group.parent_group
+    while around is not None:
+        if isinstance(around, MappedTaskGroup):
+            raise PlaudInputError(
+                f"group_id: {group_id!r} is within the mapped task group {around.group_id!r}, and is itself "
+                "mapped over the archive's chunks; Airflow maps no group within a mapped one. Make one "
+                "archive of all folders (with pattern=...), an archive for each (in a Python loop, each with "
+                "its own group_id), or a DAG run for each (TriggerDagRunOperator)."
+            )
+        around = around.parent_group
+    return group
+
+
+def _names(operator: type[BaseOperator]) -> set[str]:
+    """Return which of the group's arguments an operator takes."""
+    ours = operator.__mro__[: operator.__mro__.index(BaseOperator)]
+    found = {name for one in ours for name in inspect.signature(one).parameters}
+    return found | {"outlets"} if operator is ReportRecordingsOperator else found

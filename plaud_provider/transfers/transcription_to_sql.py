@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, BaseOperator
 
-from plaud_provider.api.arguments import optional, validate_boolean, validate_transcription_ids
+from plaud_provider.api.arguments import TextArguments, optional, validate_boolean, validate_transcription_ids
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.recordings.reference import AudioReference
+from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
+from plaud_provider.recordings.reference import AudioReference, wrapped
 from plaud_provider.transfers.landing import Lander, Tally
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 
-class TranscriptionToSqlOperator(BaseOperator):
+class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
     """
     Fetch finished transcriptions from Plaud and land them as rows of two tables.
 
@@ -51,7 +52,7 @@ class TranscriptionToSqlOperator(BaseOperator):
     :param transcripts_table: Table for transcriptions (templated); taken literally, always quoted.
     :param segments_table: Table for segments (templated); likewise.
     :param audio_uri: Reference to the recording, or a list of as many as there are ids (templated), stored
-        with the transcription. Shown and stored without its signature.
+        with the transcription. Shown and stored without its query.
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
     :param region: What you take that connection's region to be: ``us``, ``eu`` or ``jp`` (templated). If it
         differs, the task fails before any request.
@@ -118,10 +119,12 @@ class TranscriptionToSqlOperator(BaseOperator):
 
     def _convert_audio_uri(self, value: Any) -> Any:
         """Wrap references when assigned, so that rendered fields show them unsigned; Airflow calls this."""
-        if isinstance(value, (list, tuple)):
-            return [self._convert_audio_uri(item) for item in value]
-        is_template = isinstance(value, str) and ("{{" in value or "{%" in value)
-        return AudioReference(value) if isinstance(value, str) and not is_template else value
+        return wrapped(value)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> UnsignedPartial:
+        """Return what is mapped with ``expand()``, whose signatures are not stored either."""
+        return UnsignedPartial(super().partial(**kwargs), "audio_uri")
 
     def execute(self, context: Context) -> dict[str, int]:
         """Fetch and land, slab by slab."""

@@ -238,6 +238,19 @@ def test_recordings_become_rows_and_leave_no_trace_elsewhere(
         assert secret not in log
 
 
+def test_recordings_whose_names_are_numbers_land_as_any(
+    run_dag: RunDag, quick_plaud: EmulatorServer, warehouse: Warehouse
+) -> None:
+    urls = [f"https://pbx.example/api/recordings/{name}" for name in ("48213", "1e5")]
+
+    run = run_dag("plaud_transcribe_list", {"recordings": urls})
+
+    assert run.state == "success", states(run)
+    assert [
+        uri for (uri,) in warehouse.query("select audio_uri from plaud_transcripts order by 1")
+    ] == sorted(urls)
+
+
 @pytest.mark.parametrize(
     ("dag_id", "mistake", "words"),
     [

@@ -239,13 +239,32 @@ def test_what_is_no_secret_stays(harmless: str) -> None:
     assert parse_transcription(encoded(answer)).error == harmless
 
 
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "https://objectstorage.example/p/canary-1_2/n/ns/b/calls/o/1.mp3",
+        "https:%2F%2Fobjectstorage.example%2Fp%2Fcanary%2Fn%2Fns%2Fb%2Fcalls",
+        "https://files.example/eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjE5fQ.canary/1.mp3",
+        "The token eyJhbGciOiJIUzI1NiJ9.canary.canary is not valid",
+    ],
+)
+def test_a_secret_in_a_path_is_not_kept_either(secret: str) -> None:
+    answer = {"transcriptionId": "t", "status": "failed", "error": secret}
+    read = parse_transcription(encoded(answer))
+
+    assert "canary" not in f"{read.error}{read.raw}"
+    assert "<removed>" in str(read.error)
+
+
 def test_keys_that_differ_in_their_queries_only_are_all_kept() -> None:
     answer = {"transcriptionId": "t", "status": "failed", "b/a.wav?sig=1": 1, "b/a.wav?sig=2": 2}
 
     assert list(json.loads(parse_transcription(encoded(answer)).raw).values())[2:] == [1, 2]
 
 
-@pytest.mark.parametrize("piece", ["\\", "a?", "%3A%2F%2Fa", "a:", "x-amz-", "%25", "&#", "?='"])
+@pytest.mark.parametrize(
+    "piece", ["\\", "a?", "%3A%2F%2Fa", "a:", "x-amz-", "%25", "&#", "?='", "eyJa", "/p/a"]
+)
 def test_the_time_to_find_secrets_grows_with_the_length_only(piece: str) -> None:
     """Twenty times the text may take a hundred times as long, not four hundred."""
 

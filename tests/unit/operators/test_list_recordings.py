@@ -25,7 +25,12 @@ MAY = datetime(2024, 5, 1, tzinfo=UTC)
 
 def listed(archive: Archive, *, context: Any = None, **arguments: Any) -> list[list[str]]:
     """Return the names in each chunk."""
-    told = {"path": str(archive.folder), "results_path": str(archive.results), **arguments}
+    told = {
+        "path": str(archive.folder),
+        "results_path": str(archive.results),
+        "skips_settled": False,
+        **arguments,
+    }
     task = ListRecordingsOperator(task_id="list", **told)
     chunks = task.execute(context or task_context(None, task_id="list"))
     return [[Path(found.uri).name for found in read_manifest(chunk)] for chunk in chunks]
@@ -186,7 +191,7 @@ def test_every_argument_is_templated() -> None:
 
 def left(archive: Archive, *, context: Any = None, **arguments: Any) -> list[list[str]]:
     """Return the names in each chunk that is left to do."""
-    told = {"ledger_conn_id": CONN_ID, "public_urls": {str(archive.folder): PUBLIC}, **arguments}
+    told = {"skips_settled": True, "public_urls": {str(archive.folder): PUBLIC}, **arguments}
     return listed(archive, context=context, **told)
 
 

@@ -243,7 +243,10 @@ def test_an_id_that_cannot_be_noted_is_still_returned_and_not_paid_again(
         ({"audio_url": "https://files.example/notes.txt"}, r"is a \.txt file.*convert it"),
         ({"audio_url": timedelta(minutes=-5)}, "expired at .*sign it again"),
         ({"audio_url": timedelta(seconds=20)}, "too soon"),
-        ({"audio_url": ["https://files.example/a.mp3"]}, r"expand\(audio_url="),
+        (
+            {"audio_url": ["https://files.example/a.mp3", "https://files.example/b.mp3"]},
+            r"expand\(audio_url=",
+        ),
         ({"language": "english"}, "language: 'english' is not a language tag.*'en'"),
         ({"webhook_url": "http://me.example/hook"}, "webhook_url"),
         ({"speaker_diarization": "perhaps"}, "speaker_diarization: 'perhaps'"),

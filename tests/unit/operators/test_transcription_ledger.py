@@ -90,6 +90,23 @@ def test_two_dag_runs_pay_once(plaud: EmulatorServer, warehouse: Warehouse) -> N
     assert entry(warehouse).owner.run_id == "monday"
 
 
+def test_the_parameters_that_are_named_tell_recordings_apart(
+    plaud: EmulatorServer, warehouse: Warehouse
+) -> None:
+    url = "https://pbx.example/get.wav?call={}&leg={}&token=abcdef"
+
+    def told(call: int, leg: int, params: Any) -> str:
+        return submit(TaskStateStore(), audio_url=url.format(call, leg), identity_params=params)
+
+    first = told(1, 1, ["call"])
+    assert told(1, 2, ["call"]) == told(1, 3, "['call']") == told(1, 4, "call") == first
+    assert told(2, 1, ["call"]) != first
+    assert paid(plaud) == 2
+    assert told(1, 1, None) != told(1, 2, "None")
+    assert told(3, 3, []) == told(4, 4, "[]")
+    assert paid(plaud) == 5
+
+
 def test_what_has_landed_is_attached_to(plaud: EmulatorServer, archive: Archive) -> None:
     first = submit(TaskStateStore())
     open_ledger(CONN_ID).landed([first], region="us")

@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, Asset, Param, TaskGroup
+from airflow.sdk import DAG, Asset, BaseOperator, Param, TaskGroup, task_group
 from airflow.sdk.bases.xcom import BaseXCom
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.definitions.taskgroup import MappedTaskGroup
 from airflow.sdk.definitions.xcom_arg import XComArg
 from airflow.serialization.serialized_objects import DagSerialization
 
+from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
@@ -28,48 +29,65 @@ from tests.unit.warehouse.warehouses import CONN_ID
 MAY = datetime(2024, 5, 1, tzinfo=UTC)
 LIST, LAND, REPORT = ("transcribe.list", "transcribe.chunk.land", "transcribe.report")
 CHUNK = (SUBMIT, LAND)
-ALL = (LIST, *CHUNK, REPORT)
-#: For each argument of the factory: a value, the tasks that get it, and what it is called there.
-ARGUMENTS: dict[str, tuple[Any, tuple[str, ...], str]] = {
-    "path": ("s3://calls/2024/", (LIST,), "path"),
-    "results_path": ("s3://calls/results", (LIST, LAND, REPORT), "results_path"),
-    "sql_conn_id": ("snowflake", ALL, "sql_conn_id"),
-    "ledger_conn_id": ("books", ALL, "ledger_conn_id"),
-    "plaud_conn_id": ("plaud_eu", ALL, "plaud_conn_id"),
-    "region": ("eu", ALL, "region"),
-    "pattern": ("**/*.wav", (LIST,), "pattern"),
-    "suffixes": ([".wav"], (LIST,), "suffixes"),
-    "modified_after": (MAY, (LIST,), "modified_after"),
-    "modified_before": ("{{ data_interval_end }}", (LIST,), "modified_before"),
-    "language": ("en", (LIST, SUBMIT), "language"),
-    "speaker_diarization": (True, (LIST, SUBMIT), "speaker_diarization"),
-    "webhook_url": ("https://me.example/hook", (SUBMIT,), "webhook_url"),
-    "schema": ("speech", ALL, "schema"),
-    "transcripts_table": ("calls", ALL, "transcripts_table"),
-    "segments_table": ("turns", ALL, "segments_table"),
-    "chunk_size": (50, (LIST,), "chunk_size"),
-    "chunks_at_once": (3, (SUBMIT,), "max_active_tis_per_dag"),
-    "max_failed": (7, (REPORT,), "max_failed"),
-    "max_audio_hours": (99.5, (SUBMIT,), "max_audio_hours"),
-    "max_recording_hours": (3.0, (SUBMIT,), "max_recording_hours"),
-    "resubmit": (["failed"], (LIST, SUBMIT), "resubmit"),
-    "dry_run": (True, (*CHUNK, REPORT), "plan_only"),
-    "timeout": (3600.0, (LAND,), "timeout"),
-    "poke_interval": (7.0, (LAND,), "poke_interval"),
-    "partial_count": (11, (LAND,), "partial_count"),
-    "partial_seconds": (12.0, (LAND,), "partial_seconds"),
-    "url_validity": (timedelta(hours=2), (SUBMIT,), "url_validity"),
-    "public_urls": ({"/calls": "https://files.example"}, (LIST, SUBMIT), "public_urls"),
-    "keep_raw": (True, (LAND, REPORT), "keep_raw"),
-    "outlets": ([Asset("calls")], (REPORT,), "outlets"),
+#: For each argument of the factory, a value that is not its default.
+VALUES: dict[str, Any] = {
+    "path": "s3://calls/2024/",
+    "results_path": "s3://calls/results",
+    "sql_conn_id": "snowflake",
+    "ledger_conn_id": "books",
+    "plaud_conn_id": "plaud_eu",
+    "region": "eu",
+    "pattern": "**/*.wav",
+    "suffixes": [".wav"],
+    "modified_after": MAY,
+    "modified_before": "{{ data_interval_end }}",
+    "language": "en",
+    "speaker_diarization": True,
+    "webhook_url": "https://me.example/hook",
+    "schema": "speech",
+    "transcripts_table": "calls",
+    "segments_table": "turns",
+    "chunk_size": 50,
+    "chunks_at_once": 3,
+    "max_failed": 7,
+    "max_audio_hours": 99.5,
+    "max_recording_hours": 3.0,
+    "resubmit": ["failed"],
+    "dry_run": True,
+    "timeout": 3600.0,
+    "poke_interval": 7.0,
+    "partial_count": 11,
+    "partial_seconds": 12.0,
+    "url_validity": timedelta(hours=2),
+    "identity_params": ["id"],
+    "public_urls": {"/calls": "https://files.example"},
+    "keep_raw": True,
+    "outlets": [Asset("calls")],
 }
+#: What an argument is called by the tasks that get it.
+CALLED = {"dry_run": "plan_only", "chunks_at_once": "max_active_tis_per_dag"}
+names = pytest.mark.parametrize("name", VALUES)
 
 
-def made(**arguments: Any) -> DAG:
+def made(default_args: dict[str, Any] | None = None, **arguments: Any) -> DAG:
     """Return a DAG with the factory's tasks."""
-    with DAG("d", schedule=None) as dag:
-        transcribe_archive(**{"path": "/calls", "results_path": "/results", **arguments})
+    needed = {"path": "/calls", "results_path": "/results"}
+    needed = {name: value for name, value in needed.items() if name not in (default_args or {})}
+    with DAG("d", schedule=None, default_args=default_args or {}) as dag:
+        transcribe_archive(**{**needed, **arguments})
     return dag
+
+
+def taken(dag: DAG, name: str) -> dict[str, Any]:
+    """Return what an argument of the factory is at each task that takes it."""
+    called = CALLED.get(name, name)
+    found = {}
+    for task in dag.tasks:
+        ours = type(task).__mro__[: type(task).__mro__.index(BaseOperator)]
+        takes = {parameter for one in ours for parameter in inspect.signature(one).parameters}
+        if called in takes or (name == "outlets" and task.task_id == REPORT):
+            found[task.task_id] = getattr(task, called)
+    return found
 
 
 def test_it_makes_a_listing_two_tasks_a_chunk_and_a_report() -> None:
@@ -105,34 +123,72 @@ def test_tasks_come_one_after_the_other_whatever_happens() -> None:
 def test_every_argument_is_known_here() -> None:
     parameters = set(inspect.signature(transcribe_archive).parameters)
 
-    assert parameters == set(ARGUMENTS) | {"group_id", "task_arguments"}
+    assert parameters == set(VALUES) | {"group_id", "task_arguments"}
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
-def test_an_argument_reaches_its_tasks(name: str) -> None:
-    value, task_ids, attribute = ARGUMENTS[name]
-    dag = made(**{name: value})
+@names
+def test_an_argument_reaches_the_tasks_that_take_it(name: str) -> None:
+    before, after = taken(made(), name), taken(made(**{name: VALUES[name]}), name)
 
-    for task_id in task_ids:
-        assert getattr(dag.get_task(task_id), attribute) == value, task_id
-    # No other task has such an argument.
-    others = [task for task in dag.tasks if task.task_id not in task_ids]
-    accept = [task.task_id for task in others if attribute in inspect.signature(type(task)).parameters]
-    assert [task_id for task_id in accept if attribute not in ("outlets", "max_active_tis_per_dag")] == []
+    assert after
+    assert after == dict.fromkeys(after, VALUES[name])
+    assert all(value != VALUES[name] for value in before.values()), "it is the default"
 
 
-def test_defaults_are_those_of_the_tasks() -> None:
-    factory = inspect.signature(transcribe_archive).parameters
-    classes = {
-        LIST: ListRecordingsOperator,
-        SUBMIT: SubmitRecordingsOperator,
-        LAND: LandRecordingsOperator,
-    }
-    for name, (_, task_ids, attribute) in ARGUMENTS.items():
-        for task_id in set(task_ids) & set(classes):
-            own = inspect.signature(classes[task_id]).parameters.get(attribute)
-            if own is not None and own.default is not inspect.Parameter.empty:
-                assert factory[name].default == own.default, (name, task_id)
+@names
+def test_default_args_reach_the_tasks_as_they_would_each_by_itself(name: str) -> None:
+    dag = made(default_args={name: VALUES[name]})
+
+    assert taken(dag, name) == taken(made(**{name: VALUES[name]}), name)
+
+
+@names
+def test_default_args_of_a_group_around_it_hold(name: str) -> None:
+    with DAG("d", schedule=None, default_args={name: None}) as dag:
+        needed = {"path": "/calls", "results_path": "/results"}
+        needed.pop(name, None)
+        with TaskGroup("outer", default_args={name: VALUES[name]}, prefix_group_id=False):
+            transcribe_archive(**needed)
+
+    assert taken(dag, name) == taken(made(**{name: VALUES[name]}), name)
+
+
+@names
+def test_what_is_given_beats_default_args_also_where_it_is_the_default(name: str) -> None:
+    plain = taken(made(), name)
+    default = next(iter(plain.values()))
+    dag = made(default_args={name: VALUES[name]}, **{name: default})
+
+    assert taken(dag, name) == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("retries", 7),
+        ("queue", "q"),
+        ("pool", "p"),
+        ("max_active_tis_per_dag", 1),
+        ("trigger_rule", "all_done"),
+    ],
+)
+def test_default_args_for_all_operators_hold(name: str, value: Any) -> None:
+    with DAG("d", schedule=None, default_args={name: value}):
+        alone = ListRecordingsOperator(task_id="list", path="/calls", results_path="/results")
+    dag = made(default_args={name: value})
+
+    assert getattr(dag.get_task(LIST), name) == getattr(alone, name)
+    assert getattr(dag.get_task(SUBMIT), name) == (value if name != "trigger_rule" else "all_success")
+
+
+def test_the_client_of_default_args_pays_and_its_warehouse_is_the_ledger() -> None:
+    """Two recordings of Europe went to the client of the US, and to the default warehouse."""
+    dag = made(default_args={"plaud_conn_id": "plaud_eu", "region": "eu", "sql_conn_id": "dwh"})
+
+    for task_id in CHUNK:
+        task = dag.get_task(task_id)
+        assert (task.plaud_conn_id, task.region) == ("plaud_eu", "eu")
+        assert (task.sql_conn_id, task.ledger_conn_id) == ("dwh", "dwh")
 
 
 def test_the_ledger_is_in_the_warehouse_unless_it_is_named() -> None:
@@ -146,6 +202,92 @@ def test_arguments_for_tasks_reach_all_of_them() -> None:
     for task in dag.tasks:
         assert (task.retries, task.queue, task.pool) == (7, "plaud", "plaud")
         assert task.retry_delay == timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_active_tis_per_dag", 5),
+        ("max_active_tis_per_dagrun", 5),
+        ("map_index_template", "{{ ti.map_index }}"),
+        ("on_failure_callback", print),
+        ("priority_weight", 3),
+        ("execution_timeout", timedelta(hours=1)),
+        ("params", {"a": 1}),
+        ("doc_md", "words"),
+    ],
+)
+def test_arguments_of_tasks_do_not_collide_with_the_groups_own(name: str, value: Any) -> None:
+    dag = made(**{name: value})
+
+    found = [getattr(dag.get_task(task_id), name) for task_id in CHUNK]
+    if name == "on_failure_callback":
+        assert found == [[print]] * 3
+    elif name == "params":
+        assert [params["a"] for params in found] == [1] * 3
+    else:
+        assert found == [value] * 3
+
+
+def test_how_many_chunks_are_submitted_at_once_is_said_by_the_nearest() -> None:
+    def at_once(**arguments: Any) -> tuple[Any, Any]:
+        dag = made(**arguments)
+        return dag.get_task(SUBMIT).max_active_tis_per_dag, dag.get_task(LAND).max_active_tis_per_dag
+
+    assert at_once() == (2, None)
+    assert at_once(chunks_at_once=4) == (4, None)
+    assert at_once(max_active_tis_per_dag=5) == (5, 5)
+    assert at_once(max_active_tis_per_dag=5, chunks_at_once=4) == (4, 5)
+    assert at_once(default_args={"max_active_tis_per_dag": 6}) == (6, 6)
+
+
+@pytest.mark.parametrize("rule", ["none_failed_min_one_success", "all_done", "always"])
+def test_a_trigger_rule_says_when_the_group_starts(rule: str) -> None:
+    for dag in (made(trigger_rule=rule), made(default_args={"trigger_rule": rule})):
+        rules = {task.task_id: task.trigger_rule for task in dag.tasks}
+        assert rules == {
+            LIST: rule,
+            SUBMIT: "all_success",
+            LAND: "all_done",
+            REPORT: "all_done",
+        }
+
+
+@pytest.mark.parametrize("name", ["task_id", "manifest", "list_task_id", "dag", "task_group"])
+def test_what_the_group_sets_itself_is_refused_by_name(name: str) -> None:
+    with pytest.raises(PlaudInputError, match=rf"{name}: transcribe_archive\(\) sets it by itself"):
+        made(**{name: None})
+
+
+def test_a_second_archive_in_a_dag_needs_an_id_of_its_own() -> None:
+    with DAG("d", schedule=None), TaskGroup("outer"):
+        transcribe_archive("/calls", results_path="/results")
+        with pytest.raises(PlaudInputError, match="group_id: 'transcribe' is taken in this DAG"):
+            transcribe_archive("/memos", results_path="/results")
+
+
+def test_in_a_mapped_task_group_it_is_refused_when_the_dag_is_parsed() -> None:
+    with DAG("d", schedule=None):
+
+        @task_group
+        def each(path: str) -> None:
+            with TaskGroup("within"):
+                transcribe_archive(path, results_path="/results")
+
+        with pytest.raises(PlaudInputError, match="is within the mapped task group 'each', and"):
+            each.expand(path=["/a", "/b"])
+
+
+def test_in_a_task_group_that_is_not_mapped_it_is_as_anywhere() -> None:
+    with DAG("d", schedule=None) as dag:
+
+        @task_group
+        def each(path: str) -> None:
+            transcribe_archive(path, results_path="/results")
+
+        each("/a")
+
+    assert dag.get_task("each.transcribe.report").list_task_id == "each.transcribe.list"
 
 
 @pytest.mark.parametrize(("outer", "inner"), [(None, "calls"), ("outer", "transcribe"), ("outer", "calls")])
@@ -303,7 +445,9 @@ def test_a_listing_of_50_000_recordings_leaves_only_paths(
         Found(f"s3://calls/2024/{n:05}.wav", "0123456789abcdef", 1_000_000, MAY) for n in range(200 * CHUNKS)
     )
     monkeypatch.setattr("plaud_provider.recordings.listing.list_recordings", lambda *_, **__: found)
-    task = ListRecordingsOperator(task_id="list", path="s3://calls/2024/", results_path=str(archive.results))
+    task = ListRecordingsOperator(
+        task_id="list", path="s3://calls/2024/", results_path=str(archive.results), skips_settled=False
+    )
 
     chunks = task.execute(task_context(None, task_id=LIST, run_id="scheduled__2024-05-01T00:00:00+00:00"))
 

@@ -30,7 +30,7 @@ from tests.unit.warehouse.warehouses import CONN_ID, Warehouse
 SENTINEL = "SENTINEL-words-of-a-caller"
 SIGNATURE = "canary-signature-91ab"
 SIGNED = f"https://calls.s3.amazonaws.com/1.wav?versionId=7&X-Amz-Signature={SIGNATURE}&X-Amz-Expires=60"
-UNSIGNED = "https://calls.s3.amazonaws.com/1.wav?versionId=7"
+UNSIGNED = "https://calls.s3.amazonaws.com/1.wav"
 SEGMENTS = [
     {"start": 0.0, "end": 1.5, "speaker": "A", "text": f"{SENTINEL} one"},
     {"start": 1.5, "end": None, "text": "two"},
@@ -228,7 +228,7 @@ def test_rows_land_slab_by_slab_with_no_duckdb_file_held_between(
         ),
         ({"audio_uri": []}, PlaudInputError, "audio_uri: 0 references for 1 ids"),
         ({"audio_uri": "['s3://b/1.wav']"}, PlaudInputError, "audio_uri: got a list .* text"),
-        ({"audio_uri": 7}, PlaudInputError, "audio_uri: takes a reference"),
+        ({"audio_uri": {"a": 7}}, PlaudInputError, "audio_uri: takes a reference"),
         ({"region": "eu"}, PlaudConfigurationError, "region"),
     ],
 )

@@ -1,0 +1,139 @@
+"""Paths of URLs: whether they name a recording, and which of their parts are secret."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from urllib.parse import unquote
+
+from plaud_provider.storage.signed_queries import has_signature
+from plaud_provider.storage.url_shapes import AUDIO_FILE, EPOCH, HASH, ID, JWT, OWNER, is_drawn
+
+#: What hands out recordings is called by such words, and names none: getRecording, download_file, audio.
+_WORDS = re.compile(
+    r"((download|get|fetch|retrieve|file|audio|sound|voice|voicemail|recording|record|call|stream|media|play"
+    r"|player|listen|index|content|attachment|raw|view|serve|api|rest|public|link|share|shared|object|blob|data"
+    r"|export|output|original|default|track)s?|uc|dl|rec|[dfrs])+",
+    re.IGNORECASE,
+)
+_VERBS = frozenset(["download", "get", "fetch", "stream", "play", "player", "listen", "serve", "index"])
+_SCRIPT = re.compile(r"\.(php\d?|aspx?|ashx|jsp|do|cgi|pl|py|action|cfm)\Z", re.IGNORECASE)
+_TOKEN_FOLLOWS = re.compile(
+    r"(access[-_]?|auth[-_]?)?token|sig|signature|jwt|sas|ks|secret|api[-_]?key|pwd|password", re.IGNORECASE
+)
+#: What may be a key behind such a part, or the link of a share, has capital letters or digits.
+_KEY_FOLLOWS = re.compile(r"auth|key|k|t|secure([-_]?link)?|signed|protected|private|hash|md5", re.IGNORECASE)
+_KEY = re.compile(r"(?=.*[A-Z0-9])[\w-]{6,}")
+_SHARE_FOLLOWS = re.compile(r"s|share|shared|sharing|static", re.IGNORECASE)
+_SHARE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9]{12,}")
+_CLOUDINARY = re.compile(r"s--[\w-]{8,32}--")
+#: A share of OneDrive's, Box's or Slack's.
+_SHARED_PART = re.compile(r"[a-z]\d?![\w-]{8,}|T[A-Z0-9]+-F[A-Z0-9]+-\w{6,}")
+#: A time in a signed path, where it is not in epoch seconds: as in 202405011000, or hexadecimal.
+_TIME_IN_PATH = re.compile(r"20\d{10}|[0-9a-f]{8}", re.IGNORECASE)
+_HASH_AND_TIME = re.compile(
+    rf"([\w-]{{20,}}[,_~-]{EPOCH}|{EPOCH}[,_~-][\w-]{{20,}}|{EPOCH}(-\w+)+-[0-9a-f]{{32}})"
+)
+
+
+def path_names(address: str) -> bool:
+    """Whether an address names a recording by its path, not only what hands out recordings."""
+    parts = [part.partition(";")[0] for part in _parts(re.sub(r"\A[^/]*//[^/]*", "", address)) if part]
+    if not parts or JWT.search(parts[-1]):
+        return False
+    if audio := AUDIO_FILE.fullmatch(parts[-1]):
+        is_any = audio["stem"].lower() in _VERBS
+    else:
+        # Longer ones are not made of these words, and would take long to be told so.
+        name = re.sub(r"[-_.]", "", parts[-1])[:40]
+        is_any = _SCRIPT.search(parts[-1]) is not None or _WORDS.fullmatch(name) is not None
+    return not is_any or any(
+        part.isdecimal() or HASH.fullmatch(part) or ID.fullmatch(part) or is_drawn(part)
+        for owner, part in pairwise(["", *parts[:-1]])
+        if not re.fullmatch(f"{OWNER}s?", owner, re.IGNORECASE)
+    )
+
+
+def _parts(path: str) -> list[str]:
+    return [unquote(part) for part in path.split("/")]
+
+
+def signed_parts(path: str, *, is_named: bool) -> set[int]:
+    """
+    Return which parts of a path are a signature, a secret or an expiry.
+
+    :param is_named: Whether something names the recording beside what may be either.
+    """
+    parts = _parts(path)
+    found = set()
+    for index, part in enumerate(parts):
+        # A secret may be the word that others follow.
+        before = parts[index - 1] if index and index - 1 not in found else ""
+        after = parts[index + 1 :]
+        # Oracle's pre-authenticated requests: /p/<secret>/n/<namespace>/b/<bucket>/o/<object>
+        is_oracle = before == "p" and after[:1] == ["n"] and after[2:3] == ["b"]
+        if is_oracle or has_signature(part):
+            found.add(index)
+        if not is_named or not after:
+            continue
+        if (
+            JWT.search(part)
+            or _HASH_AND_TIME.fullmatch(part)
+            or _TOKEN_FOLLOWS.fullmatch(before)
+            or _CLOUDINARY.fullmatch(part)
+        ):
+            found.add(index)
+        # What is last is the recording's name, whatever is before it.
+        if len(after) >= 2 and _are_signature_and_time(before, part, after[0]):
+            found |= {index, index + 1}
+    if is_named and JWT.search(parts[-1]):
+        found.add(len(parts) - 1)
+    return found
+
+
+def _are_signature_and_time(before: str, one: str, other: str) -> bool:
+    """Whether two parts of a path that follow each other are a signature and when it ends."""
+    for signature, moment in ((one, other), (other, one)):
+        is_epoch = re.fullmatch(EPOCH, moment) is not None
+        if HASH.fullmatch(signature) and (is_epoch or _TIME_IN_PATH.fullmatch(moment)):
+            return True
+        if is_epoch and is_drawn(signature):
+            return True
+        if is_epoch and _KEY_FOLLOWS.fullmatch(before) and _KEY.fullmatch(signature):
+            return True
+    return False
+
+
+def drawn_parts(path: str) -> set[int]:
+    """Return which parts of a path may be a secret that names what it gives: the link of a share, say."""
+    parts = _parts(path)
+    found = set()
+    for index, part in enumerate(parts):
+        before = parts[index - 1] if index else ""
+        stem = part.partition(".")[0]
+        # Of Box, SharePoint and Google Drive.
+        is_share = (
+            parts[max(0, index - 2) : index] == ["shared", "static"]
+            or (index == len(parts) - 1 and any(re.fullmatch(r":\w:", one) for one in parts))
+            or parts[max(0, index - 2) : index] == ["file", "d"]
+        )
+        if is_share or _SHARED_PART.fullmatch(part):
+            found.add(index)
+        elif AUDIO_FILE.fullmatch(part) or HASH.fullmatch(stem) or ID.fullmatch(stem) or part.isdecimal():
+            continue
+        elif (
+            is_drawn(part)
+            or (_KEY_FOLLOWS.fullmatch(before) and _KEY.fullmatch(part))
+            or (_SHARE_FOLLOWS.fullmatch(before) and _SHARE.fullmatch(part))
+        ):
+            found.add(index)
+    return found
+
+
+def marked(path: str, mark: str, places: set[int]) -> str:
+    """Return a path with a mark in place of some of its parts; of a name with parameters the name stays."""
+    parts = path.split("/")
+    for index in places:
+        name, semicolon, _ = parts[index].partition(";")
+        parts[index] = f"{name};{mark}" if semicolon and "=" not in name else mark
+    return "/".join(parts)

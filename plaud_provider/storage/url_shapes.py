@@ -1,0 +1,43 @@
+"""What values look like in URLs: secrets, hashes, moments, files, and words that name no recording."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+#: Letters of a signature or secret, at least.
+SHORTEST = 6
+#: Whose a recording is.
+OWNER = (
+    r"(api|app|client|user|account|acct|tenant|customer|org|organi[sz]ation|company|team|workspace|partner"
+    r"|project|domain|site|region|agent|host|server)"
+)
+JWT = re.compile(r"(?<![A-Za-z0-9])eyJ[A-Za-z0-9_=-]{6,}(\.[A-Za-z0-9_=-]*)*")
+KNOWN_TOKEN = re.compile(
+    r"xox[a-z]-|ya29\.|gh[opsu]_|sk[-_]|(bearer|basic)\s|.*[~&](hmac|sig|signature|token)=", re.IGNORECASE
+)
+HASH = re.compile(r"(?=.*\d)(?=.*[a-f])([0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{56,128})", re.IGNORECASE)
+#: A UUID; an id of Twilio's.
+ID = re.compile(
+    r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[A-Z]{2}[0-9a-f]{32}", re.IGNORECASE
+)
+NUMBER = re.compile(r"([-+]?\d{1,9}([.,:]\d{1,9})*|true|false|yes|no)?", re.IGNORECASE)
+FILE = re.compile(r".*[^/]\.[A-Za-z][A-Za-z0-9]{1,4}", re.DOTALL)
+AUDIO_FILE = re.compile(
+    r"(.*/)?(?P<stem>[^/]+)\.(m4a|mp3|wave?|mp4|m4b|mpga|aac|oga|ogg|opus|flac|webm|amr)", re.IGNORECASE
+)
+EPOCH = r"[1-3]\d{9}(\d{3})?"
+MOMENT = re.compile(rf"{EPOCH}(\D.*)?|20\d\d-?[01]\d-?[0-3]\d[T ][0-2]\d:?[0-5]\d.*")
+
+
+def is_drawn(text: str) -> bool:
+    """Whether a text was rather drawn by a machine than written: its kinds of letters take turns."""
+    letters = re.sub(r"[^A-Za-z0-9]", "", text)
+    if len(letters) < 14 or ID.fullmatch(text) or HASH.fullmatch(text):
+        return False
+    kinds = ["0" if letter.isdigit() else "A" if letter.isupper() else "a" for letter in letters]
+    turns = sum(one != other for one, other in pairwise(kinds))
+    if re.fullmatch(r"[a-z0-9]{16,}", text):
+        # With one kind of letters there are fewer turns; but what is written has blanks or dashes in it.
+        return turns >= 0.22 * len(letters)
+    return turns >= (0.35 if len(letters) >= 20 else 0.4) * len(letters)
