@@ -112,8 +112,8 @@ class ReportRecordingsOperator(BaseOperator):
 
     :param manifests: What the listing returned (templated).
     :param list_task_id: The task that listed; if it was skipped, so is this one.
-    :param submit_task_id: The tasks that submitted.
-    :param finish_task_id: The tasks that finished the chunks.
+    :param submit_task_id: The tasks that submitted, or planned to.
+    :param finish_task_id: The tasks that finished the chunks; in a plan, those of ``submit_task_id``.
     :return: The chunks' counts, summed up.
     :raises PlaudArchiveError: if the listing has failed, or a chunk has.
     """
@@ -144,7 +144,9 @@ class ReportRecordingsOperator(BaseOperator):
             raise PlaudArchiveError("The recordings could not be listed; see that task. Nothing was sent.")
         chunks = len(list(self.manifests))
         planned = self._pull(context, self.submit_task_id)
-        finished = self._pull(context, self.finish_task_id)
+        # A plan ends with the tasks that count what is new.
+        is_plan = self.finish_task_id == self.submit_task_id
+        finished = [] if is_plan else self._pull(context, self.finish_task_id)
         counts = {name: _sum(planned, name) for name in _PLANNED} | {
             name: _sum(finished, name) for name in _COUNTS
         }

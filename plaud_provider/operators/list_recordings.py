@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
@@ -31,7 +30,7 @@ class ListRecordingsOperator(BaseOperator):
     task returns is only where the chunks lie.
 
     :param path: The archive (templated), as an ``ObjectStoragePath``: ``s3://conn@bucket/2024/``, ``gs://…``,
-        ``abfs://…`` or a local folder. If a template leaves it empty, a scheduled run is skipped.
+        ``abfs://…`` or a local folder.
     :param results_path: Folder that workers and triggerers share (templated); the chunks are written below
         it.
     :param pattern: Only recordings whose path below ``path`` matches, as in ``**/sales-*.mp3`` (templated).
@@ -85,7 +84,7 @@ class ListRecordingsOperator(BaseOperator):
         from plaud_provider.handover.manifest import write_manifest
         from plaud_provider.recordings.listing import list_recordings
 
-        path = self._path(context)
+        path = self._path()
         found = list_recordings(
             path,
             pattern=optional(self.pattern),
@@ -108,13 +107,11 @@ class ListRecordingsOperator(BaseOperator):
         )
         return chunks
 
-    def _path(self, context: Context) -> str:
+    def _path(self) -> str:
         path = None if self.path is None else optional(str(self.path))
         if path is not None:
             return path
-        if context["dag_run"].run_type == "scheduled":
-            # Nobody has asked for this run: switching a DAG on to run it by hand also starts its schedule.
-            raise AirflowSkipException("path: no archive is named for scheduled runs. Nothing is to be done.")
+        # In a scheduled run too: one that is skipped counts as done, and its day is not made up for.
         raise PlaudInputError("path: it is empty. Name a folder of recordings. Nothing was sent.")
 
 

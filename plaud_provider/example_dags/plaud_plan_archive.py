@@ -1,0 +1,102 @@
+"""
+Say what transcribing an archive would cost. Nothing is paid for.
+
+Give a folder of recordings as for `plaud_transcribe_archive`, and trigger it: no task of this DAG can submit
+anything, whatever it is told, so neither switching it on nor a lost parameter costs anything.
+
+- **list** writes the recordings in chunks.
+- **plan** asks the ledger what is known already, and reads the headers of the rest. Plaud is not asked.
+- **report** sums up: how many recordings are new, and how many audio hours they have.
+
+Language, speakers and the Plaud connection are part of what a recording is: give what you will transcribe
+with. Then trigger `plaud_transcribe_archive` with the same folder.
+
+Two Airflow variables are read if they are there: `plaud_results_path` and `plaud_public_urls`; see
+`plaud_transcribe_archive`.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from airflow.sdk import DAG, Param
+
+from plaud_provider.operators.finish_recordings import ReportRecordingsOperator
+from plaud_provider.operators.list_recordings import ListRecordingsOperator
+from plaud_provider.operators.plan_recordings import PlanRecordingsOperator
+
+RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
+
+with DAG(
+    dag_id="plaud_plan_archive",
+    description="An archive of recordings in, what it would cost out",
+    doc_md=__doc__,
+    schedule=None,
+    tags=["plaud", "transcription"],
+    render_template_as_native_obj=True,
+    default_args={"retries": 3, "retry_delay": timedelta(minutes=1)},
+    params={
+        "archive": Param(
+            type="string",
+            minLength=1,
+            title="Archive",
+            description="Folder of recordings: s3://connection@bucket/folder/, gs://, abfs:// or a local one",
+        ),
+        "pattern": Param(
+            None,
+            type=["null", "string"],
+            title="Only paths like",
+            description="Below the archive, as in **/sales-*.mp3; empty: all M4A, MP3 and WAV files",
+        ),
+        "resubmit": Param(
+            [],
+            type="array",
+            items={"type": "string", "enum": ["failed", "expired", "unknown"]},
+            title="Count as new",
+            description="Recordings of earlier runs that ended as failed, expired or unknown",
+            examples=["failed", "expired", "unknown"],
+        ),
+        "language": Param(
+            None,
+            type=["null", "string"],
+            title="Language",
+            description="BCP-47 code such as en, ja or pt-BR; empty: Plaud detects it",
+        ),
+        "speaker_diarization": Param(
+            True, type="boolean", title="Speakers", description="Tell speakers apart and label them"
+        ),
+        "chunk_size": Param(200, type="integer", minimum=1, maximum=1000, title="Recordings per chunk"),
+        "ledger_conn_id": Param(
+            "warehouse_default",
+            type="string",
+            title="Ledger connection",
+            description="PostgreSQL, SQLite or DuckDB; the warehouse, unless the ledger is elsewhere",
+        ),
+        "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
+    },
+):
+    listing = ListRecordingsOperator(
+        task_id="list",
+        path="{{ params.archive }}",
+        results_path=f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}",
+        pattern="{{ params.pattern }}",
+        chunk_size="{{ params.chunk_size }}",
+    )
+    plan = PlanRecordingsOperator.partial(
+        task_id="plan",
+        resubmit="{{ params.resubmit }}",
+        language="{{ params.language }}",
+        speaker_diarization="{{ params.speaker_diarization }}",
+        ledger_conn_id="{{ params.ledger_conn_id }}",
+        plaud_conn_id="{{ params.plaud_conn_id }}",
+        public_urls="{{ var.value.get('plaud_public_urls', '') }}",
+    ).expand(manifest=listing.output)
+    report = ReportRecordingsOperator(
+        task_id="report",
+        manifests=listing.output,
+        list_task_id="list",
+        submit_task_id="plan",
+        finish_task_id="plan",
+    )
+    plan >> report
