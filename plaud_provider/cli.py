@@ -156,17 +156,23 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def _as_airflow_sees_it() -> Iterator[None]:
-    """Let connections and variables be found where the scheduler finds them: in its database too."""
-    name = "_AIRFLOW_PROCESS_CONTEXT"
-    before = os.environ.get(name)
-    os.environ[name] = "server"
+    """Set what Airflow reads of the environment when it is first imported, and only then."""
+    wanted = {
+        # Connections and variables are looked for where the scheduler looks: in its database too.
+        "_AIRFLOW_PROCESS_CONTEXT": "server",
+        # What hooks and drivers log is for tasks; what matters of it is in our own lines.
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "CRITICAL",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def dag_names() -> list[str]:

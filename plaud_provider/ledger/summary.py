@@ -105,7 +105,7 @@ def _lines(counts: Sequence[StateCount], now: datetime) -> Iterator[str]:
     total = sum(one.recordings for one in counts)
     yield f"{'all':12}{total:>12,}{duration(sum(one.seconds for one in counts)):>14}"
     if unmeasured := sum(one.unmeasured for one in counts):
-        yield f"The length of {unmeasured:,} is not known: single submits do not read it."
+        yield f"The length of {unmeasured:,} is not known."
     yield ""
     waiting = next((one for one in counts if one.state is State.PROCESSING), None)
     if waiting is not None:

@@ -47,7 +47,7 @@ def test_what_is_there_is_found(capsys: pytest.CaptureFixture[str], plaud: Emula
     assert marks == dict.fromkeys(CHECKS, "✓") | {"storage signing": "-", "triggerer": "-"}
     assert code == 0
     assert lines["connection"][1] == "plaud_default, client id client"
-    assert lines["region"][1].startswith(f"us, at {plaud.url}")
+    assert lines["region"][1] == f"us, at {plaud.url}"
     assert lines["token"][1].startswith("Plaud accepted client client")
     assert "--recording" in lines["storage signing"][1]
 
