@@ -9,8 +9,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -54,13 +54,13 @@ def run(work: Path, recordings: Path) -> int:
     shutil.rmtree(home, ignore_errors=True)
     for file in (warehouse, sqlite):
         file.unlink(missing_ok=True)
-    with Supervisor() as supervisor:
+    with Supervisor() as supervisor, ExitStack() as ends:
         emulator = Emulator(supervisor, recordings, work, "--processing-seconds", "5")
         progress(f"Plaud emulator on {emulator.url}")
         files = FileServer(supervisor, recordings, work)
         bucket = Bucket(supervisor, recordings, work)
         progress(f"S3 bucket {BUCKET} with folders for {', '.join(DAYS)}")
-        database = _start_postgres(supervisor, work)
+        database = ends.enter_context(_postgres(supervisor, work))
         progress(f"Airflow {version('apache-airflow-core')} starts: about 20 seconds, more at the first time")
         env = {"AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False"}
         dags = [REPOSITORY / "dags"]
@@ -97,8 +97,9 @@ def run(work: Path, recordings: Path) -> int:
     return 0
 
 
-def _start_postgres(supervisor: Supervisor, work: Path) -> str:
-    """Return the address of a database for Airflow: on SQLite it makes no backfills while anything runs."""
+@contextmanager
+def _postgres(supervisor: Supervisor, work: Path) -> Iterator[str]:
+    """Give the address of a database for Airflow: on SQLite it makes no backfills while anything runs."""
     address = work / "postgres.address"
     address.unlink(missing_ok=True)
     # Not in the work folder: started by root it runs as another user, who may not enter that.
@@ -114,8 +115,13 @@ def _start_postgres(supervisor: Supervisor, work: Path) -> str:
         process.check()
         return address.exists()
 
-    wait_until(listening, timeout=60, what="PostgreSQL listens")
-    return address.read_text()
+    try:
+        wait_until(listening, timeout=60, what="PostgreSQL listens")
+        yield address.read_text()
+    finally:
+        # It writes all to its disk first.
+        supervisor.end("postgres", grace=30)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_command(file: Path, stack: AirflowStack) -> Path:
