@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import socket
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -273,7 +274,8 @@ def _living_hosts(job_type: str) -> list[str]:
         from airflow.jobs.job import Job
         from airflow.utils.session import create_session
 
-        with create_session() as session:
+        # Airflow's models warn about themselves when they are first used.
+        with warnings.catch_warnings(action="ignore"), create_session() as session:
             jobs = session.scalars(sa.select(Job).where(Job.job_type == job_type, Job.state == "running"))
             return [str(job.hostname) for job in jobs if job.is_alive()]
     # On a worker of Airflow 3 there is no database to ask.
