@@ -11,6 +11,7 @@ STAMP32 := $(VENV32)/.installed
 # What drives a browser, for those who run these tests.
 STAMP_UI := $(VENV)/.installed-ui
 STAMP_DOCS := $(VENV)/.installed-docs
+STAMP_DIST := $(VENV)/.installed-dist
 # The tests of one file share what is costly to start. Those of real processes need the machine for themselves.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 # uv from the PATH, else one of our own in .uv.
@@ -19,7 +20,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # Airflow starts a process per task: without byte code each of them would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo ui bench test test-ui soak screenshots test-airflow32 lint docs lock clean
+.PHONY: help demo ui bench test test-ui soak screenshots test-airflow32 lint docs dist lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,7 +33,7 @@ help: ## List the targets
 define install
 	@echo "Installing Airflow and this package into $(1) ..."
 	@test -x $(1)/bin/python || $(UV) venv --quiet --python python3 $(1)
-	@VIRTUAL_ENV=$(1) $(UV) pip install --quiet --constraints $(2) --group $(3) --editable '.[duckdb,postgres]'
+	@VIRTUAL_ENV=$(1) $(UV) pip install --quiet --constraints $(2) --group $(3) --editable '.[duckdb,postgres,sqlite]'
 	@touch $@
 endef
 
@@ -47,6 +48,9 @@ $(STAMP_UI): $(STAMP)
 
 $(STAMP_DOCS): $(STAMP)
 	$(call install,$(VENV),constraints.txt,docs)
+
+$(STAMP_DIST): $(STAMP)
+	$(call install,$(VENV),constraints.txt,dist)
 
 demo: $(STAMP) ## Run real Airflow on embedded parts: recordings in, transcripts out
 	@$(PY) -m demo
@@ -84,12 +88,19 @@ bench: $(STAMP) ## Measure ours against what one would write today
 
 docs: $(STAMP_DOCS) ## Build the documentation into docs/_build
 	@$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs docs/_build
+	@echo "Open $(CURDIR)/docs/_build/index.html"
 
-COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --extra duckdb --extra postgres \
+dist: $(STAMP_DIST) ## Build the wheel and the source distribution into dist, and check both
+	@rm -rf build dist *.egg-info
+	@$(PY) -m build --no-isolation >/dev/null
+	@$(PY) -m twine check --strict dist/*
+	@UV=$(UV) $(PY) -m pytest tests/unit/test_packaging.py tests/dist
+
+COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --extra duckdb --extra postgres --extra sqlite \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
 
 lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for each Airflow
-	@$(COMPILE) --group dev --group docs --group ui -o constraints.txt
+	@$(COMPILE) --group dev --group dist --group docs --group ui -o constraints.txt
 	@$(COMPILE) --group airflow32 -o constraints-airflow-3.2.txt
 
 clean: ## Remove what the targets created

@@ -20,6 +20,12 @@ from demo.stack import USERNAME, AirflowStack
 DAG_ID = "plaud_transcribe_list"
 RUN_SECONDS = 240.0
 LOG_TAIL_LINES = 25
+NEXT = """To try next:
+
+  make ui            this Airflow to click through: forms, folders per day in S3, a recording that fails
+  docs/start.md      from a Plaud account to the first row, in an Airflow of your own
+  docs/archive.md    a whole archive: what it costs, backfills, what to do with what failed
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,6 +67,7 @@ def run(work: Path, recordings: Path) -> int:
     )
     print(f"The warehouse is {warehouse}; the next demo starts a new one. To query it:\n")
     print(f"  {query_command(warehouse)}\n")
+    print(NEXT)
     return 0
 
 

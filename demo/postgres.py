@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +56,23 @@ class Postgres:
 
     def stop(self) -> None:
         self._server.cleanup()
+
+
+def main(folder: str, address_file: str) -> None:
+    """Run one in a process of its own until SIGTERM: write its address to a file once it is there."""
+    stop = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stop)
+    server = Postgres(Path(folder))
+    try:
+        address = server.create_database("airflow").render_as_string(hide_password=False)
+        unfinished = Path(f"{address_file}.new")
+        unfinished.write_text(address)
+        unfinished.replace(address_file)
+        signal.sigwait(stop)
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

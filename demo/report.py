@@ -84,11 +84,11 @@ def _rows(lines: list[Line], widths: list[int], text_width: int) -> Iterator[str
 
 def query_command(warehouse: Path) -> str:
     """Return a shell command that queries the warehouse, to copy and paste."""
-    code = f"import duckdb; duckdb.connect('{_short(warehouse)}', read_only=True).sql('{EXAMPLE}').show()"
-    return f'{_short(Path(sys.executable))} -c "{code}"'
+    code = f"import duckdb; duckdb.connect('{short(warehouse)}', read_only=True).sql('{EXAMPLE}').show()"
+    return f'{short(Path(sys.executable))} -c "{code}"'
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
     """Return a path from here if it is below, else in full. Links are kept: a venv's python is one."""
     path = Path(os.path.abspath(path))
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -91,6 +91,11 @@ class AirflowStack:
         self._supervisor.__exit__(exc_type, exc, traceback)
         self.api.close()
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of its processes, for a command of the same Airflow. It has keys in it."""
+        return dict(self._env)
+
     def _start(self) -> None:
         # Logs and the database hold what tasks handle.
         self.home.mkdir(parents=True, exist_ok=True)

@@ -141,3 +141,15 @@ def error_class(name: str | None) -> type[PlaudError]:
     """
     found = globals().get(name or "")
     return found if isinstance(found, type) and issubclass(found, PlaudError) else PlaudError
+
+
+def how_to_install(extra: str) -> str:
+    """
+    Return the command that installs an extra of this distribution, for messages.
+
+    :param extra: Its name, such as ``duckdb``.
+    """
+    return (
+        f"pip install 'airflow-provider-plaud[{extra}]', or in a checkout of it pip install '.[{extra}]', "
+        "with the Python that runs Airflow"
+    )

@@ -20,6 +20,7 @@ def get_provider_info() -> dict[str, Any]:
                 "external-doc-url": "https://docs.plaud.ai/",
                 "logo": "/docs/images/logo.svg",
                 "how-to-guide": [
+                    "/docs/start.md",
                     "/docs/connection.md",
                     "/docs/submit.md",
                     "/docs/wait.md",
@@ -43,6 +44,7 @@ def get_provider_info() -> dict[str, Any]:
                     "plaud_provider.operators.transcription",
                     "plaud_provider.operators.list_recordings",
                     "plaud_provider.operators.submit_recordings",
+                    "plaud_provider.operators.plan_recordings",
                     "plaud_provider.operators.land_recordings",
                     "plaud_provider.operators.report_recordings",
                 ],

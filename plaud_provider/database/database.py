@@ -18,7 +18,12 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
 
 from plaud_provider.database.fit import create_or_check
-from plaud_provider.exceptions import PlaudConfigurationError, PlaudError, PlaudWarehouseError
+from plaud_provider.exceptions import (
+    PlaudConfigurationError,
+    PlaudError,
+    PlaudWarehouseError,
+    how_to_install,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -31,6 +36,8 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _SECRET_NAME = r"(?i)token|secret|passw|key"
+#: Types of connections whose provider an extra of this distribution brings.
+_WITH_EXTRA = ("duckdb", "postgres", "sqlite")
 
 
 class Database:
@@ -333,10 +340,11 @@ def _hook(conn_id: str, parameter: str) -> DbApiHook:
     try:
         hook = connection.get_hook(hook_params=given)
     except (AirflowException, ImportError):
+        kind = connection.conn_type
+        how = f": {how_to_install(kind)};" if kind in _WITH_EXTRA else ""
         raise PlaudConfigurationError(
-            f"{parameter}: no installed provider knows the type {connection.conn_type!r} of connection "
-            f"{conn_id!r}. Install it (pip install 'airflow-provider-plaud[duckdb]' or [postgres] "
-            "for these) or correct the connection's type. Nothing was sent."
+            f"{parameter}: no installed provider knows the type {kind!r} of connection {conn_id!r}. Install "
+            f"one{how} or correct the connection's type. Nothing was sent."
         ) from None
     if not isinstance(hook, DbApiHook):
         raise PlaudConfigurationError(

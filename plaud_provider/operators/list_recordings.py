@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
-from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional, split_words, validate_number, validate_words
 from plaud_provider.exceptions import PlaudInputError
@@ -42,7 +41,7 @@ class ListRecordingsOperator(ArchiveOperator):
     An archive of any size is listed in constant memory; what the task returns is only where the chunks lie.
 
     :param path: The archive (templated), as an ``ObjectStoragePath``: ``s3://conn@bucket/2024/``, ``gs://…``,
-        ``abfs://…`` or a local folder. If a template leaves it empty, a scheduled run is skipped.
+        ``abfs://…`` or a local folder.
     :param results_path: Folder that workers and triggerers share (templated); the chunks are written below
         it.
     :param skips_settled: Whether what is settled is left out, as said above; if not, everything is listed,
@@ -135,7 +134,7 @@ class ListRecordingsOperator(ArchiveOperator):
         # One is for what other runs have left.
         max_chunks = max(1, conf.getint("core", "max_map_length", fallback=1024) - 1)
         found = list_recordings(
-            self._path(context),
+            self._path(),
             pattern=optional(self.pattern),
             suffixes=_suffixes(self.suffixes),
             modified_after=_moment("modified_after", self.modified_after),
@@ -180,13 +179,11 @@ class ListRecordingsOperator(ArchiveOperator):
         plan = Plan(self._plaud().settings.account, terms, rules)
         return Listing(plan, ledger, self._writer(ledger), resubmit)
 
-    def _path(self, context: Context) -> str:
+    def _path(self) -> str:
         path = None if self.path is None else optional(str(self.path))
         if path is not None:
             return path
-        if context["dag_run"].run_type == "scheduled":
-            # Nobody has asked for this run: switching a DAG on to run it by hand also starts its schedule.
-            raise AirflowSkipException("path: no archive is named for scheduled runs. Nothing is to be done.")
+        # In a scheduled run too: one that is skipped counts as done, and its day is not made up for.
         raise PlaudInputError("path: it is empty. Name a folder of recordings. Nothing was sent.")
 
 

@@ -53,8 +53,8 @@ class ReportRecordingsOperator(ArchiveOperator):
     :param manifests: What the listing returned (templated).
     :param results_path: Folder that the tasks share (templated).
     :param list_task_id: The task that listed; if it was skipped, so is this one.
-    :param submit_task_id: The tasks that submitted.
-    :param land_task_id: The tasks that landed.
+    :param submit_task_id: The tasks that submitted, or planned to.
+    :param land_task_id: The tasks that landed; in a plan, those that planned.
     :param max_failed: How many recordings of the run, listed before or now, may be failed, expired or of
         unknown outcome: a number, or below 1 a share of them (templated); ``None`` for any number.
     :param keep_raw: Whether kept answers stay after they are landed (templated).
@@ -106,17 +106,15 @@ class ReportRecordingsOperator(ArchiveOperator):
         is_only_plan = validate_boolean("plan_only", self.plan_only)
         counts = self._counts(context, is_only_plan=is_only_plan)
         self.log.info("%s", _summary(counts, is_only_plan=is_only_plan))
-        broken = 0 if is_only_plan else self._broken(context)
-        self._clear_up(context, is_done=is_only_plan or not broken)
-        if is_only_plan:
-            return counts
+        broken = self._broken(context)
+        self._clear_up(context, is_done=not broken)
         complaints = []
         if broken:
             complaints.append(
                 f"{broken} of {len(self.manifests)} chunks did not come to a good end. Tasks "
                 f"{self.land_task_id!r} say why; clearing them and their submits takes up what is left."
             )
-        if (too_many := _too_many(counts, max_failed)) is not None:
+        if not is_only_plan and (too_many := _too_many(counts, max_failed)) is not None:
             complaints.append(too_many)
         if complaints:
             problems = sorted(
@@ -125,7 +123,7 @@ class ReportRecordingsOperator(ArchiveOperator):
             raise PlaudArchiveError(
                 f"{' '.join(complaints)} ({in_words(counts)}). {remedies(counts)}{examples(problems)}"
             )
-        for outlet in self.outlets:
+        for outlet in () if is_only_plan else self.outlets:
             if isinstance(outlet, Asset):
                 context["outlet_events"][outlet].extra.update(counts)
         return counts
@@ -133,7 +131,7 @@ class ReportRecordingsOperator(ArchiveOperator):
     def _counts(self, context: Context, *, is_only_plan: bool) -> dict[str, float]:
         settled = self._pull(context, self.list_task_id)
         planned = self._pull(context, self.submit_task_id)
-        landed = self._pull(context, self.land_task_id)
+        landed = [] if is_only_plan else self._pull(context, self.land_task_id)
         counts = {end: _sum(landed, end) + _sum(settled, _SETTLED.get(end, "")) for end in ENDS}
         chunks = planned if is_only_plan else landed
         return {

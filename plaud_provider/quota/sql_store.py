@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.exceptions import PlaudConfigurationError, how_to_install
 from plaud_provider.quota.document import from_document, to_document
 from plaud_provider.quota.rule import Quota
 from plaud_provider.quota.stores import LOCK_SECONDS, Change, StoreUnavailableError
@@ -195,9 +195,9 @@ def _engine(connection: Connection) -> sa.Engine:
             return engine
     raise PlaudConfigurationError(
         f"budget_conn_id: connection {connection.conn_id!r} is of type {connection.conn_type!r}. The quota "
-        "of several hosts is kept in PostgreSQL, with its provider and driver installed (pip install "
-        "'airflow-provider-plaud[postgres]'). Correct that connection's type, or the extra budget_conn_id of "
-        "the Plaud connection. Nothing was sent."
+        "of several hosts is kept in PostgreSQL, with its provider and driver installed "
+        f"({how_to_install('postgres')}). Correct that connection's type, or the extra budget_conn_id of the "
+        "Plaud connection. Nothing was sent."
     )
 
 

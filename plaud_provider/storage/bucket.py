@@ -16,7 +16,7 @@ from datetime import timedelta
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
-from plaud_provider.exceptions import PlaudConfigurationError, PlaudError
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudError, how_to_install
 from plaud_provider.storage import errors
 from plaud_provider.storage.errors import Argument
 from plaud_provider.storage.kinds import KINDS, Azure, ObjectMetadata, Page, StorageKind
@@ -232,8 +232,8 @@ class Bucket:
         except ImportError:
             pass
         raise self._misconfigured(
-            "needs libraries that are not installed on this worker. Install them: pip install "
-            f"'airflow-provider-plaud[{self._kind.extra}]'"
+            "needs libraries that are not installed on this worker. Install them: "
+            f"{how_to_install(self._kind.extra)}"
         )
 
     def _call(

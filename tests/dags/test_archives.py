@@ -11,12 +11,15 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.sdk import DAG
 from airflow.sdk.execution_time.context import MacrosAccessor, VariableAccessor
 from airflow.utils.types import DagRunType
 
 from plaud_provider.emulator.server import EmulatorServer
+from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.operators.plan_recordings import PlanRecordingsOperator
 from tests.dags.conftest import RunDag, load_dag, states
-from tests.dags.test_dags import ARCHIVES, Warehouse, metadata
+from tests.dags.test_dags import ARCHIVES, PLAN, Warehouse, metadata
 from tests.dags.test_dags import quick_plaud as quick_plaud
 from tests.dags.test_dags import warehouse as warehouse
 from tests.integration.archive import BAD_NAMES, serving, write_bad, write_recordings
@@ -95,20 +98,75 @@ def task_states(run: DagRun) -> dict[str, str]:
     return {task_id.rpartition(".")[2]: state for (task_id, _), state in states(run).items()}
 
 
+@pytest.mark.parametrize("dag_id", [PLAN, "plaud_transcribe_archive"])
 def test_a_plan_says_what_would_be_paid_for_and_pays_nothing(
     run_dag: RunDag,
     plaud: EmulatorServer,
     sqlite_warehouse: Warehouse,
     archive: Path,
+    dag_id: str,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    run = run_dag("plaud_transcribe_archive", {"archive": str(archive), "dry_run": True})
+    # The DAG that pays has no such field any more; who passes it all the same does not mean to pay.
+    run = run_dag(dag_id, {"archive": str(archive), "dry_run": dag_id != PLAN})
 
     assert run.state == "success", states(run)
     said = capfd.readouterr().out
     assert f"{GOOD + len(BAD_NAMES)} recordings in 1 chunks: 0 landed before, 0 waiting, {GOOD} new" in said
     assert plaud.ledger() == []
     assert sqlite_warehouse.query("select * from plaud_submissions") == []
+
+
+def test_a_plan_knows_what_has_landed(
+    run_dag: RunDag,
+    quick_plaud: EmulatorServer,
+    sqlite_warehouse: Warehouse,
+    archive: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run_dag("plaud_transcribe_archive", {"archive": str(archive), "max_failed": None})
+    capfd.readouterr()
+    run = run_dag(PLAN, {"archive": str(archive)})
+
+    assert run.state == "success", states(run)
+    assert f"{GOOD} landed before, 0 waiting, 0 new" in capfd.readouterr().out
+    assert quick_plaud.summary()["submits_accepted"] == GOOD
+
+
+def test_no_task_of_the_plan_can_be_told_to_submit() -> None:
+    dag = load_dag(PLAN)
+    plan = dag.get_task("plan")
+
+    assert [task.task_id for task in dag.tasks if "submit" in task.task_id] == []
+    assert "plan_only" not in plan.template_fields
+    with pytest.raises(TypeError, match="plan_only"):
+        PlanRecordingsOperator(task_id="plan", manifest="m", ledger_conn_id="l", plan_only=False)
+    with DAG("d", schedule=None, default_args={"plan_only": False}):
+        told = PlanRecordingsOperator(task_id="plan", manifest="m", ledger_conn_id="l")
+    assert told.plan_only is True
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "variable"),
+    [
+        ("plaud_transcribe_archive", "plaud_pay_for_archive"),
+        ("plaud_transcribe_daily", "plaud_pay_for_daily"),
+    ],
+)
+def test_a_run_that_names_no_folder_pays_nothing_until_somebody_has_agreed(
+    run_dag: RunDag,
+    plaud: EmulatorServer,
+    sqlite_warehouse: Warehouse,
+    archive: Path,
+    dag_id: str,
+    variable: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run = run_dag(dag_id)
+
+    assert run.state == "failed"
+    assert f"the Airflow variable '{variable}' is not set" in capfd.readouterr().out
+    assert plaud.ledger() == []
 
 
 def test_a_day_without_a_folder_is_a_run_without_recordings(
@@ -232,15 +290,16 @@ def test_a_run_takes_the_folder_of_its_day(
 @pytest.mark.parametrize(
     ("dag_id", "param", "variable"),
     [
-        ("plaud_transcribe_archive", "archive", "PLAUD_ARCHIVE"),
-        ("plaud_transcribe_daily", "root", "PLAUD_DAILY_ROOT"),
+        ("plaud_transcribe_archive", "archive", "PLAUD_PAY_FOR_ARCHIVE"),
+        ("plaud_transcribe_daily", "root", "PLAUD_PAY_FOR_DAILY"),
     ],
 )
 def test_the_form_comes_before_the_variable(
     dag_id: str, param: str, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: dict[str, Any] = {"run_type": "scheduled", "logical_date": DAY}
-    assert not rendered(dag_id, "path", **told)
+    with pytest.raises(PlaudInputError, match=variable.lower()):
+        rendered(dag_id, "path", **told)
 
     monkeypatch.setenv(f"AIRFLOW_VAR_{variable}", "s3://aws_default@calls/")
     assert rendered(dag_id, "path", **told) == "s3://aws_default@calls/"

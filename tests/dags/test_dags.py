@@ -27,12 +27,15 @@ from tests.dags.conftest import FOLDERS, RunDag, load_dag, states
 pytestmark = pytest.mark.timeout(120, method="thread")
 
 FILES = sorted(FOLDERS["deployable"].glob("*.py"))
+PACKAGED = FOLDERS["deployable"].parent / "plaud_provider" / "example_dags"
 DAG_IDS = [file.stem for file in FILES]
 SIGNATURE = "canary-signature-6f1d"
 SPOKEN = "canary transcript"
 URLS = [f"https://calls.s3.amazonaws.com/2024/{n}.mp3?X-Amz-Signature={SIGNATURE}" for n in range(2)]
-#: DAGs for archives. They have a schedule, and runs in test_archives.py.
+#: DAGs for archives that pay. They have a schedule, and runs in test_archives.py.
 ARCHIVES = {"plaud_transcribe_archive", "plaud_transcribe_daily"}
+#: What says beforehand what they would cost; its runs are there too.
+PLAN = "plaud_plan_archive"
 #: What each of the other DAGs is started with, and how many recordings that is.
 CONFS: dict[str, tuple[dict[str, Any], int]] = {
     "plaud_transcribe_list": ({"recordings": URLS, "language": "en"}, 2),
@@ -97,7 +100,14 @@ def test_parsing_raises_no_deprecation(parsed: dict[str, Any]) -> None:
 
 
 def test_every_dag_is_run_here() -> None:
-    assert set(CONFS) | ARCHIVES == set(DAG_IDS)
+    assert set(CONFS) | ARCHIVES | {PLAN} == set(DAG_IDS)
+
+
+def test_dags_of_a_checkout_are_those_of_the_package() -> None:
+    # Links in a checkout, copies in a source distribution.
+    assert {file.name: file.read_text() for file in FILES} == {
+        file.name: file.read_text() for file in PACKAGED.glob("*.py") if file.stem != "__init__"
+    }
 
 
 @pytest.fixture(params=DAG_IDS)
@@ -113,6 +123,8 @@ def test_a_dag_explains_itself(dag: DAG) -> None:
     ours = [task.task_id.rpartition(".")[2] for task in dag.tasks if not task.task_type.startswith("_")]
     if dag.dag_id in ARCHIVES:
         assert sorted(ours) == ["land", "list", "report", "submit"]
+    elif dag.dag_id == PLAN:
+        assert sorted(ours) == ["list", "plan", "report"]
     else:
         assert sorted(ours) == ["load", "submit", "wait"]
     if dag.dag_id != "plaud_transcribe_daily":
@@ -149,7 +161,7 @@ def test_a_form_asks_for_recordings_and_has_valid_defaults_for_the_rest(dag: DAG
     required = [name for name, param in zip(dag.params, params, strict=True) if param.value is NOTSET]
 
     # Scheduled runs have only defaults.
-    assert required in ([], ["recording"], ["recordings"])
+    assert required in ([], ["archive"], ["recording"], ["recordings"])
     assert (required == []) == (dag.dag_id in ARCHIVES)
     for param in params:
         if param.value is not NOTSET:

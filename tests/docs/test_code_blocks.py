@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -60,8 +61,32 @@ def of(language: str) -> list[Block]:
 
 
 def test_every_block_has_a_language_that_is_run() -> None:
-    assert {block.language for block in blocks()} <= {"python", "bash", "sql"}
+    assert {block.language for block in blocks()} <= {"python", "bash", "sql", "json"}
     assert len(of("python")) >= 5
+
+
+@pytest.mark.parametrize("block", of("json"), ids=str)
+def test_a_policy_allows_what_the_storage_is_asked_for_and_no_more(block: Block) -> None:
+    policy = json.loads(block.code)
+    allowed = {
+        (action, resource)
+        for statement in policy["Statement"]
+        for action in _listed(statement["Action"])
+        for resource in _listed(statement["Resource"])
+    }
+
+    assert {statement["Effect"] for statement in policy["Statement"]} == {"Allow"}
+    calls, work = "arn:aws:s3:::calls", "arn:aws:s3:::plaud-work"
+    # A listing asks a bucket, everything else an object.
+    assert allowed == {
+        *(("s3:ListBucket", bucket) for bucket in (calls, work)),
+        *(("s3:GetObject", f"{bucket}/*") for bucket in (calls, work)),
+        *((f"s3:{action}Object", f"{work}/*") for action in ("Put", "Delete")),
+    }
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
 
 
 @pytest.mark.parametrize("block", of("python"), ids=str)
@@ -115,6 +140,7 @@ ROWS: dict[str, list[tuple[Any, ...]]] = {
         ("failed", "no speech", 1),
         ("unknown", "No answer came in 60 s.", 1),
     ],
+    "select speaker, start_seconds, text": [("Speaker 1", 0, "About my invoice.")],
     "lease_until < current_timestamp": [
         ("s3://calls/2024/0008.mp3", "claimed", "max_audio_hours: enough.", "2024-05-01 10:00"),
         ("s3://calls/2024/0009.mp3", "submitting", None, "2024-05-01 10:03"),
@@ -246,6 +272,9 @@ def test_bash(
         for export in re.split(r"^(?=export )", block.code, flags=re.MULTILINE)[1:]:
             check_connection(export, monkeypatch)
         return
+    if commands[0].startswith("plaud "):
+        check_plaud(block.code, request, monkeypatch, tmp_path)
+        return
     if "--store" in block.code:
         return  # It runs: it is the emulator of the other blocks.
     folder, port = emulator_process
@@ -260,6 +289,25 @@ def test_bash(
         check=False,
     )
     assert answer.returncode == 0, answer.stderr + answer.stdout
+    assert answer.stdout
+
+
+def check_plaud(
+    code: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    """Run `plaud` as somebody does whose connections are good, and who has no Airflow running."""
+    request.getfixturevalue("plaud")
+    warehouse = {"conn_type": "sqlite", "host": str(home / "warehouse.sqlite")}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(warehouse))
+    monkeypatch.setenv("HOME", str(home))
+    answer = subprocess.run(
+        ["bash", "-ec", code.replace("plaud ", f"{sys.executable} -m plaud_provider ")],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
     assert answer.stdout
 
 

@@ -19,11 +19,11 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expec
 
 from demo.airflow_api import TERMINAL_RUN_STATES, AirflowApi
 from demo.processes import wait_until
+from tests.docs.pictures import IMAGES, note
 from tests.integration.leftovers import processes_using
 from tests.ui.screens import DAG_ID
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-IMAGES = REPOSITORY / "docs" / "images"
 READY = "Ctrl-C ends everything"
 #: Milliseconds for what a busy machine does in one or two seconds.
 PATIENCE = 30_000
@@ -226,6 +226,7 @@ def screenshot(pytestconfig: pytest.Config) -> Callable[..., None]:
         # What moves has come to rest.
         page.wait_for_timeout(1000)
         page.screenshot(path=IMAGES / f"{name}.png", animations="disabled", caret="hide")
+        note(name)
         page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
 
     return take

@@ -13,9 +13,9 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.operators.finish_recordings import FinishRecordingsOperator
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
+from plaud_provider.operators.report_recordings import ReportRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
 from plaud_provider.sensors.transcription import TranscriptionSensor
@@ -26,8 +26,14 @@ from tests.unit.tasks import TaskStateStore, task_context
 NEEDED: dict[type[Any], dict[str, Any]] = {
     ListRecordingsOperator: {"path": "/a", "results_path": "/r"},
     SubmitRecordingsOperator: {"manifest": "/m"},
+    ReportRecordingsOperator: {
+        "manifests": [],
+        "results_path": "/r",
+        "list_task_id": "l",
+        "submit_task_id": "s",
+        "land_task_id": "d",
+    },
     LandRecordingsOperator: {"manifest": "/m", "results_path": "/r"},
-    FinishRecordingsOperator: {"manifest": "/m", "results_path": "/r"},
     SubmitTranscriptionOperator: {"audio_url": "https://files.example/1.mp3"},
     TranscriptionSensor: {"transcription_id": "txn_1"},
     TranscriptionToSqlOperator: {"transcription_id": "txn_1"},

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.exceptions import PlaudArchiveError, PlaudConfigurationError, PlaudInputError
 from plaud_provider.handover.manifest import read_manifest
@@ -142,8 +141,10 @@ def test_a_wrong_argument_is_told(
         listed(archive, **arguments)
 
 
-def test_a_scheduled_run_that_nobody_has_named_an_archive_for_is_skipped(archive: Archive) -> None:
-    with pytest.raises(AirflowSkipException):
+def test_a_scheduled_run_that_nobody_has_named_an_archive_for_fails_so_that_its_day_is_made_up_for(
+    archive: Archive,
+) -> None:
+    with pytest.raises(PlaudInputError, match="path: it is empty"):
         listed(archive, path="", context=task_context(None, run_type="scheduled"))
 
 

@@ -222,11 +222,11 @@ def test_arguments_of_tasks_do_not_collide_with_the_groups_own(name: str, value:
 
     found = [getattr(dag.get_task(task_id), name) for task_id in CHUNK]
     if name == "on_failure_callback":
-        assert found == [[print]] * 3
+        assert found == [[print]] * len(CHUNK)
     elif name == "params":
-        assert [params["a"] for params in found] == [1] * 3
+        assert [params["a"] for params in found] == [1] * len(CHUNK)
     else:
-        assert found == [value] * 3
+        assert found == [value] * len(CHUNK)
 
 
 def test_how_many_chunks_are_submitted_at_once_is_said_by_the_nearest() -> None:

@@ -1,0 +1,125 @@
+"""
+Transcribe one recording, from a form.
+
+Give a recording (M4A, MP3 or WAV): a pre-signed `https://` URL, or a storage reference such as
+`s3://calls/2024/0001.mp3`, which is signed right before Plaud is asked. Its transcript becomes a row of
+`plaud_transcripts`, and its segments rows of `plaud_segments`, in the warehouse of your choice.
+
+- **check** opens the warehouse, looks at its tables and reads the Plaud connection, before anything is paid.
+- **submit** checks the recording and the language, then sends the recording to Plaud, once. This is what
+  Plaud bills, by audio length.
+- **wait** waits in the triggerer, without holding a worker.
+- **load** replaces this transcription's rows: running it again changes nothing.
+
+Two Airflow variables are read if they are there: `plaud_url_validity`, for how many seconds storage
+references are signed (default 21600), and `plaud_public_urls`, from where Plaud can fetch local files, as in
+`{"/data/calls/": "https://files.example/calls/"}`.
+
+What you enter stays in the run's configuration as long as Airflow keeps the run: prefer a storage reference
+over a pre-signed URL.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+
+from plaud_provider.operators.transcription import SubmitTranscriptionOperator
+from plaud_provider.sensors.transcription import TranscriptionSensor
+from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
+
+# ISO 639-1 codes for the form; the operator takes any BCP-47 tag.
+LANGUAGES = {
+    "ar": "Arabic",
+    "de": "German",
+    "en": "English",
+    "es": "Spanish",
+    "fr": "French",
+    "hi": "Hindi",
+    "it": "Italian",
+    "ja": "Japanese",
+    "ko": "Korean",
+    "nl": "Dutch",
+    "pt": "Portuguese",
+    "ru": "Russian",
+    "zh": "Chinese",
+}
+
+with DAG(
+    dag_id="plaud_transcribe_recording",
+    description="One recording in, its transcript in the warehouse",
+    doc_md=__doc__,
+    schedule=None,
+    tags=["plaud", "transcription"],
+    render_template_as_native_obj=True,
+    default_args={"retries": 3, "retry_delay": timedelta(minutes=1)},
+    params={
+        "recording": Param(
+            type="string",
+            minLength=1,
+            title="Recording",
+            description="M4A, MP3 or WAV: a pre-signed https:// URL, or a reference (s3://, gs://, abfs://)",
+        ),
+        "language": Param(
+            # Not "": the form takes an empty text for a missing one and does not trigger.
+            None,
+            type=["null", "string"],
+            enum=[None, *LANGUAGES],
+            values_display={"null": "detect it", **LANGUAGES},
+            title="Language",
+            description="What is spoken",
+        ),
+        "speaker_diarization": Param(
+            True, type="boolean", title="Speakers", description="Tell speakers apart and label them"
+        ),
+        "sql_conn_id": Param(
+            "warehouse_default",
+            type="string",
+            title="Warehouse",
+            description="Id of a connection to a SQL database",
+        ),
+        "plaud_conn_id": Param(
+            "plaud_default",
+            type="string",
+            title="Plaud connection",
+            description="Id of a connection of type Plaud",
+        ),
+    },
+):
+
+    @task(retries=0)
+    def check(params: dict[str, Any]) -> None:
+        """Open the warehouse and read the Plaud connection before anything is paid for."""
+        from plaud_provider.hooks.plaud import PlaudHook
+        from plaud_provider.warehouse.writer import open_warehouse
+
+        open_warehouse(params["sql_conn_id"])
+        region = PlaudHook(params["plaud_conn_id"]).region
+        print(f"The recording goes to Plaud region {region!r}.")
+
+    submit = SubmitTranscriptionOperator(
+        task_id="submit",
+        audio_url="{{ params.recording }}",
+        language="{{ params.language }}",
+        speaker_diarization="{{ params.speaker_diarization }}",
+        plaud_conn_id="{{ params.plaud_conn_id }}",
+        url_validity="{{ var.value.get('plaud_url_validity', 6 * 3600) }}",
+        public_urls="{{ var.value.get('plaud_public_urls', '') }}",
+    )
+    wait = TranscriptionSensor(
+        task_id="wait",
+        transcription_id=submit.output,
+        plaud_conn_id="{{ params.plaud_conn_id }}",
+        on_failed="continue",
+        poke_interval=10,
+    )
+    load = TranscriptionToSqlOperator(
+        task_id="load",
+        transcription_id=submit.output,
+        audio_uri="{{ params.recording }}",
+        sql_conn_id="{{ params.sql_conn_id }}",
+        plaud_conn_id="{{ params.plaud_conn_id }}",
+    )
+    check() >> submit >> wait >> load

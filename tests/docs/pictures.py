@@ -1,0 +1,55 @@
+"""What the screenshots of the docs show, so that a test without a browser sees which of them are old."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from plaud_provider.get_provider_info import get_provider_info
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+IMAGES = REPOSITORY / "docs" / "images"
+#: What each picture showed when it was taken; `make screenshots` writes it.
+SHOWN = IMAGES / "screenshots.json"
+RECORDING, ARCHIVE = "plaud_transcribe_recording", "plaud_transcribe_archive"
+#: Each picture: the connection's form, or the form or the tasks of a DAG.
+SUBJECTS = {
+    "connection-form": "connection",
+    "connection-region": "connection",
+    "connection-test": "connection",
+    "trigger-form": f"form of {RECORDING}",
+    "run-green": f"tasks of {RECORDING}",
+    "task-log": f"tasks of {RECORDING}",
+    "archive-form": f"form of {ARCHIVE}",
+    "archive-run": f"tasks of {ARCHIVE}",
+}
+
+
+def fingerprint(name: str) -> str:
+    """Return a hash of what a picture shows today: what is declared, and Airflow's version."""
+    kind, _, dag_id = SUBJECTS[name].partition(" of ")
+    content = json.dumps(
+        [version("apache-airflow-core"), _declared(kind, dag_id)], sort_keys=True, default=str
+    )
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def note(name: str) -> None:
+    """Write down that a picture has just been taken."""
+    noted: dict[str, str] = json.loads(SHOWN.read_text()) if SHOWN.exists() else {}
+    noted[name] = fingerprint(name)
+    SHOWN.write_text(json.dumps(noted, indent=2, sort_keys=True) + "\n")
+
+
+def _declared(kind: str, dag_id: str) -> Any:
+    if kind == "connection":
+        return get_provider_info()["connection-types"]
+    from airflow.dag_processing.dagbag import DagBag
+
+    dag = DagBag(str(REPOSITORY / "dags" / f"{dag_id}.py")).dags[dag_id]
+    if kind == "form":
+        return {name: dag.params.get_param(name).dump() for name in dag.params}
+    return [sorted(dag.task_dict), sorted(dag.tags), type(dag.timetable).__name__]
