@@ -56,7 +56,8 @@ class SubmitRecordingsOperator(ChunkOperator):
         (templated). Rows that this same run wrote are not taken again.
     :param max_audio_hours: Audio hours that this run may submit, over all its chunks (templated); ``None``
         for no limit. What would go beyond is not submitted.
-    :param max_recording_hours: Longer recordings are refused (templated).
+    :param max_recording_hours: Longer recordings are refused (templated); not by an estimate.
+    :param unreadable: As for ``SubmitTranscriptionOperator`` (templated).
     :param plan_only: Whether only to say what would be done, and what it would cost (templated).
     :return: Counts of recordings: ``total``; ``landed_before``, ``waiting``, ``failed_before``,
         ``unknown_before``, ``expired_before``; ``new`` with their ``audio_hours``, ``refused``,
@@ -77,6 +78,7 @@ class SubmitRecordingsOperator(ChunkOperator):
         "resubmit",
         "max_audio_hours",
         "max_recording_hours",
+        "unreadable",
         "plan_only",
     )
     ui_color = "#e8f0fe"
@@ -92,6 +94,7 @@ class SubmitRecordingsOperator(ChunkOperator):
         resubmit: Sequence[str] = (),
         max_audio_hours: float | str | None = None,
         max_recording_hours: float | str = 24.0,
+        unreadable: str = "refuse",
         plan_only: bool | str = False,
         **kwargs: Any,
     ) -> None:
@@ -102,6 +105,7 @@ class SubmitRecordingsOperator(ChunkOperator):
         self.url_validity = url_validity
         self.public_urls = public_urls
         self.resubmit = resubmit
+        self.unreadable = unreadable
         self.max_audio_hours = max_audio_hours
         self.max_recording_hours = max_recording_hours
         self.plan_only = plan_only
@@ -141,6 +145,7 @@ class SubmitRecordingsOperator(ChunkOperator):
 
     def _rules(self) -> Rules:
         from plaud_provider.ledger.entry import RESUBMITTABLE, State
+        from plaud_provider.recordings.examine import validate_unreadable
         from plaud_provider.submit.plan import Rules
 
         return Rules(
@@ -149,6 +154,7 @@ class SubmitRecordingsOperator(ChunkOperator):
             resubmit=[State(word) for word in validate_words("resubmit", self.resubmit, RESUBMITTABLE)],
             max_audio_hours=optional_number("max_audio_hours", self.max_audio_hours, minimum=0),
             max_recording_hours=validate_number("max_recording_hours", self.max_recording_hours, minimum=0),
+            unreadable=validate_unreadable(self.unreadable),
         )
 
     def _come_back(self, held: int, counts: dict[str, Any]) -> NoReturn:

@@ -43,9 +43,9 @@ class SubmitTranscriptionOperator(BaseOperator):
 
     .. seealso:: https://docs.plaud.ai (transcription API)
 
-    :param audio_url: An M4A, MP3 or WAV file (templated): a pre-signed ``https://`` URL, shown and stored
-        without its signature; or a storage reference, ``s3://bucket/key``, ``gs://bucket/key`` or
-        ``abfs://container/path``, optionally with an Airflow connection (``s3://aws_default@bucket/key``),
+    :param audio_url: An M4A, MP3 or WAV file, whatever its name (templated): a pre-signed ``https://`` URL,
+        shown and stored without its signature; or a storage reference, ``s3://bucket/key``,
+        ``gs://bucket/key`` or ``abfs://container/path``, optionally with an Airflow connection (``s3://aws_default@bucket/key``),
         which is looked up, and signed right before it is submitted; or a local file (see ``public_urls``).
     :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers (templated).
@@ -64,6 +64,8 @@ class SubmitTranscriptionOperator(BaseOperator):
         submitted is attached to.
     :param resubmit: What the ledger knows as ``failed`` or ``expired`` and is to be submitted, and paid for,
         again (templated).
+    :param unreadable: What to do with a stored or local recording whose content cannot be measured, as it is
+        damaged, cut off or none: ``refuse`` it, or ``send`` it, so that Plaud decides (templated).
     :return: The transcription id. The XCom ``plaud_submitted_at`` says when it was submitted, where that is
         known: epoch seconds by transcription id.
     :raises PlaudInputError: for an argument that Plaud could not use; nothing is paid for.
@@ -84,6 +86,7 @@ class SubmitTranscriptionOperator(BaseOperator):
         "on_unknown_submit",
         "ledger_conn_id",
         "resubmit",
+        "unreadable",
     )
     ui_color = "#e8f0fe"
 
@@ -101,6 +104,7 @@ class SubmitTranscriptionOperator(BaseOperator):
         on_unknown_submit: OnUnknownSubmit = "fail",
         ledger_conn_id: str | None = None,
         resubmit: Sequence[str] = (),
+        unreadable: str = "refuse",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -115,6 +119,7 @@ class SubmitTranscriptionOperator(BaseOperator):
         self.on_unknown_submit = on_unknown_submit
         self.ledger_conn_id = ledger_conn_id
         self.resubmit = resubmit
+        self.unreadable = unreadable
 
     def _convert_audio_url(self, value: Any) -> Any:
         """Wrap a URL as it is assigned, so that rendered fields show it unsigned; Airflow calls this."""
@@ -125,6 +130,7 @@ class SubmitTranscriptionOperator(BaseOperator):
         """Re-attach to an earlier submit of this recording in this run, else submit it."""
         from plaud_provider.hooks.connection import PlaudConnection
         from plaud_provider.hooks.plaud import PlaudHook
+        from plaud_provider.recordings.examine import validate_unreadable
         from plaud_provider.recordings.local_files import validate_public_urls
         from plaud_provider.recordings.sources import validate_url_validity
         from plaud_provider.submit.plan import Plan, Rules
@@ -136,6 +142,7 @@ class SubmitTranscriptionOperator(BaseOperator):
             url_validity=validate_url_validity(self.url_validity),
             public_urls=validate_public_urls(self.public_urls),
             resubmit=self._resubmittable(),
+            unreadable=validate_unreadable(self.unreadable),
         )
         settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
         plan = Plan(settings.account, terms, rules)

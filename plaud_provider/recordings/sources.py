@@ -26,6 +26,14 @@ class AudioSource(Protocol):
     def audio(self) -> AudioReference:
         """The reference."""
 
+    @property
+    def is_ranged(self) -> bool:
+        """Whether each read of it is a request to a storage."""
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether its content can be looked at from here."""
+
     def connect(self) -> None:
         """Open its storage: what is wrong then is wrong with the connection, not with the recording."""
 

@@ -6,10 +6,11 @@ import io
 from collections.abc import Callable
 from typing import BinaryIO, cast
 
-#: What one read asks for at least: headers are shorter, nearly always.
+#: What the first read asks for at least: headers are shorter, nearly always.
 BLOCK_BYTES = 32 * 1024
-#: What all reads of a file ask for at most. The header of a sound recording is within some kilobytes; an MP3
-#: without one needs half a minute of its frames.
+#: What each further one asks for: an index elsewhere, or a sample of the sound.
+NEXT_BYTES = 11 * 1024
+#: What all reads of a file ask for at most.
 LIMIT_BYTES = 4 * 1024 * 1024
 
 
@@ -44,8 +45,9 @@ class _RangedFile(io.RawIOBase):
         self._size = size
         self._close = close
         self._spans: list[tuple[int, bytes]] = [(0, head)] if head else []
-        self._block = BLOCK_BYTES
-        self._fetched = 0
+        self._block = NEXT_BYTES if head else BLOCK_BYTES
+        #: Bytes that were fetched.
+        self.fetched = 0
         self._position = 0
 
     def readable(self) -> bool:
@@ -92,11 +94,13 @@ class _RangedFile(io.RawIOBase):
         start = self._position
         stop = min(max(start + self._block, end), self._size)
         stop = min([stop, *(begin for begin, _ in self._spans if begin > start)])
-        self._fetched += stop - start
-        if self._fetched > LIMIT_BYTES:
+        self.fetched += stop - start
+        if self.fetched > LIMIT_BYTES:
             raise ReadLimitError
         content = self._fetch_range(start, stop)
         if not content:
             raise EOFError("the file became shorter")
+        if not self._spans:
+            self._block = NEXT_BYTES
         self._spans.append((start, content))
         return start, content

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudError, PlaudInputError
 from plaud_provider.ledger.entry import Owner, Recording, State
-from plaud_provider.recordings.header import MAX_HOURS, examine
+from plaud_provider.recordings.examine import MAX_HOURS, Unreadable, examine
 from plaud_provider.recordings.identity import recording_key
 from plaud_provider.recordings.local_files import is_served
 from plaud_provider.recordings.reference import AudioReference, refused
@@ -21,6 +21,7 @@ from plaud_provider.submit.course import Order, Terms
 if TYPE_CHECKING:
     from plaud_provider.api.requests import Account
     from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.recordings.audio import Measured
     from plaud_provider.recordings.listing import Found
     from plaud_provider.recordings.sources import AudioSource
 
@@ -44,6 +45,7 @@ class Rules(NamedTuple):
     :param resubmit: States that a recording is submitted again from.
     :param max_audio_hours: Audio hours that the run may submit; ``None`` for no limit.
     :param max_recording_hours: Longer recordings are refused.
+    :param unreadable: What to do with recordings that cannot be measured.
     """
 
     url_validity: timedelta
@@ -51,6 +53,7 @@ class Rules(NamedTuple):
     resubmit: Collection[State]
     max_audio_hours: float | None = None
     max_recording_hours: float = MAX_HOURS
+    unreadable: Unreadable = "refuse"
 
 
 class Candidate(NamedTuple):
@@ -61,7 +64,7 @@ class Candidate(NamedTuple):
     :param key: Its identity.
     :param version: Version of its content.
     :param source: Where it is; ``None`` if Plaud could never fetch it from there.
-    :param duration_seconds: Its length, once its header was read.
+    :param duration_seconds: Its length, once it was read, perhaps estimated.
     :param problem: Why it cannot be submitted now, or ever.
     """
 
@@ -179,10 +182,18 @@ class Plan:
         try:
             version = source.look()
             candidate = candidate._replace(version=version, key=self.key(candidate.audio, version))
-            header = examine(source, max_hours=self._rules.max_recording_hours)
+            found = self.examine(source)
         except PlaudError as problem:
             return candidate._replace(problem=problem)
-        return candidate._replace(duration_seconds=header.duration_seconds, problem=None)
+        return candidate._replace(duration_seconds=found.seconds, problem=None)
+
+    def examine(self, source: AudioSource) -> Measured:
+        """
+        Find out what a recording is.
+
+        :raises PlaudError: if it is not to be submitted, or cannot be read.
+        """
+        return examine(source, max_hours=self._rules.max_recording_hours, unreadable=self._rules.unreadable)
 
     def recording(self, candidate: Candidate) -> Recording:
         """Return a recording as the ledger has it."""

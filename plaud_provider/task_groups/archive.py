@@ -38,6 +38,7 @@ def transcribe_archive(
     max_failed: float | str | None = 0.1,
     max_audio_hours: float | str | None = None,
     max_recording_hours: float | str = 24.0,
+    unreadable: str = "refuse",
     resubmit: Sequence[str] | str = (),
     dry_run: bool | str = False,
     timeout: timedelta | float = timedelta(hours=24),
@@ -87,7 +88,8 @@ def transcribe_archive(
     :param max_failed: How many recordings of a chunk may fail before its ``finish`` does: a number, or below
         1 a share; ``None`` for any number.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
-    :param max_recording_hours: Longer recordings are refused.
+    :param max_recording_hours: Longer recordings are refused; not by an estimate.
+    :param unreadable: What to do with recordings that cannot be measured: ``refuse`` or ``send`` them.
     :param resubmit: What to pay for again: any of ``failed``, ``expired`` and ``unknown``.
     :param dry_run: Whether only to say what a run would do and cost.
     :param timeout: Seconds or timedelta from a chunk's first look to its deadline.
@@ -144,6 +146,7 @@ def transcribe_archive(
                 resubmit=resubmit,
                 max_audio_hours=max_audio_hours,
                 max_recording_hours=max_recording_hours,
+                unreadable=unreadable,
                 plan_only=dry_run,
                 max_active_tis_per_dag=chunks_at_once,
                 **chunk,
