@@ -11,7 +11,7 @@ from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional_number, validate_boolean
-from plaud_provider.exceptions import PlaudArchiveError
+from plaud_provider.exceptions import PlaudArchiveError, PlaudError
 from plaud_provider.operators.chunk import COUNTS_KEY, shown
 from plaud_provider.operators.land_recordings import LandingOperator, waiting_of
 
@@ -91,6 +91,7 @@ class FinishRecordingsOperator(LandingOperator):
             waiting = waiting_of(ledger.entries(list(keys)), plaud)
             self._land(self._kept(waiting), context, plaud, ledger)
             entries = ledger.entries(list(keys))
+        self._remove_converted(entries)
         counts = _counts(len(recordings), entries)
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         self.log.info("%s.", _text(counts))
@@ -101,6 +102,18 @@ class FinishRecordingsOperator(LandingOperator):
                 f"{'; '.join(complaints)} ({_text(counts)}). {remedies}{_examples(entries)}"
             )
         return counts
+
+    def _remove_converted(self, entries: Mapping[str, Entry]) -> None:
+        from plaud_provider.ledger.entry import State
+        from plaud_provider.recordings.converted import remove_converted
+
+        ended = (State.LANDED, State.FAILED, State.EXPIRED)
+        keys = [key for key, entry in entries.items() if entry.state in ended]
+        try:
+            remove_converted(self.results_path, keys)
+        except PlaudError as error:
+            # A later run removes them by their age.
+            self.log.warning("Converted recordings could not be removed: %s", error)
 
 
 class ReportRecordingsOperator(BaseOperator):

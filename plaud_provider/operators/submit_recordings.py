@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from plaud_provider.api.arguments import (
+    optional,
     optional_number,
     validate_boolean,
     validate_number,
@@ -58,6 +59,8 @@ class SubmitRecordingsOperator(ChunkOperator):
         for no limit. What would go beyond is not submitted.
     :param max_recording_hours: Longer recordings are refused (templated); not by an estimate.
     :param unreadable: As for ``SubmitTranscriptionOperator`` (templated).
+    :param convert: Likewise (templated).
+    :param results_path: Likewise (templated).
     :param plan_only: Whether only to say what would be done, and what it would cost (templated).
     :return: Counts of recordings: ``total``; ``landed_before``, ``waiting``, ``failed_before``,
         ``unknown_before``, ``expired_before``; ``new`` with their ``audio_hours``, ``refused``,
@@ -79,6 +82,8 @@ class SubmitRecordingsOperator(ChunkOperator):
         "max_audio_hours",
         "max_recording_hours",
         "unreadable",
+        "convert",
+        "results_path",
         "plan_only",
     )
     ui_color = "#e8f0fe"
@@ -95,6 +100,8 @@ class SubmitRecordingsOperator(ChunkOperator):
         max_audio_hours: float | str | None = None,
         max_recording_hours: float | str = 24.0,
         unreadable: str = "refuse",
+        convert: str | None = None,
+        results_path: str | None = None,
         plan_only: bool | str = False,
         **kwargs: Any,
     ) -> None:
@@ -106,6 +113,8 @@ class SubmitRecordingsOperator(ChunkOperator):
         self.public_urls = public_urls
         self.resubmit = resubmit
         self.unreadable = unreadable
+        self.convert = convert
+        self.results_path = results_path
         self.max_audio_hours = max_audio_hours
         self.max_recording_hours = max_recording_hours
         self.plan_only = plan_only
@@ -145,6 +154,7 @@ class SubmitRecordingsOperator(ChunkOperator):
 
     def _rules(self) -> Rules:
         from plaud_provider.ledger.entry import RESUBMITTABLE, State
+        from plaud_provider.recordings.convert import validate_convert
         from plaud_provider.recordings.examine import validate_unreadable
         from plaud_provider.submit.plan import Rules
 
@@ -155,6 +165,8 @@ class SubmitRecordingsOperator(ChunkOperator):
             max_audio_hours=optional_number("max_audio_hours", self.max_audio_hours, minimum=0),
             max_recording_hours=validate_number("max_recording_hours", self.max_recording_hours, minimum=0),
             unreadable=validate_unreadable(self.unreadable),
+            convert=validate_convert(self.convert),
+            results_path=optional(self.results_path),
         )
 
     def _come_back(self, held: int, counts: dict[str, Any]) -> NoReturn:

@@ -66,6 +66,10 @@ class SubmitTranscriptionOperator(BaseOperator):
         again (templated).
     :param unreadable: What to do with a stored or local recording whose content cannot be measured, as it is
         damaged, cut off or none: ``refuse`` it, or ``send`` it, so that Plaud decides (templated).
+    :param convert: ``mp3``: a stored or local recording that is no MP3 or M4A is converted, and Plaud fetches
+        the MP3; ``None``: none is (templated). A URL is not read, and so not converted.
+    :param results_path: Folder in which it is kept for that (templated): in object storage, where it is
+        signed, or a local one that ``public_urls`` serves.
     :return: The transcription id. The XCom ``plaud_submitted_at`` says when it was submitted, where that is
         known: epoch seconds by transcription id.
     :raises PlaudInputError: for an argument that Plaud could not use; nothing is paid for.
@@ -87,6 +91,8 @@ class SubmitTranscriptionOperator(BaseOperator):
         "ledger_conn_id",
         "resubmit",
         "unreadable",
+        "convert",
+        "results_path",
     )
     ui_color = "#e8f0fe"
 
@@ -105,6 +111,8 @@ class SubmitTranscriptionOperator(BaseOperator):
         ledger_conn_id: str | None = None,
         resubmit: Sequence[str] = (),
         unreadable: str = "refuse",
+        convert: str | None = None,
+        results_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -120,6 +128,8 @@ class SubmitTranscriptionOperator(BaseOperator):
         self.ledger_conn_id = ledger_conn_id
         self.resubmit = resubmit
         self.unreadable = unreadable
+        self.convert = convert
+        self.results_path = results_path
 
     def _convert_audio_url(self, value: Any) -> Any:
         """Wrap a URL as it is assigned, so that rendered fields show it unsigned; Airflow calls this."""
@@ -130,6 +140,7 @@ class SubmitTranscriptionOperator(BaseOperator):
         """Re-attach to an earlier submit of this recording in this run, else submit it."""
         from plaud_provider.hooks.connection import PlaudConnection
         from plaud_provider.hooks.plaud import PlaudHook
+        from plaud_provider.recordings.convert import validate_convert
         from plaud_provider.recordings.examine import validate_unreadable
         from plaud_provider.recordings.local_files import validate_public_urls
         from plaud_provider.recordings.sources import validate_url_validity
@@ -143,6 +154,8 @@ class SubmitTranscriptionOperator(BaseOperator):
             public_urls=validate_public_urls(self.public_urls),
             resubmit=self._resubmittable(),
             unreadable=validate_unreadable(self.unreadable),
+            convert=validate_convert(self.convert),
+            results_path=optional(self.results_path),
         )
         settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
         plan = Plan(settings.account, terms, rules)

@@ -40,7 +40,11 @@ def validate_unreadable(value: object) -> Unreadable:
 
 
 def examine(
-    source: AudioSource, *, max_hours: float = MAX_HOURS, unreadable: Unreadable = "refuse"
+    source: AudioSource,
+    *,
+    max_hours: float = MAX_HOURS,
+    unreadable: Unreadable = "refuse",
+    is_converted: bool = False,
 ) -> Measured:
     """
     Find out what a recording is by reading it, of a storage a few blocks.
@@ -50,6 +54,7 @@ def examine(
     :param source: The recording.
     :param max_hours: One that is measured to be longer is refused.
     :param unreadable: What to do with one that cannot be measured.
+    :param is_converted: Whether one of a format that Plaud does not take is going to be converted.
     :raises PlaudInputError: if it is empty, damaged, too long or of a format that Plaud does not take.
     :raises PlaudConfigurationError: if the connection, a right or an extra is missing.
     :raises PlaudStorageError: if it could not be read.
@@ -61,11 +66,11 @@ def examine(
         if unreadable == "refuse":
             raise refused(audio, f"{found.problem}. To let Plaud try, submit it with unreadable='send'")
         log.warning("%s %s. It is sent all the same, as unreadable='send' says.", audio.uri, found.problem)
-    elif found.format not in TAKEN:
+    elif found.format not in TAKEN and not is_converted:
         raise refused(
             audio,
             f"is {found.format.upper()} by its content, whatever its name; Plaud transcribes M4A, MP3 and "
-            "WAV. Convert it first",
+            "WAV. Convert it first, or submit it with convert='mp3'",
         )
     elif found.kind == "measured" and (found.seconds or 0.0) > max_hours * 3600:
         raise refused(

@@ -49,6 +49,10 @@ class GivenUrl:
             "is a URL, which is not read here; pass a storage reference to have its length checked",
         )
 
+    def stream(self) -> BinaryIO:
+        """Refuse likewise."""
+        return self.open()
+
     def url(self) -> AudioReference:
         """
         Return it, if it will be valid for long enough.

@@ -122,6 +122,10 @@ class LocalFile:
             self._checked()
             return cast("BinaryIO", _ExplainedFile(self._path, self._explained))
 
+    def stream(self) -> BinaryIO:
+        """Open it likewise."""
+        return self.open()
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:

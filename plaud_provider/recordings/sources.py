@@ -48,6 +48,9 @@ class AudioSource(Protocol):
     def open(self) -> BinaryIO:
         """Open it for a few ranged reads; close it after."""
 
+    def stream(self) -> BinaryIO:
+        """Open it to be read from its beginning to its end; close it after."""
+
     def url(self) -> AudioReference:
         """Return a URL that Plaud can fetch; revealed, it is a secret."""
 

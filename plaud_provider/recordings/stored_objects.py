@@ -17,7 +17,7 @@ from plaud_provider.recordings.reference import AudioReference, as_argument, ref
 from plaud_provider.storage.bucket import Bucket, FileSystems, parse_location
 from plaud_provider.storage.errors import archived
 from plaud_provider.storage.kinds import ObjectMetadata
-from plaud_provider.storage.ranges import BLOCK_BYTES, open_ranges
+from plaud_provider.storage.ranges import BLOCK_BYTES, open_ranges, open_stream
 
 
 class StoredObject:
@@ -84,6 +84,15 @@ class StoredObject:
         """
         found, head = self._seen or self._look()
         return open_ranges(partial(self._bucket.read, self._key), size=found.size or len(head), head=head)
+
+    def stream(self) -> BinaryIO:
+        """
+        Open it to be read from its beginning to its end.
+
+        :raises PlaudError: as :meth:`look`, which is done first where it has not been.
+        """
+        found, head = self._seen or self._look()
+        return open_stream(partial(self._bucket.read, self._key), size=found.size or len(head))
 
     def url(self) -> AudioReference:
         """

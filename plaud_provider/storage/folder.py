@@ -7,9 +7,13 @@ Its files are read and written whole: a reader sees all of a file or none of it.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import IO
 
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
@@ -93,6 +97,21 @@ class StoredFolder:
         """Write a file, in place of an earlier one."""
         self.bucket.write_file(self.key + name, content)
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        key = self.key + name
+        return any(found.key == key for page in self.bucket.pages(key) for found in page.objects)
+
+    def upload(self, name: str, path: str) -> None:
+        """Write a file with the content of a local one, in place of an earlier one."""
+        self.bucket.upload_file(self.key + name, path)
+
+    def older_than(self, age: timedelta) -> list[str]:
+        """Return the names of files that were last changed so long ago."""
+        before = datetime.now(tz=UTC) - age
+        found = [one for page in self.bucket.pages(self.key, delimiter="/") for one in page.objects]
+        return [one.key[len(self.key) :] for one in found if one.modified and one.modified < before]
+
     def remove(self, names: Iterable[str]) -> None:
         """Remove files, where they are."""
         for name in names:
@@ -139,14 +158,33 @@ class LocalFolder:
             except FileNotFoundError:
                 return None
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return os.path.exists(os.path.join(self.path, name))
+
+    def older_than(self, age: timedelta) -> list[str]:
+        """Return the names of files that were last changed so long ago."""
+        before = time.time() - age.total_seconds()
+        with self._explained("read"):
+            entries = os.scandir(self.path) if os.path.isdir(self.path) else ()
+            return [entry.name for entry in entries if entry.is_file() and entry.stat().st_mtime < before]
+
+    def upload(self, name: str, path: str) -> None:
+        """Write a file with the content of another one, in place of an earlier one."""
+        with open(path, "rb") as file:
+            self._write(name, lambda target: shutil.copyfileobj(file, target))
+
     def write(self, name: str, content: bytes) -> None:
         """Write a file, in place of an earlier one."""
+        self._write(name, lambda target: target.write(content))
+
+    def _write(self, name: str, fill: Callable[[IO[bytes]], object]) -> None:
         self.open()
         with self._explained("written to"):
             descriptor, path = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)
             try:
                 with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
+                    fill(file)
                     file.flush()
                     # Else a crash of the machine could leave a file with the name and without the content.
                     os.fsync(file.fileno())

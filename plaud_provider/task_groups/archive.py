@@ -39,6 +39,7 @@ def transcribe_archive(
     max_audio_hours: float | str | None = None,
     max_recording_hours: float | str = 24.0,
     unreadable: str = "refuse",
+    convert: str | None = None,
     resubmit: Sequence[str] | str = (),
     dry_run: bool | str = False,
     timeout: timedelta | float = timedelta(hours=24),
@@ -90,6 +91,8 @@ def transcribe_archive(
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
     :param max_recording_hours: Longer recordings are refused; not by an estimate.
     :param unreadable: What to do with recordings that cannot be measured: ``refuse`` or ``send`` them.
+    :param convert: ``mp3``: what is no MP3 or M4A is converted, and kept at ``results_path`` until it is
+        landed; see ``SubmitTranscriptionOperator``. Name their endings in ``suffixes``.
     :param resubmit: What to pay for again: any of ``failed``, ``expired`` and ``unknown``.
     :param dry_run: Whether only to say what a run would do and cost.
     :param timeout: Seconds or timedelta from a chunk's first look to its deadline.
@@ -147,6 +150,8 @@ def transcribe_archive(
                 max_audio_hours=max_audio_hours,
                 max_recording_hours=max_recording_hours,
                 unreadable=unreadable,
+                convert=convert,
+                results_path=results_path,
                 plan_only=dry_run,
                 max_active_tis_per_dag=chunks_at_once,
                 **chunk,
