@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
+from plaud_provider.recordings.reference import AUDIO_EXTENSIONS, CONVERTED_EXTENSIONS
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -35,13 +35,15 @@ class ListRecordingsOperator(BaseOperator):
     :param results_path: Folder that workers and triggerers share (templated); the chunks are written below
         it.
     :param pattern: Only recordings whose path below ``path`` matches, as in ``**/sales-*.mp3`` (templated).
-    :param suffixes: Only names that end so, whatever their case; by default ``.m4a``, ``.mp3``, ``.wav``
-        (templated).
+    :param suffixes: Only names that end so, whatever their case; by default ``.m4a``, ``.mp3``, ``.mpga``,
+        ``.wav``, ``.wave`` (templated).
     :param modified_after: Only recordings last changed then or later, as a datetime or ISO 8601 text, UTC
         unless it says otherwise; such as ``{{ data_interval_start }}`` (templated). Empty: from the
         beginning.
     :param modified_before: Only recordings last changed before (templated).
     :param chunk_size: Recordings per chunk (templated).
+    :param convert: ``mp3``, if the task that submits converts (templated): names of what can be converted are
+        listed then as well, unless ``suffixes`` says which.
     :return: The paths of the chunks; empty if nothing was found.
     :raises PlaudInputError: if the folder does not exist or an argument is wrong.
     :raises PlaudConfigurationError: if a connection, its rights or an extra is missing.
@@ -56,6 +58,7 @@ class ListRecordingsOperator(BaseOperator):
         "modified_after",
         "modified_before",
         "chunk_size",
+        "convert",
     )
     ui_color = "#f1f3f4"
 
@@ -69,6 +72,7 @@ class ListRecordingsOperator(BaseOperator):
         modified_after: datetime | str | None = None,
         modified_before: datetime | str | None = None,
         chunk_size: int | str = 200,
+        convert: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -79,6 +83,7 @@ class ListRecordingsOperator(BaseOperator):
         self.modified_after = modified_after
         self.modified_before = modified_before
         self.chunk_size = chunk_size
+        self.convert = convert
 
     def execute(self, context: Context) -> list[str]:
         """List and write."""
@@ -89,7 +94,7 @@ class ListRecordingsOperator(BaseOperator):
         found = list_recordings(
             path,
             pattern=optional(self.pattern),
-            suffixes=_suffixes(self.suffixes),
+            suffixes=self._wanted_suffixes(),
             modified_after=_moment("modified_after", self.modified_after),
             modified_before=_moment("modified_before", self.modified_before),
         )
@@ -107,6 +112,14 @@ class ListRecordingsOperator(BaseOperator):
             "Found recordings for %d chunk(s) of at most %d under %s.", len(chunks), size, self.path
         )
         return chunks
+
+    def _wanted_suffixes(self) -> Sequence[str]:
+        from plaud_provider.recordings.convert import validate_convert
+
+        suffixes = _suffixes(self.suffixes)
+        if validate_convert(self.convert) is not None and tuple(suffixes) == AUDIO_EXTENSIONS:
+            return (*AUDIO_EXTENSIONS, *CONVERTED_EXTENSIONS)
+        return suffixes
 
     def _path(self, context: Context) -> str:
         path = None if self.path is None else optional(str(self.path))

@@ -32,6 +32,8 @@ _NAMES = {"matroska": "webm", "amrnb": "amr", "amrwb": "amr"}
 #: What is an M4A, if there is no picture but that of its cover.
 _M4A_CODECS = frozenset({"aac", "alac", "mp3", "mp3float"})
 
+_NONE = "is no WAV, MP3 or M4A recording by its content, whatever its name, nor has it any other sound"
+
 
 class UnreadableError(Exception):
     """FFmpeg finds no sound in a file; the text says why, as in "has no sound in it"."""
@@ -61,7 +63,7 @@ def opened(file: Any, **options: str) -> Iterator[tuple[InputContainer, AudioStr
                 raise UnreadableError(f"has no sound in it ({container.format.long_name})")
             yield container, container.streams.audio[0]
     except (av.FFmpegError, ValueError, OverflowError, MemoryError) as error:
-        raise UnreadableError("is no recording by its content, whatever its name, or is damaged") from error
+        raise UnreadableError(_NONE) from error
 
 
 def format_of(container: InputContainer, stream: AudioStream) -> str:

@@ -22,6 +22,22 @@ E = TypeVar("E", bound=PlaudError)
 
 #: How names of what Plaud takes end, as archives are listed. What a recording is, its content decides.
 AUDIO_EXTENSIONS = (".m4a", ".mp3", ".mpga", ".wav", ".wave")
+#: Likewise of what can be converted for it.
+CONVERTED_EXTENSIONS = (
+    ".3gp",
+    ".aac",
+    ".aiff",
+    ".amr",
+    ".flac",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".oga",
+    ".ogg",
+    ".opus",
+    ".webm",
+    ".wma",
+)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}\Z")
 

@@ -92,7 +92,7 @@ def transcribe_archive(
     :param max_recording_hours: Longer recordings are refused; not by an estimate.
     :param unreadable: What to do with recordings that cannot be measured: ``refuse`` or ``send`` them.
     :param convert: ``mp3``: what is no MP3 or M4A is converted, and kept at ``results_path`` until it is
-        landed; see ``SubmitTranscriptionOperator``. Name their endings in ``suffixes``.
+        landed; see ``SubmitTranscriptionOperator``.
     :param resubmit: What to pay for again: any of ``failed``, ``expired`` and ``unknown``.
     :param dry_run: Whether only to say what a run would do and cost.
     :param timeout: Seconds or timedelta from a chunk's first look to its deadline.
@@ -133,6 +133,7 @@ def transcribe_archive(
             modified_after=modified_after,
             modified_before=modified_before,
             chunk_size=chunk_size,
+            convert=convert,
             **task_arguments,
         )
 

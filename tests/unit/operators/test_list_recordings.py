@@ -177,3 +177,11 @@ def test_every_argument_is_templated() -> None:
     task.render_template_fields({})
 
     assert {name: getattr(task, name) for name in arguments} == {name: name for name in arguments}
+
+
+def test_what_can_be_converted_is_listed_if_it_is_to_be(archive: Archive) -> None:
+    archive.add("a.wav", "b.flac", "c.WEBM", "d.mpga", "e.txt")
+
+    assert listed(archive) == [["a.wav", "d.mpga"]]
+    assert listed(archive, convert="mp3") == [["a.wav", "b.flac", "c.WEBM", "d.mpga"]]
+    assert listed(archive, convert="mp3", suffixes=[".flac"]) == [["b.flac"]]

@@ -59,7 +59,7 @@ def test_of_what_is_cut_off_the_rest_is_converted_and_its_length_told() -> None:
 
 
 def test_what_has_no_sound_is_told() -> None:
-    with pytest.raises(UnreadableError, match="is no recording by its content"):
+    with pytest.raises(UnreadableError, match="is no WAV, MP3 or M4A recording"):
         to_mp3(io.BytesIO(b"no sound" * 1000), Pipe())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import pytest
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
 from plaud_provider.handover.manifest import write_manifest
 from plaud_provider.recordings.audio import measure
+from plaud_provider.recordings.converted import converted_folder, remove_converted
 from plaud_provider.recordings.listing import list_recordings
 from tests.unit.operators.archives import PUBLIC, Archive
 from tests.unit.recordings.media import encoded
+from tests.unit.s3_server import S3Server
 
 
 @pytest.fixture
@@ -113,3 +117,36 @@ def test_what_is_missing_is_told_before_anything_is_sent(
     with pytest.raises(kind, match=message):
         flac.submit(**{**arguments(flac), **wrong})
     assert flac.posted() == []
+
+
+def test_in_object_storage_the_mp3_is_signed_and_removed_in_the_end(archive: Archive, s3: S3Server) -> None:
+    s3.put("meeting.bin", encoded("mp4", "aac", video=True))
+    found = list_recordings("s3://aws_calls@calls/", suffixes=[])
+    write_manifest(found, str(archive.results / "manifests" / "run"))
+    work = "s3://aws_calls@calls/work/"
+
+    assert archive.submit(convert="mp3", results_path=work)["submitted"] == 1
+
+    folder = converted_folder(work)
+    [name] = folder.names()
+    [entry] = archive.entries().values()
+    assert name == f"{entry.recording_key}.mp3"
+    assert f"/work/converted/{name}?" in archive.plaud.ledger(kind="submit")[0]["body"]["audioUrl"]
+
+    remove_converted(work, [])
+    assert folder.names() == [name]
+    remove_converted(work, [entry.recording_key])
+    assert folder.names() == []
+
+
+def test_what_is_older_than_plaud_needs_it_is_removed(archive: Archive) -> None:
+    folder = archive.results / "converted"
+    folder.mkdir(parents=True)
+    for name, days in {"old.mp3": 9, "new.mp3": 7}.items():
+        (folder / name).write_bytes(b"sound")
+        then = time.time() - days * 86400
+        os.utime(folder / name, (then, then))
+
+    remove_converted(str(archive.results), [])
+
+    assert [path.name for path in kept(archive)] == ["new.mp3"]

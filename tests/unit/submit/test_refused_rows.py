@@ -40,7 +40,7 @@ def test_a_file_that_is_no_recording(archive: Archive) -> None:
     (archive.folder / "readme.txt").write_text("Calls of March.")
     list_into_chunk(archive, str(archive.folder))
 
-    assert is_one_refused_row(archive, "is no recording by its content")
+    assert is_one_refused_row(archive, "is no WAV, MP3 or M4A recording")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a sound at all" * 100])

@@ -36,7 +36,7 @@ CHUNK = (SUBMIT, LAND, FINISH)
 #: For each argument of the factory: a value, the tasks that get it, and what it is called there.
 ARGUMENTS: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "path": ("s3://calls/2024/", (LIST,), "path"),
-    "results_path": ("s3://calls/results", (LIST, LAND, FINISH), "results_path"),
+    "results_path": ("s3://calls/results", (LIST, SUBMIT, LAND, FINISH), "results_path"),
     "sql_conn_id": ("snowflake", (LAND, FINISH), "sql_conn_id"),
     "ledger_conn_id": ("books", CHUNK, "ledger_conn_id"),
     "plaud_conn_id": ("plaud_eu", CHUNK, "plaud_conn_id"),
@@ -56,6 +56,8 @@ ARGUMENTS: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "max_failed": (7, (FINISH,), "max_failed"),
     "max_audio_hours": (99.5, (SUBMIT,), "max_audio_hours"),
     "max_recording_hours": (3.0, (SUBMIT,), "max_recording_hours"),
+    "unreadable": ("send", (SUBMIT,), "unreadable"),
+    "convert": ("mp3", (LIST, SUBMIT), "convert"),
     "resubmit": (["failed"], (SUBMIT,), "resubmit"),
     "dry_run": (True, CHUNK, "plan_only"),
     "timeout": (3600.0, (LAND,), "timeout"),
