@@ -389,7 +389,7 @@ def length_in_words(seconds: float) -> str:
 def _start(view: View) -> int:
     """Return where a file begins behind ID3 tags, which may have large pictures, and zeros."""
     position = 0
-    while (head := view.part(position, position + 10))[:3] == b"ID3" and len(head) == 10:
+    while (head := view.part(position, position + HEAD_BYTES // 2)[:10])[:3] == b"ID3" and len(head) == 10:
         # Seven bits of each byte.
         lengths = zip(head[6:], (21, 14, 7, 0), strict=True)
         position += 10 + sum((byte & 0x7F) << shift for byte, shift in lengths)
