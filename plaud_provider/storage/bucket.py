@@ -247,7 +247,7 @@ class Bucket:
         explain: ErrorMaker,
         operation: Callable[..., Coroutine[Any, Any, T]],
         *args: Any,
-        timeout: float = LOOKUP_SECONDS,
+        timeout: float | None = None,
         **options: Any,
     ) -> T:
         """
@@ -255,11 +255,11 @@ class Bucket:
 
         :param explain: Says what an error of the library means.
         :param operation: A method of :class:`~plaud_provider.storage.kinds.StorageKind`.
-        :param timeout: Seconds that it may take.
+        :param timeout: Seconds that it may take; ``None``: those of a lookup.
         """
         file_system = self._file_system
         coroutine = partial(operation, file_system, self._location.bucket, *args, **options)
-        return self._guard(explain, lambda: _wait(file_system, coroutine, timeout))
+        return self._guard(explain, lambda: _wait(file_system, coroutine, timeout or LOOKUP_SECONDS))
 
     def _guard(self, explain: ErrorMaker, call: Callable[[], T]) -> T:
         """Call a library; whatever it raises or logs stays here."""
