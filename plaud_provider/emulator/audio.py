@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from tinytag import TinyTag, TinyTagException
-
-_SUFFIXES = {"WAV": "wav", "MP3": "mp3", "M4A": "m4a"}
+#: FFmpeg's names of what is taken.
+_CONTAINERS = {"wav": "WAV", "mp3": "MP3", "mov,mp4,m4a,3gp,3g2,mj2": "M4A", "w64": "WAV", "aac": "M4A"}
+_OPTIONS = {"format_whitelist": "wav,w64,mp3,mov,aac,ogg,flac,matroska", "protocol_whitelist": "none"}
 
 
 class AudioError(Exception):
@@ -45,49 +47,53 @@ UNSEEN = Audio("unknown", 60.0, "")
 
 def recognise(file: BinaryIO, sha256: str) -> Audio:
     """
-    Recognise a recording by its first bytes, never by its name, and read its duration.
+    Recognise a recording by its content, never by its name, and read it for its duration.
 
     :raises AudioError: if it is empty, no WAV, MP3 or M4A, or has no duration.
     """
-    file.seek(0)
-    head = file.read(12)
-    if not head:
+    import av
+
+    if not file.seek(0, io.SEEK_END):
         raise AudioError("audio_empty", "The audio file has no bytes.")
-    container = _container(head)
+    file.seek(0)
+    container = None
+    try:
+        with av.open(file, "r", options=_OPTIONS, metadata_errors="replace", io_open=_open_nothing) as media:
+            container = _CONTAINERS.get(media.format.name)
+            if container is None or not media.streams.audio:
+                raise AudioError("unsupported_audio", "The file is not a WAV, MP3 or M4A recording.")
+            duration = _duration(media)
+    except (av.FFmpegError, ValueError):
+        container = container or _claimed(file)
+        duration = 0.0
     if container is None:
         raise AudioError("unsupported_audio", "The file is not a WAV, MP3 or M4A recording.")
-    duration = _duration(file, container)
     if not duration:
         raise AudioError("unreadable_audio", f"The {container} file is damaged: it has no readable duration.")
     return Audio(container, round(duration, 3), sha256)
 
 
-def _container(head: bytes) -> str | None:
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return "WAV"
+def _claimed(file: BinaryIO) -> str | None:
+    """Return what a file that cannot be read begins like."""
+    file.seek(0)
+    head = file.read(12)
     if head[4:8] == b"ftyp":
         return "M4A"
-    if head[:3] == b"ID3" or _is_mp3_frame(head):
+    if head[:3] == b"ID3":
         return "MP3"
-    return None
+    return "WAV" if head[:4] == b"RIFF" and head[8:12] == b"WAVE" else None
 
 
-def _is_mp3_frame(head: bytes) -> bool:
-    """Return whether these bytes begin an MPEG layer III frame: sync, layer, bit rate and sample rate."""
-    return (
-        len(head) >= 4
-        and head[0] == 0xFF
-        and head[1] & 0xE0 == 0xE0
-        and head[1] & 0x18 != 0x08
-        and head[1] & 0x06 == 0x02
-        and head[2] & 0xF0 not in (0x00, 0xF0)
-        and head[2] & 0x0C != 0x0C
-    )
+def _duration(media: Any) -> float:
+    """Return the length of all that is there."""
+    import av
+
+    stream, ticks = media.streams.audio[0], 0
+    with suppress(av.FFmpegError):
+        for packet in media.demux(stream):
+            ticks += packet.duration or 0
+    return float(ticks * stream.time_base) if stream.time_base else 0.0
 
 
-def _duration(file: BinaryIO, container: str) -> float | None:
-    try:
-        tag = TinyTag.get(f"audio.{_SUFFIXES[container]}", file_obj=file, tags=False, check_magic_bytes=False)
-    except TinyTagException:
-        return None
-    return tag.duration
+def _open_nothing(url: str, flags: int, options: object) -> Any:
+    raise PermissionError("a recording may not refer to other files")

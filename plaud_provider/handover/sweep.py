@@ -1,9 +1,9 @@
 """
 Removing what runs have left at results_path: what is landed, and what is too old to be of use.
 
-The rule, at the end of any run over a folder: a kept answer goes once it has landed or failed by the ledger,
-or is older than Plaud keeps results; chunks of other runs go after a month. What a run is still waiting for
-is neither. Files that are not ours stay.
+The rule, at the end of any run over a folder: a kept answer, and a converted recording, goes once it has
+landed or failed by the ledger, or is older than Plaud keeps results; chunks of other runs go after a month.
+What a run is still waiting for is neither. Files that are not ours stay.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from plaud_provider.api.waiting import RETENTION
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.handover.kept_results import KEPT_NAME, kept_name
 from plaud_provider.handover.manifest import MANIFESTS
+from plaud_provider.recordings.converted import CONVERTED, converted_name
 from plaud_provider.storage.folder import parse_folder
 
 #: A run over a very large archive takes weeks.
@@ -25,12 +26,12 @@ CLOCKS_APART = timedelta(minutes=10)
 _STATE = "All transcripts are landed; what is left over is removed by the next run."
 
 
-def sweep(results_path: str, ended_since: Callable[[datetime], Iterable[tuple[str, str]]]) -> int:
+def sweep(results_path: str, ended_since: Callable[[datetime], Iterable[tuple[str, str, str]]]) -> int:
     """
     Remove what is left over.
 
     :param results_path: The folder that runs share.
-    :param ended_since: Returns region and id of what has landed or failed since a moment, see
+    :param ended_since: Returns key, region and id of what has landed or failed since a moment, see
         :meth:`~plaud_provider.ledger.ledger.Ledger.ended_since`.
     :return: How many files were removed.
     :raises PlaudError: if the folder could not be read or cleared.
@@ -42,14 +43,15 @@ def sweep(results_path: str, ended_since: Callable[[datetime], Iterable[tuple[st
         if name.startswith(manifests):
             if modified < now - OLDEST_MANIFEST.total_seconds():
                 removed.append(name)
-        elif KEPT_NAME.fullmatch(name):
+        elif KEPT_NAME.fullmatch(name) or name.startswith(f"{CONVERTED}/"):
             if modified < now - RETENTION.total_seconds():
                 removed.append(name)
             else:
                 kept[name] = modified
     if kept:
         oldest = datetime.fromtimestamp(min(kept.values()), tz=UTC) - CLOCKS_APART
-        ended = (kept_name(region, known) for region, known in ended_since(oldest))
-        removed += [name for name in ended if name in kept]
+        for key, region, known in ended_since(oldest):
+            names = (kept_name(region, known), f"{CONVERTED}/{converted_name(key)}")
+            removed += [name for name in names if name in kept]
     folder.remove(removed)
     return len(removed)

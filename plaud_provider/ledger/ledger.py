@@ -712,17 +712,17 @@ class Ledger:
         )
         return float(connection.scalar(query) or 0)
 
-    def ended_since(self, moment: datetime) -> list[tuple[str, str]]:
+    def ended_since(self, moment: datetime) -> list[tuple[str, str, str]]:
         """
-        Return what has landed or failed at Plaud since a moment, as regions and ids.
+        Return what has landed or failed at Plaud since a moment, as keys, regions and ids.
 
         :param moment: When to begin.
         """
         c = self._c
-        query = sa.select(c.region, c.transcription_id).where(
+        query = sa.select(c.recording_key, c.region, c.transcription_id).where(
             self._is(State.LANDED, State.FAILED), c.transcription_id.is_not(None), c.finished_at >= moment
         )
-        return self._run(lambda connection: [(region, known) for region, known in connection.execute(query)])
+        return self._run(lambda connection: [(row[0], row[1], row[2]) for row in connection.execute(query)])
 
     def counts(self) -> dict[State, int]:
         """Return how many recordings are in each state."""

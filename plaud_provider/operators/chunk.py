@@ -71,10 +71,10 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.sql_conn_id = sql_conn_id
         self.ledger_conn_id = sql_conn_id if ledger_conn_id is None else ledger_conn_id
         self.plaud_conn_id = plaud_conn_id
         self.region = region
-        self.sql_conn_id = sql_conn_id
         self.schema = schema
         self.transcripts_table = transcripts_table
         self.segments_table = segments_table

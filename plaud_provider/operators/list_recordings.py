@@ -15,7 +15,7 @@ from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, checked_terms
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
-from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
+from plaud_provider.recordings.reference import AUDIO_EXTENSIONS, CONVERTED_EXTENSIONS
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -54,8 +54,8 @@ class ListRecordingsOperator(ArchiveOperator):
     :param transcripts_table: Likewise.
     :param segments_table: Likewise.
     :param pattern: Only recordings whose path below ``path`` matches, as in ``**/sales-*.mp3`` (templated).
-    :param suffixes: Only names that end so, whatever their case; by default ``.m4a``, ``.mp3``, ``.wav``
-        (templated).
+    :param suffixes: Only names that end so, whatever their case; by default ``.m4a``, ``.mp3``, ``.mpga``,
+        ``.wav``, ``.wave`` (templated).
     :param modified_after: Only recordings last changed then or later, as a datetime or ISO 8601 text, UTC
         unless it says otherwise; such as ``{{ data_interval_start }}`` (templated). Empty: from the
         beginning.
@@ -67,6 +67,8 @@ class ListRecordingsOperator(ArchiveOperator):
     :param public_urls: Likewise (templated).
     :param identity_params: Likewise (templated).
     :param resubmit: Likewise (templated).
+    :param convert: ``mp3``, if the task that submits converts (templated): names of what can be converted are
+        listed then as well, unless ``suffixes`` says which.
     :return: The paths of the chunks; empty if nothing is to be done.
     :raises PlaudInputError: if the folder does not exist or an argument is wrong.
     :raises PlaudConfigurationError: if a connection, its rights or an extra is missing.
@@ -88,6 +90,7 @@ class ListRecordingsOperator(ArchiveOperator):
         "public_urls",
         "identity_params",
         "resubmit",
+        "convert",
     )
     ui_color = "#f1f3f4"
     _comes_after_list = False
@@ -108,6 +111,7 @@ class ListRecordingsOperator(ArchiveOperator):
         public_urls: Mapping[str, str] | str | None = None,
         identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
+        convert: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -124,6 +128,7 @@ class ListRecordingsOperator(ArchiveOperator):
         self.public_urls = public_urls
         self.identity_params = identity_params
         self.resubmit = resubmit
+        self.convert = convert
 
     def execute(self, context: Context) -> list[str]:
         """List and write."""
@@ -136,7 +141,7 @@ class ListRecordingsOperator(ArchiveOperator):
         found = list_recordings(
             self._path(),
             pattern=optional(self.pattern),
-            suffixes=_suffixes(self.suffixes),
+            suffixes=self._wanted_suffixes(),
             modified_after=_moment("modified_after", self.modified_after),
             modified_before=_moment("modified_before", self.modified_before),
         )
@@ -178,6 +183,14 @@ class ListRecordingsOperator(ArchiveOperator):
         terms = checked_terms(self.language, self.speaker_diarization)
         plan = Plan(self._plaud().settings.account, terms, rules)
         return Listing(plan, ledger, self._writer(ledger), resubmit)
+
+    def _wanted_suffixes(self) -> Sequence[str]:
+        from plaud_provider.recordings.convert import validate_convert
+
+        suffixes = _suffixes(self.suffixes)
+        if validate_convert(self.convert) is not None and tuple(suffixes) == AUDIO_EXTENSIONS:
+            return (*AUDIO_EXTENSIONS, *CONVERTED_EXTENSIONS)
+        return suffixes
 
     def _path(self) -> str:
         path = None if self.path is None else optional(str(self.path))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from plaud_provider.api.arguments import (
+    optional,
     optional_number,
     validate_boolean,
     validate_number,
@@ -64,7 +65,10 @@ class SubmitRecordingsOperator(ChunkOperator):
         (templated). Rows that this same run wrote are not taken again.
     :param max_audio_hours: Audio hours that this run may submit, over all its chunks (templated); ``None``
         for no limit. What would go beyond is not submitted.
-    :param max_recording_hours: Longer recordings are refused (templated).
+    :param max_recording_hours: Longer recordings are refused (templated); not by an estimate.
+    :param unreadable: As for ``SubmitTranscriptionOperator`` (templated).
+    :param convert: Likewise (templated).
+    :param results_path: Likewise (templated).
     :param plan_only: Whether only to say what would be done, and what it would cost (templated).
     :param max_active_tis_per_dag: Chunks submitted at once, over all runs of the DAG. They share one
         quota, so that more of them only hold more workers.
@@ -88,6 +92,9 @@ class SubmitRecordingsOperator(ChunkOperator):
         "resubmit",
         "max_audio_hours",
         "max_recording_hours",
+        "unreadable",
+        "convert",
+        "results_path",
         "plan_only",
     )
     ui_color = "#e8f0fe"
@@ -105,6 +112,9 @@ class SubmitRecordingsOperator(ChunkOperator):
         resubmit: Sequence[str] = (),
         max_audio_hours: float | str | None = None,
         max_recording_hours: float | str = 24.0,
+        unreadable: str = "refuse",
+        convert: str | None = None,
+        results_path: str | None = None,
         plan_only: bool | str = False,
         max_active_tis_per_dag: int | None = 2,
         **kwargs: Any,
@@ -117,6 +127,9 @@ class SubmitRecordingsOperator(ChunkOperator):
         self.public_urls = public_urls
         self.identity_params = identity_params
         self.resubmit = resubmit
+        self.unreadable = unreadable
+        self.convert = convert
+        self.results_path = results_path
         self.max_audio_hours = max_audio_hours
         self.max_recording_hours = max_recording_hours
         self.plan_only = plan_only
@@ -165,6 +178,8 @@ class SubmitRecordingsOperator(ChunkOperator):
 
     def _rules(self) -> Rules:
         from plaud_provider.ledger.entry import RESUBMITTABLE, State
+        from plaud_provider.recordings.convert import validate_convert
+        from plaud_provider.recordings.examine import validate_unreadable
         from plaud_provider.submit.plan import Rules
 
         return Rules(
@@ -174,6 +189,9 @@ class SubmitRecordingsOperator(ChunkOperator):
             resubmit=[State(word) for word in validate_words("resubmit", self.resubmit, RESUBMITTABLE)],
             max_audio_hours=optional_number("max_audio_hours", self.max_audio_hours, minimum=0),
             max_recording_hours=validate_number("max_recording_hours", self.max_recording_hours, minimum=0),
+            unreadable=validate_unreadable(self.unreadable),
+            convert=validate_convert(self.convert),
+            results_path=optional(self.results_path),
             target=self._target(),
         )
 

@@ -46,9 +46,10 @@ class SubmitTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
 
     .. seealso:: https://docs.plaud.ai (transcription API)
 
-    :param audio_url: An M4A, MP3 or WAV file (templated): a pre-signed ``https://`` URL, shown and stored
-        without its query; or a storage reference, ``s3://bucket/key``, ``gs://bucket/key`` or
-        ``abfs://container/path``, optionally with an Airflow connection (``s3://aws_default@bucket/key``),
+    :param audio_url: An M4A, MP3 or WAV file, whatever its name (templated): a pre-signed ``https://``
+        URL, shown and stored without its query; or a storage reference, ``s3://bucket/key``,
+        ``gs://bucket/key`` or ``abfs://container/path``, optionally with an Airflow connection
+        (``s3://aws_default@bucket/key``),
         which is looked up, and signed right before it is submitted; or a local file (see ``public_urls``).
     :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers (templated).
@@ -70,6 +71,12 @@ class SubmitTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
         submitted is attached to.
     :param resubmit: What the ledger knows as ``failed`` or ``expired`` and is to be submitted, and paid for,
         again (templated).
+    :param unreadable: What to do with a stored or local recording whose content cannot be measured, as it is
+        damaged, cut off or none: ``refuse`` it, or ``send`` it, so that Plaud decides (templated).
+    :param convert: ``mp3``: a stored or local recording that is no MP3 or M4A is converted, and Plaud fetches
+        the MP3; ``None``: none is (templated). A URL is not read, and so not converted.
+    :param results_path: Folder in which it is kept for that (templated): in object storage, where it is
+        signed, or a local one that ``public_urls`` serves.
     :return: The transcription id. The XCom ``plaud_submitted_at`` says when it was submitted, where that is
         known: epoch seconds by transcription id.
     :raises PlaudInputError: for an argument that Plaud could not use; nothing is paid for.
@@ -91,6 +98,9 @@ class SubmitTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
         "on_unknown_submit",
         "ledger_conn_id",
         "resubmit",
+        "unreadable",
+        "convert",
+        "results_path",
     )
     ui_color = "#e8f0fe"
     _stop: Stop | None = None
@@ -110,6 +120,9 @@ class SubmitTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
         on_unknown_submit: OnUnknownSubmit = "fail",
         ledger_conn_id: str | None = None,
         resubmit: Sequence[str] = (),
+        unreadable: str = "refuse",
+        convert: str | None = None,
+        results_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -125,6 +138,9 @@ class SubmitTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
         self.on_unknown_submit = on_unknown_submit
         self.ledger_conn_id = ledger_conn_id
         self.resubmit = resubmit
+        self.unreadable = unreadable
+        self.convert = convert
+        self.results_path = results_path
 
     def _convert_audio_url(self, value: Any) -> Any:
         """Wrap a URL as it is assigned, so that rendered fields show it unsigned; Airflow calls this."""
@@ -139,6 +155,8 @@ class SubmitTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
         """Re-attach to an earlier submit of this recording in this run, else submit it."""
         from plaud_provider.hooks.connection import PlaudConnection
         from plaud_provider.hooks.plaud import PlaudHook
+        from plaud_provider.recordings.convert import validate_convert
+        from plaud_provider.recordings.examine import validate_unreadable
         from plaud_provider.recordings.identity import validate_identity_params
         from plaud_provider.recordings.local_files import validate_public_urls
         from plaud_provider.recordings.sources import validate_url_validity
@@ -153,6 +171,9 @@ class SubmitTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
             public_urls=validate_public_urls(self.public_urls),
             resubmit=self._resubmittable(),
             identity_params=validate_identity_params(self.identity_params),
+            unreadable=validate_unreadable(self.unreadable),
+            convert=validate_convert(self.convert),
+            results_path=optional(self.results_path),
         )
         settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
         plan = Plan(settings.account, terms, rules)

@@ -6,10 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
 
 from plaud_provider.api.regions import is_loopback
-from plaud_provider.recordings.reference import AudioReference, check_extension, refused
+from plaud_provider.recordings.reference import AudioReference, refused
 
 #: A pre-signed URL has to live until Plaud has fetched it, which is not at once.
 MINIMUM_VALIDITY = timedelta(minutes=2)
+#: Endings of names that no M4A, MP3 or WAV has, whoever serves it. Any other may be one of them.
+OTHER_EXTENSIONS = frozenset(
+    {".txt", ".pdf", ".csv", ".json", ".docx", ".xlsx", ".zip", ".jpg", ".jpeg", ".png", ".gif"}
+    | {".ogg", ".opus", ".flac", ".webm", ".amr", ".wma"}
+)
 
 
 class GivenUrl:
@@ -17,8 +22,11 @@ class GivenUrl:
     A URL that the user has signed.
 
     :param audio: The URL.
-    :raises PlaudInputError: if Plaud could not fetch or transcribe it.
+    :raises PlaudInputError: if Plaud could not fetch it.
     """
+
+    is_ranged = False
+    is_readable = False
 
     def __init__(self, audio: AudioReference) -> None:
         check_audio_url(audio)
@@ -41,6 +49,10 @@ class GivenUrl:
             "is a URL, which is not read here; pass a storage reference to have its length checked",
         )
 
+    def stream(self) -> BinaryIO:
+        """Refuse likewise."""
+        return self.open()
+
     def url(self) -> AudioReference:
         """
         Return it, if it will be valid for long enough.
@@ -55,7 +67,10 @@ def check_audio_url(audio: AudioReference) -> None:
     """
     Check what a URL that Plaud is to fetch looks like.
 
-    :raises PlaudInputError: if Plaud could not fetch or transcribe it; nothing was sent, nothing is paid for.
+    What it leads to, Plaud's answer tells, not its name; but a name that certainly is one of something else
+    is refused before it is sent.
+
+    :raises PlaudInputError: if Plaud could not fetch it; nothing was sent, nothing is paid for.
     """
     if audio.scheme != "https" and not (audio.scheme == "http" and is_loopback(audio.host)):
         raise refused(
@@ -68,7 +83,11 @@ def check_audio_url(audio: AudioReference) -> None:
         raise refused(audio, "names no host")
     if audio.has_user_information:
         raise refused(audio, "carries a user name or password; pass a pre-signed URL instead")
-    check_extension(audio)
+    if audio.extension in OTHER_EXTENSIONS:
+        raise refused(
+            audio,
+            f"is a {audio.extension} file; Plaud transcribes .m4a, .mp3, .wav files: convert it first",
+        )
 
 
 def check_validity(audio: AudioReference, *, now: datetime) -> None:

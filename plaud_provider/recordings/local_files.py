@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import quote
 
 from plaud_provider.api.arguments import is_path
 from plaud_provider.api.regions import is_loopback
 from plaud_provider.exceptions import PlaudInputError, PlaudStorageError
 from plaud_provider.recordings.local_versions import keep_version, known_version
-from plaud_provider.recordings.reference import AudioReference, check_extension, refused
-from plaud_provider.storage.ranges import open_ranges
+from plaud_provider.recordings.reference import AudioReference, refused
 
 _SCHEME = "file://"
 _EXAMPLE = "public_urls={'/data/calls/': 'https://files.example/calls/'}"
@@ -64,8 +64,11 @@ class LocalFile:
 
     :param audio: ``file:///…`` or an absolute path, taken as it is, not percent-decoded.
     :param public_urls: What :func:`validate_public_urls` returned.
-    :raises PlaudInputError: if Plaud could not fetch or transcribe it.
+    :raises PlaudInputError: if Plaud could not fetch it.
     """
+
+    is_ranged = False
+    is_readable = True
 
     def __init__(self, audio: AudioReference, public_urls: Mapping[str, str]) -> None:
         self.audio = audio
@@ -74,7 +77,6 @@ class LocalFile:
             raise refused(audio, "names no absolute path; write file:///folder/name.wav")
         if ".." in path.split("/") or "\x00" in path:
             raise refused(audio, "contains '..'; pass the path itself")
-        check_extension(audio)
         root = _served_folder(path, public_urls)
         if root is None:
             raise refused(
@@ -121,20 +123,17 @@ class LocalFile:
 
     def open(self) -> BinaryIO:
         """
-        Open it for a few reads; more of it than a few megabytes is not read.
+        Open it.
 
         :raises PlaudError: as :meth:`look`, also while it is read.
         """
         with self._explained():
             self._checked()
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            size = os.fstat(descriptor).st_size
+            return cast("BinaryIO", _ExplainedFile(self._path, self._explained))
 
-        def read(start: int, end: int) -> bytes:
-            with self._explained():
-                return os.pread(descriptor, end - start, start)
-
-        return open_ranges(read, size=size, close=lambda: os.close(descriptor))
+    def stream(self) -> BinaryIO:
+        """Open it likewise."""
+        return self.open()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -166,6 +165,18 @@ class LocalFile:
         """Return where Plaud can fetch it."""
         relative = self._path.relative_to(self._root)
         return AudioReference(f"{self._base}/{quote(os.fsencode(relative), safe='/')}")
+
+
+class _ExplainedFile(io.FileIO):
+    """A file whose reads fail with an error of ours."""
+
+    def __init__(self, path: Path, explained: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__(path)
+        self._explained = explained
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        with self._explained():
+            return super().read(size) or b""
 
 
 class _Status(NamedTuple):

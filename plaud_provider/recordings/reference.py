@@ -23,8 +23,24 @@ from plaud_provider.storage.signatures import WEB, expires_at, identity, without
 
 E = TypeVar("E", bound=PlaudError)
 
-#: What Plaud takes, by extension. A reference without an extension is let through: it may be any of them.
-AUDIO_EXTENSIONS = (".m4a", ".mp3", ".wav")
+#: How names of what Plaud takes end, as archives are listed. What a recording is, its content decides.
+AUDIO_EXTENSIONS = (".m4a", ".mp3", ".mpga", ".wav", ".wave")
+#: Likewise of what can be converted for it.
+CONVERTED_EXTENSIONS = (
+    ".3gp",
+    ".aac",
+    ".aiff",
+    ".amr",
+    ".flac",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".oga",
+    ".ogg",
+    ".opus",
+    ".webm",
+    ".wma",
+)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}\Z")
 
@@ -159,17 +175,3 @@ def refused(audio: AudioReference, why: str, kind: type[E] = PlaudInputError) ->
     :param kind: Class of the error.
     """
     return as_argument(audio).error(why, kind)  # type: ignore[return-value]
-
-
-def check_extension(audio: AudioReference) -> None:
-    """
-    Check the kind of file by its extension.
-
-    :raises PlaudInputError: if Plaud does not take it.
-    """
-    extension = audio.extension
-    if extension and extension not in AUDIO_EXTENSIONS:
-        raise refused(
-            audio,
-            f"is a {extension} file; Plaud transcribes {', '.join(AUDIO_EXTENSIONS)} files: convert it first",
-        )

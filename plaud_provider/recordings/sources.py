@@ -27,6 +27,14 @@ class AudioSource(Protocol):
     def audio(self) -> AudioReference:
         """The reference."""
 
+    @property
+    def is_ranged(self) -> bool:
+        """Whether each read of it is a request to a storage."""
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether its content can be looked at from here."""
+
     def connect(self) -> None:
         """Open its storage: what is wrong then is wrong with the connection, not with the recording."""
 
@@ -40,6 +48,9 @@ class AudioSource(Protocol):
 
     def open(self) -> BinaryIO:
         """Open it for a few ranged reads; close it after."""
+
+    def stream(self) -> BinaryIO:
+        """Open it to be read from its beginning to its end; close it after."""
 
     def url(self) -> AudioReference:
         """Return a URL that Plaud can fetch; revealed, it is a secret."""

@@ -13,11 +13,11 @@ from typing import BinaryIO
 
 from plaud_provider.api.regions import is_loopback
 from plaud_provider.exceptions import PlaudConfigurationError
-from plaud_provider.recordings.reference import AudioReference, as_argument, check_extension, refused
+from plaud_provider.recordings.reference import AudioReference, as_argument, refused
 from plaud_provider.storage.bucket import Bucket, FileSystems, parse_location
 from plaud_provider.storage.errors import archived
 from plaud_provider.storage.kinds import ObjectMetadata
-from plaud_provider.storage.ranges import BLOCK_BYTES, open_ranges
+from plaud_provider.storage.ranges import BLOCK_BYTES, open_ranges, open_stream
 
 
 class StoredObject:
@@ -31,8 +31,11 @@ class StoredObject:
     :param audio: The reference; its key is taken as it is, not percent-decoded.
     :param url_validity: How long Plaud has to fetch it.
     :param file_systems: Shared with other recordings; ``None``: not shared.
-    :raises PlaudInputError: if Plaud could not transcribe it.
+    :raises PlaudInputError: if it names no object.
     """
+
+    is_ranged = True
+    is_readable = True
 
     def __init__(
         self, audio: AudioReference, url_validity: timedelta, file_systems: FileSystems | None = None
@@ -46,7 +49,6 @@ class StoredObject:
             raise refused(audio, f"names no {wanted}")
         if location.key.endswith("/"):
             raise refused(audio, "names a folder; pass one recording")
-        check_extension(audio)
         self._key = location.key
         self._needs = location.kind.needs
         self._bucket = Bucket(location, self._argument, file_systems)
@@ -82,6 +84,15 @@ class StoredObject:
         """
         found, head = self._seen or self._look()
         return open_ranges(partial(self._bucket.read, self._key), size=found.size or len(head), head=head)
+
+    def stream(self) -> BinaryIO:
+        """
+        Open it to be read from its beginning to its end.
+
+        :raises PlaudError: as :meth:`look`, which is done first where it has not been.
+        """
+        found, head = self._seen or self._look()
+        return open_stream(partial(self._bucket.read, self._key), size=found.size or len(head))
 
     def url(self) -> AudioReference:
         """

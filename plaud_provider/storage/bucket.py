@@ -27,6 +27,8 @@ ErrorMaker = Callable[[Argument, str, Exception], PlaudError]
 
 #: A storage that does not answer must not keep a task from re-attaching to what it has paid for.
 LOOKUP_SECONDS = 60
+#: Likewise for a converted recording of a day.
+UPLOAD_SECONDS = 3600
 
 # [connection@]bucket[/key]; a key may contain anything.
 _LOCATION = re.compile(r"(?:(?P<user>[^/]*)@)?(?P<bucket>[^/@:]+)(?:/(?P<key>.*))?", re.DOTALL)
@@ -169,6 +171,10 @@ class Bucket:
         """Write an object, whole or not at all."""
         self._call(errors.file_not_written, self._kind.write, key, content)
 
+    def upload_file(self, key: str, path: str) -> None:
+        """Write an object from a local file."""
+        self._call(errors.file_not_written, self._kind.upload, key, path, timeout=UPLOAD_SECONDS)
+
     def remove_file(self, key: str) -> None:
         """Remove an object, if there is one."""
         self._call(errors.file_not_removed, _if_there(self._kind.remove), key)
@@ -241,6 +247,7 @@ class Bucket:
         explain: ErrorMaker,
         operation: Callable[..., Coroutine[Any, Any, T]],
         *args: Any,
+        timeout: float | None = None,
         **options: Any,
     ) -> T:
         """
@@ -248,10 +255,11 @@ class Bucket:
 
         :param explain: Says what an error of the library means.
         :param operation: A method of :class:`~plaud_provider.storage.kinds.StorageKind`.
+        :param timeout: Seconds that it may take; ``None``: those of a lookup.
         """
         file_system = self._file_system
         coroutine = partial(operation, file_system, self._location.bucket, *args, **options)
-        return self._guard(explain, lambda: _wait(file_system, coroutine))
+        return self._guard(explain, lambda: _wait(file_system, coroutine, timeout or LOOKUP_SECONDS))
 
     def _guard(self, explain: ErrorMaker, call: Callable[[], T]) -> T:
         """Call a library; whatever it raises or logs stays here."""
@@ -283,10 +291,10 @@ def _if_there(
     return tried
 
 
-def _wait(file_system: Any, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def _wait(file_system: Any, coroutine: Callable[[], Coroutine[Any, Any, T]], timeout: float) -> T:
     from fsspec.asyn import sync  # type: ignore[import-untyped]
 
-    result: T = sync(file_system.loop, coroutine, timeout=LOOKUP_SECONDS)
+    result: T = sync(file_system.loop, coroutine, timeout=timeout)
     return result
 
 

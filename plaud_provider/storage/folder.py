@@ -7,10 +7,12 @@ Its files are read and written whole: a reader sees all of a file or none of it.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from typing import IO
 
 from plaud_provider.api.arguments import is_path
 from plaud_provider.exceptions import (
@@ -98,6 +100,15 @@ class StoredFolder:
         """Write a file, in place of an earlier one."""
         self.bucket.write_file(self.key + name, content)
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        key = self.key + name
+        return any(found.key == key for page in self.bucket.pages(key) for found in page.objects)
+
+    def upload(self, name: str, path: str) -> None:
+        """Write a file with the content of a local one, in place of an earlier one."""
+        self.bucket.upload_file(self.key + name, path)
+
     def remove(self, names: Iterable[str]) -> None:
         """Remove files, where they are, several at once."""
         with ThreadPoolExecutor(REMOVERS) as removers:
@@ -152,14 +163,26 @@ class LocalFolder:
             except FileNotFoundError:
                 return None
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return os.path.exists(os.path.join(self.path, name))
+
+    def upload(self, name: str, path: str) -> None:
+        """Write a file with the content of another one, in place of an earlier one."""
+        with open(path, "rb") as file:
+            self._write(name, lambda target: shutil.copyfileobj(file, target))
+
     def write(self, name: str, content: bytes) -> None:
         """Write a file, in place of an earlier one."""
+        self._write(name, lambda target: target.write(content))
+
+    def _write(self, name: str, fill: Callable[[IO[bytes]], object]) -> None:
         self.open()
         with self._explained("written to"):
             descriptor, path = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)
             try:
                 with os.fdopen(descriptor, "wb") as file:
-                    file.write(content)
+                    fill(file)
                     file.flush()
                     # Else a crash of the machine could leave a file with the name and without the content.
                     os.fsync(file.fileno())

@@ -97,6 +97,10 @@ class StorageKind(ABC):
     async def write(self, file_system: Any, bucket: str, key: str, content: bytes) -> None:
         """Write an object, whole or not at all."""
 
+    async def upload(self, file_system: Any, bucket: str, key: str, path: str) -> None:
+        """Write an object from a local file, in parts if it is large."""
+        await file_system._put_file(path, f"{bucket}/{key}")
+
     @abstractmethod
     async def remove(self, file_system: Any, bucket: str, key: str) -> None:
         """Remove an object."""

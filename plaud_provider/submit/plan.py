@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudError, PlaudInputError
 from plaud_provider.ledger.entry import Owner, Recording, State
-from plaud_provider.recordings.header import MAX_HOURS, examine
+from plaud_provider.recordings.convert import KEPT, Convert
+from plaud_provider.recordings.examine import MAX_HOURS, Unreadable, examine
 from plaud_provider.recordings.identity import recording_key
 from plaud_provider.recordings.local_files import is_served
 from plaud_provider.recordings.reference import AudioReference, refused
@@ -21,8 +22,10 @@ from plaud_provider.submit.course import Order, Terms
 if TYPE_CHECKING:
     from plaud_provider.api.requests import Account
     from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.recordings.audio import Measured
     from plaud_provider.recordings.listing import Found
     from plaud_provider.recordings.sources import AudioSource
+    from plaud_provider.storage.folder import LocalFolder, StoredFolder
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,9 @@ class Rules(NamedTuple):
     :param target: Where transcripts are to be landed, as the ledger says it.
     :param identity_params: Which parameters of a URL's query tell recordings apart; ``None``: whatever does
         not look like a signature, a secret or an expiry.
+    :param unreadable: What to do with recordings that cannot be measured.
+    :param convert: To what recordings are converted that Plaud does not take; ``None``: they are not.
+    :param results_path: Where what is converted is kept.
     """
 
     url_validity: timedelta
@@ -56,6 +62,9 @@ class Rules(NamedTuple):
     max_recording_hours: float = MAX_HOURS
     target: str | None = None
     identity_params: Collection[str] | None = None
+    unreadable: Unreadable = "refuse"
+    convert: Convert | None = None
+    results_path: str | None = None
 
 
 class Candidate(NamedTuple):
@@ -66,7 +75,8 @@ class Candidate(NamedTuple):
     :param key: Its identity.
     :param version: Version of its content.
     :param source: Where it is; ``None`` if Plaud could never fetch it from there.
-    :param duration_seconds: Its length, once its header was read.
+    :param found: What it is, once it was read.
+    :param duration_seconds: Its length, once it was read, perhaps estimated.
     :param problem: Why it cannot be submitted now, or ever.
     """
 
@@ -75,6 +85,7 @@ class Candidate(NamedTuple):
     version: str | None
     source: AudioSource | None
     duration_seconds: float | None = None
+    found: Measured | None = None
     problem: PlaudError | None = None
 
     @property
@@ -104,6 +115,7 @@ class Plan:
         self._rules = rules
         # Each connection to a storage is opened once, not once for each recording.
         self._file_systems = FileSystems()
+        self._converted = _folder_of_converted(rules)
 
     def key(self, audio: AudioReference, version: str | None) -> str:
         """Return the identity of a recording as this client submits it in these terms."""
@@ -185,10 +197,23 @@ class Plan:
         try:
             version = source.look()
             candidate = candidate._replace(version=version, key=self.key(candidate.audio, version))
-            header = examine(source, max_hours=self._rules.max_recording_hours)
+            found = self.examine(source)
         except PlaudError as problem:
             return candidate._replace(problem=problem)
-        return candidate._replace(duration_seconds=header.duration_seconds, problem=None)
+        return candidate._replace(duration_seconds=found.seconds, found=found, problem=None)
+
+    def examine(self, source: AudioSource) -> Measured:
+        """
+        Find out what a recording is.
+
+        :raises PlaudError: if it is not to be submitted, or cannot be read.
+        """
+        return examine(
+            source,
+            max_hours=self._rules.max_recording_hours,
+            unreadable=self._rules.unreadable,
+            is_converted=self._rules.convert is not None,
+        )
 
     def recording(self, candidate: Candidate) -> Recording:
         """Return a recording as the ledger has it."""
@@ -206,7 +231,34 @@ class Plan:
     def order(self, candidate: Candidate) -> Order:
         """Return what is to be sent for a recording."""
         assert candidate.source is not None  # noqa: S101
-        return Order(candidate.source, candidate.version, self._terms)
+        source, found = candidate.source, candidate.found
+        if self._converted is not None and found is not None and found.format not in KEPT:
+            from plaud_provider.recordings.converted import ConvertedRecording
+
+            source = ConvertedRecording(
+                source,
+                self._converted,
+                candidate.key,
+                found,
+                url_validity=self._rules.url_validity,
+                public_urls=self._rules.public_urls,
+            )
+        return Order(source, candidate.version, self._terms)
+
+
+def _folder_of_converted(rules: Rules) -> LocalFolder | StoredFolder | None:
+    if rules.convert is None:
+        return None
+    from plaud_provider.recordings.converted import check_served, converted_folder
+
+    if rules.results_path is None:
+        raise PlaudInputError(
+            "results_path: it is empty, and convert='mp3' keeps there what Plaud is to fetch. Name a folder. "
+            "Nothing was sent, nothing is paid for."
+        )
+    folder = converted_folder(rules.results_path)
+    check_served(folder, rules.public_urls)
+    return folder
 
 
 def claim(

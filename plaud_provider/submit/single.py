@@ -136,6 +136,7 @@ class SingleSubmit:
         if one.problem is not None:
             raise one.problem
         memory = Memories([note] if in_ledger is None else [in_ledger, note])
+        one = self._examined(one, memory)
         outcome = self._sent(one, memory)
         if isinstance(outcome.error, PlaudSubmitOutcomeUnknownError):
             self._may_submit_again(one, str(outcome.error), status_code=outcome.error.status_code)
@@ -154,6 +155,20 @@ class SingleSubmit:
         except PlaudError as problem:
             return Candidate(audio, self._plan.key(audio, None), None, self._source, problem=problem)
         return Candidate(audio, self._plan.key(audio, version), version, self._source)
+
+    def _examined(self, one: Candidate, memory: Memory) -> Candidate:
+        """Look at what is going to be sent, where it can be: what is no recording would be paid for."""
+        if not self._source.is_readable:
+            return one
+        try:
+            found = self._plan.examine(self._source)
+        except PlaudError as error:
+            if course.is_of_recording(error):
+                memory.refused(error)
+            else:
+                memory.released(error)
+            raise
+        return one._replace(found=found, duration_seconds=found.seconds)
 
     def _sent(self, one: Candidate, memory: Memory) -> course.Outcome:
         order = self._plan.order(one)

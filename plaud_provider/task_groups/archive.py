@@ -63,6 +63,8 @@ def transcribe_archive(
     max_failed: float | str | None = _LEFT_OUT,
     max_audio_hours: float | str | None = _LEFT_OUT,
     max_recording_hours: float | str = _LEFT_OUT,
+    unreadable: str = _LEFT_OUT,
+    convert: str | None = _LEFT_OUT,
     resubmit: Sequence[str] | str = _LEFT_OUT,
     dry_run: bool | str = _LEFT_OUT,
     timeout: timedelta | float = _LEFT_OUT,
@@ -116,6 +118,10 @@ def transcribe_archive(
         1 a share, by default 0.1; ``None`` for any number.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
     :param max_recording_hours: Longer recordings are refused; by default 24.
+    :param unreadable: What to do with recordings that cannot be measured: ``refuse``, by default, or
+        ``send``.
+    :param convert: ``mp3``: what is no MP3 or M4A is converted, and kept at ``results_path`` until it is
+        landed; see ``SubmitTranscriptionOperator``.
     :param resubmit: What to pay for again: any of ``failed``, ``expired`` and ``unknown``.
     :param dry_run: Whether only to say what a run would do and cost.
     :param timeout: Seconds or timedelta from a chunk's first look to its deadline; by default 24

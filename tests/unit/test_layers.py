@@ -25,6 +25,7 @@ TOO_DEAR = (
     "airflow.models",
     "airflow.providers.common.sql",
     "airflow.providers.http",
+    "av",
     "cryptography",
     "duckdb",
     "fastapi",

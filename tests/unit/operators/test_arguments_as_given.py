@@ -48,6 +48,7 @@ OTHERS = {
         "modified_after",
         "modified_before",
         "chunk_size",
+        "manifests",
     ),
     *("speaker_diarization", "url_validity", "public_urls", "identity_params", "resubmit", "max_audio_hours"),
     *("max_recording_hours", "plan_only", "keep_raw", "max_failed"),

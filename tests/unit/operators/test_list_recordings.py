@@ -289,3 +289,11 @@ def test_what_other_runs_have_left_at_plaud_is_landed_by_this_one(any_archive: A
     assert (counts["total"], counts["landed"]) == (1, 1)
     assert archive.landed() == {"old.wav": "completed"}
     assert len(task.execute(task_context(None, task_id="list", run_id="tomorrow"))) == 1
+
+
+def test_what_can_be_converted_is_listed_if_it_is_to_be(archive: Archive) -> None:
+    archive.add("a.wav", "b.flac", "c.WEBM", "d.mpga", "e.txt")
+
+    assert listed(archive) == [["a.wav", "d.mpga"]]
+    assert listed(archive, convert="mp3") == [["a.wav", "b.flac", "c.WEBM", "d.mpga"]]
+    assert listed(archive, convert="mp3", suffixes=[".flac"]) == [["b.flac"]]

@@ -276,7 +276,6 @@ def test_resubmitting_at_once_signs_anew(plaud: EmulatorServer, s3: S3Server) ->
             PlaudInputError,
             "'s3://aws_calls@calls/no.mp3' does not",
         ),
-        ({"audio_url": "s3://aws_calls@calls/no.txt"}, PlaudInputError, r"is a \.txt file"),
         ({"audio_url": "s3://aws_calls@calls/2024"}, PlaudInputError, "is a folder"),
         (
             {"audio_url": "s3://aws_typo@calls/a.mp3"},

@@ -14,7 +14,7 @@ import requests
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.handover.kept_results import ResultStore
 from plaud_provider.handover.manifest import Keyed, read_keys, read_manifest, write_keys, write_manifest
-from plaud_provider.recordings.header import examine
+from plaud_provider.recordings.examine import examine
 from plaud_provider.recordings.listing import list_recordings
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AudioReference
@@ -105,7 +105,7 @@ def test_names_that_look_alike_are_listed_handed_over_looked_up_signed_and_fetch
         uri = place.root + name
         recording = place.source(uri)
         assert listed[uri].version in (None, recording.look())
-        assert examine(recording).duration_seconds == pytest.approx(7.74, abs=0.01)
+        assert examine(recording).seconds == pytest.approx(7.74, abs=0.01)
         url = recording.url().reveal()
         assert unquote_to_bytes(urlsplit(url).path).rpartition(b"/")[2] == os.fsencode(name)
         assert requests.get(url, timeout=10).content == content(name)

@@ -53,7 +53,6 @@ def test_a_reference_is_known_by_its_scheme(reference: str, kind: type) -> None:
         ("s3:/calls/a.mp3", "names no object"),
         ("s3:///a.mp3", "names no object"),
         ("s3://calls/2024/", "names a folder"),
-        ("s3://calls/notes.txt", r"is a \.txt file.*convert it"),
         ("s3://key:secret-canary@calls/a.mp3", "carries a password; name an Airflow connection"),
         ("abfs://account.dfs.core.windows.net/a.mp3", "names no container"),
     ],

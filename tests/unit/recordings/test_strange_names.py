@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from plaud_provider.handover.manifest import read_manifest, write_manifest
-from plaud_provider.recordings.header import examine
+from plaud_provider.recordings.examine import examine
 from plaud_provider.recordings.identity import recording_key
 from plaud_provider.recordings.listing import Found, list_recordings
 from plaud_provider.recordings.local_files import validate_public_urls
@@ -109,7 +109,7 @@ def test_an_object_of_any_name_is_listed_looked_at_measured_signed_and_fetched(
     recording = source(found.uri)
 
     assert recording.look() == found.version
-    assert examine(recording).duration_seconds == pytest.approx(7.74, abs=0.01)
+    assert examine(recording).seconds == pytest.approx(7.74, abs=0.01)
     assert fetched(recording) == WAV + name.encode()
 
 
@@ -170,5 +170,5 @@ def test_a_local_file_of_any_name_is_listed_looked_at_measured_and_fetched(
     for found, name in zip(listed, sorted(names), strict=True):
         recording = source(found.uri, urls)
         assert recording.look()
-        assert examine(recording).duration_seconds == pytest.approx(7.74, abs=0.01)
+        assert examine(recording).seconds == pytest.approx(7.74, abs=0.01)
         assert fetched(recording) == WAV + os.fsencode(name)

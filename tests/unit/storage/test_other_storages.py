@@ -14,7 +14,7 @@ import requests
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudError, PlaudInputError
 from plaud_provider.handover.kept_results import ResultStore
 from plaud_provider.handover.manifest import read_manifest, write_manifest
-from plaud_provider.recordings.header import examine
+from plaud_provider.recordings.examine import examine
 from plaud_provider.recordings.listing import list_recordings
 from plaud_provider.recordings.reference import AudioReference
 from plaud_provider.recordings.sources import AudioSource, audio_source
@@ -199,7 +199,7 @@ def test_an_object_of_any_name_is_listed_looked_at_measured_signed_and_fetched(
         assert found.version
         assert found.size == len(storage[1].objects[f"2024/{name}"])
         assert found.modified == datetime(2026, 11, 22, tzinfo=UTC)
-        assert examine(recording).duration_seconds == pytest.approx(7.74, abs=0.01)
+        assert examine(recording).seconds == pytest.approx(7.74, abs=0.01)
         assert requests.get(recording.url().reveal(), timeout=10).content == WAV + name.encode()
 
 
@@ -232,7 +232,7 @@ def test_a_recording_is_measured_by_ranged_reads(
     request.getfixturevalue(fixture)
     storage[1].objects = {"a.wav": content}
 
-    assert examine(source(f"{bucket}/a.wav")).container == container
+    assert examine(source(f"{bucket}/a.wav")).format == container.lower()
 
 
 def test_folders_of_an_azure_account_with_a_hierarchy_are_not_listed(

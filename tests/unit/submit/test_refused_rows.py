@@ -40,7 +40,7 @@ def test_a_file_that_is_no_recording(archive: Archive) -> None:
     (archive.folder / "readme.txt").write_text("Calls of March.")
     list_into_chunk(archive, str(archive.folder))
 
-    assert is_one_refused_row(archive, "is a .txt file")
+    assert is_one_refused_row(archive, "is no WAV, MP3 or M4A recording")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a sound at all" * 100])
@@ -118,3 +118,34 @@ def test_a_single_local_recording_that_is_served_nowhere_is_an_error_of_the_argu
 
 def denied(source: StoredObject) -> Any:
     raise PlaudConfigurationError(f"audio_url: {source.audio.uri!r} may not be looked up.")
+
+
+@pytest.mark.parametrize("name", ["recording.php", "john.smith", "a.mpga", "a.wave", "a.bin", "a", "a.txt"])
+def test_a_recording_is_not_refused_for_its_name(archive: Archive, name: str) -> None:
+    archive.add(name)
+    list_into_chunk(archive, str(archive.folder))
+
+    assert archive.submit()["submitted"] == 1
+    assert archive.paid() == {name: 1}
+
+
+def test_what_cannot_be_measured_is_a_row_that_resubmit_can_send(archive: Archive) -> None:
+    archive.folder.mkdir(parents=True)
+    (archive.folder / "half.wav").write_bytes(wav(10.0)[:80_000])
+    list_into_chunk(archive, str(archive.folder))
+    assert is_one_refused_row(archive, "is cut off")
+    assert "unreadable='send'" in (archive.entries()["half.wav"].error or "")
+
+    list_into_chunk(archive, str(archive.folder), "again")
+    counts = archive.submit("again", resubmit=["failed"], unreadable="send")
+
+    assert counts["submitted"] == 1
+    assert archive.entries()["half.wav"].duration_seconds == pytest.approx(5, abs=0.1)
+
+
+def test_an_unknown_policy_is_told_before_anything_is_sent(archive: Archive) -> None:
+    archive.add("a.wav")
+    archive.list()
+
+    with pytest.raises(PlaudInputError, match="unreadable: 'maybe' is not 'refuse' or 'send'"):
+        archive.submit(unreadable="maybe")

@@ -52,6 +52,8 @@ VALUES: dict[str, Any] = {
     "max_failed": 7,
     "max_audio_hours": 99.5,
     "max_recording_hours": 3.0,
+    "unreadable": "send",
+    "convert": "mp3",
     "resubmit": ["failed"],
     "dry_run": True,
     "timeout": 3600.0,

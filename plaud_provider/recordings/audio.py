@@ -1,0 +1,410 @@
+"""
+What a recording is and how long it lasts, by its content.
+
+FFmpeg (PyAV) reads the media. Whatever is wrong here would be paid for, since Plaud bills what it accepts.
+So a file's own word for its length is compared with its bytes; where there is no such word, or a false one,
+its packets are counted: all of them, or those of some samples if the file is too large.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
+
+from plaud_provider.recordings import ffmpeg
+from plaud_provider.recordings.boxes import Boxes
+from plaud_provider.recordings.view import View
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+
+Kind = Literal["measured", "estimated", "not measurable"]
+
+#: Shorter ones have nothing in them that could be said; this is what is left of a file that was cut off.
+MIN_SECONDS = 0.1
+#: A file that claims so much more than there is was cut off.
+TOLERATED_CLAIM = 1.1
+#: The packets of a file are all counted if it has no more bytes: on a disk, and in a storage that is read in
+#: ranges. The latter is one or two of its reads.
+WHOLE_BYTES = 256 * 1024 * 1024
+WHOLE_RANGED_BYTES = 48 * 1024
+#: What is read of a larger one: its beginning, and samples of the rest.
+HEAD_BYTES = 32 * 1024
+SAMPLE_BYTES = 11 * 1024
+SAMPLES = 3
+#: What is read of a WAV to find its sound.
+WAV_HEADER_BYTES = 256 * 1024
+#: No file takes longer; a hostile one may try.
+MAX_SECONDS = 60.0
+
+#: How many bytes of its sound FFmpeg looks at: the header of a WAV says what it is.
+_PROBED_OF_WAV = "4096"
+#: How few bytes a second of sound can have, with room below the thinnest encodings that there are: WAV with
+#: G.723.1 has 667, MP3 at its lowest rate 1,000, silence in AAC at 8 kHz about 30 with its sample table.
+MIN_BYTES_PER_SECOND = {"wav": 400.0, "w64": 400.0, "mp3": 800.0, "m4a": 16.0}
+#: What programs write for the size of a WAV that they cannot know yet: 0, or something near one of these.
+_PLACEHOLDERS = (2_000_000_000, 2**31, 2**32)
+_NEAR = 100_000
+
+
+class Measured(NamedTuple):
+    """
+    What a recording's content says about it.
+
+    :param seconds: How long it is; ``None`` if nobody knows. If it was cut off, what is there.
+    :param kind: ``measured``: that is so. ``estimated``: about so, from samples of a file that does not say
+        it, or says it wrongly. ``not measurable``: it is damaged, cut off or no recording.
+    :param format: Its format, by its content, not its name: ``mp3``, ``wav``, ``m4a``, ``mp4`` (with a moving
+        picture, or with sound that an M4A has not), ``ogg``, ``opus``, ``flac``, ``webm``, ``amr``, ``aac``
+        (bare), ``w64`` and so on; empty if it has none.
+    :param problem: Why it cannot be measured, as in "is cut off"; else ``None``.
+    """
+
+    seconds: float | None
+    kind: Kind
+    format: str
+    problem: str | None = None
+
+
+class _DamagedError(Exception):
+    """Why a file cannot be measured, and how much of it is there, if that is known."""
+
+    def __init__(self, why: str, seconds: float | None = None) -> None:
+        super().__init__(why)
+        self.seconds = None if seconds is None else round(seconds, 3)
+
+
+def measure(path_or_file: str | os.PathLike[str] | BinaryIO, *, is_ranged: bool = False) -> Measured:
+    """
+    Find out what a file is and how long it lasts.
+
+    Name and content need not agree: the content decides, as it does for Plaud. Whatever the file has in it
+    makes an answer, never an error.
+
+    :param path_or_file: Its path, or an open file that can seek.
+    :param is_ranged: Whether each read is a request to a storage, so that only a few blocks are read.
+    :raises OSError: if it cannot be opened or read; of an open file, whatever its own methods raise.
+    """
+    if isinstance(path_or_file, (str, os.PathLike)):
+        with open(path_or_file, "rb") as file:
+            return _measured(file, is_ranged=is_ranged)
+    return _measured(path_or_file, is_ranged=is_ranged)
+
+
+def _measured(file: BinaryIO, *, is_ranged: bool) -> Measured:
+    size = file.seek(0, os.SEEK_END)
+    view = View(file, size, ends_at=time.monotonic() + MAX_SECONDS)
+    recording = _Recording(view, size <= (WHOLE_RANGED_BYTES if is_ranged else WHOLE_BYTES))
+    try:
+        if not size:
+            raise _DamagedError("is empty")
+        seconds, is_exact = recording.length()
+        recording.check(seconds)
+    except _DamagedError as damage:
+        return Measured(damage.seconds, "not measurable", recording.format, str(damage))
+    finally:
+        # What cannot be read is no fault of the recording's.
+        view.raise_failure()
+    if view.is_late:
+        return Measured(None, "not measurable", recording.format, "takes too long to be read")
+    return Measured(round(seconds, 3), "measured" if is_exact else "estimated", recording.format)
+
+
+class _Sound(NamedTuple):
+    """Where sound of a constant rate lies: its first byte, bytes a second, bytes as claimed, where known."""
+
+    start: int
+    byte_rate: float
+    claimed: int | None
+
+
+class _Recording:
+    """A file that is being measured."""
+
+    def __init__(self, view: View, is_whole: bool) -> None:
+        self.format = ""
+        self._view = view
+        self._size = view.size
+        self._is_whole = is_whole
+
+    def check(self, seconds: float) -> None:
+        """Refuse a length that cannot be."""
+        if seconds < MIN_SECONDS:
+            raise _DamagedError(
+                f"is a {self._name} file without sound in it ({seconds:.3f} seconds), cut off or never begun",
+                seconds,
+            )
+        if self._size < seconds * MIN_BYTES_PER_SECOND.get(self.format, 0):
+            raise _DamagedError(
+                f"claims to be {length_in_words(seconds)} long, which its {self._size:,} bytes cannot be: "
+                f"its {self._name} header is wrong. Repair or replace it"
+            )
+
+    def length(self) -> tuple[float, bool]:
+        """Return the length in seconds, and whether it is exact."""
+        start = _start(self._view)
+        # Within the block that is read first, if that has much of it.
+        head = self._view.part(start, HEAD_BYTES if start < HEAD_BYTES // 2 else start + HEAD_BYTES // 2)
+        if (head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE") or head[:4] == b"riff":
+            return self._wav(start, head)
+        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            return self._movie()
+        if self._is_of_frames_only(head):
+            return self._frames(start, head)
+        with self._opened(self._view.again(start=start)) as (container, stream):
+            claimed = ffmpeg.claim(container, stream)
+            if not self._is_whole:
+                if claimed is None:
+                    return self._counted_in_part(container, stream)
+                return claimed, True
+            return self._not_cut_off(claimed, ffmpeg.counted_seconds(container, stream)), True
+
+    @property
+    def _name(self) -> str:
+        return self.format.upper()
+
+    def _is_of_frames_only(self, head: bytes) -> bool:
+        with suppress(_DamagedError), self._opened(io.BytesIO(head)) as (container, _):
+            return container.format.name in ffmpeg.FRAMES_ONLY
+        return False
+
+    @contextmanager
+    def _opened(self, file: Any, **options: str) -> Iterator[tuple[InputContainer, AudioStream]]:
+        """Open media with FFmpeg, and note what it is."""
+        try:
+            with ffmpeg.opened(file, **options) as (container, stream):
+                self.format = ffmpeg.format_of(container, stream)
+                yield container, stream
+        except ffmpeg.UnreadableError as error:
+            if self.format:
+                raise self._damaged() from error
+            raise _DamagedError(str(error)) from error
+
+    # Containers that say where their sound begins and how many bytes a second of it has
+
+    def _wav(self, start: int, head: bytes) -> tuple[float, bool]:
+        """Return how long the sound is that is there: bytes of constant rate, whatever the header claims."""
+        sound = None if self._is_whole else self._wav_sound(io.BytesIO(head), start)
+        if (
+            sound is None
+            or sound.claimed is None
+            or self._size > (sound.start + sound.claimed) * TOLERATED_CLAIM
+        ):
+            # Behind the sound FFmpeg looks for more, by what it takes for sizes.
+            view = self._view.again(start=start, most=WAV_HEADER_BYTES)
+            sound = self._wav_sound(view, start)
+            if sound is None:
+                # A size of 0, as is written before there is any sound.
+                view = self._view.again(start=start, most=WAV_HEADER_BYTES)
+                sound = self._wav_sound(view, start, ignore_length="1")
+        if sound is None:
+            return 0.0, True
+        position, byte_rate, claimed = sound
+        there = self._size - position
+        if claimed is None:
+            return there / byte_rate, True
+        if claimed > there:
+            return self._not_cut_off(claimed / byte_rate, there / byte_rate, claimed, there), True
+        if self._size > 2**32:
+            # 32 bits count to 4 GiB only, and then from 0 again.
+            claimed += (there - claimed) // 2**32 * 2**32
+        end = position + claimed
+        if there > claimed * TOLERATED_CLAIM and not _are_chunks(self._view, end + claimed % 2):
+            # The header was written when it was not that long yet.
+            return there / byte_rate, False
+        return claimed / byte_rate, True
+
+    def _wav_sound(self, file: Any, start: int, **options: str) -> _Sound | None:
+        """Return what FFmpeg makes of a header; ``None`` if it finds no sound behind it."""
+        with self._opened(file, probesize=_PROBED_OF_WAV, **options) as (container, stream):
+            first = next(ffmpeg.packets(container, stream), None)
+            claim = ffmpeg.claim(container, stream)
+            byte_rate = (stream.codec_context.bit_rate or 0) / 8
+        if first is None:
+            return None
+        if not byte_rate or first.pos is None:
+            raise self._damaged()
+        position = start + first.pos
+        header = self._view.part(position - 8, position)
+        if header[:4] != b"data" or self._view.part(start, start + 4) in (b"RF64", b"BW64"):
+            # Sizes of 64 bits, elsewhere in the file; FFmpeg has bounded them by the file's.
+            is_known = claim and isinstance(file, View)
+            return _Sound(position, byte_rate, int(claim * byte_rate) if claim and is_known else None)
+        (claimed,) = struct.unpack("<I", header[4:])
+        is_placeholder = claimed == 0 or any(abs(claimed - known) <= _NEAR for known in _PLACEHOLDERS)
+        # A recording may have just so many bytes.
+        is_known = claimed and (not is_placeholder or claimed <= self._size - position)
+        return _Sound(position, byte_rate, int(claimed) if is_known else None)
+
+    # MP4 and its kin
+
+    def _movie(self) -> tuple[float, bool]:
+        boxes = Boxes(self._view)
+        there, promised = max(0, self._size - boxes.sound[0]), boxes.sound[1] - boxes.sound[0]
+        if not boxes.has_index:
+            self.format = "mp4"
+            raise _cut_off("MP4", promised, there) if promised > there else self._damaged()
+        if self._is_whole and not boxes.has_huge_tables:
+            with self._opened(self._view.again()) as (container, stream):
+                return self._not_cut_off(
+                    ffmpeg.claim(container, stream), ffmpeg.counted_seconds(container, stream)
+                ), True
+        # Else FFmpeg looks for the index of each piece before it reads the first.
+        options = {"fflags": "ignidx"} if boxes.is_fragmented else {}
+        with self._opened(boxes.without_tables(), **options) as (container, stream):
+            if boxes.is_fragmented:
+                return self._counted_in_part(container, stream)
+            claimed = ffmpeg.claim(container, stream)
+            if claimed is None:
+                raise self._damaged()
+            if promised > there:
+                return self._not_cut_off(claimed, claimed * there / promised, promised, there), True
+            return claimed, True
+
+    # Frames one after the other
+
+    def _frames(self, start: int, head: bytes) -> tuple[float, bool]:
+        claim, claimed_bytes = self._mp3_claim(head)
+        if self._is_whole:
+            with self._opened(self._view.again(start=start)) as (container, stream):
+                counted = ffmpeg.counted_seconds(container, stream)
+            return self._not_cut_off(claim, counted), True
+        there = self._size - start
+        if claim and claimed_bytes:
+            if claimed_bytes > there * TOLERATED_CLAIM:
+                return self._not_cut_off(claim, claim * there / claimed_bytes, claimed_bytes, there), True
+            if there <= claimed_bytes * TOLERATED_CLAIM:
+                return claim * min(1.0, there / claimed_bytes), True
+        sampled = self._sampled(start, head)
+        if claim and not claimed_bytes and claim / 1.5 < sampled < claim * 1.5:
+            return claim, True
+        return sampled, False
+
+    def _mp3_claim(self, head: bytes) -> tuple[float | None, int | None]:
+        """Return seconds and bytes that an MP3 has by a first frame without sound, if there is one."""
+        with self._opened(io.BytesIO(head)) as (container, stream):
+            first = next((packet for packet in container.demux(stream) if packet.size), None)
+            before = head[: first.pos] if first is not None and first.pos else b""
+            claim = ffmpeg.claim(container, stream)
+        for name in (b"Xing", b"Info"):
+            at = before.rfind(name)
+            if at >= 0 and len(before) - at < 2000:
+                flags, *numbers = struct.unpack(">III", before[at + 4 : at + 16].ljust(12, b"\0"))
+                count = numbers[1] if flags & 1 else numbers[0]
+                return (claim if flags & 1 else None), (count if flags & 2 else None)
+        at = before.rfind(b"VBRI")
+        if at >= 0:
+            return claim, struct.unpack(">I", before[at + 10 : at + 14].ljust(4, b"\0"))[0]
+        return None, None
+
+    def _sampled(self, start: int, head: bytes) -> float:
+        """Estimate the length by the beginning and some stretches of the rest, each standing for its part."""
+        of_head = self._seconds_per_byte(head)
+        if self.format in ffmpeg.WITH_ONE_HEADER:
+            return of_head * (self._size - start)
+        seconds = of_head * len(head)
+        behind = start + len(head)
+        part = max(0, self._size - behind) / SAMPLES
+        for number in range(SAMPLES):
+            middle = int(behind + part * (number + 0.5))
+            sample = self._view.part(max(behind, middle - SAMPLE_BYTES // 2), middle + SAMPLE_BYTES // 2)
+            seconds += self._seconds_per_byte(sample) * part
+        return seconds
+
+    def _seconds_per_byte(self, sample: bytes) -> float:
+        try:
+            with self._opened(io.BytesIO(sample)) as (container, stream):
+                packets = [packet for packet in container.demux(stream) if packet.size]
+                seconds = sum(ffmpeg.seconds(packet.duration or 0, stream) for packet in packets)
+        except _DamagedError:
+            return 0.0
+        covered = sum(packet.size for packet in packets)
+        # What is left out at both ends are parts of frames, unless it is much: then it is no sound.
+        return seconds / (covered if covered > len(sample) / 2 else len(sample))
+
+    # Any
+
+    def _counted_in_part(self, container: InputContainer, stream: AudioStream) -> tuple[float, bool]:
+        """Count packets up to what may be read, and take the rest to be like them."""
+        first, last, end = None, 0, 0.0
+        for packet in ffmpeg.packets(container, stream):
+            if first is None:
+                first = packet.pos or 0
+            if packet.pos is not None and packet.pos >= last:
+                last = packet.pos + packet.size
+            if packet.pts is not None:
+                end = max(end, ffmpeg.seconds(packet.pts + (packet.duration or 0), stream))
+            if self._view.fetched > HEAD_BYTES + SAMPLE_BYTES:
+                break
+        else:
+            if not self._view.is_exhausted:
+                return end, True
+        if first is None or last <= first:
+            raise self._damaged()
+        return end * (self._size - first) / (last - first), False
+
+    def _not_cut_off(
+        self,
+        claimed: float | None,
+        seconds: float,
+        claimed_bytes: int | None = None,
+        there: int | None = None,
+    ) -> float:
+        """Return the length of what is there, if it is not much less than what is claimed."""
+        if claimed is None or claimed <= max(seconds * TOLERATED_CLAIM, seconds + MIN_SECONDS):
+            return seconds
+        raise _cut_off(self._name, claimed_bytes, there, claimed, seconds)
+
+    def _damaged(self) -> _DamagedError:
+        return _DamagedError(
+            f"is a damaged {self._name} file: it has no readable duration. Repair or replace it"
+        )
+
+
+def _cut_off(
+    name: str,
+    claimed_bytes: int | None,
+    there: int | None,
+    claimed: float = 0.0,
+    seconds: float | None = None,
+) -> _DamagedError:
+    if claimed_bytes:
+        what = f"{claimed_bytes:,} bytes of sound, of which {there:,} are there"
+    else:
+        what = f"{length_in_words(claimed)}, of which {length_in_words(seconds or 0.0)} are there"
+    return _DamagedError(f"is cut off: its {name} header speaks of {what}. Copy or record it again", seconds)
+
+
+def length_in_words(seconds: float) -> str:
+    """Return a length as messages have it."""
+    return f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds:,.1f} seconds"
+
+
+def _start(view: View) -> int:
+    """Return where a file begins behind ID3 tags, which may have large pictures, and zeros."""
+    position = 0
+    while (head := view.part(position, position + HEAD_BYTES // 2)[:10])[:3] == b"ID3" and len(head) == 10:
+        # Seven bits of each byte.
+        lengths = zip(head[6:], (21, 14, 7, 0), strict=True)
+        position += 10 + sum((byte & 0x7F) << shift for byte, shift in lengths)
+    if view.part(position, position + 16) == bytes(16):
+        while block := view.part(position, position + HEAD_BYTES):
+            if sound := block.lstrip(b"\0"):
+                return position + len(block) - len(sound)
+            position += len(block)
+    return position if position < view.size else 0
+
+
+def _are_chunks(view: View, position: int) -> bool:
+    """Whether what begins there is a further chunk of a RIFF file."""
+    header = view.part(position, position + 8)
+    if len(header) < 8 or not all(0x20 <= byte < 0x7F for byte in header[:4]) or header[:4] == b"RIFF":
+        return len(header) < 8
+    (length,) = struct.unpack("<I", header[4:])
+    return position + 8 + int(length) <= view.size + 1

@@ -1,0 +1,118 @@
+"""
+The boxes of an MP4 file, as far as they tell what of it need not be read.
+
+The sample tables of an hour are half a megabyte, and those of a hostile file gigabytes of memory to FFmpeg;
+the length can be known without them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from plaud_provider.recordings.view import View
+
+#: Boxes of the index that hold others.
+_FOLDERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"mvex", b"edts"})
+#: Tables with an entry for each sample or chunk.
+_TABLES = frozenset({b"stsz", b"stz2", b"stco", b"co64", b"stsc", b"stss", b"stps", b"ctts", b"sdtp"})
+#: A box of the index that has more bytes holds pictures, texts or tables.
+_LARGE = 4096
+#: Boxes that are looked at: some programs fill a file with empty ones.
+_MOST = 400
+#: Samples whose index FFmpeg may keep in memory, at 24 bytes.
+_MOST_SAMPLES = 3_000_000
+
+
+class Box(NamedTuple):
+    """
+    A box.
+
+    :param name: Its four letters.
+    :param start: Where its contents begin.
+    :param end: Where they end; it may be beyond the file's.
+    """
+
+    name: bytes
+    start: int
+    end: int
+
+
+class Boxes:
+    """
+    The boxes of a file.
+
+    :param view: The file.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._left = _MOST
+        #: Where the sound lies; its end may be beyond the file's.
+        self.sound = (view.size, view.size)
+        #: Whether there is an index.
+        self.has_index = False
+        #: Whether the index says nothing about some of it, which follows in pieces with an index each.
+        self.is_fragmented = False
+        #: Whether there are more samples than can be.
+        self.has_huge_tables = False
+        self._large: list[Box] = []
+        self._tables: list[Box] = []
+        self._read()
+
+    def without_tables(self) -> View:
+        """Return the file without what takes long to read: tables, if one is large, and pictures."""
+        hidden = list(self._large)
+        if self.has_huge_tables or any(table.end - table.start > _LARGE for table in self._tables):
+            hidden += self._tables
+        spans = sorted((box.start - 4, min(box.end, self._view.size)) for box in hidden)
+        return self._view.again(hidden=spans)
+
+    def _read(self) -> None:
+        has_sound = False
+        for box in self._inside(0, self._view.size):
+            if box.name == b"moov":
+                self.has_index = True
+                self._index(box)
+            elif box.name == b"mdat" and not has_sound:
+                has_sound = True
+                self.sound = (box.start, box.end)
+            elif box.name == b"moof":
+                self.is_fragmented = True
+            # Of a file in pieces there are thousands.
+            if self.has_index and (has_sound or self.is_fragmented):
+                return
+
+    def _index(self, folder: Box) -> None:
+        for box in self._inside(folder.start, min(folder.end, self._view.size)):
+            if box.name == b"mvex":
+                self.is_fragmented = True
+            if box.name == b"stsz":
+                numbers = self._view.part(box.start + 4, box.start + 12)
+                if len(numbers) == 8 and struct.unpack(">II", numbers)[1] > _MOST_SAMPLES:
+                    self.has_huge_tables = True
+            if box.name in _FOLDERS:
+                self._index(box)
+            elif box.name in _TABLES:
+                self._tables.append(box)
+            elif box.end - box.start > _LARGE:
+                self._large.append(box)
+
+    def _inside(self, position: int, end: int) -> Iterator[Box]:
+        while position + 8 <= end and self._left:
+            self._left -= 1
+            header = self._view.part(position, position + 16)
+            if len(header) < 8:
+                return
+            length, name = struct.unpack(">I4s", header[:8])
+            start = position + 8
+            if length == 1 and len(header) == 16:
+                (length,) = struct.unpack(">Q", header[8:])
+                start = position + 16
+            elif length == 0:
+                length = end - position
+            if length < start - position:
+                return
+            yield Box(name, start, position + length)
+            position += length

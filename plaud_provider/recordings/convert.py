@@ -1,0 +1,91 @@
+"""Recordings in formats that Plaud does not take, as MP3."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.recordings import ffmpeg
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+
+Convert = Literal["mp3"]
+
+#: Formats that are left as they are.
+KEPT = frozenset({"mp3", "m4a"})
+#: Sample rates of MP3.
+_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+#: Bits a second of one channel: more than speech needs.
+_BIT_RATE = 64_000
+
+
+def validate_convert(value: object) -> Convert | None:
+    """
+    Return to what recordings are converted.
+
+    :param value: ``mp3``; ``None``, empty or ``None`` as text: they are not.
+    :raises PlaudInputError: if it is something else; nothing was sent.
+    """
+    if value in (None, "", "None"):
+        return None
+    if value == "mp3":
+        return "mp3"
+    raise PlaudInputError(
+        f"convert: {value!r} is not 'mp3', the only format that recordings are converted to. Nothing was "
+        "sent, nothing is paid for."
+    )
+
+
+def to_mp3(source: Any, target: Any) -> float:
+    """
+    Convert a recording to MP3 while it is read, in constant memory.
+
+    What is damaged in it is left out, as players do; a file that was cut off converts without an error. So
+    the caller compares the length with that which the file claims.
+
+    :param source: An open file to read from. Where it can seek, an MP4 may have its index at its end.
+    :param target: An open file to write to; it need not seek.
+    :return: Seconds of sound that were written.
+    :raises plaud_provider.recordings.ffmpeg.UnreadableError: if there is no sound in it.
+    """
+    import av
+
+    with ffmpeg.opened(source) as (container, stream):
+        rate, layout = _sound(stream)
+        # The header in front would have to be written last.
+        options = {"write_xing": "0"}
+        with av.open(target, "w", format="mp3", options=options) as output:
+            encoder = output.add_stream("libmp3lame", rate=rate, layout=layout)
+            encoder.bit_rate = _BIT_RATE * (2 if layout == "stereo" else 1)
+            resampler = av.AudioResampler(format="s16p", layout=layout, rate=rate)
+            samples = 0
+            for packet in container.demux(stream):
+                for frame in _decoded(packet):
+                    for resampled in resampler.resample(frame):
+                        # Of its own clock: gaps and jumps of the source's times are none in the sound.
+                        resampled.pts = samples
+                        samples += resampled.samples
+                        output.mux(encoder.encode(resampled))
+            for resampled in resampler.resample(None):
+                resampled.pts = samples
+                samples += resampled.samples
+                output.mux(encoder.encode(resampled))
+            output.mux(encoder.encode(None))
+    return samples / rate
+
+
+def _sound(stream: AudioStream) -> tuple[int, Literal["mono", "stereo"]]:
+    rate = stream.codec_context.sample_rate or 16000
+    return min(_RATES, key=lambda known: (known < rate, abs(known - rate))), (
+        "mono" if (stream.codec_context.channels or 1) == 1 else "stereo"
+    )
+
+
+def _decoded(packet: Any) -> list[Any]:
+    import av
+
+    try:
+        return list(packet.decode())
+    except av.FFmpegError:
+        return []

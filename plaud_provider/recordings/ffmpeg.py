@@ -1,0 +1,126 @@
+"""
+Media as FFmpeg reads it (PyAV), for whoever measures or converts a recording.
+
+PyAV takes 50 ms and 100 MB of disk: it is imported where it is used, in tasks that read recordings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from av import Packet
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+
+#: Containers that are opened. Not among them is what makes FFmpeg open other files: playlists, image series.
+_CONTAINERS = (
+    "wav,w64,mp3,aac,mov,matroska,ogg,flac,amr,amrnb,amrwb,aiff,au,caf,asf,avi,mpegts,mpeg,flv,ac3,eac3,wv,ape,"
+    "tta,dsf"
+)
+_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none", "probesize": "65536"}
+#: Containers that are nothing but frames one after the other. Any stretch can be read by itself, but of those
+#: that only say at their beginning what they are.
+FRAMES_ONLY = frozenset({"mp3", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3"})
+WITH_ONE_HEADER = frozenset({"amr"})
+#: A larger packet of these is no frame but a tag behind the sound.
+_LARGEST_FRAME = 8192
+#: What FFmpeg's names for containers are called here.
+_NAMES = {"matroska": "webm", "amrnb": "amr", "amrwb": "amr"}
+#: What is an M4A, if there is no picture but that of its cover.
+_M4A_CODECS = frozenset({"aac", "alac", "mp3", "mp3float"})
+
+_NONE = "is no WAV, MP3 or M4A recording by its content, whatever its name, nor has it any other sound"
+
+
+class UnreadableError(Exception):
+    """FFmpeg finds no sound in a file; the text says why, as in "has no sound in it"."""
+
+
+@contextmanager
+def opened(file: Any, **options: str) -> Iterator[tuple[InputContainer, AudioStream]]:
+    """
+    Open media, and find the first sound in it.
+
+    :param file: An open file; it seeks, if it can.
+    :param options: FFmpeg's, beside those that keep it from opening other files.
+    :raises UnreadableError: if there is none, or the file cannot be read, also while it is used.
+    """
+    import av
+
+    try:
+        with av.open(
+            file,
+            "r",
+            options={**_OPTIONS, **options},
+            metadata_errors="replace",
+            buffer_size=4096,
+            io_open=_open_nothing,
+        ) as container:
+            if not container.streams.audio:
+                raise UnreadableError(f"has no sound in it ({container.format.long_name})")
+            yield container, container.streams.audio[0]
+    except (av.FFmpegError, ValueError, OverflowError, MemoryError) as error:
+        raise UnreadableError(_NONE) from error
+
+
+def format_of(container: InputContainer, stream: AudioStream) -> str:
+    """Return what a file is called by its content, as ``mp3``."""
+    name = container.format.name.split(",")[0]
+    codec = stream.codec_context.name if stream.codec_context is not None else ""
+    if name == "mov":
+        has_picture = any(
+            not video.disposition & video.disposition.attached_pic for video in container.streams.video
+        )
+        return "m4a" if codec in _M4A_CODECS and not has_picture else "mp4"
+    if name == "mp3" and not codec.startswith("mp3"):
+        return codec.removesuffix("float")
+    if name == "ogg" and codec == "opus":
+        return "opus"
+    return _NAMES.get(name, name)
+
+
+def seconds(time: int, stream: AudioStream) -> float:
+    """Return a time of a stream in seconds."""
+    return float(time * stream.time_base) if stream.time_base else 0.0
+
+
+def claim(container: InputContainer, stream: AudioStream) -> float | None:
+    """Return how long a file says it is."""
+    if stream.duration and stream.duration > 0:
+        return seconds(stream.duration, stream)
+    return container.duration / 1_000_000 if container.duration and container.duration > 0 else None
+
+
+def packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream]]:
+    """Yield packets up to the end of the file, or to where it cannot be read any more."""
+    import av
+
+    with suppress(av.FFmpegError):
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+
+
+def counted_seconds(container: InputContainer, stream: AudioStream) -> float:
+    """Return how long what is in all packets lasts."""
+    first, end, total = None, 0, 0
+    is_of_frames = container.format.name in FRAMES_ONLY
+    for packet in packets(container, stream):
+        if is_of_frames and packet.size > _LARGEST_FRAME:
+            # A tag behind the sound.
+            continue
+        total += packet.duration or 0
+        if packet.pts is not None:
+            first = packet.pts if first is None else first
+            end = max(end, packet.pts + (packet.duration or 0))
+    # A first packet before 0 is there for the decoder to start with.
+    counted = total if first is None or is_of_frames else end - max(0, first)
+    return seconds(counted, stream)
+
+
+def _open_nothing(url: str, flags: int, options: object) -> Any:
+    """Refuse what a hostile file would have FFmpeg open."""
+    raise PermissionError("a recording may not refer to other files")

@@ -1,0 +1,99 @@
+"""Media files, encoded by FFmpeg as people's programs do."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from array import array
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Any
+
+import av
+
+_FRAME = 1024
+
+
+def encoded(
+    container: str,
+    codec: str,
+    seconds: float = 6.0,
+    *,
+    rate: int = 16000,
+    layout: str = "mono",
+    bit_rate: int | None = None,
+    video: bool = False,
+    cover: bytes | None = None,
+    is_silent: bool = False,
+    is_seekable: bool = True,
+    options: Mapping[str, str] | None = None,
+    codec_options: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> bytes:
+    """
+    Return a file with a tone.
+
+    :param container: FFmpeg's name of its format.
+    :param codec: FFmpeg's name of an encoder.
+    :param video: Whether there is a moving picture as well.
+    :param cover: A picture (PNG) of the cover.
+    :param is_silent: Whether the tone is left out.
+    :param is_seekable: Whether the program could go back to write sizes and lengths; else it streams.
+    """
+    target: Any = tempfile.TemporaryFile()  # noqa: SIM115
+    # FFmpeg opens a file a second time to move its index to the front.
+    sink: Any = f"/proc/self/fd/{target.fileno()}" if is_seekable else _Stream(target)
+    with av.open(sink, "w", format=container, options=dict(options or {})) as output:
+        output.metadata.update(tags or {})
+        sound: Any = output.add_stream(codec, rate=rate, layout=layout, options=dict(codec_options or {}))
+        if bit_rate:
+            sound.bit_rate = bit_rate
+        picture: Any = None
+        if video:
+            picture = output.add_stream("mpeg4", rate=5)
+            picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
+        if cover is not None:
+            _add_cover(output, cover)
+        for number in range(int(seconds * 5) if video else 0):
+            frame = av.VideoFrame(32, 32, "yuv420p")
+            frame.pts = number
+            output.mux(picture.encode(frame))
+        for frame in _tone(seconds, rate, layout, is_silent=is_silent):
+            output.mux(sound.encode(frame))
+        output.mux(sound.encode(None))
+        if video:
+            output.mux(picture.encode(None))
+    with target:
+        target.seek(0)
+        content: bytes = target.read()
+    return content
+
+
+class _Stream:
+    def __init__(self, target: Any) -> None:
+        self.write = target.write
+
+
+def _add_cover(output: Any, cover: bytes) -> None:
+    stream = output.add_stream("png", rate=1)
+    stream.width = stream.height = 16
+    stream.pix_fmt = "rgb24"
+    stream.disposition = stream.disposition.attached_pic
+    packet = av.Packet(cover)
+    packet.stream, packet.pts, packet.dts, packet.time_base = stream, 0, 0, Fraction(1)
+    output.start_encoding()
+    output.mux(packet)
+
+
+def _tone(seconds: float, rate: int, layout: str, *, is_silent: bool) -> Iterator[Any]:
+    total = int(seconds * rate)
+    channels = 2 if layout == "stereo" else 1
+    wave = [0 if is_silent else int(9000 * math.sin(at * 440 * math.tau / rate)) for at in range(rate)]
+    second = array("h", [sample for sample in wave for _ in range(channels)]) * 2
+    for begin in range(0, total, _FRAME):
+        count = min(_FRAME, total - begin)
+        frame = av.AudioFrame(format="s16", layout=layout, samples=count)
+        at = begin % rate * channels
+        frame.planes[0].update(second[at : at + count * channels].tobytes())
+        frame.sample_rate, frame.pts, frame.time_base = rate, begin, Fraction(1, rate)
+        yield frame

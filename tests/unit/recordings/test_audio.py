@@ -1,0 +1,460 @@
+"""What a file is and how long: by a disk, where it is read whole, and by a storage, a few ranges of it."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plaud_provider.exceptions import PlaudStorageError
+from plaud_provider.recordings.audio import MIN_BYTES_PER_SECOND, Measured, measure
+from plaud_provider.storage.ranges import BLOCK_BYTES, LIMIT_BYTES, open_ranges
+from tests.unit.recordings import sounds
+from tests.unit.recordings.media import encoded
+from tests.unit.recordings.sounds import M4A, MP3, WAV, atom, chunk, m4a, wav
+
+HOUR = 3600
+#: What reading a recording in a storage may cost.
+REQUESTS, REQUESTED = 4, 66 * 1024
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov", "frag_duration": "2000000"}
+
+
+class Reads:
+    """A file of which every fetch is counted."""
+
+    def __init__(self, content: bytes, size: int | None = None) -> None:
+        self.content = content
+        self.spans: list[tuple[int, int]] = []
+        self.file = open_ranges(self._read, size=len(content) if size is None else size)
+
+    def _read(self, start: int, end: int) -> bytes:
+        self.spans.append((start, end))
+        return self.content[start:end]
+
+    @property
+    def fetched(self) -> int:
+        return sum(end - start for start, end in self.spans)
+
+
+def measured(content: bytes) -> Measured:
+    return measure(io.BytesIO(content))
+
+
+def ranged(content: bytes) -> Measured:
+    return measure(Reads(content).file, is_ranged=True)
+
+
+def both(content: bytes) -> tuple[Measured, Measured]:
+    return measured(content), ranged(content)
+
+
+# Files that players play whole
+
+
+def tagged(size: int, *, synchsafe: bool = True) -> bytes:
+    """Return an ID3 tag with so many bytes in it."""
+    bits = 7 if synchsafe else 8
+    length = bytes((size >> bits * place) & (2**bits - 1) for place in (3, 2, 1, 0))
+    return b"ID3\x04\x00\x00" + length + bytes(size)
+
+
+def without_header(seconds: float = 6.0) -> bytes:
+    return encoded("mp3", "libmp3lame", seconds, options={"write_xing": "0", "id3v2_version": "0"})
+
+
+PLAIN = without_header()
+COVER = os.urandom(100_000)
+
+
+@pytest.mark.parametrize(
+    ("content", "seconds"),
+    [
+        (PLAIN, 6.08),
+        (b"APETAGEX" + bytes(24) + PLAIN, 6.08),
+        (tagged(10) + bytes(65_536) + PLAIN, 6.08),
+        (b"\xff" * 8 + PLAIN, 6.08),
+        (bytes(range(1, 71)) + PLAIN, 6.08),
+        (tagged(300, synchsafe=False) + PLAIN, 6.08),
+        (tagged(3) + b"\xff" * 10 + PLAIN, 6.08),
+        (PLAIN + tagged(30_000), 6.08),
+        (PLAIN + b"TAG" + bytes(125), 6.08),
+        (bytes(500) + PLAIN, 6.08),
+        (tagged(100_000) + PLAIN, 6.08),
+        (PLAIN[100:], 6.0),
+        (encoded("mp3", "libmp3lame") * 5, 30.5),
+        (encoded("mp3", "libmp3lame", rate=11025), 6.2),
+        (encoded("mp3", "libmp3lame", rate=44100, layout="stereo", bit_rate=320_000), 6.05),
+        (encoded("mp3", "libmp3lame", codec_options={"q": "4"}, tags={"title": "x" * 3000}), 6.08),
+    ],
+    ids=[
+        "no header",
+        "APE tag first",
+        "64 KB of zeros",
+        "0xff first",
+        "junk first",
+        "tag size not synchsafe",
+        "tag, then 0xff",
+        "tag behind the sound",
+        "ID3v1",
+        "zeros first",
+        "cover art",
+        "amid a frame",
+        "five in a row",
+        "11,025 Hz",
+        "320 kbit/s",
+        "variable",
+    ],
+)
+def test_an_mp3_is_as_long_as_its_frames(content: bytes, seconds: float) -> None:
+    on_disk, in_storage = both(content)
+
+    assert (on_disk.format, on_disk.kind) == ("mp3", "measured")
+    assert on_disk.seconds == pytest.approx(seconds, abs=0.1)
+    assert in_storage.format == "mp3"
+    assert in_storage.seconds == pytest.approx(seconds, rel=0.05)
+
+
+def test_an_estimate_of_a_variable_rate_takes_the_whole_file_into_account() -> None:
+    silence = encoded("mp3", "libmp3lame", 60, bit_rate=8000, is_silent=True, options={"write_xing": "0"})
+    content = silence + encoded("mp3", "libmp3lame", 240, bit_rate=32_000, options={"write_xing": "0"})
+
+    on_disk, in_storage = both(content)
+
+    assert (on_disk.kind, on_disk.seconds) == ("measured", pytest.approx(300, abs=0.5))
+    assert (in_storage.kind, in_storage.seconds) == ("estimated", pytest.approx(300, rel=0.1))
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "options", "kind"),
+    [
+        ("ipod", "aac", {}, "measured"),
+        ("ipod", "alac", {}, "measured"),
+        ("ipod", "aac", {"movflags": "faststart"}, "measured"),
+        ("mp4", "aac", FRAGMENTS, "estimated"),
+        ("mp4", "aac", {**FRAGMENTS, "movflags": "dash+empty_moov"}, "estimated"),
+    ],
+    ids=["index at the end", "ALAC", "index first", "fragments", "DASH"],
+)
+def test_an_m4a_is_as_long_as_its_packets(
+    container: str, codec: str, options: dict[str, str], kind: str
+) -> None:
+    on_disk, in_storage = both(encoded(container, codec, 30, options=options))
+
+    assert on_disk == Measured(pytest.approx(30, abs=0.1), "measured", "m4a")
+    assert in_storage == Measured(pytest.approx(30, abs=0.5), kind, "m4a")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_m4a_may_have_a_cover(is_first: bool) -> None:
+    content = encoded("ipod", "aac", 30)
+    at = content.index(b"moov") - 4
+    picture = atom(b"covr", atom(b"data", struct.pack(">II", 13, 0) + COVER))
+    handler = atom(b"hdlr", bytes(8) + b"mdirappl" + bytes(9))
+    tags = atom(b"udta", atom(b"meta", bytes(4) + handler + atom(b"ilst", picture)))
+    index = tags + content[at + 8 :] if is_first else content[at + 8 :] + tags
+    reads = Reads(content[:at] + atom(b"moov", index))
+
+    assert measured(reads.content) == Measured(pytest.approx(30, abs=0.1), "measured", "m4a")
+    assert measure(reads.file, is_ranged=True) == Measured(pytest.approx(30, abs=0.1), "measured", "m4a")
+    assert reads.fetched < REQUESTED
+
+
+@pytest.mark.parametrize(
+    "claimed", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, 0x7FFFF000, 0x7FFFFFDB, 0x7FFF0000]
+)
+def test_a_wav_that_was_streamed_is_as_long_as_its_bytes(claimed: int) -> None:
+    for found in both(wav(3.0, claimed=claimed)):
+        assert found == Measured(3.0, "measured", "wav")
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "options"),
+    [
+        ("pcm_s16le", "wav", {}),
+        ("pcm_s24le", "wav", {}),
+        ("pcm_f32le", "wav", {}),
+        ("pcm_u8", "wav", {}),
+        ("pcm_alaw", "wav", {}),
+        ("adpcm_ms", "wav", {}),
+        ("libmp3lame", "wav", {}),
+        ("pcm_s16le", "wav", {"rf64": "always"}),
+    ],
+)
+@pytest.mark.parametrize("is_seekable", [True, False], ids=["finished", "streamed"])
+def test_a_wav_is_measured_whatever_is_in_it(
+    codec: str, container: str, options: dict[str, str], is_seekable: bool
+) -> None:
+    content = encoded(container, codec, options=options, is_seekable=is_seekable)
+
+    for found in both(content):
+        assert found == Measured(pytest.approx(6, abs=0.2), "measured", container)
+
+
+def test_a_wave64_is_measured() -> None:
+    for found in both(encoded("w64", "pcm_s16le")):
+        assert found == Measured(6.0, "measured", "w64")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "byte_rate", "align", "seconds"),
+    [(6, 8000, 1, 2.0), (49, 1625, 65, 9.846), (0xFFFE, 0, 2, 1.0)],
+    ids=["A-law", "GSM", "no byte rate"],
+)
+def test_a_wav_in_another_encoding(encoding: int, byte_rate: int, align: int, seconds: float) -> None:
+    if encoding == 0xFFFE:
+        encoding = 1
+    content = wav(1.0, encoding=encoding, byte_rate=byte_rate, align=align)
+
+    assert measured(content) == Measured(pytest.approx(seconds, abs=0.01), "measured", "wav")
+
+
+@pytest.mark.parametrize("is_ranged", [True, False])
+def test_a_wav_above_4_gib_is_as_long_as_its_bytes(tmp_path: Path, is_ranged: bool) -> None:
+    sound = 39 * HOUR * 16000 * 2
+    path = tmp_path / "long.wav"
+    with path.open("wb") as file:
+        file.write(wav(0.0, rate=16000, claimed=sound % 2**32))
+        file.truncate(44 + sound)
+
+    def read(start: int, end: int) -> bytes:
+        return os.pread(descriptor, end - start, start)
+
+    if not is_ranged:
+        assert measure(path).seconds == 39 * HOUR
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    found = measure(open_ranges(read, size=44 + sound, close=lambda: os.close(descriptor)), is_ranged=True)
+    assert found == Measured(39 * HOUR, "measured", "wav")
+
+
+def test_what_lies_behind_the_sound_of_a_wav_is_no_sound() -> None:
+    for found in both(wav(3.0) + chunk(b"id3 ", bytes(200_000))):
+        assert found == Measured(3.0, "measured", "wav")
+
+
+def test_a_wav_whose_header_was_written_early_is_about_as_long_as_its_bytes() -> None:
+    sound = os.urandom(90 * 16000)
+
+    for found in both(wav(1.0) + sound):
+        assert found == Measured(pytest.approx(91, abs=0.1), "estimated", "wav")
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate", "name"),
+    [
+        ("ogg", "libopus", 48000, "opus"),
+        ("flac", "flac", 16000, "flac"),
+        ("webm", "libopus", 48000, "webm"),
+        ("amr", "libopencore_amrnb", 8000, "amr"),
+        ("adts", "aac", 16000, "aac"),
+        ("3gp", "libopencore_amrnb", 8000, "mp4"),
+        ("mp2", "mp2", 32000, "mp2"),
+        ("aiff", "pcm_s16be", 16000, "aiff"),
+    ],
+)
+def test_other_formats_are_told_apart_and_measured(container: str, codec: str, rate: int, name: str) -> None:
+    bit_rate = 12200 if "amr" in codec else None
+    on_disk, in_storage = both(encoded(container, codec, 20, rate=rate, bit_rate=bit_rate))
+
+    assert on_disk == Measured(pytest.approx(20, abs=0.2), "measured", name)
+    assert (in_storage.format, in_storage.seconds) == (name, pytest.approx(20, rel=0.1))
+
+
+def test_a_film_is_no_m4a() -> None:
+    for found in both(encoded("mp4", "aac", video=True)):
+        assert found == Measured(pytest.approx(6, abs=0.2), "measured", "mp4")
+
+
+@pytest.mark.parametrize(("name", "content"), [("wav", WAV), ("mp3", MP3), ("m4a", M4A)])
+def test_the_sample_recordings(name: str, content: bytes, tmp_path: Path) -> None:
+    seconds = {"wav": sounds.WAV_SECONDS, "mp3": sounds.MP3_SECONDS, "m4a": sounds.M4A_SECONDS}[name]
+    (tmp_path / "recording").write_bytes(content)
+
+    for found in (measure(tmp_path / "recording"), measure(str(tmp_path / "recording")), ranged(content)):
+        assert found == Measured(pytest.approx(seconds, abs=0.12), "measured", name)
+
+
+# What cannot be measured
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "is empty"),
+        (b"R", "is no WAV, MP3 or M4A recording by its content"),
+        (b"Dear all, see the minutes of the meeting.\n" * 100, "is no WAV, MP3 or M4A recording"),
+        (b"<html><body>404</body></html>", "is no WAV, MP3 or M4A recording"),
+        (b"\xff\xd8\xff\xe0" + bytes(1000), "is no WAV, MP3 or M4A recording"),
+        (b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n", "is no WAV, MP3 or M4A recording"),
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", "is no WAV, MP3 or M4A recording"),
+        (b"\xff" * 50_000, "is no WAV, MP3 or M4A recording"),
+        (bytes(50_000), "is no WAV, MP3 or M4A recording"),
+        (tagged(1000), "is no WAV, MP3 or M4A recording"),
+        (b"RIFF\x00\x00\x00\x00WAVE", "is no WAV, MP3 or M4A recording"),
+        (wav(0.0), "is a WAV file without sound in it"),
+        (PLAIN[:200], ""),
+        (
+            WAV[: len(WAV) // 2],
+            "is cut off: its WAV header speaks of 247,694 bytes of sound, of which 123,825",
+        ),
+        (wav(1.0, claimed=26 * HOUR * 16000), "is cut off: its WAV header speaks of 1,497,600,000 bytes"),
+        (M4A[: len(M4A) // 2], "is cut off: its MP4 header speaks of 70,742 bytes of sound"),
+        (M4A[:-3000], "is cut off"),
+        (MP3[: len(MP3) // 2], "is cut off: its MP3 header speaks of"),
+        (sounds.mp3_that_claims(26 * HOUR), "26.0 hours"),
+        (m4a(26 * HOUR, sound=50_000), "has no sound in it"),
+        (atom(b"ftyp", b"M4A ") + atom(b"moov", atom(b"mvhd", b"\x07")), "is "),
+    ],
+)
+def test_what_cannot_be_measured_says_why(content: bytes, why: str) -> None:
+    for found in both(content):
+        assert found.kind == "not measurable"
+        assert why in (found.problem or "")
+
+
+def test_of_what_is_cut_off_the_rest_is_known() -> None:
+    content = encoded("ipod", "aac", 30, options={"movflags": "faststart"})
+
+    for found in both(content[: len(content) // 2]):
+        assert (found.kind, found.seconds) == ("not measurable", pytest.approx(15, abs=1))
+
+
+def test_what_lacks_its_last_moment_is_not_cut_off() -> None:
+    assert measured(wav(10.0)[:-8000]) == Measured(9.5, "measured", "wav")
+    assert measured(MP3[: int(len(MP3) * 0.95)]).seconds == pytest.approx(15.2, abs=0.1)
+
+
+# What it costs
+
+
+@pytest.mark.parametrize(
+    ("content", "requests"),
+    [
+        (wav(HOUR / 4, rate=16000), 1),
+        (wav(HOUR / 4, rate=16000, claimed=0xFFFFFFFF), 2),
+        (encoded("mp3", "libmp3lame", 60), 1),
+        (without_header(60), 4),
+        (tagged(500_000) + encoded("mp3", "libmp3lame", 60, options={"id3v2_version": "0"}), 2),
+        (encoded("ipod", "aac", 60), 2),
+        (encoded("ipod", "aac", 60, options={"movflags": "faststart"}), 1),
+        (encoded("mp4", "aac", 60, options=FRAGMENTS), 2),
+    ],
+    ids=["WAV", "streamed WAV", "MP3", "MP3 without header", "cover", "M4A", "M4A, index first", "fragments"],
+)
+def test_a_long_recording_in_a_storage_is_measured_in_few_requests(content: bytes, requests: int) -> None:
+    reads = Reads(content)
+
+    assert measure(reads.file, is_ranged=True).seconds == pytest.approx(measured(content).seconds, rel=0.02)
+    assert (len(reads.spans), reads.fetched < REQUESTED) == (requests, True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"RIFF0000WAVE" + chunk(b"junk", bytes(40_000)) * 400,
+        atom(b"ftyp", b"M4A ") + atom(b"free", bytes(40_000)) * 400,
+        atom(b"ftyp", b"M4A ") + atom(b"moov", atom(b"free") * 1_000_000),
+        MP3[20:24] + b"no further frame" * 700_000,
+        b"ID3" * 3_000_000,
+        bytes(10_000_000),
+    ],
+    ids=["WAV", "M4A", "small atoms", "MP3", "tags", "zeros"],
+)
+def test_a_strange_file_is_given_up_after_some_megabytes_and_seconds(content: bytes) -> None:
+    reads = Reads(content)
+    began = time.process_time()
+
+    assert measure(reads.file, is_ranged=True).kind == "not measurable"
+    assert measured(content).kind == "not measurable"
+    assert reads.fetched <= LIMIT_BYTES
+    assert time.process_time() - began < 20
+
+
+def test_an_index_that_claims_a_billion_samples_takes_no_memory() -> None:
+    content = bytearray(encoded("ipod", "aac", 30))
+    at = content.index(b"stsz") + 8
+    content[at : at + 8] = struct.pack(">II", 1, 10**9)
+
+    assert measured(bytes(content)).format == "m4a"
+
+
+@pytest.mark.parametrize("content", [WAV, MP3, M4A])
+def test_a_storage_that_fails_is_not_the_recordings_fault(content: bytes) -> None:
+    def read(start: int, end: int) -> bytes:
+        raise PlaudStorageError("away")
+
+    with pytest.raises(PlaudStorageError, match="away"):
+        measure(open_ranges(read, size=len(content)), is_ranged=True)
+
+
+def test_a_disk_that_fails_is_not_the_recordings_fault() -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError("I/O error")
+
+    with pytest.raises(OSError, match="I/O error"):
+        measure(Broken(WAV))
+
+
+# Anything at all
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seconds=st.floats(0.2, 20),
+    rate=st.sampled_from([8000, 11025, 16000, 44100, 48000]),
+    cut=st.floats(0, 0.3),
+)
+def test_a_wav_is_as_long_as_the_sound_that_is_there_and_cut_off_if_much_of_it_is_not(
+    seconds: float, rate: int, cut: float
+) -> None:
+    content = wav(seconds, rate=rate, chunks=chunk(b"LIST", bytes(99)))
+    sound = int(seconds * rate) * 2
+    lost = int(sound * cut)
+
+    found = measured(content[: len(content) - lost])
+
+    assert found.seconds == pytest.approx((sound - lost) / rate / 2, abs=0.001)
+    assert found.kind == (
+        "not measurable" if sound > max((sound - lost) * 1.1, sound - lost + rate * 0.2) else "measured"
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from([WAV[:44], MP3[:300], M4A[:60], PLAIN[:2000], b"\0\0\0\x18ftypM4A ", b"ID3\x04"]),
+    st.binary(max_size=300),
+)
+def test_any_bytes_have_an_answer(head: bytes, rest: bytes) -> None:
+    for found in both(head + rest):
+        if found.kind == "measured" and found.seconds:
+            least = MIN_BYTES_PER_SECOND.get(found.format, 0)
+            assert found.seconds * least <= len(head + rest)
+
+
+def test_the_first_block_is_what_a_look_has_read() -> None:
+    reads = Reads(wav(HOUR / 4))
+
+    measure(reads.file, is_ranged=True)
+
+    assert reads.spans == [(0, BLOCK_BYTES)]
+
+
+def test_no_other_file_is_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.wav"
+    secret.write_bytes(WAV)
+    lists: list[Any] = [
+        f"#EXTM3U\n#EXTINF:10,\n{secret}\n#EXT-X-ENDLIST\n",
+        f"ffconcat version 1.0\nfile {secret}\n",
+        f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns={secret}\n",
+    ]
+
+    for text in lists:
+        assert measured(text.encode()).kind == "not measurable"

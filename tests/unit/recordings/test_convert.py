@@ -1,0 +1,94 @@
+"""Recordings in formats that Plaud does not take become MP3 while they are read."""
+
+from __future__ import annotations
+
+import io
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.recordings.audio import measure
+from plaud_provider.recordings.convert import to_mp3, validate_convert
+from plaud_provider.recordings.ffmpeg import UnreadableError
+from plaud_provider.storage.ranges import STREAMED_BLOCKS, STREAMED_BYTES, open_stream
+from tests.unit.recordings.media import encoded
+from tests.unit.recordings.sounds import wav
+
+
+class Pipe:
+    """Where bytes can only be written to."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def write(self, part: bytes) -> int:
+        self.content += part
+        return len(part)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "options"),
+    [
+        ("wav", "pcm_s16le", {}),
+        ("wav", "pcm_s24le", {"rate": 96000}),
+        ("wav", "pcm_u8", {"rate": 6000}),
+        ("flac", "flac", {"rate": 44100, "layout": "stereo"}),
+        ("ogg", "libopus", {"rate": 48000}),
+        ("webm", "libopus", {"rate": 48000, "is_seekable": False}),
+        ("mp4", "aac", {"video": True}),
+        ("amr", "libopencore_amrnb", {"rate": 8000, "bit_rate": 12200}),
+    ],
+)
+def test_it_becomes_an_mp3_of_the_same_length(container: str, codec: str, options: dict[str, Any]) -> None:
+    target = Pipe()
+
+    seconds = to_mp3(io.BytesIO(encoded(container, codec, **options)), target)
+
+    found = measure(io.BytesIO(bytes(target.content)))
+    assert (found.format, found.kind) == ("mp3", "measured")
+    assert seconds == pytest.approx(6, abs=0.1)
+    assert found.seconds == pytest.approx(6, abs=0.3)
+
+
+def test_of_what_is_cut_off_the_rest_is_converted_and_its_length_told() -> None:
+    content = encoded("ogg", "libopus", rate=48000)
+
+    assert to_mp3(io.BytesIO(content[: len(content) // 2]), Pipe()) == pytest.approx(3, abs=0.5)
+
+
+def test_what_has_no_sound_is_told() -> None:
+    with pytest.raises(UnreadableError, match="is no WAV, MP3 or M4A recording"):
+        to_mp3(io.BytesIO(b"no sound" * 1000), Pipe())
+
+
+def test_a_stored_recording_is_read_in_large_blocks_and_not_kept() -> None:
+    content = wav(1500, rate=16000)
+    reads: list[int] = []
+
+    def read(start: int, end: int) -> bytes:
+        reads.append(end - start)
+        return content[start:end]
+
+    class Nowhere:
+        def write(self, part: bytes) -> int:
+            return len(part)
+
+    tracemalloc.start()
+    to_mp3(open_stream(read, size=len(content)), Nowhere())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(reads) <= len(content) // STREAMED_BYTES + 2
+    assert most < (STREAMED_BLOCKS + 4) * STREAMED_BYTES
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, None), ("", None), ("None", None), ("mp3", "mp3")])
+def test_what_it_is_converted_to(value: object, expected: str | None) -> None:
+    assert validate_convert(value) == expected
+
+
+def test_another_format_is_told() -> None:
+    with pytest.raises(PlaudInputError, match="convert: 'ogg' is not 'mp3'"):
+        validate_convert("ogg")
