@@ -42,9 +42,12 @@ class ListRecordingsOperator(BaseOperator):
         beginning.
     :param modified_before: Only recordings last changed before (templated).
     :param chunk_size: Recordings per chunk (templated).
+    :param sql_conn_id: Connection of the warehouse that they are to land in (templated): one of a kind that
+        is not served is refused here, before anything is paid for. It is not opened.
     :return: The paths of the chunks; empty if nothing was found.
     :raises PlaudInputError: if the folder does not exist or an argument is wrong.
-    :raises PlaudConfigurationError: if a connection, its rights or an extra is missing.
+    :raises PlaudConfigurationError: if a connection, its rights or an extra is missing, or the warehouse is
+        none that is served.
     :raises PlaudStorageError: if a storage could not be asked.
     """
 
@@ -56,6 +59,7 @@ class ListRecordingsOperator(BaseOperator):
         "modified_after",
         "modified_before",
         "chunk_size",
+        "sql_conn_id",
     )
     ui_color = "#f1f3f4"
 
@@ -69,6 +73,7 @@ class ListRecordingsOperator(BaseOperator):
         modified_after: datetime | str | None = None,
         modified_before: datetime | str | None = None,
         chunk_size: int | str = 200,
+        sql_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -79,6 +84,7 @@ class ListRecordingsOperator(BaseOperator):
         self.modified_after = modified_after
         self.modified_before = modified_before
         self.chunk_size = chunk_size
+        self.sql_conn_id = sql_conn_id
 
     def execute(self, context: Context) -> list[str]:
         """List and write."""
@@ -86,6 +92,10 @@ class ListRecordingsOperator(BaseOperator):
         from plaud_provider.recordings.listing import list_recordings
 
         path = self._path(context)
+        if (sql_conn_id := optional(self.sql_conn_id)) is not None:
+            from plaud_provider.warehouse.loaders.choice import refuse_unserved
+
+            refuse_unserved(sql_conn_id)
         found = list_recordings(
             path,
             pattern=optional(self.pattern),

@@ -128,6 +128,7 @@ def transcribe_archive(
             modified_after=modified_after,
             modified_before=modified_before,
             chunk_size=chunk_size,
+            sql_conn_id=sql_conn_id,
             **task_arguments,
         )
 

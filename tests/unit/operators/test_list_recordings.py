@@ -177,3 +177,14 @@ def test_every_argument_is_templated() -> None:
     task.render_template_fields({})
 
     assert {name: getattr(task, name) for name in arguments} == {name: name for name in arguments}
+
+
+def test_warehouse_of_a_kind_that_is_not_served_is_refused_before_anything_is_listed(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.add("a.wav")
+    monkeypatch.setenv("AIRFLOW_CONN_LAKE", '{"conn_type": "snowflake", "host": "example.com"}')
+
+    with pytest.raises(PlaudConfigurationError, match=r"^sql_conn_id: .*'lake' is of type 'snowflake'"):
+        listed(archive, sql_conn_id="lake")
+    assert not archive.results.exists()
