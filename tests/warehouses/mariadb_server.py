@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.dialects import mysql
 
+from plaud_provider.warehouse.tables import plaud_tables
 from tests.unit.warehouse.warehouses import CONN_ID, PostgresWarehouse
 
 WAIT_SECONDS = 60
@@ -147,6 +149,20 @@ def _free_port() -> int:
 @dataclass(frozen=True)
 class MariaDbWarehouse(PostgresWarehouse):
     """A database on a MariaDB server."""
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        return list(super().rows(query))
+
+    def tables(self) -> set[str]:
+        return {name for (name,) in self.rows("show tables")}
+
+    def columns(self, table: str) -> str:
+        declared = next(one for one in plaud_tables().parameters if one.name == table)
+        dialect = mysql.dialect()
+        return ", ".join(
+            f"{column.name} {column.type.compile(dialect=dialect)}{' not null' * (not column.nullable)}"
+            for column in declared.columns
+        )
 
     def raw(self) -> Any:
         import MySQLdb
