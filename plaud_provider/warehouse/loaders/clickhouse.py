@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property, partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -14,7 +15,12 @@ import sqlalchemy as sa
 from plaud_provider.database.connections import hook_of
 from plaud_provider.database.rows import columns_of
 from plaud_provider.database.types import UtcTime
-from plaud_provider.exceptions import PlaudError, PlaudTableMismatchError, PlaudWarehouseError
+from plaud_provider.exceptions import (
+    PlaudConfigurationError,
+    PlaudError,
+    PlaudTableMismatchError,
+    PlaudWarehouseError,
+)
 from plaud_provider.warehouse.loaders.ordered import OrderedLoader
 
 if TYPE_CHECKING:
@@ -56,12 +62,19 @@ class ClickHouseLoader(OrderedLoader):
 
     :param connection: Its Airflow connection.
     :param tables: Tables to write.
+    :raises PlaudConfigurationError: if its provider or pyarrow is not installed.
     """
 
     kind = "ClickHouse"
 
     def __init__(self, connection: Connection, tables: PlaudTables) -> None:
         super().__init__(tables)
+        if find_spec("pyarrow") is None:
+            raise PlaudConfigurationError(
+                f"sql_conn_id: connection {connection.conn_id!r} leads to ClickHouse, which takes rows from "
+                "pyarrow, and that is not installed. Install it: pip install "
+                "'airflow-provider-plaud[clickhouse]'. Nothing was sent."
+            )
         self._connection_id = str(connection.conn_id)
         self._hook = hook_of(connection, parameter="sql_conn_id")
         self._client: Any = None

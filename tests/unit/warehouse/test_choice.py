@@ -86,6 +86,14 @@ def test_connection_that_is_missing_is_refused() -> None:
         refuse_unserved("no_such")
 
 
+def test_library_that_a_warehouse_needs_and_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(monkeypatch, conn_type="clickhouse")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+
+    with pytest.raises(PlaudConfigurationError, match=r"pyarrow.*airflow-provider-plaud\[clickhouse\]"):
+        open_warehouse("lake")
+
+
 def test_every_database_that_keeps_a_ledger_is_a_warehouse_too() -> None:
     assert DIALECTS.keys() <= LOADERS.keys()
 
