@@ -241,18 +241,18 @@ def test_connection_lost_at_any_step_leaves_the_old_rows_or_the_new_and_a_retry_
         landing(known, text="new", segments=stretches("new", count), landed_at=NOW + timedelta(hours=1))
         for known, count in (("txn_1", 5), ("txn_2", 0))
     ]
+    writer, other = lake.writer(), lake.writer()
+    writer.replace([landing("txn_0")])
     step = 0
     while True:
-        lake.writer().replace(old)
-        writer = lake.writer()
-        writer.replace([landing("txn_0")])
+        other.replace(old)
         with (
             lake.interrupted(writer, step) as interruption,
             suppress(PlaudWarehouseError, LostConnectionError),
         ):
             writer.replace(new)
         assert_whole(lake, {"old": {"txn_1": 3, "txn_2": 3}, "new": {"txn_1": 5, "txn_2": 0}})
-        lake.writer().replace(new)
+        other.replace(new)
         assert {row["text"] for row in lake.segments() if row["transcription_id"] == "txn_1"} == {"new"}
         assert texts(lake, "txn_2") == []
         if not interruption.has_happened:
