@@ -37,7 +37,7 @@ CHUNK = (SUBMIT, LAND, FINISH)
 ARGUMENTS: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "path": ("s3://calls/2024/", (LIST,), "path"),
     "results_path": ("s3://calls/results", (LIST, LAND, FINISH), "results_path"),
-    "sql_conn_id": ("snowflake", (LAND, FINISH), "sql_conn_id"),
+    "sql_conn_id": ("snowflake", (LIST, LAND, FINISH), "sql_conn_id"),
     "ledger_conn_id": ("books", CHUNK, "ledger_conn_id"),
     "plaud_conn_id": ("plaud_eu", CHUNK, "plaud_conn_id"),
     "region": ("eu", CHUNK, "region"),
