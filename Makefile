@@ -12,6 +12,10 @@ STAMP32 := $(VENV32)/.installed
 STAMP_UI := $(VENV)/.installed-ui
 STAMP_DOCS := $(VENV)/.installed-docs
 STAMP_DIST := $(VENV)/.installed-dist
+# Warehouses whose drivers the development environment does without. MariaDB and its client library come from the
+# system: apt-get install mariadb-server libmariadb-dev pkg-config.
+VENV_WAREHOUSES := .venv-warehouses
+STAMP_WAREHOUSES := $(VENV_WAREHOUSES)/.installed
 # The tests of one file share what is costly to start. Those of real processes need the machine for themselves.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 # uv from the PATH, else one of our own in .uv.
@@ -20,7 +24,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # Airflow starts a process per task: without byte code each of them would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo ui bench test test-ui soak screenshots test-airflow32 lint docs dist lock clean
+.PHONY: help demo ui bench test test-warehouses test-ui soak screenshots test-airflow32 lint docs dist lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +55,9 @@ $(STAMP_DOCS): $(STAMP)
 
 $(STAMP_DIST): $(STAMP)
 	$(call install,$(VENV),constraints.txt,dist)
+$(STAMP_WAREHOUSES): pyproject.toml setup.cfg constraints-warehouses.txt | $(filter .uv/bin/uv,$(UV))
+	$(call install,$(VENV_WAREHOUSES),constraints-warehouses.txt,warehouses)
+	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse]'
 
 demo: $(STAMP) ## Run real Airflow on embedded parts: recordings in, transcripts out
 	@$(PY) -m demo
@@ -61,6 +68,10 @@ ui: $(STAMP) ## Leave real Airflow and the emulator running, to click through
 test: $(STAMP) ## Run all tests
 	@$(PY) -m pytest $(PARALLEL) --ignore tests/integration
 	@$(PY) -m pytest tests/integration
+
+test-warehouses: $(STAMP_WAREHOUSES) ## Run the warehouses' contract on MariaDB and ClickHouse, the ledger on MariaDB
+	@PLAUD_TEST_WAREHOUSES="mysql clickhouse" $(VENV_WAREHOUSES)/bin/python -m pytest tests/warehouses
+	@PLAUD_TEST_WAREHOUSES=mysql $(VENV_WAREHOUSES)/bin/python -m pytest -k mysql tests/unit/ledger
 
 test-ui: $(STAMP_UI) ## Run the tests in a browser (Chromium)
 	@$(PY) -m pytest tests/ui
@@ -102,6 +113,7 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 
 lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for each Airflow
 	@$(COMPILE) --group dev --group dist --group docs --group ui -o constraints.txt
 	@$(COMPILE) --group airflow32 -o constraints-airflow-3.2.txt
+	@$(COMPILE) --extra mysql --extra clickhouse --group warehouses -o constraints-warehouses.txt
 
 clean: ## Remove what the targets created
-	@rm -rf docs/_build $(VENV) $(VENV32) .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf docs/_build $(VENV) $(VENV32) $(VENV_WAREHOUSES) .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

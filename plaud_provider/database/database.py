@@ -6,27 +6,26 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import sqlalchemy as sa
-from airflow.sdk import BaseHook
-from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
 
+from plaud_provider.database.connections import hook_of, kind_of, look_up
 from plaud_provider.database.fit import create_or_check
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudError,
     PlaudWarehouseError,
-    how_to_install,
 )
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
+    from airflow.sdk import Connection
 
     from plaud_provider.database.dialect import Dialect
     from plaud_provider.database.tables import DeclaredTables
@@ -36,8 +35,6 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _SECRET_NAME = r"(?i)token|secret|passw|key"
-#: Types of connections whose provider an extra of this distribution brings.
-_WITH_EXTRA = ("duckdb", "postgres", "sqlite")
 
 
 class Database:
@@ -288,6 +285,7 @@ def open_database(
     role: str = "warehouse",
     parameter: str = "sql_conn_id",
     keeps_connection: bool = False,
+    connection: Connection | None = None,
 ) -> Database:
     """
     Return the database behind a connection. Nothing is opened yet.
@@ -297,58 +295,51 @@ def open_database(
     :param parameter: Argument that names its connection, for messages.
     :param keeps_connection: Whether a connection to a server may be kept between transactions. Close the
         database then.
-    :raises PlaudConfigurationError: if there is no such connection, no provider for its type, or it is no
-        database.
+    :param connection: The connection, if it has been looked up.
+    :raises PlaudConfigurationError: if there is no such connection, no provider for its type, or it is none
+        of :data:`DIALECTS`.
     """
-    hook = _hook(conn_id, parameter)
-    dialect = _dialect_of(hook.conn_type)(hook, parameter=parameter, keeps_connection=keeps_connection)
+    found = connection if connection is not None else look_up(conn_id, parameter=parameter)
+    kind = kind_of(found)
+    if kind not in DIALECTS:
+        raise PlaudConfigurationError(
+            f"{parameter}: connection {conn_id!r} is of type {kind!r}, which is none of those that serve "
+            f"here: {', '.join(DIALECTS)}. Nothing was sent."
+        )
+    hook = hook_of(found, parameter=parameter)
+    dialect = DIALECTS[kind]()(hook, parameter=parameter, keeps_connection=keeps_connection)
     return Database(hook, dialect, role=role, parameter=parameter)
 
 
-def _dialect_of(conn_type: str) -> type[Dialect]:
-    # Only the one that is needed: each imports what it takes to speak to its database.
-    if conn_type == "postgres":
-        from plaud_provider.database.postgresql import PostgresDialect
+def _postgres() -> type[Dialect]:
+    from plaud_provider.database.postgresql import PostgresDialect
 
-        return PostgresDialect
-    if conn_type == "sqlite":
-        from plaud_provider.database.sqlite import SqliteDialect
-
-        return SqliteDialect
-    if conn_type == "duckdb":
-        from plaud_provider.database.duckdb import DuckDbDialect
-
-        return DuckDbDialect
-    from plaud_provider.database.dialect import Dialect
-
-    return Dialect
+    return PostgresDialect
 
 
-def _hook(conn_id: str, parameter: str) -> DbApiHook:
-    from airflow.providers.common.sql.hooks.sql import DbApiHook
+def _sqlite() -> type[Dialect]:
+    from plaud_provider.database.sqlite import SqliteDialect
 
-    try:
-        connection = BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException:
-        raise PlaudConfigurationError(
-            f"{parameter}: there is no Airflow connection {conn_id!r}. Create it (Admin > Connections, "
-            f"or AIRFLOW_CONN_{conn_id.upper()}) or pass the id of the database's connection. Nothing "
-            "was sent."
-        ) from None
-    # Each lookup is a request to Airflow: this hook takes what has been looked up.
-    given = {"connection": connection} if connection.conn_type == "postgres" else None
-    try:
-        hook = connection.get_hook(hook_params=given)
-    except (AirflowException, ImportError):
-        kind = connection.conn_type
-        how = f": {how_to_install(kind)};" if kind in _WITH_EXTRA else ""
-        raise PlaudConfigurationError(
-            f"{parameter}: no installed provider knows the type {kind!r} of connection {conn_id!r}. Install "
-            f"one{how} or correct the connection's type. Nothing was sent."
-        ) from None
-    if not isinstance(hook, DbApiHook):
-        raise PlaudConfigurationError(
-            f"{parameter}: connection {conn_id!r} is of type {connection.conn_type!r}, which is not a "
-            "SQL database. Pass the id of a database's connection. Nothing was sent."
-        )
-    return hook
+    return SqliteDialect
+
+
+def _duckdb() -> type[Dialect]:
+    from plaud_provider.database.duckdb import DuckDbDialect
+
+    return DuckDbDialect
+
+
+def _mysql() -> type[Dialect]:
+    from plaud_provider.database.mysql import MySqlDialect
+
+    return MySqlDialect
+
+
+#: What each kind of database does in its own way, by the type of its connection. They enforce keys and take
+#: several tables in one transaction. Each imports what it takes to speak to its database.
+DIALECTS: Mapping[str, Callable[[], type[Dialect]]] = {
+    "postgres": _postgres,
+    "sqlite": _sqlite,
+    "duckdb": _duckdb,
+    "mysql": _mysql,
+}

@@ -1,8 +1,7 @@
 """
 What one kind of database does in its own way.
 
-:class:`Dialect` serves every database that SQLAlchemy speaks to, with statements that all of them know; those
-that keep a ledger have a file of their own.
+:class:`Dialect` has the statements that all of them know; each has a file of its own for the rest.
 """
 
 from __future__ import annotations
@@ -37,12 +36,30 @@ _ENCODING = (
     "the database's encoding lacks a character",
     "A retry does not help. Take a database whose encoding is UTF8.",
 )
+#: Numbers of MySQL's errors, as SQLSTATEs: its driver tells the number only.
+MYSQL_SQLSTATES: Mapping[int, str] = {
+    **dict.fromkeys((1044, 1045, 1142, 1143, 1227, 1370, 1410, 1698), "42501"),
+    **dict.fromkeys((1406, 1301), "22001"),
+    **dict.fromkeys((1366, 1300, 3854), "22021"),
+    **dict.fromkeys((1264, 1265, 1292, 1367), "22000"),
+    **dict.fromkeys((1048, 1062, 1364, 1451, 1452, 3819, 4025), "23000"),
+    **dict.fromkeys((1290, 1792, 1836), "25006"),
+    **dict.fromkeys((1213, 1020, 3058), "40P01"),
+    1205: "55P03",
+    **dict.fromkeys((1146, 1051), "42P01"),
+    1054: "42703",
+    **dict.fromkeys((1021, 1040, 1041, 1114, 1203), "53000"),
+    1153: "54000",
+    **dict.fromkeys((1317, 1969, 3024), "57014"),
+    **dict.fromkeys((1053, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 4031), "08006"),
+    **dict.fromkeys((2002, 2003, 2006, 2013, 2055), "08006"),
+}
 _JSON_ESCAPE = re.compile(r"\\(?:u0000|.)", re.DOTALL)
 
 
 class Dialect:
     """
-    A kind of database of which nothing particular is known.
+    What all of them have in common.
 
     Errors pass as the database raises them.
 
@@ -55,8 +72,6 @@ class Dialect:
     wait_seconds = 60.0
     #: What begins a transaction, after what the driver itself does.
     begin: ClassVar[str | None] = None
-    #: Whether keys are enforced, so that :meth:`upsert` is there.
-    enforces_keys = False
     #: Whether names of columns and tables that differ in upper and lower case are different ones.
     tells_cases_apart = False
     #: Whether it takes one writer at a time.
@@ -113,10 +128,8 @@ class Dialect:
         self._hook = hook
         self._parameter = parameter
         self._keeps_connection = keeps_connection
-        #: Kind of database as the user of its connection names it.
-        self.conn_type = str(hook.conn_type)
         #: Kind of database, by SQLAlchemy's name of the dialect.
-        self.name = self.conn_type
+        self.name = str(hook.conn_type)
 
     def create_engine(self) -> sa.Engine:
         """
@@ -157,7 +170,7 @@ class Dialect:
         :param may_replace: Tells, of the columns of the row to be inserted, when it replaces the one there;
             ``None``: always.
         """
-        raise NotImplementedError(f"{self.name} keeps no ledger")
+        raise NotImplementedError
 
     def delete(self, connection: sa.Connection, column: sa.Column[Any], values: Sequence[str]) -> None:
         """
@@ -188,18 +201,26 @@ class Dialect:
         :param json: Names of values in rows that are JSON as text.
         :return: How many characters were replaced.
         """
-        # Kin of PostgreSQL.
-        return replace_nuls(rows_or_columns, json) if self.name in ("redshift", "cockroachdb") else 0
+        return 0
 
-    def refuse_unsuited(self, connection: sa.Connection, title: str, *, needs_keys: bool) -> None:
+    def refuse_unsuited(self, connection: sa.Connection, title: str) -> None:
         """
         Refuse a database of which no table would do.
 
         :param connection: A connection to it.
         :param title: What it is, for the message.
-        :param needs_keys: Whether it has to enforce keys.
         :raises PlaudConfigurationError: if it is one.
         """
+
+    def problems(self, connection: sa.Connection, table: sa.Table) -> Mapping[str | None, str]:
+        """
+        Return what is wrong with a table that is there and SQLAlchemy's inspector does not see.
+
+        :param connection: Where.
+        :param table: The table.
+        :return: Problems by the casefolded names of columns; ``None`` for one of the table itself.
+        """
+        return {}
 
     def unusable_keys(self, inspector: sa.Inspector, table: sa.Table) -> Collection[str | None]:
         """
@@ -260,12 +281,13 @@ def upsert_of(insert: Any, table: sa.Table, may_replace: MayReplace | None) -> s
 
 
 def code_of(error: BaseException) -> str:
-    """Return the database's code for an error: SQLite's name, a SQLSTATE, or nothing."""
+    """Return the code of a database's error: SQLite's name, a SQLSTATE, or nothing."""
     original = getattr(error, "orig", None) or error
     for attribute in ("sqlite_errorname", "sqlstate", "pgcode"):
         if isinstance(code := getattr(original, attribute, None), str):
             return code
-    return ""
+    number = original.args[0] if type(original).__module__ == "MySQLdb" and original.args else None
+    return MYSQL_SQLSTATES.get(number, "") if isinstance(number, int) else ""
 
 
 def replace_nuls(rows_or_columns: Iterable[Row | list[Any]], json: Collection[str]) -> int:

@@ -11,7 +11,8 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -77,7 +78,6 @@ class DuckDbDialect(Dialect):
     :param keeps_connection: No connection is kept, whatever this says.
     """
 
-    enforces_keys = True
     takes_one_writer = True
     wait_seconds = 120.0
 
@@ -94,7 +94,8 @@ class DuckDbDialect(Dialect):
 
     def insert(self, connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
         """Insert rows; see the base class."""
-        arrays.insert(connection, table, columns)
+        with _conflicts_told(table):
+            arrays.insert(connection, table, columns)
 
     def upsert(
         self,
@@ -105,18 +106,12 @@ class DuckDbDialect(Dialect):
         may_replace: MayReplace | None = None,
     ) -> None:
         """Insert rows, or replace those that may be; see the base class."""
-        try:
+        with _conflicts_told(table):
             if may_replace is None:
                 # With long texts an upsert takes three times as long as an insert.
                 new, rows = arrays.split_by_key(connection, table, rows)
                 arrays.insert(connection, table, columns_of(new))
             arrays.upsert(connection, table, rows, may_replace)
-        except DBAPIError as error:
-            first, *_ = table.primary_key
-            if f'Duplicate key "{first.name}: ' not in str(error.orig):
-                raise
-            # An upsert does not see a key that another transaction has added since this one began.
-            raise duckdb.TransactionException("Conflict with another transaction's key") from None
 
     def delete(self, connection: sa.Connection, column: sa.Column[Any], values: Sequence[str]) -> None:
         """Delete rows; see the base class."""
@@ -160,6 +155,24 @@ class DuckDbDialect(Dialect):
             return time.time() < os.stat(self._path()).st_mtime + CREATION_SECONDS
         except OSError:
             return False
+
+
+@contextmanager
+def _conflicts_told(table: sa.Table) -> Iterator[None]:
+    """
+    Tell a key that another transaction has added since this one began from one of ours that is there twice.
+
+    Rows go in with keys that this transaction has found free, or has freed; DuckDB compares them with those
+    of others nevertheless.
+    """
+    first, *_ = table.primary_key
+    try:
+        yield
+        return
+    except DBAPIError as error:
+        if f'Duplicate key "{first.name}: ' not in str(error.orig):
+            raise
+    raise duckdb.TransactionException("Conflict with another transaction's key")
 
 
 def _own(error: BaseException) -> BaseException:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement, SetTableComment
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from plaud_provider.database.tables import DeclaredTables
 
 log = logging.getLogger(__name__)
+
+#: From 255 bytes to 4 GB.
+_MYSQL_TEXTS: tuple[type, ...] = (mysql.TINYTEXT, mysql.TEXT, mysql.MEDIUMTEXT, mysql.LONGTEXT)
 
 
 def create_or_check(
@@ -39,7 +43,7 @@ def create_or_check(
     :raises PlaudConfigurationError: if no table of this database would do.
     :raises PlaudWarehouseError: if there is no such schema.
     """
-    dialect.refuse_unsuited(connection, title, needs_keys=bool(tables.keyed))
+    dialect.refuse_unsuited(connection, title)
     inspector = sa.inspect(connection)
     if tables.schema is not None and not inspector.has_schema(tables.schema):
         raise PlaudWarehouseError(
@@ -50,6 +54,10 @@ def create_or_check(
     there = [table for table in tables.parameters if table not in new]
     missing: list[sa.Column[Any]] = []
     problems = {table: list(_problems(inspector, dialect, table, missing)) for table in there}
+    for table in there:
+        own = dialect.problems(connection, table)
+        ours = {None, *(column.name.casefold() for column in table.columns)}
+        problems[table].extend(problem for name, problem in own.items() if name in ours)
     for table in tables.keyed.intersection(there):
         key = frozenset(table.primary_key.columns.keys())
         if key not in keys(inspector, dialect, table) and not _is_view(inspector, table):
@@ -183,6 +191,11 @@ def holds(there: sa.types.TypeEngine[Any], dialect: sa.Dialect, column: sa.Colum
     ):
         return True
     is_sqlite = dialect.name == "sqlite"
+    if (
+        dialect.name == "mysql"
+        and (answer := _holds_in_mysql(there, needed.dialect_impl(dialect))) is not None
+    ):
+        return answer
     is_text = isinstance(there, sa.String) and not isinstance(there, (sa.CHAR, sa.NCHAR, sa.Enum))
     length = getattr(there, "length", None)
     if isinstance(needed, JsonText):
@@ -200,6 +213,22 @@ def holds(there: sa.types.TypeEngine[Any], dialect: sa.Dialect, column: sa.Colum
     return (isinstance(there, sa.DateTime) and (is_sqlite or there.timezone)) or (
         is_sqlite and is_text and length is None
     )
+
+
+def _holds_in_mysql(there: sa.types.TypeEngine[Any], needed: sa.types.TypeEngine[Any]) -> bool | None:
+    """Answer for the types whose limits SQLAlchemy does not tell; ``None`` for all others."""
+    if isinstance(needed, sa.types.TypeDecorator):
+        needed = needed.impl_instance
+    if type(there) in _MYSQL_TEXTS:
+        size = _MYSQL_TEXTS.index(type(there))
+        return isinstance(needed, sa.String) and size >= _MYSQL_TEXTS.index(
+            type(needed) if type(needed) in _MYSQL_TEXTS else mysql.TEXT
+        )
+    if isinstance(there, (mysql.TINYINT, mysql.MEDIUMINT)):
+        return isinstance(needed, sa.Boolean)
+    if isinstance(there, (mysql.DATETIME, mysql.TIMESTAMP)):
+        return isinstance(needed, sa.DateTime) and there.fsp == 6
+    return None
 
 
 def _is_single(there: sa.Float[Any]) -> bool:

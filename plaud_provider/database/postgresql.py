@@ -40,8 +40,6 @@ _KEEPING: dict[str, Any] = {
 }
 # The server is shutting down, has crashed, or is starting.
 _AWAY = frozenset({"57P01", "57P02", "57P03"})
-# Redshift is reached by PostgreSQL's hook, and declares keys without enforcing them.
-_REDSHIFT = ("redshift", "redshift-serverless")
 # Advisory locks are numbers of 64 bits that all programs of a database share: ours are made of this as well.
 _LOCK_SPACE = "airflow-provider-plaud"
 # What a table may be closed to though another way is open: a feature that it does not go with (COPY with
@@ -54,17 +52,14 @@ _UNUSABLE_KEYS = sa.text(
 
 
 class PostgresDialect(Dialect):
-    """What PostgreSQL does in its own way. Redshift, which says that it is PostgreSQL 8, does less of it."""
+    """What PostgreSQL does in its own way."""
 
     tells_cases_apart = True
+    commits_statements = True
 
     def __init__(self, hook: DbApiHook, *, parameter: str, keeps_connection: bool = False) -> None:
         super().__init__(hook, parameter=parameter, keeps_connection=keeps_connection)
         self.name = "postgresql"
-        if any(hook.connection_extra.get(name) for name in _REDSHIFT):
-            self.conn_type = "redshift"
-        self.commits_statements = True
-        self.enforces_keys = self.conn_type != "redshift"
         self._closed: set[str] = set()
         # A token is good for a quarter of an hour.
         self.engine_stays_good = not hook.connection_extra.get("iam")
@@ -79,9 +74,6 @@ class PostgresDialect(Dialect):
 
     def insert(self, connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
         """Insert rows, by COPY where the table is open to it; see the base class."""
-        if not _has_arrays(connection):
-            super().insert(connection, table, columns)
-            return
 
         def copy() -> None:
             copying.copy_rows(connection, table, columns)
@@ -117,10 +109,7 @@ class PostgresDialect(Dialect):
 
     def delete(self, connection: sa.Connection, column: sa.Column[Any], values: Sequence[str]) -> None:
         """Delete rows; see the base class."""
-        if _has_arrays(connection):
-            arrays.delete(connection, column, values)
-        else:
-            super().delete(connection, column, values)
+        arrays.delete(connection, column, values)
 
     def lock(self, connection: sa.Connection, names: Iterable[str]) -> None:
         """
@@ -128,8 +117,6 @@ class PostgresDialect(Dialect):
 
         The server's lock table has room for some 6,000 locks by default, for all transactions together.
         """
-        if not _has_arrays(connection):
-            return
         locks = sorted(_lock_number(name) for name in names)
         numbers = sa.func.unnest(sa.cast(locks, postgresql.ARRAY(sa.BigInteger))).column_valued("number")
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(numbers)))
@@ -143,15 +130,15 @@ class PostgresDialect(Dialect):
         """Replace NUL, which PostgreSQL cannot store, in place, and return how many there were."""
         return replace_nuls(rows_or_columns, json)
 
-    def refuse_unsuited(self, connection: sa.Connection, title: str, *, needs_keys: bool) -> None:
-        """Refuse a database that cannot hold every text, or does not enforce keys where it has to."""
-        if not _has_arrays(connection):
-            if needs_keys:
-                raise PlaudConfigurationError(
-                    f"{self._parameter}: {title} is a Redshift, or a PostgreSQL before 9.5, and does not "
-                    "keep keys as is needed here. Name a PostgreSQL database. Nothing was sent."
-                )
-            return
+    def refuse_unsuited(self, connection: sa.Connection, title: str) -> None:
+        """Refuse a database that cannot hold every text."""
+        # Redshift says that it is PostgreSQL 8, and its TEXT has 256 bytes.
+        if (connection.dialect.server_version_info or ()) < (9, 5):
+            raise PlaudConfigurationError(
+                f"{self._parameter}: {title} is a Redshift, or a PostgreSQL before 9.5: its columns do not "
+                "hold every text, nor its keys two writers apart. Name a PostgreSQL database. Nothing was "
+                "sent."
+            )
         encoding = connection.exec_driver_sql("show server_encoding").scalar_one()
         if encoding != "UTF8":
             raise PlaudConfigurationError(
@@ -254,8 +241,3 @@ def _has_json(table: sa.Table) -> bool:
 
 def _lock_number(name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{_LOCK_SPACE}\0{name}".encode()).digest()[:8], signed=True)
-
-
-def _has_arrays(connection: sa.Connection) -> bool:
-    # Redshift has neither arrays nor locks by name.
-    return (connection.dialect.server_version_info or ()) >= (9, 5)

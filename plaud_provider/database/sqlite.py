@@ -23,7 +23,6 @@ class SqliteDialect(Dialect):
     Its own timeout waits for other writers: an error that says that it is busy comes afterwards.
     """
 
-    enforces_keys = True
     takes_one_writer = True
     # A transaction that starts by reading fails at its first write if another one wrote meanwhile, without
     # waiting.

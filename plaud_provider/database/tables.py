@@ -16,6 +16,10 @@ from sqlalchemy.sql import quoted_name
 from plaud_provider import __version__
 from plaud_provider.exceptions import PlaudInputError
 
+#: What a MySQL server would choose by its own settings. A collation that tells no cases apart would take two
+#: ids for one.
+_MYSQL = {"engine": "InnoDB", "default_charset": "utf8mb4", "collate": "utf8mb4_bin", "row_format": "DYNAMIC"}
+
 
 class DeclaredTables:
     """
@@ -34,6 +38,8 @@ class DeclaredTables:
         self.keyed = keyed
         for table in parameters:
             table.comment = f"Created by airflow-provider-plaud {__version__}"
+            for option, value in _MYSQL.items():
+                table.kwargs[f"mysql_{option}"] = value
 
     @property
     def names(self) -> str:

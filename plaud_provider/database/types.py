@@ -22,16 +22,23 @@ _SQLITE_TIME = sqlite.DATETIME(  # type: ignore[no-untyped-call]
 class UtcTime(sa.types.TypeDecorator[datetime]):
     """A time with its zone: in Python it is in UTC, whatever zone a database answers in."""
 
-    impl = sa.DateTime(timezone=True).with_variant(_SQLITE_TIME, "sqlite")
+    impl = (
+        sa.DateTime(timezone=True)
+        .with_variant(_SQLITE_TIME, "sqlite")
+        # Its TIMESTAMP ends in 2038, and either has whole seconds unless it is told otherwise.
+        .with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+    )
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """Return a time as it is written."""
-        return utc(value)
+        """Return a time as it is written; where columns have no zone, they are in UTC."""
+        moment = utc(value)
+        return moment.replace(tzinfo=None) if moment and dialect.name in ("mysql", "mariadb") else moment
 
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+    def process_result_value(self, value: Any | None, dialect: sa.Dialect) -> datetime | None:
         """Return a time that was read; one without zone is taken as UTC."""
-        return utc(value)
+        # A parameter that is asked for comes back from MySQL as the text that it was sent as.
+        return utc(datetime.fromisoformat(value) if isinstance(value, str) else value)
 
 
 def host_clock(after: timedelta, *, now: Callable[[], datetime] | None = None) -> sa.ColumnElement[datetime]:

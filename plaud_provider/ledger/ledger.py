@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeV
 
 import sqlalchemy as sa
 
-from plaud_provider.database.database import open_database
+from plaud_provider.database.connections import kind_of, look_up
+from plaud_provider.database.database import DIALECTS, open_database
 from plaud_provider.database.rows import batches
 from plaud_provider.database.types import UtcTime, host_clock
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
@@ -37,6 +38,8 @@ LAPSED = (
     "Its task ended or stalled while it was being sent, and noted no answer: Plaud may have accepted and "
     "billed it. Compare with Plaud's own account, then have it submitted again if it is not there."
 )
+#: Kinds of database that keep a ledger, for messages.
+LEDGER_DATABASES = "PostgreSQL, MySQL, MariaDB, SQLite or DuckDB"
 OWNER_COLUMNS = tuple(f"owner_{name}" for name in Owner._fields)
 # Values that a step is given for its recording; its statement is made once.
 _ERROR = sa.bindparam("new_error", type_=sa.Text())
@@ -891,8 +894,8 @@ def open_ledger(
     """
     Return the ledger behind a connection; its table is created if it is not there, and checked if it is.
 
-    :param ledger_conn_id: Airflow connection of a PostgreSQL, SQLite or DuckDB database. It may be the
-        warehouse's own.
+    :param ledger_conn_id: Airflow connection of a PostgreSQL, MySQL, MariaDB, SQLite or DuckDB database. It
+        may be the warehouse's own.
     :param schema: Schema of the table; ``None`` for the connection's own. It has to exist.
     :param table: Name of the table, taken literally.
     :param keeps_connection: Whether a connection may be kept between calls. Close the ledger then.
@@ -903,15 +906,20 @@ def open_ledger(
     :raises PlaudWarehouseError: if the database is away, locked or refuses.
     """
     tables = ledger_tables(schema, table)
-    database = open_database(
-        ledger_conn_id, role="ledger", parameter="ledger_conn_id", keeps_connection=keeps_connection
-    )
-    if not database.dialect.enforces_keys:
+    connection = look_up(ledger_conn_id, parameter="ledger_conn_id")
+    if (kind := kind_of(connection)) not in DIALECTS:
         raise PlaudConfigurationError(
-            f"ledger_conn_id: connection {ledger_conn_id!r} is of type {database.dialect.conn_type!r}. The "
-            "ledger needs a database that enforces keys, or two tasks could pay for one recording: "
-            "PostgreSQL, SQLite or DuckDB. It need not be the warehouse. Nothing was sent."
+            f"ledger_conn_id: connection {ledger_conn_id!r} is of type {kind!r}. The ledger needs a database "
+            f"that enforces keys, or two tasks could pay for one recording: {LEDGER_DATABASES}. It need not "
+            "be the warehouse. Nothing was sent."
         )
+    database = open_database(
+        ledger_conn_id,
+        role="ledger",
+        parameter="ledger_conn_id",
+        keeps_connection=keeps_connection,
+        connection=connection,
+    )
     ledger = Ledger(database, tables)
     try:
         ledger.ensure_table(is_checked=is_checked)

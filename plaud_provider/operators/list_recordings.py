@@ -71,7 +71,8 @@ class ListRecordingsOperator(ArchiveOperator):
         listed then as well, unless ``suffixes`` says which.
     :return: The paths of the chunks; empty if nothing is to be done.
     :raises PlaudInputError: if the folder does not exist or an argument is wrong.
-    :raises PlaudConfigurationError: if a connection, its rights or an extra is missing.
+    :raises PlaudConfigurationError: if a connection, its rights or an extra is missing, or the warehouse is
+        none that is served.
     :raises PlaudStorageError: if a storage could not be asked.
     :raises PlaudWarehouseError: if the ledger or the warehouse could not be asked.
     """
@@ -134,7 +135,9 @@ class ListRecordingsOperator(ArchiveOperator):
         """List and write."""
         from plaud_provider.handover.manifest import Keyed, write_left, write_manifest
         from plaud_provider.recordings.listing import list_recordings
+        from plaud_provider.warehouse.loaders.choice import refuse_unserved
 
+        refuse_unserved(self.sql_conn_id)
         size = int(validate_number("chunk_size", self.chunk_size, minimum=1))
         # One is for what other runs have left.
         max_chunks = max(1, conf.getint("core", "max_map_length", fallback=1024) - 1)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from operator import ge
 from typing import TYPE_CHECKING
 
 from plaud_provider.api.models import Status, Transcription
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 #: Segments landed in one transaction: a bound on memory, about 75 MB. A smaller one costs time: DuckDB opens
 #: and closes its file for each, and writes again the row group that it adds to. This is one of those.
 SLAB_SEGMENTS = 122_880
+#: Characters of Plaud's answers landed in one transaction, the same bound where transcripts are long: each is
+#: in memory about three times, as the answer, the transcript and the rows.
+SLAB_CHARACTERS = 32 * 1024 * 1024
 #: Transcriptions asked of Plaud for one transaction: so many requests it costs if it is rolled back.
 SLAB_ASKED = 50
 #: After so many server errors one after the other it is Plaud that is away, not a transcription.
@@ -184,7 +188,7 @@ class Lander:
         from plaud_provider.warehouse.rows import Landing
 
         slab: list[Landing] = []
-        segments = asked = 0
+        segments = characters = asked = 0
         try:
             for transcription, is_kept in self._final(recordings, tally):
                 landing = Landing(
@@ -197,11 +201,12 @@ class Lander:
                 )
                 slab.append(landing)
                 segments += 1 + len(transcription.segments)
+                characters += len(transcription.raw)
                 asked += not is_kept
-                is_full = len(slab) >= SLAB_TRANSCRIPTIONS or segments >= SLAB_SEGMENTS
-                if is_full or asked >= SLAB_ASKED:
+                bounds = (SLAB_TRANSCRIPTIONS, SLAB_SEGMENTS, SLAB_CHARACTERS, SLAB_ASKED)
+                if any(map(ge, (len(slab), segments, characters, asked), bounds)):
                     yield slab
-                    slab, segments, asked = [], 0, 0
+                    slab, segments, characters, asked = [], 0, 0, 0
         except PlaudError:
             # What has been read is landed, though the next cannot be.
             if slab:

@@ -46,8 +46,8 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
 
     :param transcription_id: An id or a list of ids (templated), such as ``submit.output`` of a mapped task.
         An id that is there twice is landed once; an empty list is nothing to do.
-    :param sql_conn_id: Connection of the warehouse (templated): DuckDB (a file), SQLite, or another database
-        whose provider has a ``common-sql`` hook with a SQLAlchemy engine.
+    :param sql_conn_id: Connection of the warehouse (templated): PostgreSQL, MySQL, MariaDB, DuckDB (a file),
+        SQLite or ClickHouse. Any other is refused by name.
     :param schema: Schema of both tables (templated); ``None`` for the connection's own. It has to exist.
     :param transcripts_table: Table for transcriptions (templated); taken literally, always quoted.
     :param segments_table: Table for segments (templated); likewise.
@@ -64,7 +64,8 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
     :return: ``{"version": 1, "transcripts": n, "segments": n, "failed": n}``: the rows landed, and how many
         transcriptions had failed.
     :raises PlaudInputError: for ids, names or references that cannot be; nothing was sent.
-    :raises PlaudConfigurationError: if a connection is missing or is none of a database; nothing was sent.
+    :raises PlaudConfigurationError: if a connection is missing or of a type that is not served; nothing was
+        sent.
     :raises PlaudTableMismatchError: if an existing table cannot hold the rows; nothing was sent.
     :raises PlaudWarehouseError: if the warehouse is away, locked or refuses; the slab was rolled back.
     :raises PlaudStillProcessingError: if Plaud has not finished some; all others are landed.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import sqlalchemy as sa
@@ -36,14 +37,18 @@ def test_unknown_connection_is_named(parameter: str) -> None:
         open_database("no_such", parameter=parameter)
 
 
-@pytest.mark.parametrize(
-    ("conn_type", "problem"),
-    [("http", "is of type 'http', which is not a SQL database"), ("nonesuch", "no installed provider knows")],
-)
-def test_connection_that_is_no_database_is_named(
-    conn_type: str, problem: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("conn_type", ["http", "nonesuch"])
+def test_connection_that_is_no_database_is_named(conn_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_ODD", json.dumps({"conn_type": conn_type, "host": "example.com"}))
 
-    with pytest.raises(PlaudConfigurationError, match=f"^sql_conn_id: .*{problem}"):
+    with pytest.raises(PlaudConfigurationError, match=rf"^sql_conn_id: .*'odd' is of type '{conn_type}'"):
         open_database("odd")
+
+
+def test_provider_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, duckdb_warehouse: Warehouse
+) -> None:
+    monkeypatch.setitem(sys.modules, "airflow.providers.duckdb.hooks.duckdb", None)
+
+    with pytest.raises(PlaudConfigurationError, match=r"airflow-provider-plaud\[duckdb\]"):
+        open_database(duckdb_warehouse.conn_id)

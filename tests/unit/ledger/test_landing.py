@@ -97,11 +97,9 @@ def test_landing_again_changes_nothing_in_the_ledger(warehouse: Warehouse, ledge
 
 
 def test_refused_landing_leaves_the_ledger_as_it_was(warehouse: Warehouse, ledger: Ledger) -> None:
-    warehouse.run(
-        "create table plaud_segments (transcription_id varchar, segment_index integer, "
-        "start_seconds double precision, end_seconds double precision, speaker text, "
-        "text text check (text <> 'Sentence 1.'))"
-    )
+    columns = warehouse.columns("plaud_segments")
+    options = "default charset utf8mb4" if warehouse.kind == "mysql" else ""
+    warehouse.run(f"create table plaud_segments ({columns}, check (text <> 'Sentence 1.')) {options}")
     writer = warehouse.writer()
     writer.ensure_tables()
     bring(ledger, State.PROCESSING)

@@ -297,3 +297,14 @@ def test_what_can_be_converted_is_listed_if_it_is_to_be(archive: Archive) -> Non
     assert listed(archive) == [["a.wav", "d.mpga"]]
     assert listed(archive, convert="mp3") == [["a.wav", "b.flac", "c.WEBM", "d.mpga"]]
     assert listed(archive, convert="mp3", suffixes=[".flac"]) == [["b.flac"]]
+
+
+def test_warehouse_of_a_kind_that_is_not_served_is_refused_before_anything_is_listed(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.add("a.wav")
+    monkeypatch.setenv("AIRFLOW_CONN_LAKE", '{"conn_type": "snowflake", "host": "example.com"}')
+
+    with pytest.raises(PlaudConfigurationError, match=r"^sql_conn_id: .*'lake' is of type 'snowflake'"):
+        listed(archive, sql_conn_id="lake")
+    assert not archive.results.exists()

@@ -131,17 +131,23 @@ def test_what_could_not_be_landed_stays_for_a_retry(
 
 
 # Each has two segments, and counts as one more itself.
-@pytest.mark.parametrize(("bound", "value"), [("SLAB_SEGMENTS", 6), ("SLAB_TRANSCRIPTIONS", 2)])
+@pytest.mark.parametrize(
+    ("bound", "value"), [("SLAB_SEGMENTS", 6), ("SLAB_TRANSCRIPTIONS", 2), ("SLAB_CHARACTERS", None)]
+)
 def test_what_is_kept_lands_in_bounded_transactions(
     plaud: EmulatorServer,
     duckdb_warehouse: Warehouse,
     results: Path,
     monkeypatch: pytest.MonkeyPatch,
     bound: str,
-    value: int,
+    value: int | None,
 ) -> None:
     ids = submitted(plaud, *["completed"] * 5)
     keep(results, *ids)
+    if value is None:
+        answer = ResultStore(str(results)).load("us", ids[0])
+        assert answer is not None
+        value = len(answer.raw) + 1
     monkeypatch.setattr(landing, bound, value)
     sizes: list[int] = []
     replace = WarehouseWriter.replace

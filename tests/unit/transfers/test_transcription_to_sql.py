@@ -214,7 +214,7 @@ def test_rows_land_slab_by_slab_with_no_duckdb_file_held_between(
     ("arguments", "error", "problem"),
     [
         ({"sql_conn_id": "no_such"}, PlaudConfigurationError, "sql_conn_id: there is no .* 'no_such'"),
-        ({"sql_conn_id": "plaud_default"}, PlaudConfigurationError, "sql_conn_id: .* not a SQL database"),
+        ({"sql_conn_id": "plaud_default"}, PlaudConfigurationError, "sql_conn_id: .* is of type"),
         ({"transcripts_table": ""}, PlaudInputError, "transcripts_table: '' is empty"),
         ({"segments_table": "plaud_transcripts"}, PlaudInputError, "segments_table: "),
         ({"transcription_id": "../etc"}, PlaudInputError, "transcription_id: "),

@@ -23,6 +23,7 @@ from plaud_provider.database import copying
 from plaud_provider.database.database import Database
 from plaud_provider.exceptions import PlaudWarehouseError
 from plaud_provider.ledger.ledger import Owner
+from plaud_provider.warehouse.loaders.rows import RowsLoader
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter
 from tests.unit.ledger.ledgers import OWNER, ledger_in, recording
@@ -68,7 +69,7 @@ def die_between_delete_and_insert(warehouse: Warehouse) -> None:
 
     database = warehouse.database
     before_statement(database, "INSERT INTO", die)
-    WarehouseWriter(database, plaud_tables()).replace([landing("txn_1", segments=1, text="new")])
+    WarehouseWriter(RowsLoader(database, plaud_tables())).replace([landing("txn_1", segments=1, text="new")])
 
 
 def before_statement(database: Database, start: str, action: Callable[[], None]) -> None:
@@ -157,4 +158,4 @@ def die_before_the_ledger_is_written(warehouse: Warehouse) -> None:
     ledger = ledger_in(warehouse)
     database = warehouse.database
     before_statement(database, "UPDATE", die)
-    WarehouseWriter(database, plaud_tables()).replace([landing("txn_key_1")], ledger)
+    WarehouseWriter(RowsLoader(database, plaud_tables())).replace([landing("txn_key_1")], ledger)

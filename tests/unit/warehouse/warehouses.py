@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from plaud_provider.api.models import Segment, Status, Transcription
 from plaud_provider.database.database import Database, open_database
+from plaud_provider.warehouse.loaders.rows import RowsLoader
 from plaud_provider.warehouse.rows import Landing
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter
@@ -52,7 +53,7 @@ class Warehouse:
         os.environ[f"AIRFLOW_CONN_{self.conn_id.upper()}"] = self.connection
 
     def writer(self, *names: str, schema: str | None = None) -> WarehouseWriter:
-        return WarehouseWriter(self.database, plaud_tables(schema, *names))
+        return WarehouseWriter(RowsLoader(self.database, plaud_tables(schema, *names)))
 
     def impatient_database(
         self, *, wait_seconds: float | None = None, sleep: Callable[[float], None] = time.sleep
@@ -64,7 +65,7 @@ class Warehouse:
         return database
 
     def impatient_writer(self, **options: Any) -> WarehouseWriter:
-        return WarehouseWriter(self.impatient_database(**options), plaud_tables())
+        return WarehouseWriter(RowsLoader(self.impatient_database(**options), plaud_tables()))
 
     def run(self, *statements: str) -> None:
         with closing(self.raw()) as connection:

@@ -153,5 +153,7 @@ def test_every_language_lands_though_clients_have_another_encoding_by_default(
     writer.replace([landing(text=ODD)])
 
     query = "select text from plaud_transcripts"
-    found = writer._database.run(lambda connection: connection.exec_driver_sql(query).scalar(), failed="-")
+    found = writer.loader.database.run(
+        lambda connection: connection.exec_driver_sql(query).scalar(), failed="-"
+    )
     assert found == ODD

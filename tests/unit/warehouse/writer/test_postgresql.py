@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from plaud_provider.exceptions import PlaudInputError, PlaudTableMismatchError, PlaudWarehouseError
 from plaud_provider.transfers.landing import SLAB_TRANSCRIPTIONS
+from plaud_provider.warehouse.loaders.rows import RowsLoader
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter
 from tests.unit.postgres_server import LossyProxy, PostgresServer
@@ -59,7 +60,7 @@ def test_fault_71_any_name_that_fits_is_one_quoted_identifier(
 def test_fault_71_name_that_would_be_cut_is_refused(
     postgres_warehouse: PostgresWarehouse, parameter: str, name: str
 ) -> None:
-    writer = WarehouseWriter(postgres_warehouse.database, plaud_tables(**{parameter: name}))
+    writer = WarehouseWriter(RowsLoader(postgres_warehouse.database, plaud_tables(**{parameter: name})))
 
     with pytest.raises(PlaudInputError, match=rf"^{parameter}: .* postgresql takes names of at most 63"):
         writer.ensure_tables()
@@ -85,7 +86,9 @@ def test_fault_73_two_that_land_the_same_ids_at_once_leave_one_whole_landing(
         database = postgres_warehouse.database
         before_statement(database, "INSERT INTO", lambda: pause(gate))
         own = tuple(segment(index, text=str(number)) for index in range(number + 1))
-        WarehouseWriter(database, plaud_tables()).replace([landing("txn_9", text=str(number), segments=own)])
+        WarehouseWriter(RowsLoader(database, plaud_tables())).replace(
+            [landing("txn_9", text=str(number), segments=own)]
+        )
 
     with ThreadPoolExecutor(loaders) as threads:
         list(threads.map(land, range(loaders)))
@@ -121,11 +124,11 @@ def test_landings_of_other_ids_do_not_wait(keyed_or_not: PostgresWarehouse) -> N
     some, others = ([landing(f"txn_{start + number}") for number in range(400)] for start in (0, 400))
 
     def land_others_meanwhile(connection: sa.Connection) -> None:
-        writer._land(connection, some)
+        writer.loader.load_in(connection, some)
         keyed_or_not.writer().replace(others)
 
     for _ in range(2):
-        writer._database.run(land_others_meanwhile, failed="landing")
+        writer.loader.database.run(land_others_meanwhile, failed="landing")
 
     assert keyed_or_not.rows("select count(*) from plaud_transcripts") == [(800,)]
 
@@ -135,11 +138,11 @@ def test_a_landing_of_the_same_id_waits(keyed_or_not: PostgresWarehouse) -> None
     writer = keyed_or_not.writer()
 
     def land_the_same_meanwhile(connection: sa.Connection) -> None:
-        writer._land(connection, [landing("txn_1", segments=3)])
+        writer.loader.load_in(connection, [landing("txn_1", segments=3)])
         with pytest.raises(PlaudWarehouseError, match="held a lock for too long"):
             keyed_or_not.writer().replace([landing("txn_0"), landing("txn_1")])
 
-    writer._database.run(land_the_same_meanwhile, failed="landing")
+    writer.loader.database.run(land_the_same_meanwhile, failed="landing")
 
     assert keyed_or_not.rows("select transcription_id, count(*) from plaud_segments group by 1") == [
         ("txn_1", 3)
@@ -156,8 +159,8 @@ def test_five_full_slabs_at_once_do_not_fill_the_servers_lock_table(
     with ExitStack() as stack:
         for slab in slabs:
             writer = keyed_or_not.writer()
-            connection = stack.enter_context(writer._database.engine.connect())
-            assert writer._land(connection, slab).transcripts == SLAB_TRANSCRIPTIONS
+            connection = stack.enter_context(writer.loader.database.engine.connect())
+            assert writer.loader.load_in(connection, slab).transcripts == SLAB_TRANSCRIPTIONS
 
 
 def test_fault_74_restart_in_mid_load_is_told_and_mended_by_a_retry(
@@ -173,7 +176,7 @@ def test_fault_74_restart_in_mid_load_is_told_and_mended_by_a_retry(
             postgres_server.restart()
 
     before_statement(database, 'INSERT INTO "plaud_segments"', restart_once)
-    loader = WarehouseWriter(database, plaud_tables())
+    loader = WarehouseWriter(RowsLoader(database, plaud_tables()))
 
     with pytest.raises(PlaudWarehouseError, match=r"the connection broke.*Retry\.") as told:
         loader.replace([landing("txn_1", segments=1, text="new")])

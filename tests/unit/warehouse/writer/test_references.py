@@ -43,7 +43,7 @@ def keeping_references(warehouse: Warehouse) -> WarehouseWriter:
     writer = warehouse.writer()
     if warehouse.kind == "sqlite":
         sa.event.listen(
-            writer._database.engine,
+            writer.loader.database.engine,
             "connect",
             lambda connection, _: connection.execute("pragma foreign_keys = on"),
         )

@@ -1,0 +1,63 @@
+"""From the id of an Airflow connection to its hook."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook
+from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
+
+from plaud_provider.exceptions import PlaudConfigurationError, how_to_install
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+# Redshift is reached by PostgreSQL's hook as well.
+_REDSHIFT = ("redshift", "redshift-serverless")
+
+
+def look_up(conn_id: str, *, parameter: str) -> Connection:
+    """
+    Return a connection.
+
+    :param conn_id: Its id.
+    :param parameter: Argument that names it, for messages.
+    :raises PlaudConfigurationError: if there is none.
+    """
+    try:
+        return BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        raise PlaudConfigurationError(
+            f"{parameter}: there is no Airflow connection {conn_id!r}. Create it (Admin > Connections, "
+            f"or AIRFLOW_CONN_{conn_id.upper()}) or pass the id of the database's connection. Nothing "
+            "was sent."
+        ) from None
+
+
+def kind_of(connection: Connection) -> str:
+    """Return what a connection leads to: its type, where that tells."""
+    kind = str(connection.conn_type)
+    if kind == "postgres" and any(connection.extra_dejson.get(name) for name in _REDSHIFT):
+        return "redshift"
+    return kind
+
+
+def hook_of(connection: Connection, *, parameter: str) -> Any:
+    """
+    Return the hook of a connection.
+
+    :param connection: The connection.
+    :param parameter: Argument that names it, for messages.
+    :raises PlaudConfigurationError: if no provider for its type is installed.
+    """
+    # Each lookup is a request to Airflow: these hooks take what has been looked up.
+    given = {"connection": connection} if connection.conn_type in ("postgres", "mysql") else None
+    try:
+        return connection.get_hook(hook_params=given)
+    except (AirflowException, ImportError):
+        pass
+    raise PlaudConfigurationError(
+        f"{parameter}: the Airflow provider of the type {connection.conn_type!r} of connection "
+        f"{connection.conn_id!r} is not installed. Install it: {how_to_install(str(connection.conn_type))}. "
+        "Nothing was sent."
+    )

@@ -1,0 +1,90 @@
+"""Which loader serves which type of connection; everything else is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from plaud_provider.database.connections import kind_of, look_up
+from plaud_provider.exceptions import PlaudConfigurationError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.warehouse.loaders.loader import Loader
+    from plaud_provider.warehouse.tables import PlaudTables
+
+
+def _rows(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.database.database import open_database
+    from plaud_provider.warehouse.loaders.rows import RowsLoader
+
+    return RowsLoader(open_database(str(connection.conn_id), connection=connection), tables)
+
+
+def _clickhouse(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.warehouse.loaders.clickhouse import ClickHouseLoader
+
+    return ClickHouseLoader(connection, tables)
+
+
+class Choice(NamedTuple):
+    """
+    How one type of connection is served.
+
+    :param title: What people call what it leads to.
+    :param make: Makes the loader; imports what that needs, and opens nothing.
+    """
+
+    title: str
+    make: Callable[[Connection, PlaudTables], Loader]
+
+
+#: By the type of the Airflow connection.
+LOADERS: Mapping[str, Choice] = {
+    "postgres": Choice("PostgreSQL", _rows),
+    "mysql": Choice("MySQL or MariaDB", _rows),
+    "duckdb": Choice("DuckDB", _rows),
+    "sqlite": Choice("SQLite", _rows),
+    "clickhouse": Choice("ClickHouse", _clickhouse),
+}
+
+
+def choose_loader(sql_conn_id: str, tables: PlaudTables, *, ledger: Ledger | None = None) -> Loader:
+    """
+    Return the loader of the warehouse behind a connection. Nothing is opened.
+
+    :param sql_conn_id: The connection.
+    :param tables: Tables to write.
+    :param ledger: A ledger that is open; if it is behind the same connection, what it has open is used.
+    :raises PlaudConfigurationError: if there is no such connection, or none of its type is served.
+    """
+    if ledger is not None and ledger.conn_id == sql_conn_id:
+        from plaud_provider.warehouse.loaders.rows import RowsLoader
+
+        return RowsLoader(ledger.database.as_warehouse(), tables)
+    connection = look_up(sql_conn_id, parameter="sql_conn_id")
+    return _choice(connection).make(connection, tables)
+
+
+def refuse_unserved(sql_conn_id: str) -> None:
+    """
+    Refuse a connection that no loader serves, before anything is paid for. Nothing is opened.
+
+    :param sql_conn_id: The connection.
+    :raises PlaudConfigurationError: if there is no such connection, or none of its type is served.
+    """
+    _choice(look_up(sql_conn_id, parameter="sql_conn_id"))
+
+
+def _choice(connection: Connection) -> Choice:
+    kind = kind_of(connection)
+    if (choice := LOADERS.get(kind)) is not None:
+        return choice
+    served = ", ".join(f"{choice.title} ({name!r})" for name, choice in LOADERS.items())
+    raise PlaudConfigurationError(
+        f"sql_conn_id: connection {connection.conn_id!r} is of type {kind!r}. Transcripts are not landed "
+        "there, as this package has not been made and tested for it: texts could be cut, or rows left "
+        f"half written. Pass a connection to one of these: {served}. Nothing was sent."
+    )

@@ -1,0 +1,305 @@
+"""ClickHouse: whole columns by Arrow, two inserts in order, and views that show one landing of each id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property, partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy as sa
+
+from plaud_provider.api.models import Status
+from plaud_provider.database.connections import hook_of
+from plaud_provider.database.rows import batches, columns_of
+from plaud_provider.database.types import UtcTime
+from plaud_provider.exceptions import (
+    PlaudConfigurationError,
+    PlaudError,
+    PlaudTableMismatchError,
+    PlaudWarehouseError,
+    how_to_install,
+)
+from plaud_provider.warehouse.loaders.ordered import OrderedLoader
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+    from plaud_provider.database.rows import Columns
+    from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.warehouse.loaders.loader import Landed
+    from plaud_provider.warehouse.rows import Landing
+    from plaud_provider.warehouse.tables import PlaudTables
+
+Result = TypeVar("Result")
+
+#: Whatever the user's profile says: an insert is there, or refused, when it returns.
+_SETTINGS = {"async_insert": 0, "insert_deduplicate": 0}
+#: Ids per query.
+_LOOKED_UP = 1000
+_CODE = re.compile(r"\(([A-Z][A-Z_]+)\)")
+_ADVICE: Mapping[str, tuple[str, str]] = {
+    "ACCESS_DENIED": (
+        "permission was denied",
+        "Grant SELECT, INSERT, ALTER DELETE, ALTER ADD COLUMN, CREATE TABLE and CREATE VIEW on the database.",
+    ),
+    "READONLY": ("the user or its session is read-only", "Check the user's profile and the connection."),
+    "UNKNOWN_TABLE": ("a table is not there any more", "Retry: each task creates missing tables first."),
+    "MEMORY_LIMIT_EXCEEDED": ("it ran out of memory", "Raise max_memory_usage, or retry."),
+}
+_OTHERWISE = ("it was refused, or the connection broke", "Retry; if it stays, look at the server's own log.")
+#: Types that hold every value of a column of ours, by the type that we create.
+_HOLD: Mapping[str, re.Pattern[str]] = {
+    "String": re.compile(r"String"),
+    "Float64": re.compile(r"Float64"),
+    "Int32": re.compile(r"U?Int(32|64|128|256)"),
+    "DateTime64(6, 'UTC')": re.compile(r"DateTime64\([6-9](, '.*')?\)"),
+}
+
+
+class ClickHouseLoader(OrderedLoader):
+    """
+    Lands in ClickHouse through its Airflow provider's ``ClickHouseHook``.
+
+    :param connection: Its Airflow connection.
+    :param tables: Tables to write.
+    :raises PlaudConfigurationError: if its provider or pyarrow is not installed.
+    """
+
+    kind = "ClickHouse"
+
+    def __init__(self, connection: Connection, tables: PlaudTables) -> None:
+        super().__init__(tables)
+        if find_spec("pyarrow") is None:
+            raise PlaudConfigurationError(
+                f"sql_conn_id: connection {connection.conn_id!r} leads to ClickHouse, which takes rows from "
+                f"pyarrow, and that is not installed. Install it: {how_to_install('clickhouse')}. Nothing "
+                "was sent."
+            )
+        self._connection_id = str(connection.conn_id)
+        self._hook = hook_of(connection, parameter="sql_conn_id")
+        self._client: Any = None
+
+    @property
+    def conn_id(self) -> str:
+        """Airflow connection of the warehouse."""
+        return self._connection_id
+
+    def ensure(self, *, is_checked: bool = False) -> None:
+        """Create or check the tables and their views; see the base class."""
+        with self._connected():
+            self._run(self._create_or_check, "could not be created or looked at")
+
+    def landed(self, ids: Sequence[str]) -> set[str]:
+        """Return those that are completed and here; see the base class."""
+        view = self._name(self._tables.transcripts, view=True)
+        query = (
+            f"select distinct transcription_id from {view} "
+            "where transcription_id in {ids:Array(String)} and status = {status:String}"
+        )
+        found: set[str] = set()
+        with self._connected():
+            for some in batches(ids, _LOOKED_UP):
+                ask = partial(self._rows, query, ids=list(some), status=Status.COMPLETED.value)
+                found |= {known for (known,) in self._run(ask, "could not be read")}
+        return found
+
+    def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
+        """Replace all rows of these transcriptions; see the base class."""
+        with self._connected():
+            return super().load(landings, ledger)
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        self._client = self._run(self._hook.get_client, "could not be reached")
+        try:
+            yield
+        finally:
+            self._client.close()
+
+    @cached_property
+    def _columns(self) -> dict[sa.Table, dict[str, str]]:
+        """Types of our columns; segments carry the ``landed_at`` of their transcript."""
+        transcripts, segments = self._tables.transcripts, self._tables.segments
+        columns = {table: {c.name: _type_of(c) for c in table.columns} for table in (transcripts, segments)}
+        columns[segments]["landed_at"] = columns[transcripts]["landed_at"]
+        return columns
+
+    def _create_or_check(self) -> None:
+        schema = self._tables.schema
+        query = "select count() from system.databases where name = {name:String}"
+        if schema is not None and not self._rows(query, name=str(schema))[0][0]:
+            raise PlaudWarehouseError(
+                f"schema: warehouse {self.conn_id!r} has no schema {schema!r} (a database, in ClickHouse's "
+                "words). Create it (it is not created here), or correct the name. Nothing was written."
+            )
+        for table, parameter in self._tables.parameters.items():
+            there = self._there(table)
+            if there:
+                self._check(table, parameter, there)
+            else:
+                self._client.command(self._create(table))
+        transcripts, segments = (self._name(table) for table in self._tables.parameters)
+        latest = (
+            f"(transcription_id, landed_at) in (select transcription_id, max(landed_at) from {transcripts} "
+            "group by transcription_id)"
+        )
+        for table, name in zip(self._tables.parameters, (transcripts, segments), strict=True):
+            view = self._name(table, view=True)
+            self._client.command(f"create view if not exists {view} as select * from {name} where {latest}")
+
+    def _there(self, table: sa.Table) -> dict[str, str]:
+        """Return the columns that a table has, with their types; none if there is no such table."""
+        query = (
+            "select name, type from system.columns where table = {table:String} "
+            "and database = if({database:String} = '', currentDatabase(), {database:String})"
+        )
+        return dict(self._rows(query, table=str(table.name), database=str(self._tables.schema or "")))
+
+    def _create(self, table: sa.Table) -> str:
+        columns = ", ".join(f"{_quoted(name)} {kind}" for name, kind in self._columns[table].items())
+        keys = ", ".join(_quoted(column.name) for column in table.primary_key)
+        return (
+            f"create table if not exists {self._name(table)} ({columns}) engine = MergeTree "
+            f"order by ({keys}) partition by toYYYYMM(landed_at) comment '{table.comment}'"
+        )
+
+    def _check(self, table: sa.Table, parameter: str, there: Mapping[str, str]) -> None:
+        problems = []
+        for name, kind in self._columns[table].items():
+            found = there.get(name)
+            if found is None and kind.startswith("Nullable"):
+                self._client.command(
+                    f"alter table {self._name(table)} add column if not exists {_quoted(name)} {kind}"
+                )
+            elif found is None:
+                problems.append(f"column {name!r} is missing, {kind} is needed")
+            elif not _holds(found, kind):
+                problems.append(f"column {name!r} is {found}, {kind} is needed")
+        query = (
+            "select engine from system.tables where name = {table:String} "
+            "and database = if({database:String} = '', currentDatabase(), {database:String})"
+        )
+        [(engine,)] = self._rows(query, table=str(table.name), database=str(self._tables.schema or ""))
+        if not engine.endswith("MergeTree"):
+            problems.append(f"its engine is {engine}, one of the MergeTree family is needed")
+        if problems:
+            raise PlaudTableMismatchError(
+                f"Table {table.fullname!r} of warehouse {self.conn_id!r} does not fit: "
+                f"{'; '.join(problems)}. Change it, move it away (it is then created anew), or name another "
+                f"one in {parameter}. Nothing was written."
+            )
+
+    def _last_landed(self, ids: Sequence[str]) -> datetime | None:
+        tables = " union all ".join(
+            f"select landed_at from {self._name(table)} where transcription_id in {{ids:Array(String)}}"
+            for table in self._tables.parameters
+        )
+        query = f"select count(), toString(max(toTimeZone(landed_at, 'UTC'))) from ({tables})"
+        [(count, last)] = self._run(partial(self._rows, query, ids=list(ids)), "could not be read")
+        return datetime.fromisoformat(last[:26]).replace(tzinfo=UTC) if count else None
+
+    def _append_segments(self, columns: Columns) -> None:
+        self._insert(self._tables.segments, columns)
+
+    def _publish_transcripts(self, landings: Sequence[Landing]) -> None:
+        self._insert(self._tables.transcripts, columns_of([landing.transcript_row() for landing in landings]))
+
+    def _insert(self, table: sa.Table, columns: Columns) -> None:
+        self._run(
+            lambda: self._client.insert_arrow(
+                _quoted(table.name),
+                _arrow(columns, self._columns[table]),
+                database=None if self._tables.schema is None else _quoted(str(self._tables.schema)),
+                settings=_SETTINGS,
+            ),
+            "did not take what was to be landed",
+        )
+
+    def _remove_older(self, ids: Sequence[str], stamp: datetime) -> None:
+        for table in reversed(list(self._tables.parameters)):
+            statement = (
+                f"delete from {self._name(table)} where transcription_id in {{ids:Array(String)}} "
+                "and landed_at < {stamp:DateTime64(6, 'UTC')}"
+            )
+            parameters = {"ids": list(ids), "stamp": stamp}
+            self._run(
+                partial(self._client.command, statement, parameters=parameters),
+                "have the new rows, and old ones, which the views do not show, could not be removed",
+            )
+
+    def _rows(self, query: str, **parameters: Any) -> list[Any]:
+        return list(self._client.query(query, parameters=parameters).result_rows)
+
+    def _name(self, table: sa.Table, *, view: bool = False) -> str:
+        name = _quoted(f"{table.name}_current" if view else table.name)
+        return name if self._tables.schema is None else f"{_quoted(str(self._tables.schema))}.{name}"
+
+    def _run(self, work: Callable[[], Result], failed: str) -> Result:
+        """
+        Do it; an error is raised without a context, and in words that quote no row.
+
+        :param work: What to do.
+        :param failed: What has not been done, for the message.
+        """
+        try:
+            return work()
+        except PlaudError:
+            raise
+        except Exception as error:
+            code = next(iter(_CODE.findall(str(error))), type(error).__name__)
+        reason, advice = _ADVICE.get(
+            code, ("it was refused", "Retry; if it stays, look at the server's log.")
+        )
+        raise PlaudWarehouseError(
+            f"Warehouse {self.conn_id!r}: {self._tables.names} {failed}: {reason} ({code}). Readers of its "
+            f"views find the rows from before or the new ones. {advice}"
+        )
+
+
+def _type_of(column: sa.Column[Any]) -> str:
+    if isinstance(column.type, UtcTime):
+        kind = "DateTime64(6, 'UTC')"
+    elif isinstance(column.type, sa.Float):
+        kind = "Float64"
+    else:
+        kind = "Int32" if isinstance(column.type, sa.Integer) else "String"
+    return f"Nullable({kind})" if column.nullable else kind
+
+
+def _holds(found: str, needed: str) -> bool:
+    bare = re.sub(r"^LowCardinality\((.*)\)$", r"\1", found)
+    is_nullable = bare.startswith("Nullable(")
+    bare = bare.removeprefix("Nullable(").removesuffix(")") if is_nullable else bare
+    kind = needed
+    if needed.startswith("Nullable("):
+        if not is_nullable:
+            return False
+        kind = needed[len("Nullable(") : -1]
+    return _HOLD[kind].fullmatch(bare) is not None
+
+
+def _arrow(columns: Columns, types: Mapping[str, str]) -> Any:
+    """Return rows as a table of Arrow."""
+    import pyarrow as pa
+
+    kinds = {
+        "String": pa.string(),
+        "Float64": pa.float64(),
+        "Int32": pa.int32(),
+        "DateTime64(6, 'UTC')": pa.timestamp("us", tz="UTC"),
+    }
+
+    def kind(name: str) -> Any:
+        needed = types[name]
+        return kinds[needed.removeprefix("Nullable(").removesuffix(")") if "Nullable" in needed else needed]
+
+    return pa.table({name: pa.array(values, kind(name)) for name, values in columns.items()})
+
+
+def _quoted(name: str) -> str:
+    escaped = name.replace("\\", "\\\\").replace("`", "\\`")
+    return f"`{escaped}`"

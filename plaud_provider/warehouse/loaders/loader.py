@@ -1,0 +1,86 @@
+"""What every loader does, whatever the warehouse."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.warehouse.rows import Landing
+    from plaud_provider.warehouse.tables import PlaudTables
+
+
+class Landed(NamedTuple):
+    """
+    How many rows were written.
+
+    :param transcripts: Rows of transcriptions.
+    :param segments: Rows of segments.
+    :param nuls_replaced: NUL characters that the warehouse cannot store and that became U+FFFD.
+    """
+
+    transcripts: int
+    segments: int
+    nuls_replaced: int = 0
+
+
+class Loader(ABC):
+    """
+    Puts rows into the two tables of one warehouse.
+
+    Whatever goes wrong while it does, a crash included, readers find of each transcription the rows from
+    before or the new ones: never both, never half. It keeps nothing between calls that has to be closed.
+    """
+
+    @property
+    @abstractmethod
+    def conn_id(self) -> str:
+        """Airflow connection of the warehouse."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """Kind of warehouse, for messages."""
+
+    _tables: PlaudTables
+
+    @property
+    def target(self) -> str:
+        """What the ledger calls this place."""
+        return self._tables.target(self.conn_id)
+
+    @abstractmethod
+    def ensure(self, *, is_checked: bool = False) -> None:
+        """
+        Create the tables if they are not there, and check those that are.
+
+        Safe when several tasks do it at once.
+
+        :param is_checked: Whether a task before has done so: less needs to be asked then.
+        :raises PlaudTableMismatchError: if an existing table cannot hold the rows.
+        :raises PlaudWarehouseError: if the warehouse cannot be reached, or does not let us.
+        :raises PlaudConfigurationError: if no table of this warehouse would do.
+        :raises PlaudInputError: if a name cannot be one there.
+        """
+
+    @abstractmethod
+    def landed(self, ids: Sequence[str]) -> set[str]:
+        """
+        Return those of transcriptions that are completed and whose rows readers find.
+
+        :param ids: Their ids, in order, no id twice.
+        :raises PlaudWarehouseError: if the warehouse cannot be asked.
+        """
+
+    @abstractmethod
+    def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
+        """
+        Replace all rows of these transcriptions; doing it again changes nothing but when and by whom.
+
+        :param landings: Transcriptions, no id twice, in the order of their ids.
+        :param ledger: A ledger in this very database, if there is one: it is asked and told in the same
+            transaction.
+        :raises PlaudWarehouseError: if the old rows are still what readers find; in words that quote no row.
+        """

@@ -1,0 +1,361 @@
+"""
+Real warehouses as the contract sees them: landed in by the package, prepared and read past it.
+
+A warehouse joins the contract by a class here and a line in :data:`KINDS`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from plaud_provider.database import copying
+from plaud_provider.warehouse.tables import plaud_tables
+from plaud_provider.warehouse.writer import WarehouseWriter, open_warehouse
+from tests.unit.warehouse.warehouses import Warehouse, connected, connected_postgres
+
+CONN_ID = "warehouse_default"
+TRANSCRIPTS = plaud_tables().transcripts.columns.keys()
+SEGMENTS = plaud_tables().segments.columns.keys()
+Rows = list[dict[str, Any]]
+
+
+class LostConnectionError(Exception):
+    """The connection broke, as a test has it."""
+
+
+@dataclass
+class Interruption:
+    """
+    Where a landing is broken off.
+
+    :param step: Number of the step, from 0.
+    :param steps: How many steps have begun.
+    """
+
+    step: int
+    steps: int = 0
+
+    @property
+    def has_happened(self) -> bool:
+        return self.steps > self.step
+
+    def is_now(self) -> bool:
+        self.steps += 1
+        return self.steps == self.step + 1
+
+
+class Lake(ABC):
+    """One warehouse, empty at first."""
+
+    #: What becomes of NUL.
+    nul = "\0"
+    #: Whether a schema can be created in it.
+    has_schemas = True
+
+    def writer(self, **names: Any) -> WarehouseWriter:
+        """Open it as tasks do."""
+        return open_warehouse(CONN_ID, **names)
+
+    @abstractmethod
+    def transcripts(self, table: str = "plaud_transcripts", schema: str | None = None) -> Rows:
+        """Return what readers find, in the order of the ids."""
+
+    @abstractmethod
+    def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
+        """Return what readers find, in order."""
+
+    @abstractmethod
+    def create_schema(self, name: str) -> None: ...
+
+    @abstractmethod
+    def create_by_hand(self) -> None:
+        """Create both tables as a user might: in another order, with columns of their own."""
+
+    @abstractmethod
+    def drop_column(self, table: str, column: str) -> None: ...
+
+    @abstractmethod
+    def interrupted(self, writer: WarehouseWriter, step: int) -> Any:
+        """Return a context in which the connection is lost at a step of a landing."""
+
+    @abstractmethod
+    def lose_rights(self) -> None:
+        """Make the Airflow connection one that may read and not write."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        return
+
+    def content(self) -> tuple[Rows, Rows]:
+        return self.transcripts(), self.segments()
+
+
+class SqlLake(Lake):
+    """A database that the package writes to through SQLAlchemy."""
+
+    quote = '"'
+    options = ""
+    #: Type of texts, of doubles and of times.
+    types = ("text", "double precision", "timestamp with time zone")
+
+    def __init__(self, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.warehouse = warehouse
+        self.monkeypatch = monkeypatch
+
+    def transcripts(self, table: str = "plaud_transcripts", schema: str | None = None) -> Rows:
+        return self._read(TRANSCRIPTS, table, schema, "transcription_id")
+
+    def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
+        return self._read(SEGMENTS, table, schema, "transcription_id, segment_index")
+
+    def create_schema(self, name: str) -> None:
+        self.warehouse.run(f"create schema {self.quoted(name)}")
+
+    def create_by_hand(self) -> None:
+        text, double, time = self.types
+        self.warehouse.run(
+            f"create table plaud_transcripts (reviewed_by {text}, raw {text} not null, run_id {text}, "
+            f"dag_id {text}, landed_at {time} not null, completed_at {time}, submitted_at {time}, "
+            f"error {text}, status {text} not null, speaker_count bigint not null, "
+            f"segment_count bigint not null, text {text}, duration_seconds {double}, language {text}, "
+            f"region {text} not null, audio_uri {text}, source varchar(9) default 'plaud', "
+            f"transcription_id varchar(255) not null) {self.options}",
+            f"create table plaud_segments (text {text} not null, speaker {text}, end_seconds {double}, "
+            f"start_seconds {double}, segment_index bigint not null, note {text}, "
+            f"transcription_id varchar(255) not null) {self.options}",
+        )
+
+    def drop_column(self, table: str, column: str) -> None:
+        self.warehouse.run(f"alter table {table} drop column {column}")
+
+    @contextmanager
+    def interrupted(self, writer: WarehouseWriter, step: int) -> Iterator[Interruption]:
+        interruption = Interruption(step)
+        engine = writer.loader.database.engine  # type: ignore[attr-defined]
+        copy = copying._copy
+
+        def before(connection: Any) -> None:
+            if interruption.is_now():
+                self.lose(connection)
+
+        def execute(connection: Any, *_: Any) -> None:
+            before(connection)
+
+        def copying_rows(connection: sa.Connection, *arguments: Any) -> None:
+            before(connection)
+            copy(connection, *arguments)
+
+        sa.event.listen(engine, "before_cursor_execute", execute)
+        sa.event.listen(engine, "commit", before)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(copying, "_copy", copying_rows)
+            yield interruption
+        sa.event.remove(engine, "before_cursor_execute", execute)
+        sa.event.remove(engine, "commit", before)
+
+    def lose(self, connection: sa.Connection) -> None:
+        """Lose a connection; of a database in this process there is none, and the task ends there."""
+        raise LostConnectionError
+
+    def lose_rights(self) -> None:
+        raise NotImplementedError
+
+    def reconnect(self, **values: Any) -> None:
+        told = json.loads(self.warehouse.connection) | values
+        self.monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(told))
+
+    def quoted(self, name: str) -> str:
+        return self.quote + name.replace(self.quote, self.quote * 2) + self.quote
+
+    def _read(self, columns: list[str], table: str, schema: str | None, order: str) -> Rows:
+        where = self.quoted(table) if schema is None else f"{self.quoted(schema)}.{self.quoted(table)}"
+        found = self.warehouse.rows(f"select {self.chosen(columns)} from {where} order by {order}")
+        return [dict(zip(columns, row, strict=True)) for row in found]
+
+    def chosen(self, columns: list[str]) -> str:
+        return ", ".join("cast(raw as text)" if name == "raw" else name for name in columns)
+
+
+class SqliteLake(SqlLake):
+    has_schemas = False
+    types = ("text", "double", "timestamp")
+
+    def lose_rights(self) -> None:
+        self.reconnect(host=f"file:{self.warehouse.path}", extra={"mode": "ro", "uri": "true"})
+
+
+class DuckDbLake(SqlLake):
+    def lose_rights(self) -> None:
+        self.reconnect(extra={"read_only": True})
+
+
+class PostgresLake(SqlLake):
+    nul = "\ufffd"
+
+    def lose(self, connection: sa.Connection) -> None:
+        pid = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]
+        self.warehouse.rows(f"select pg_terminate_backend({pid}, 5000)")
+
+    def lose_rights(self) -> None:
+        self.warehouse.run(
+            "do $$ begin create role reader login; exception when duplicate_object then null; end $$",
+            "grant select on all tables in schema public to reader",
+        )
+        self.reconnect(login="reader")
+
+
+class MySqlLake(SqlLake):
+    quote = "`"
+    types = ("longtext", "double", "datetime(6)")
+    options = "default charset utf8mb4"
+
+    def lose(self, connection: sa.Connection) -> None:
+        pid = connection.connection.dbapi_connection.thread_id()  # type: ignore[union-attr]
+        self.warehouse.run(f"kill connection {pid}")
+
+    def lose_rights(self) -> None:
+        name = self.warehouse.values["schema"]  # type: ignore[attr-defined]
+        self.warehouse.run(
+            "create user if not exists reader identified by 'reader'", f"grant select on {name}.* to reader"
+        )
+        self.reconnect(login="reader", password="reader")
+
+    def chosen(self, columns: list[str]) -> str:
+        return ", ".join(columns)
+
+
+class ClickHouseLake(Lake):
+    """ClickHouse's engine in this process."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+        self.client_kwargs = {"interface": "chdb", "path": str(folder / "chdb")}
+        self.connect()
+
+    def connect(self, **extra: Any) -> None:
+        told = {"conn_type": "clickhouse", "extra": {"client_kwargs": self.client_kwargs, **extra}}
+        self.monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(told))
+
+    @cached_property
+    def client(self) -> Any:
+        import clickhouse_connect
+
+        return clickhouse_connect.get_client(**self.client_kwargs)
+
+    def close(self) -> None:
+        self.client.close()
+
+    def transcripts(self, table: str = "plaud_transcripts", schema: str | None = None) -> Rows:
+        return self._read(TRANSCRIPTS, table, schema, "transcription_id")
+
+    def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
+        return self._read(SEGMENTS, table, schema, "transcription_id, segment_index")
+
+    def create_schema(self, name: str) -> None:
+        self.client.command(f"create database {_backquoted(name)}")
+
+    def create_by_hand(self) -> None:
+        self.client.command(
+            "create table plaud_transcripts (reviewed_by String, raw String, run_id Nullable(String), "
+            "dag_id Nullable(String), landed_at DateTime64(9), completed_at Nullable(DateTime64(6, 'UTC')), "
+            "submitted_at Nullable(DateTime64(6, 'Asia/Tokyo')), error Nullable(String), "
+            "status LowCardinality(String), speaker_count Int64, segment_count UInt32, "
+            "text Nullable(String), duration_seconds Nullable(Float64), language Nullable(String), "
+            "region LowCardinality(String), audio_uri Nullable(String), source String default 'plaud', "
+            "transcription_id String) engine = ReplacingMergeTree order by transcription_id"
+        )
+        self.client.command(
+            "create table plaud_segments (landed_at DateTime64(6), text String, speaker Nullable(String), "
+            "end_seconds Nullable(Float64), start_seconds Nullable(Float64), segment_index UInt64, "
+            "note Nullable(String), transcription_id String) engine = MergeTree order by transcription_id"
+        )
+
+    def drop_column(self, table: str, column: str) -> None:
+        self.client.command(f"alter table {table} drop column {column}")
+
+    @contextmanager
+    def interrupted(self, writer: WarehouseWriter, step: int) -> Iterator[Interruption]:
+        interruption = Interruption(step)
+        kind = type(self.client)
+
+        def wrapped(method: Any) -> Any:
+            def call(client: Any, *arguments: Any, **named: Any) -> Any:
+                # Before the server has it, and after it has, when the answer is lost.
+                if interruption.is_now():
+                    raise LostConnectionError
+                answer = method(client, *arguments, **named)
+                if interruption.is_now():
+                    raise LostConnectionError
+                return answer
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("query", "command", "insert_arrow"):
+                patch.setattr(kind, name, wrapped(getattr(kind, name)))
+            yield interruption
+
+    def lose_rights(self) -> None:
+        self.connect(session_settings={"readonly": 1})
+
+    def _read(self, columns: list[str], table: str, schema: str | None, order: str) -> Rows:
+        name = _backquoted(f"{table}_current")
+        where = name if schema is None else f"{_backquoted(schema)}.{name}"
+        found = self.client.query(f"select {', '.join(columns)} from {where} order by {order}").result_rows
+        return [dict(zip(columns, row, strict=True)) for row in found]
+
+
+def _backquoted(name: str) -> str:
+    return "`" + name.replace("`", "\\`") + "`"
+
+
+Make = Callable[[pytest.FixtureRequest], Lake]
+
+
+def _in_file(kind: str, lake: type[SqlLake]) -> Make:
+    def make(request: pytest.FixtureRequest) -> Lake:
+        monkeypatch = request.getfixturevalue("monkeypatch")
+        return lake(connected(kind, request.getfixturevalue("tmp_path"), monkeypatch), monkeypatch)
+
+    return make
+
+
+def _postgres(request: pytest.FixtureRequest) -> Lake:
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    return PostgresLake(
+        connected_postgres(request.getfixturevalue("postgres_database"), monkeypatch), monkeypatch
+    )
+
+
+def _mysql(request: pytest.FixtureRequest) -> Lake:
+    from tests.warehouses.mariadb_server import connected_mariadb
+
+    monkeypatch = request.getfixturevalue("monkeypatch")
+    database = request.getfixturevalue("mariadb_database")
+    return MySqlLake(connected_mariadb(database, monkeypatch), monkeypatch)
+
+
+def _clickhouse(request: pytest.FixtureRequest) -> Lake:
+    return ClickHouseLake(request.getfixturevalue("tmp_path"), request.getfixturevalue("monkeypatch"))
+
+
+KINDS: dict[str, Make] = {
+    "sqlite": _in_file("sqlite", SqliteLake),
+    "duckdb": _in_file("duckdb", DuckDbLake),
+    "postgres": _postgres,
+    "mysql": _mysql,
+    "clickhouse": _clickhouse,
+}
+#: What the development environment has is tested by default; ``make test-warehouses`` names the others.
+CHOSEN = os.environ.get("PLAUD_TEST_WAREHOUSES", "sqlite duckdb postgres").split()
