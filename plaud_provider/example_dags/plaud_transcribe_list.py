@@ -4,13 +4,14 @@ Transcribe a list of recordings.
 Give the URLs of recordings (M4A, MP3 or WAV; pre-signed `https://` URLs): their transcripts become rows of
 `plaud_transcripts` and `plaud_segments`.
 
-- **submit** sends each recording to Plaud, once. This is what Plaud bills, by audio length. A retry or a
-  clear attaches to the earlier submit instead of paying again.
+- **submit** sends each recording to Plaud, once. This is what Plaud bills, by audio length. The ledger keeps
+  a recording from being paid for twice, in this run, in another one or in an archive.
 - **wait** waits for all of them in the triggerer, without holding a worker.
 - **load** replaces the rows of these transcriptions: running it again changes nothing.
 
-What Plaud cannot transcribe becomes a row too, with `status = 'failed'` and its `error`. If a recording
-cannot be submitted, nothing is lost: correct the cause, clear that task, and the run goes on.
+What Plaud cannot transcribe becomes a row too, with `status = 'failed'` and its `error`, and the run is red
+once all others have landed. If a recording cannot be submitted, nothing is lost: correct the cause, clear
+that task, and the run goes on.
 
 It needs a connection of type `plaud` and a SQL connection for the warehouse. What you enter as *recordings*
 stays in the run's configuration, signatures included, as long as Airflow keeps the run: let the URLs expire
@@ -19,6 +20,7 @@ soon.
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -27,6 +29,11 @@ from airflow.sdk import DAG, Param, task
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
 from plaud_provider.sensors.transcription import TranscriptionSensor
 from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
+
+RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
+#: Where the look that finds a transcription finished keeps it for the task that loads.
+RESULTS = f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}"
+LEDGER = "{{ params.ledger_conn_id or params.sql_conn_id }}"
 
 with DAG(
     dag_id="plaud_transcribe_list",
@@ -56,6 +63,21 @@ with DAG(
         "speaker_diarization": Param(
             True, type="boolean", title="Speakers", description="Tell speakers apart and label them"
         ),
+        "ledger_conn_id": Param(
+            None,
+            type=["null", "string"],
+            title="Ledger",
+            description="Keeps a recording from being paid for twice: PostgreSQL, MySQL, SQLite or DuckDB; "
+            "empty: the warehouse",
+        ),
+        "resubmit": Param(
+            [],
+            type="array",
+            items={"type": "string", "enum": ["failed", "expired"]},
+            title="Pay again for",
+            description="What ended so before",
+            examples=["failed", "expired"],
+        ),
         "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
         "sql_conn_id": Param("warehouse_default", type="string", title="Warehouse connection"),
     },
@@ -75,6 +97,8 @@ with DAG(
     submit = SubmitTranscriptionOperator.partial(
         task_id="submit",
         audio_url="{{ params.recordings[ti.map_index] }}",
+        ledger_conn_id=LEDGER,
+        resubmit="{{ params.resubmit }}",
         plaud_conn_id="{{ params.plaud_conn_id }}",
         # The file's name, without the query that a signature would be in.
         map_index_template="{{ params.recordings[ti.map_index].split('?')[0].split('/')[-1] }}",
@@ -87,6 +111,7 @@ with DAG(
         # One recording that Plaud cannot transcribe does not keep the others out of the warehouse.
         on_failed="continue",
         # Short recordings are ready soon. The connection's budget keeps long lists from asking too often.
+        results_path=RESULTS,
         poke_interval=10,
     )
 
@@ -95,6 +120,9 @@ with DAG(
         transcription_id=submit.output,
         audio_uri="{{ params.recordings }}",
         sql_conn_id="{{ params.sql_conn_id }}",
+        ledger_conn_id=LEDGER,
+        results_path=RESULTS,
+        on_failed="fail",
         plaud_conn_id="{{ params.plaud_conn_id }}",
     )
 

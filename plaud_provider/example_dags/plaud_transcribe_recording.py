@@ -5,13 +5,17 @@ Give a recording (M4A, MP3 or WAV): a pre-signed `https://` URL, or a storage re
 `s3://calls/2024/0001.mp3`, which is signed right before Plaud is asked. Its transcript becomes a row of
 `plaud_transcripts`, and its segments rows of `plaud_segments`, in the warehouse of your choice.
 
-- **check** opens the warehouse, looks at its tables and reads the Plaud connection, before anything is paid.
+- **check** opens warehouse and ledger, looks at their tables and reads the Plaud connection, before anything
+  is paid.
 - **submit** checks the recording and the language, then sends the recording to Plaud, once. This is what
-  Plaud bills, by audio length.
+  Plaud bills, by audio length. The ledger keeps it from being paid for twice: the same recording triggered
+  again, or found in an archive, costs nothing.
 - **wait** waits in the triggerer, without holding a worker.
-- **load** replaces this transcription's rows: running it again changes nothing.
+- **load** replaces this transcription's rows: running it again changes nothing. If Plaud could not transcribe
+  the recording, its row says why, and the run is red.
 
-Two Airflow variables are read if they are there: `plaud_url_validity`, for how many seconds storage
+Airflow variables that are read if they are there: `plaud_results_path`, a folder that workers and triggerers
+share (default: `plaud_results` in the Airflow home); `plaud_url_validity`, for how many seconds storage
 references are signed (default 21600), and `plaud_public_urls`, from where Plaud can fetch local files, as in
 `{"/data/calls/": "https://files.example/calls/"}`.
 
@@ -21,6 +25,7 @@ over a pre-signed URL.
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +35,10 @@ from plaud_provider.operators.transcription import SubmitTranscriptionOperator
 from plaud_provider.sensors.transcription import TranscriptionSensor
 from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
 
+RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
+#: Where the look that finds a transcription finished keeps it for the task that loads.
+RESULTS = f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}"
+LEDGER = "{{ params.ledger_conn_id or params.sql_conn_id }}"
 # ISO 639-1 codes for the form; the operator takes any BCP-47 tag.
 LANGUAGES = {
     "ar": "Arabic",
@@ -80,6 +89,21 @@ with DAG(
             title="Warehouse",
             description="Id of a connection to a SQL database",
         ),
+        "ledger_conn_id": Param(
+            None,
+            type=["null", "string"],
+            title="Ledger",
+            description="Keeps a recording from being paid for twice: PostgreSQL, MySQL, SQLite or DuckDB; "
+            "empty: the warehouse",
+        ),
+        "resubmit": Param(
+            [],
+            type="array",
+            items={"type": "string", "enum": ["failed", "expired"]},
+            title="Pay again for",
+            description="What ended so before",
+            examples=["failed", "expired"],
+        ),
         "plaud_conn_id": Param(
             "plaud_default",
             type="string",
@@ -93,9 +117,11 @@ with DAG(
     def check(params: dict[str, Any]) -> None:
         """Open the warehouse and read the Plaud connection before anything is paid for."""
         from plaud_provider.hooks.plaud import PlaudHook
+        from plaud_provider.ledger.ledger import open_ledger
         from plaud_provider.warehouse.writer import open_warehouse
 
         open_warehouse(params["sql_conn_id"])
+        open_ledger(params["ledger_conn_id"] or params["sql_conn_id"])
         region = PlaudHook(params["plaud_conn_id"]).region
         print(f"The recording goes to Plaud region {region!r}.")
 
@@ -104,6 +130,8 @@ with DAG(
         audio_url="{{ params.recording }}",
         language="{{ params.language }}",
         speaker_diarization="{{ params.speaker_diarization }}",
+        ledger_conn_id=LEDGER,
+        resubmit="{{ params.resubmit }}",
         plaud_conn_id="{{ params.plaud_conn_id }}",
         url_validity="{{ var.value.get('plaud_url_validity', 6 * 3600) }}",
         public_urls="{{ var.value.get('plaud_public_urls', '') }}",
@@ -113,6 +141,7 @@ with DAG(
         transcription_id=submit.output,
         plaud_conn_id="{{ params.plaud_conn_id }}",
         on_failed="continue",
+        results_path=RESULTS,
         poke_interval=10,
     )
     load = TranscriptionToSqlOperator(
@@ -120,6 +149,9 @@ with DAG(
         transcription_id=submit.output,
         audio_uri="{{ params.recording }}",
         sql_conn_id="{{ params.sql_conn_id }}",
+        ledger_conn_id=LEDGER,
+        results_path=RESULTS,
+        on_failed="fail",
         plaud_conn_id="{{ params.plaud_conn_id }}",
     )
     check() >> submit >> wait >> load

@@ -58,12 +58,14 @@ class Tally:
     :param failed: Transcriptions that Plaud reports as failed; they are rows too.
     :param processing: Ids that Plaud has not finished.
     :param missing: Ids that Plaud does not know (any more).
+    :param reasons: Why, by the ids of those that have failed.
     :param unreadable: What is wrong with Plaud's answer about others.
     """
 
     transcripts: int = 0
     segments: int = 0
     failed: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
     processing: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unreadable: dict[str, PlaudError] = field(default_factory=dict)
@@ -219,7 +221,9 @@ class Lander:
         landed = self._writer.replace(landings, ledger=self._ledger)
         tally.transcripts += landed.transcripts
         tally.segments += landed.segments
-        tally.failed += sum(landing.transcription.status is Status.FAILED for landing in landings)
+        failed = [one.transcription for one in landings if one.transcription.status is Status.FAILED]
+        tally.failed += len(failed)
+        tally.reasons |= {one.transcription_id: one.error or "it gave no reason" for one in failed}
         if self._results is not None:
             ids = [landing.transcription_id for landing in landings]
             self._results.remove_landed(self._plaud.region, ids, keep_raw=self._keep_raw)
@@ -252,6 +256,12 @@ class Lander:
         if self._results is None:
             return ((transcription_id, None) for transcription_id in ids)
         return self._results.load_all(self._plaud.region, ids)
+
+
+def failures(reasons: Mapping[str, str]) -> str:
+    """Return what to say of transcriptions that have failed."""
+    some = "; ".join(f"{known}: {why}" for known, why in list(reasons.items())[:SHOWN_IDS])
+    return f"Plaud could not transcribe {_shown(list(reasons))} ({some}). Their rows have the reasons."
 
 
 def _shown(ids: list[str]) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import Asset, BaseOperator
 
 from plaud_provider.api.arguments import TextArguments, optional, validate_boolean, validate_transcription_ids
-from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.exceptions import PlaudInputError, PlaudTranscriptionFailedError
 from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
-from plaud_provider.transfers.landing import Lander, Tally
+from plaud_provider.transfers.landing import Lander, Tally, failures
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -61,6 +61,8 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
     :param keep_raw: Whether the kept answers stay after they are landed (templated).
     :param ledger_conn_id: Connection of the ledger that the recordings were submitted with (templated): what
         is landed is marked there, in the same transaction if it is the warehouse's connection.
+    :param on_failed: What becomes of the task when it has landed transcriptions that Plaud reports as failed:
+        ``continue``, or ``fail``, without retries and with Plaud's reasons.
     :return: ``{"version": 1, "transcripts": n, "segments": n, "failed": n}``: the rows landed, and how many
         transcriptions had failed.
     :raises PlaudInputError: for ids, names or references that cannot be; nothing was sent.
@@ -68,6 +70,8 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
         sent.
     :raises PlaudTableMismatchError: if an existing table cannot hold the rows; nothing was sent.
     :raises PlaudWarehouseError: if the warehouse is away, locked or refuses; the slab was rolled back.
+    :raises PlaudTranscriptionFailedError: for failed transcriptions, with ``on_failed="fail"``; all are
+        landed.
     :raises PlaudStillProcessingError: if Plaud has not finished some; all others are landed.
     :raises PlaudResponseError: if Plaud's answer about some cannot be used; all others are landed.
     :raises PlaudNotFoundError: if Plaud does not know some (any more); all others are landed.
@@ -103,9 +107,13 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
         results_path: str | None = None,
         keep_raw: bool = False,
         ledger_conn_id: str | None = None,
+        on_failed: Literal["continue", "fail"] = "continue",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if on_failed not in ("continue", "fail"):
+            raise PlaudInputError(f"on_failed: {on_failed!r} is not 'continue' or 'fail'.")
+        self.on_failed = on_failed
         self.transcription_id = transcription_id
         self.sql_conn_id = sql_conn_id
         self.schema = schema
@@ -141,6 +149,8 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
         else:
             self.log.info("There is nothing to land: transcription_id is an empty list.")
         tally.refuse_unfinished(len(recordings))
+        if tally.reasons and self.on_failed == "fail":
+            raise PlaudTranscriptionFailedError(failures(tally.reasons))
         for outlet in self.outlets:
             if isinstance(outlet, Asset):
                 context["outlet_events"][outlet].extra.update(tally.counts)

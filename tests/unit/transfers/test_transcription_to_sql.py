@@ -20,6 +20,7 @@ from plaud_provider.exceptions import (
     PlaudNotFoundError,
     PlaudStillProcessingError,
     PlaudTableMismatchError,
+    PlaudTranscriptionFailedError,
 )
 from plaud_provider.hooks.plaud import PlaudHook
 from plaud_provider.transfers import landing
@@ -102,6 +103,19 @@ def test_many_become_rows_failed_ones_with_their_error(plaud: EmulatorServer, wa
         (ids[1], None, "failed", "NO_AUDIO: empty", None),
         (ids[2], UNSIGNED, "completed", None, SENTINEL),
     ]
+
+
+def test_all_is_landed_before_failed_ones_fail_the_task_with_their_reasons(
+    plaud: EmulatorServer, warehouse: Warehouse
+) -> None:
+    ids = submitted(plaud, "failed", "completed")
+
+    with pytest.raises(PlaudTranscriptionFailedError, match=rf"1 transcription: {ids[0]}.*NO_AUDIO: empty"):
+        load(ids, on_failed="fail")
+
+    rows = warehouse.rows("select transcription_id, status from plaud_transcripts")
+    assert dict(rows) == {ids[0]: "failed", ids[1]: "completed"}
+    assert load(ids[1], on_failed="fail")["transcripts"] == 1
 
 
 def test_running_again_changes_only_when_and_by_whom(plaud: EmulatorServer, warehouse: Warehouse) -> None:
