@@ -17,7 +17,6 @@ from urllib.parse import quote
 from plaud_provider.api.arguments import is_path
 from plaud_provider.api.regions import is_loopback
 from plaud_provider.exceptions import PlaudInputError, PlaudStorageError
-from plaud_provider.recordings.local_versions import keep_version, known_version
 from plaud_provider.recordings.reference import AudioReference, refused
 
 _SCHEME = "file://"
@@ -103,6 +102,9 @@ class LocalFile:
         :raises PlaudInputError: if Plaud could not transcribe it, or this worker's user may not read it.
         :raises PlaudStorageError: if it cannot be read now.
         """
+        # It opens a database; whoever only checks arguments does not.
+        from plaud_provider.recordings.local_versions import keep_version, known_version
+
         with self._explained():
             found = _Status.of(self._checked())
             if self._read is not None and self._read[0] == found:
