@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 from plaud_provider.database.connections import kind_of, look_up
 from plaud_provider.database.database import DIALECTS, open_database
@@ -776,7 +777,12 @@ class Ledger:
         parameters = {"is_key": key, "is_again": False, **mine, **values}
 
         def step(connection: sa.Connection) -> bool:
-            count = connection.execute(statement, parameters).rowcount
+            try:
+                count = connection.execute(statement, parameters).rowcount
+            except DBAPIError as error:
+                # Without a transaction around it, it may be done all the same.
+                parameters["is_again"] |= self.database.dialect.is_away(error)
+                raise
             parameters["is_again"] = True
             return count == 1
 

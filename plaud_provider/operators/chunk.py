@@ -47,10 +47,10 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
     """
 
     template_fields: Sequence[str] = (
+        "sql_conn_id",
         "ledger_conn_id",
         "plaud_conn_id",
         "region",
-        "sql_conn_id",
         "schema",
         "transcripts_table",
         "segments_table",

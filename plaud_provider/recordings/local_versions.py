@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -32,7 +33,8 @@ def known_version(path: str, status: Sequence[int]) -> str | None:
     try:
         with closing(_opened()) as database:
             row = database.execute(
-                "select version from versions where path = ? and status = ?", (path, json.dumps(status))
+                "select version from versions where path = ? and status = ?",
+                (os.fsencode(path), json.dumps(status)),
             ).fetchone()
     except (OSError, sqlite3.Error) as error:
         log.debug("The hash of a local file could not be looked up: %s", type(error).__name__)
@@ -51,7 +53,8 @@ def keep_version(path: str, status: Sequence[int], version: str) -> None:
     try:
         with closing(_opened()) as database, database:
             database.execute(
-                "insert or replace into versions values (?, ?, ?)", (path, json.dumps(status), version)
+                "insert or replace into versions values (?, ?, ?)",
+                (os.fsencode(path), json.dumps(status), version),
             )
     except (OSError, sqlite3.Error) as error:
         log.debug("The hash of a local file could not be kept: %s", type(error).__name__)
@@ -65,7 +68,7 @@ def _opened() -> sqlite3.Connection:
         # Whatever a crash does to it: it holds nothing that cannot be found out again.
         database.execute("pragma synchronous = off")
         database.execute(
-            "create table if not exists versions (path text primary key, status text, version text)"
+            "create table if not exists versions (path blob primary key, status text, version text)"
         )
     except BaseException:
         database.close()

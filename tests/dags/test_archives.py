@@ -112,7 +112,7 @@ def test_a_plan_says_what_would_be_paid_for_and_pays_nothing(
 
     assert run.state == "success", states(run)
     said = capfd.readouterr().out
-    assert f"{GOOD + len(BAD_NAMES)} recordings in 1 chunks: 0 landed before, 0 waiting, {GOOD} new" in said
+    assert f"{GOOD + len(BAD_NAMES)} recordings: 0 landed before, 0 waiting, {GOOD} new" in said
     assert plaud.ledger() == []
     assert sqlite_warehouse.query("select * from plaud_submissions") == []
 

@@ -123,9 +123,14 @@ class LossyProxy:
             threading.Thread(target=self._answer, args=(server, client), daemon=True).start()
 
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
+        is_in_transaction = False
         with suppress(OSError):
             while request := client.recv(65536):
-                if self._loses and b"COMMIT\x00" in request:
+                is_in_transaction |= b"BEGIN" in request
+                # A statement without a transaction around it commits by itself.
+                commits = b"COMMIT\x00" in request or (not is_in_transaction and b"UPDATE " in request)
+                is_in_transaction &= b"COMMIT\x00" not in request and b"ROLLBACK\x00" not in request
+                if self._loses and commits:
                     self._loses = False
                     self._lost.add(server)
                 server.sendall(request)

@@ -156,7 +156,7 @@ def test_one_that_a_firewall_may_have_cut_is_not_used_again(
     assert after != before
 
 
-def test_of_threads_that_write_at_once_one_connection_stays(
+def test_of_threads_that_write_at_once_each_has_a_connection_and_no_more_stay(
     postgres_warehouse: PostgresWarehouse, ledger: Ledger
 ) -> None:
     keys = [f"key_{number}" for number in range(40)]
@@ -165,7 +165,9 @@ def test_of_threads_that_write_at_once_one_connection_stays(
         list(threads.map(lambda key: bring(ledger, State.PROCESSING, key=key), keys))
 
     assert {entry.state for entry in ledger.entries(keys).values()} == {State.PROCESSING}
-    settled(postgres_warehouse, 1)
+    assert 1 <= len(sessions(postgres_warehouse)) <= 8
+    ledger.close()
+    settled(postgres_warehouse, 0)
 
 
 def test_nothing_is_prepared_on_it(ledger: Ledger) -> None:

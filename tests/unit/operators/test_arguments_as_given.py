@@ -97,7 +97,12 @@ def test_an_archive_is_listed_and_planned_whatever_names_it(archive: Archive, ki
         (archive.folder / folder).mkdir(parents=True)
     archive.add("2024/a.wav", "2024/b.wav", "2025/c.wav")
     listing = ListRecordingsOperator(
-        task_id="list", path=kind(archive.folder), results_path=kind(archive.results), pattern=["2024/*"]
+        task_id="list",
+        path=kind(archive.folder),
+        results_path=kind(archive.results),
+        pattern=["2024/*"],
+        public_urls={Path(archive.folder): "https://files.example"},
+        language=["en"],
     )
     [chunk] = listing.execute(task_context(None, task_id="list"))
     submit = SubmitRecordingsOperator(

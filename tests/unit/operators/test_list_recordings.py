@@ -155,7 +155,7 @@ def test_a_scheduled_run_that_nobody_has_named_an_archive_for_fails_so_that_its_
 def test_each_run_has_a_folder_of_its_own(archive: Archive, first: str, second: str) -> None:
     def folder(run_id: str) -> Path:
         task = ListRecordingsOperator(
-            task_id="list", path=str(archive.folder), results_path=str(archive.results)
+            task_id="list", path=str(archive.folder), results_path=str(archive.results), skips_settled=False
         )
         [chunk] = task.execute(task_context(None, task_id="list", run_id=run_id))
         return Path(chunk).parent
@@ -170,7 +170,9 @@ def test_each_run_has_a_folder_of_its_own(archive: Archive, first: str, second: 
 def test_a_run_id_with_colons_and_pluses_makes_a_plain_folder(archive: Archive) -> None:
     archive.add("a.wav")
     context = task_context(None, task_id="g.list", run_id="scheduled__2024-05-01T00:00:00+00:00")
-    task = ListRecordingsOperator(task_id="list", path=str(archive.folder), results_path=str(archive.results))
+    task = ListRecordingsOperator(
+        task_id="list", path=str(archive.folder), results_path=str(archive.results), skips_settled=False
+    )
     [chunk] = task.execute(context)
 
     name = Path(chunk).parent.parent.name

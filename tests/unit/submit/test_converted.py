@@ -79,7 +79,7 @@ def test_it_is_removed_once_it_has_landed(flac: Archive) -> None:
     flac.plaud.force(transcription_id, status="completed", text="hello")
     flac.land()
 
-    flac.finish()
+    sweep(str(flac.results), flac.ledger.ended_since)
 
     assert flac.states() == {"a.flac": "landed"}
     assert kept(flac) == []
