@@ -50,15 +50,17 @@ POSTGRES_HOOK = ("airflow.providers.postgres.hooks.postgres",)
 #: What opens the file of tokens.
 CIPHER = "cryptography.fernet"
 DATABASE = (
-    "plaud_provider.database.database",
+    "plaud_provider.database.connections",
     "plaud_provider.database.database",
     "plaud_provider.database.postgresql",
 )
 LEDGER = ("plaud_provider.ledger.ledger", "plaud_provider.ledger.table", *DATABASE)
+WAREHOUSE = ("plaud_provider.warehouse.writer", "plaud_provider.warehouse.loaders.rows")
 TASKS: dict[str, tuple[str, ...]] = {
     "SubmitTranscriptionOperator": (
         "plaud_provider.operators.transcription",
-        "plaud_provider.submit.submission",
+        "plaud_provider.submit.single",
+        "plaud_provider.submit.stop",
         "plaud_provider.hooks.plaud",
         CIPHER,
     ),
@@ -67,7 +69,7 @@ TASKS: dict[str, tuple[str, ...]] = {
         "plaud_provider.transfers.transcription_to_sql",
         "plaud_provider.transfers.landing",
         "plaud_provider.handover.kept_results",
-        "plaud_provider.warehouse.writer",
+        *WAREHOUSE,
         *LEDGER,
         "plaud_provider.hooks.plaud",
         CIPHER,
@@ -76,6 +78,11 @@ TASKS: dict[str, tuple[str, ...]] = {
         "plaud_provider.operators.list_recordings",
         "plaud_provider.recordings.listing",
         "plaud_provider.handover.manifest",
+        "plaud_provider.hooks.connection",
+        "plaud_provider.submit.settled",
+        "plaud_provider.submit.plan",
+        *WAREHOUSE,
+        *LEDGER,
     ),
     "archive: submit": (
         "plaud_provider.operators.submit_recordings",
@@ -90,7 +97,7 @@ TASKS: dict[str, tuple[str, ...]] = {
         "plaud_provider.handover.kept_results",
         "plaud_provider.hooks.connection",
         "plaud_provider.transfers.landing",
-        "plaud_provider.warehouse.writer",
+        *WAREHOUSE,
         *LEDGER,
     ),
     "archive: report": (
