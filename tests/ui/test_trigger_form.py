@@ -73,7 +73,10 @@ def test_it_asks_for_a_recording_and_proposes_the_rest(page: Page) -> None:
     form = open_trigger_form(page)
 
     expect(form.locator("[name=element_recording]")).to_have_value("")
-    assert labels(form)[-5:] == ["Recording", "Language", "Speakers", "Warehouse", "Plaud connection"]
+    assert labels(form)[-7:] == [
+        *("Recording", "Language", "Speakers", "Warehouse", "Ledger", "Pay again for"),
+        "Plaud connection",
+    ]
     expect(form.locator("[name=element_sql_conn_id]")).to_have_value("warehouse_default")
     expect(form.locator("[name=element_plaud_conn_id]")).to_have_value("plaud_default")
     expect(form.get_by_text("detect it")).to_be_visible()
