@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: XCom with some of the recordings of a chunk that did not land, and why.
 PROBLEMS_KEY = "problems"
+#: For how long what other runs have left at Plaud is waited for at most: the next run comes back to it.
+LEFT_OVER_SECONDS = 3600.0
 SHOWN = 5
 ENDS = ("landed", "failed", "unknown", "expired", "processing", "not_submitted")
 REMEDIES = {
@@ -55,7 +57,7 @@ class LandRecordingsOperator(ChunkOperator):
 
     It runs whatever became of the submit (``trigger_rule="all_done"``). A recording that failed is data: a
     row of the ledger with its reason, and counted. The task fails if recordings are neither landed nor known
-    to be bad.
+    to be bad. What other runs have left at Plaud is waited for an hour at most, and fails nothing.
 
     **A retry** goes on with the same deadline and lands first what was kept; **a clear** begins a new one.
     What is not final at the deadline stays ``processing`` in the ledger: the next run takes it up.
@@ -119,10 +121,10 @@ class LandRecordingsOperator(ChunkOperator):
         wait = WaitRecord(context, [self.manifest], timeout=self.timeout).open(now=time.time())
         plaud = self._plaud()
         with self._ledger() as ledger:
-            chunk = _Chunk(self._recordings(), ledger, self._writer(ledger), plaud)
+            chunk = self._chunk(ledger, plaud)
             if context["ti"].try_number > 1:
                 self._land_kept(chunk, context)
-            end_time = wait.deadline
+            end_time = wait.started_at + self._timeout(chunk)
             if self.execution_timeout is not None:
                 # Airflow does not apply it to deferred tasks.
                 end_time = min(end_time, time.time() + self.execution_timeout.total_seconds())
@@ -146,12 +148,12 @@ class LandRecordingsOperator(ChunkOperator):
         result = WaitResult.from_event(event)
         plaud = self._plaud()
         with self._ledger() as ledger:
-            chunk = _Chunk(self._recordings(), ledger, self._writer(ledger), plaud)
+            chunk = self._chunk(ledger, plaud)
             self._note_given_up(result, chunk)
             self._land(chunk, [known for known in chunk.waiting if known not in set(result.pending)], context)
             if result.outcome == "error":
                 raise error_class(result.error)(result.message)
-            end_time = started_at + self.timeout if end_time is None else end_time
+            end_time = started_at + self._timeout(chunk) if end_time is None else end_time
             return self._go_on(chunk, context, started_at, end_time)
 
     @staticmethod
@@ -170,22 +172,20 @@ class LandRecordingsOperator(ChunkOperator):
         if missing or failed:
             chunk.look()
 
-    def _recordings(self) -> dict[str, str | None]:
-        """
-        Return the recordings of the chunk by their keys.
-
-        One that has no key yet, as its submit failed, is there under its reference.
-        """
+    def _chunk(self, ledger: Ledger, plaud: PlaudConnection) -> _Chunk:
         from plaud_provider.handover.manifest import read_manifest
 
-        listed = [shown(found.uri) for found in read_manifest(self.manifest)]
+        listed = {shown(found.uri) for found in read_manifest(self.manifest)}
         keys = self._keys()
-        if not listed:
-            # What other runs have left.
-            return dict(keys)
-        # What another listing had in this chunk does not count, should its keys still lie there.
-        keyed = {key: uri for key, uri in keys.items() if uri in set(listed)}
-        return {**dict.fromkeys(set(listed) - set(keyed.values())), **keyed}
+        if listed:
+            # What another listing had in this chunk does not count, should its keys still lie there.
+            keyed = {key: uri for key, uri in keys.items() if uri in listed}
+            # One that has no key yet, as its submit failed, is there under its reference.
+            keys = {**keyed, **{uri: uri for uri in listed - set(keyed.values())}}
+        return _Chunk(keys, ledger, self._writer(ledger), plaud, is_left_over=not listed)
+
+    def _timeout(self, chunk: _Chunk) -> float:
+        return min(self.timeout, LEFT_OVER_SECONDS) if chunk.is_left_over else self.timeout
 
     def _land(self, chunk: _Chunk, transcription_ids: Collection[str], context: Context) -> None:
         from plaud_provider.transfers.landing import Lander
@@ -219,7 +219,7 @@ class LandRecordingsOperator(ChunkOperator):
             self._defer(chunk.waiting, started_at, end_time)
         if chunk.waiting:
             self._land_kept(chunk, context)
-        if chunk.waiting and end_time < started_at + self.timeout:
+        if chunk.waiting and end_time < started_at + self._timeout(chunk):
             raise AirflowTaskTimeout(
                 f"execution_timeout has passed, and {len(chunk.waiting)} transcription(s) are not final. "
                 "They go on at Plaud; a retry waits for them again, nothing is paid twice."
@@ -233,7 +233,7 @@ class LandRecordingsOperator(ChunkOperator):
         context["ti"].xcom_push(key=PROBLEMS_KEY, value=problems[:SHOWN])
         self.log.info("%s.", in_words(counts))
         left = counts["processing"] + counts["not_submitted"]
-        if left:
+        if left and not chunk.is_left_over:
             raise PlaudArchiveError(
                 f"{left} recordings are neither landed nor known to be bad ({in_words(counts)}). "
                 f"{remedies(counts)}{examples(problems)}"
@@ -273,11 +273,19 @@ class _Chunk:
     :param ledger: The ledger.
     :param writer: Where they are to be landed.
     :param plaud: Connection of their client.
+    :param is_left_over: Whether it is of what other runs have left at Plaud.
     """
 
     def __init__(
-        self, recordings: Collection[str], ledger: Ledger, writer: WarehouseWriter, plaud: PlaudConnection
+        self,
+        recordings: Collection[str],
+        ledger: Ledger,
+        writer: WarehouseWriter,
+        plaud: PlaudConnection,
+        *,
+        is_left_over: bool,
     ) -> None:
+        self.is_left_over = is_left_over
         self.ledger = ledger
         self.writer = writer
         self.plaud = plaud

@@ -274,7 +274,6 @@ def test_what_other_runs_have_left_at_plaud_is_landed_by_this_one(any_archive: A
     archive.submit()
     with pytest.raises(PlaudArchiveError):
         archive.count()
-    archive.plaud.advance(601)
     archive.warehouse.run("update plaud_submissions set lease_until = '2020-01-01 00:00:00.000000'")
     # Of a folder of today; "late.wav" is listed again.
     (archive.folder / "old.wav").unlink()
@@ -287,6 +286,9 @@ def test_what_other_runs_have_left_at_plaud_is_landed_by_this_one(any_archive: A
     assert [Path(found.uri).name for found in read_manifest(listing)] == ["late.wav", "new.wav"]
     assert read_manifest(left_over) == []
     assert archive.submit("today", manifest=left_over)["total"] == 0
+    # Plaud has not finished it yet: the next run comes back to it, and this one is not red for it.
+    assert archive.count("today", manifest=left_over)["processing"] == 1
+    archive.plaud.advance(601)
     counts = archive.land("today", manifest=left_over)
     assert (counts["total"], counts["landed"]) == (1, 1)
     assert archive.landed() == {"old.wav": "completed"}
