@@ -32,6 +32,8 @@ LEDGER_SECONDS = 120.0
 STATE_STORE_SECONDS = 30.0
 _NOTE_VERSION = 1
 _NOTE_PREFIX = "plaud_submission_"
+#: That the first attempt of a task has begun, so that a store which was emptied is told from a new one.
+_BEGAN = "plaud_submit_began"
 
 
 class Memory(Protocol):
@@ -160,7 +162,7 @@ class StateStore(Protocol):
         """Store a JSON value."""
 
 
-NoteState = Literal["none", "not_sent", "sending", "unknown", "accepted", "not_recorded"]
+NoteState = Literal["none", "not_sent", "sending", "unknown", "accepted", "not_recorded", "forgotten"]
 
 
 class TaskNote(NamedTuple):
@@ -170,7 +172,7 @@ class TaskNote(NamedTuple):
     :param state: ``none``: no attempt came this far; ``not_sent``: one was prepared or certainly not
         accepted; ``sending``: one was being sent when its process ended; ``unknown``: its answer was lost;
         ``accepted``; ``not_recorded``: this Airflow keeps no such note, and an earlier attempt may have sent
-        it.
+        it; ``forgotten``: likewise, as this Airflow has lost its notes.
     :param transcription_id: Plaud's id, once accepted.
     :param at: When this was noted (ISO 8601, UTC).
     """
@@ -182,7 +184,7 @@ class TaskNote(NamedTuple):
     @property
     def is_unknown(self) -> bool:
         """Whether an earlier submit may have been accepted without anybody knowing its id."""
-        return self.state in ("sending", "unknown", "not_recorded")
+        return self.state in ("sending", "unknown", "not_recorded", "forgotten")
 
     @property
     def explanation(self) -> str:
@@ -192,6 +194,9 @@ class TaskNote(NamedTuple):
             "unknown": f"An earlier attempt of this task sent it at {self.at} and got no usable answer.",
             "not_recorded": "This is not the first attempt of this task, and Airflow before 3.3 has no task "
             "state store in which an earlier one could have noted what it did.",
+            "forgotten": "This is not the first attempt of this task, and there is no note that an earlier "
+            "one began: Airflow's task state store was emptied, or none came so far. A ledger "
+            "(ledger_conn_id) would know.",
         }.get(self.state, "")
 
 
@@ -222,9 +227,12 @@ class TaskMemory:
         self._key = key
         self._entries: list[dict[str, Any]] = []
 
-    def read(self) -> TaskNote:
+    def read(self, *, is_alone: bool = False) -> TaskNote:
         """
         Return what earlier attempts noted.
+
+        :param is_alone: Whether nothing else remembers what they did, as no ledger does: then a store without
+            any note of them was emptied, and they may have paid.
 
         A store that cannot be read raises: taking that for "nothing noted" could pay twice. A submit with an
         unknown outcome counts whatever the content was then: its URL led to the reference, not to a version.
@@ -235,7 +243,7 @@ class TaskMemory:
             return TaskNote("none" if self._is_first_try else "not_recorded")
         noted = self._store.get(self._note_key)
         if noted is None:
-            return TaskNote("none")
+            return TaskNote("forgotten" if is_alone and not self._has_begun() else "none")
         try:
             if noted["version"] != _NOTE_VERSION:
                 raise ValueError
@@ -247,6 +255,17 @@ class TaskMemory:
                 "airflow-provider-plaud. Nothing was sent. Install that version, or delete the key if you "
                 "are sure that nothing was submitted."
             ) from None
+
+    def _has_begun(self) -> bool:
+        """Note that the task has begun; return ``False`` if an earlier attempt should have, and has not."""
+        if self._store is None or self._store.get(_BEGAN) is not None:
+            return True
+        if not self._is_first_try:
+            return False
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+        self._store.set(_BEGAN, {"version": _NOTE_VERSION, "state": "begun"}, retention=NEVER_EXPIRE)
+        return True
 
     def _find(self) -> TaskNote:
         self._key = self._key or self._entries[0]["recording"]

@@ -186,6 +186,30 @@ def test_without_a_state_store_a_retry_does_not_pay_again(plaud: EmulatorServer)
     assert submit(None, try_number=2, on_unknown_submit="resubmit")
 
 
+# Fault row 69
+@pytest.mark.parametrize("try_number", [2, 5])
+def test_a_state_store_that_was_emptied_before_a_retry_or_a_clear_is_an_unknown_outcome(
+    plaud: EmulatorServer, try_number: int
+) -> None:
+    store = TaskStateStore()
+    submit(store)
+    store.rows.clear()
+
+    with pytest.raises(PlaudSubmitOutcomeUnknownError, match="state store was emptied"):
+        submit(store, try_number=try_number)
+    assert len(plaud.transcriptions()) == 1
+    assert submit(store, try_number=try_number, on_unknown_submit="resubmit")
+
+
+def test_a_retry_of_an_attempt_that_sent_nothing_submits(plaud: EmulatorServer) -> None:
+    store = TaskStateStore()
+    plaud.inject({"match": {"kind": "submit"}, "action": "status", "status": 402})
+    with pytest.raises(PlaudError, match="402"):
+        submit(store)
+
+    assert submit(store, try_number=2)
+
+
 def test_a_state_store_that_cannot_be_read_stops_the_submit(plaud: EmulatorServer) -> None:
     store = TaskStateStore()
     store.get = lambda key, default=None: (_ for _ in ()).throw(RuntimeError("execution API"))  # type: ignore[method-assign]
@@ -198,7 +222,7 @@ def test_a_state_store_that_cannot_be_read_stops_the_submit(plaud: EmulatorServe
 def test_a_note_of_another_version_stops_the_submit(plaud: EmulatorServer) -> None:
     store = TaskStateStore()
     submit(store)
-    [key] = store.rows
+    [key] = [key for key in store.rows if key.startswith("plaud_submission_")]
     store.set(key, {"version": 99, "state": "accepted"})
 
     with pytest.raises(PlaudError, match="another version"):
