@@ -25,6 +25,12 @@ def whole(plaud: EmulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """An installation in which nothing is wrong but that it has no Airflow running."""
     connected("sqlite", tmp_path, monkeypatch)
 
+    def nowhere(kind: str) -> list[str]:
+        # Other tests of this process may have given it one. Whom it finds is tested beside a real Airflow.
+        raise doctor._NotLookedAtError("there is no database of Airflow here")
+
+    monkeypatch.setattr(doctor, "_living_hosts", nowhere)
+
 
 def examined(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Lines, str]:
     """Run the command; return its exit code, what it says by the name of each check, and its words."""

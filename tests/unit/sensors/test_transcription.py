@@ -287,8 +287,8 @@ def test_reschedule_does_not_look_again_at_what_is_final(plaud: EmulatorServer) 
     looked_at = [row["path"].rpartition("/")[2] for row in plaud.ledger(kind="get")]
 
     assert looked_at.count(ids[0]) == 1
-    # Once more at the end, for Plaud's reason.
-    assert looked_at.count(ids[1]) == 2
+    # Once more at the end, for Plaud's reason, unless the last poke has just seen it.
+    assert looked_at.count(ids[1]) in (1, 2)
 
 
 @pytest.mark.parametrize("mode", MODES)
