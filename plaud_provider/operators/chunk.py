@@ -14,6 +14,7 @@ from plaud_provider.api.arguments import (
     validate_boolean,
     validate_language,
     validate_webhook_url,
+    validate_words,
 )
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.recordings.mapping import HarmlessLabel
@@ -22,14 +23,26 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from plaud_provider.hooks.connection import PlaudConnection
-    from plaud_provider.ledger.entry import Owner
+    from plaud_provider.ledger.entry import Owner, State
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.submit.course import Terms
+    from plaud_provider.submit.stop import Stop
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 COUNTS_KEY = "counts"
 #: Until recordings that another task is about to submit are looked at again.
 HELD_SECONDS = 30.0
+
+
+class EndsInOrder:
+    """An operator that submits: it sets ``_stop`` when it runs, and says to it when the task is ended."""
+
+    _stop: Stop | None = None
+
+    def on_kill(self) -> None:
+        """Send nothing more; what has been sent is waited for, and noted."""
+        if self._stop is not None:
+            self._stop.set()
 
 
 class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
@@ -143,6 +156,13 @@ def checked_terms(language: str | None, speaker_diarization: object, webhook_url
         speaker_diarization=validate_boolean("speaker_diarization", speaker_diarization),
         webhook_url=validate_webhook_url(optional(webhook_url)),
     )
+
+
+def states_to_resubmit(words: object) -> list[State]:
+    """Return the states that recordings are submitted again from, as templates may have rendered them."""
+    from plaud_provider.ledger.entry import RESUBMITTABLE, State
+
+    return [State(word) for word in validate_words("resubmit", words, RESUBMITTABLE)]
 
 
 def shown(uri: str) -> str:

@@ -150,7 +150,8 @@ class LandRecordingsOperator(ChunkOperator):
         with self._ledger() as ledger:
             chunk = self._chunk(ledger, plaud)
             self._note_given_up(result, chunk)
-            self._land(chunk, [known for known in chunk.waiting if known not in set(result.pending)], context)
+            not_final = set(result.pending)
+            self._land(chunk, [known for known in chunk.waiting if known not in not_final], context)
             if result.outcome == "error":
                 raise error_class(result.error)(result.message)
             end_time = started_at + self._timeout(chunk) if end_time is None else end_time
@@ -202,7 +203,8 @@ class LandRecordingsOperator(ChunkOperator):
             dag_id=ti.dag_id,
             run_id=ti.run_id,
         )
-        lander.land({known: chunk.waiting[known].audio_uri for known in transcription_ids})
+        waiting = chunk.waiting
+        lander.land({known: waiting[known].audio_uri for known in transcription_ids})
         chunk.look()
 
     def _land_kept(self, chunk: _Chunk, context: Context) -> None:

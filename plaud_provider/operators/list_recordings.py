@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
-from plaud_provider.api.arguments import optional, split_words, validate_number, validate_words
+from plaud_provider.api.arguments import optional, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, checked_terms
+from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, checked_terms, states_to_resubmit
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AUDIO_EXTENSIONS, CONVERTED_EXTENSIONS
@@ -172,11 +172,10 @@ class ListRecordingsOperator(ArchiveOperator):
         return chunks
 
     def _listing(self, ledger: Ledger) -> Listing:
-        from plaud_provider.ledger.entry import RESUBMITTABLE, State
         from plaud_provider.submit.plan import Plan, Rules
         from plaud_provider.submit.settled import Listing
 
-        resubmit = [State(word) for word in validate_words("resubmit", self.resubmit, RESUBMITTABLE)]
+        resubmit = states_to_resubmit(self.resubmit)
         rules = Rules(
             url_validity=timedelta(hours=1),
             public_urls=validate_public_urls(self.public_urls),

@@ -11,14 +11,15 @@ from plaud_provider.api.arguments import (
     optional_number,
     validate_boolean,
     validate_number,
-    validate_words,
 )
 from plaud_provider.operators.chunk import (
     COUNTS_KEY,
     HELD_SECONDS,
     ChunkOperator,
+    EndsInOrder,
     checked_terms,
     owner_of,
+    states_to_resubmit,
 )
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
@@ -28,10 +29,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from plaud_provider.submit.plan import Rules
-    from plaud_provider.submit.stop import Stop
 
 
-class SubmitRecordingsOperator(ChunkOperator):
+class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
     """
     Submit those recordings of a chunk that nobody has submitted yet.
 
@@ -98,7 +98,6 @@ class SubmitRecordingsOperator(ChunkOperator):
         "plan_only",
     )
     ui_color = "#e8f0fe"
-    _stop: Stop | None = None
 
     def __init__(
         self,
@@ -171,13 +170,7 @@ class SubmitRecordingsOperator(ChunkOperator):
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         return counts
 
-    def on_kill(self) -> None:
-        """Send nothing more; what has been sent is waited for, and noted."""
-        if self._stop is not None:
-            self._stop.set()
-
     def _rules(self) -> Rules:
-        from plaud_provider.ledger.entry import RESUBMITTABLE, State
         from plaud_provider.recordings.convert import validate_convert
         from plaud_provider.recordings.examine import validate_unreadable
         from plaud_provider.submit.plan import Rules
@@ -186,7 +179,7 @@ class SubmitRecordingsOperator(ChunkOperator):
             url_validity=validate_url_validity(self.url_validity),
             public_urls=validate_public_urls(self.public_urls),
             identity_params=validate_identity_params(self.identity_params),
-            resubmit=[State(word) for word in validate_words("resubmit", self.resubmit, RESUBMITTABLE)],
+            resubmit=states_to_resubmit(self.resubmit),
             max_audio_hours=optional_number("max_audio_hours", self.max_audio_hours, minimum=0),
             max_recording_hours=validate_number("max_recording_hours", self.max_recording_hours, minimum=0),
             unreadable=validate_unreadable(self.unreadable),

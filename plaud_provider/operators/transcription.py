@@ -16,7 +16,7 @@ from plaud_provider.api.arguments import (
 )
 from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.operators.chunk import HELD_SECONDS, checked_terms, owner_of
+from plaud_provider.operators.chunk import HELD_SECONDS, EndsInOrder, checked_terms, owner_of
 from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
 
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.entry import Entry, State
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.submit.single import OnUnknownSubmit
-    from plaud_provider.submit.stop import Stop
 
 
-class SubmitTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
+class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, BaseOperator):
     """
     Submit a recording to Plaud and return the transcription id.
 
@@ -103,7 +102,6 @@ class SubmitTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
         "results_path",
     )
     ui_color = "#e8f0fe"
-    _stop: Stop | None = None
 
     def __init__(
         self,
@@ -203,11 +201,6 @@ class SubmitTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
     def resume(self, context: Context, event: Any = None) -> str:
         """Go on after a wait for another task that was about to submit the same recording."""
         return self.execute(context)
-
-    def on_kill(self) -> None:
-        """Send nothing more; what has been sent is waited for, and noted."""
-        if self._stop is not None:
-            self._stop.set()
 
     def _ledger_opener(self) -> Callable[[], Ledger] | None:
         conn_id = optional(self.ledger_conn_id)

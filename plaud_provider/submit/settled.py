@@ -77,7 +77,8 @@ class Listing:
                 [one.transcription_id for one in known.values() if one.transcription_id]
             )
             for one, key in zip(page, keys, strict=True):
-                self._listed_overdue |= self._overdue.keys() & {key}
+                if key in self._overdue:
+                    self._listed_overdue.add(key)
                 how = self._settled_as(known[key], landed, oldest) if key in known else None
                 if how is None:
                     yield one
