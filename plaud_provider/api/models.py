@@ -6,7 +6,7 @@ Source: https://docs.plaud.ai (transcription API).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -191,3 +191,13 @@ class Transcription:
                 "text": pd.Series([s.text for s in self.segments], dtype="object"),
             }
         )
+
+
+#: What writes a transcription as a file, by the ending of its name; ``json`` is the answer itself.
+EXPORTS: Mapping[str, Callable[[Transcription], str]] = {
+    "srt": Transcription.to_srt,
+    "vtt": Transcription.to_vtt,
+    "txt": Transcription.to_text,
+    "md": Transcription.to_markdown,
+    "json": lambda transcription: transcription.raw,
+}
