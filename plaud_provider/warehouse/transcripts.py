@@ -141,7 +141,7 @@ class TranscriptReader:
         """
         table = self._table
 
-        def read(some: Sequence[str]) -> Sequence[sa.Row[Any]]:
+        def read(some: Sequence[str]) -> Sequence[Any]:
             query = sa.select(*self._known, table.c.raw).where(table.c.transcription_id.in_(some))
             return self._run(lambda connection: connection.execute(query).all())
 
