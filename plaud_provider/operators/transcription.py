@@ -174,6 +174,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
             results_path=optional(self.results_path),
         )
         settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
+        terms = terms._replace(webhook_url=settings.webhook_url(terms.webhook_url))
         plan = Plan(settings.account, terms, rules)
         source = plan.source(audio)
         stop = self._stop = Stop()

@@ -61,6 +61,7 @@ class ChunkSubmit:
         self._ledger = ledger
         self._owner = owner
         self._rules = rules
+        terms = terms._replace(webhook_url=plaud.settings.webhook_url(terms.webhook_url))
         self._plan = Plan(plaud.settings.account, terms, rules)
         self._uris: dict[str, str] = {}
         self._new: list[Candidate] = []

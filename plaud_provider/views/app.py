@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
+from plaud_provider.views import webhooks
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,4 +51,5 @@ def create_app() -> FastAPI:
     """Return the application; it has no page that describes its routes, as Airflow's own has one."""
     app = FastAPI(title="Plaud", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(SecurityHeaders)
+    app.include_router(webhooks.router)
     return app
