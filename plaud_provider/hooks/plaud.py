@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from plaud_provider.api import calls
 from plaud_provider.api.arguments import validate_language, validate_number, validate_webhook_url
-from plaud_provider.api.effects import Request, Response, SubmitPhase
+from plaud_provider.api.effects import Operation, Request, Response, SubmitPhase
 from plaud_provider.api.regions import refuse_other_region
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.api.waiting import Wait
@@ -319,6 +319,10 @@ class PlaudHook(HttpHook):
 
     def _send(self, request: Request, within: float | None) -> Response:
         limits = self._limits.of(request, within)
+        if request.operation is Operation.PART:
+            # To the host of its URL; several threads send parts at once.
+            with open_requests_session(request.url) as session:
+                return send_with_requests(session, request, limits)
         if not request.repeatable:
             with self.get_conn() as session:
                 return send_with_requests(session, request, limits)
