@@ -43,6 +43,7 @@ class Segment:
     :param end_seconds: End in seconds, likewise.
     :param speaker: Speaker label; present when diarization was asked for.
     :param text: What was said.
+    :param language: BCP-47 code of this segment, where the API told it.
     """
 
     index: int
@@ -50,6 +51,7 @@ class Segment:
     end_seconds: float | None
     speaker: str | None
     text: str = field(repr=False)
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.answers import LARGE_BYTES, parse_json
 from plaud_provider.api.effects import (
     SUCCESS,
@@ -36,7 +37,6 @@ from plaud_provider.api.effects import (
     TransportFailure,
     UnlockToken,
 )
-from plaud_provider.api.requests import Account, exchange_request, refresh_request
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.exceptions import (
     PlaudAccessError,
@@ -251,8 +251,8 @@ def _spent(token: Token | None, *, now: float) -> Token | None:
 
 def _request(account: Account, refreshing: Token | None) -> Request:
     if refreshing is not None and refreshing.refresh_token:
-        return refresh_request(account, refreshing.refresh_token)
-    return exchange_request(account)
+        return account.dialect.refresh_request(account, refreshing.refresh_token)
+    return account.dialect.exchange_request(account)
 
 
 def _failure(account: Account, state: TokenState) -> PlaudError:

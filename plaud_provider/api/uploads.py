@@ -12,13 +12,12 @@ Calls to Plaud take their turns in the quota; parts, which go to the storage beh
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.calls import Call
 from plaud_provider.api.dialects.embedded_uploads import (
     PartUrls,
@@ -47,7 +46,7 @@ from plaud_provider.api.effects import (
     TransportFailure,
     UnlockToken,
 )
-from plaud_provider.api.requests import Account
+from plaud_provider.api.failures import error_code
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.api.tokens import access_token, is_fresh, parse_token, redirected, unreachable
 from plaud_provider.exceptions import (
@@ -71,7 +70,6 @@ PARTS_AT_ONCE = 3
 ROUNDS = 2
 
 _NOTHING_SENT = "Nothing was submitted, nothing is paid for."
-_ERROR_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
 #: Refusals of the client's account or rights, and not of the file.
 _OF_THE_CLIENT = frozenset({402, 403, 404, 405, 407, 426})
 
@@ -352,8 +350,8 @@ def _answered(
                 try:
                     return read(answer.body)
                 except PlaudResponseError as malformed:
-                    if code := _code(answer.body):
-                        raise _refusal(account, answer.status, code, what) from None
+                    if error_code(answer.body):
+                        raise _refusal(account, answer, what) from None
                     failure = malformed
             else:
                 failure = _failure(account, answer, what)
@@ -372,7 +370,7 @@ def _failure(account: Account, answer: Response, what: str) -> PlaudError:
     status = answer.status
     if status == 401:
         return PlaudTokenRejectedError(
-            f"{account.base_url} kept rejecting {what} with 401{_in_brackets(_code(answer.body))}, although "
+            f"{account.base_url} kept rejecting {what} with 401{error_code(answer.body)}, although "
             f"the token of client {account.client_id} is new. {_NOTHING_SENT} Has the client the right to "
             "upload?",
             status_code=status,
@@ -389,11 +387,12 @@ def _failure(account: Account, answer: Response, what: str) -> PlaudError:
         return PlaudServerError(
             f"{account.base_url} kept answering {what} with {status}. {_NOTHING_SENT}", status_code=status
         )
-    raise _refusal(account, status, _code(answer.body), what)
+    raise _refusal(account, answer, what)
 
 
-def _refusal(account: Account, status: int, code: str, what: str) -> PlaudError:
-    if code.upper() == "FILE_TYPE_INVALID":
+def _refusal(account: Account, answer: Response, what: str) -> PlaudError:
+    status, code = answer.status, error_code(answer.body)
+    if "FILE_TYPE_INVALID" in code.upper():
         return FileTypeRefusedError(
             f"Plaud does not take {what}: it takes no files of this type (FILE_TYPE_INVALID). "
             f"{_NOTHING_SENT} Convert the recording to MP3.",
@@ -401,29 +400,11 @@ def _refusal(account: Account, status: int, code: str, what: str) -> PlaudError:
         )
     if status in _OF_THE_CLIENT:
         return PlaudAccessError(
-            f"{account.base_url} refused {what} with {status}{_in_brackets(code)}: client "
+            f"{account.base_url} refused {what} with {status}{code}: client "
             f"{account.client_id}, its account or its rights, not the recording. {_NOTHING_SENT}",
             status_code=status,
         )
     return PlaudRequestError(
-        f"{account.base_url} refused {what} with {status}{_in_brackets(code)}. {_NOTHING_SENT}",
+        f"{account.base_url} refused {what} with {status}{code}. {_NOTHING_SENT}",
         status_code=status,
     )
-
-
-def _code(body: bytes) -> str:
-    """Return the bare word that an answer gives as its reason; prose may quote what was sent."""
-    try:
-        payload = json.loads(body)
-    except (ValueError, RecursionError):
-        return ""
-    members: dict[str, Any] = payload if isinstance(payload, dict) else {}
-    for value in (members.get("detail"), members.get("error"), members.get("code"), members.get("message")):
-        word = value.get("code") if isinstance(value, dict) else value
-        if isinstance(word, str) and _ERROR_CODE.fullmatch(word):
-            return word
-    return ""
-
-
-def _in_brackets(code: str) -> str:
-    return f" ({code})" if code else ""

@@ -22,8 +22,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.effects import Token, TokenState
-from plaud_provider.api.requests import Account
 from plaud_provider.api.tokens import LOCK_SECONDS, REQUEST_SECONDS
 from plaud_provider.encryption import cipher, named_by
 from plaud_provider.exceptions import PlaudConnectionError

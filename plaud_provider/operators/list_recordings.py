@@ -12,7 +12,8 @@ from airflow.providers.common.compat.sdk import conf
 
 from plaud_provider.api.arguments import optional, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, checked_terms, states_to_resubmit
+from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, states_to_resubmit
+from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AUDIO_EXTENSIONS, CONVERTED_EXTENSIONS
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 LONGEST_NAME = 200
 
 
-class ListRecordingsOperator(ArchiveOperator):
+class ListRecordingsOperator(TermsOperator, ArchiveOperator):
     """
     List the recordings under a folder, and write those that are left to do in chunks for further tasks.
 
@@ -64,6 +65,10 @@ class ListRecordingsOperator(ArchiveOperator):
         maps a task only so often (``[core] max_map_length``).
     :param language: As the recordings are to be submitted: it is a part of their identity (templated).
     :param speaker_diarization: Likewise (templated).
+    :param model: Likewise (templated).
+    :param hotwords: Likewise (templated).
+    :param decode_silence: Likewise (templated).
+    :param detection_level: Likewise (templated).
     :param public_urls: Likewise (templated).
     :param identity_params: Likewise (templated).
     :param resubmit: Likewise (templated).
@@ -79,6 +84,7 @@ class ListRecordingsOperator(ArchiveOperator):
 
     template_fields: Sequence[str] = (
         *ArchiveOperator.template_fields,
+        *TermsOperator.template_fields,
         "path",
         "results_path",
         "pattern",
@@ -86,8 +92,6 @@ class ListRecordingsOperator(ArchiveOperator):
         "modified_after",
         "modified_before",
         "chunk_size",
-        "language",
-        "speaker_diarization",
         "public_urls",
         "identity_params",
         "resubmit",
@@ -107,8 +111,6 @@ class ListRecordingsOperator(ArchiveOperator):
         modified_after: datetime | str | None = None,
         modified_before: datetime | str | None = None,
         chunk_size: int | str = 200,
-        language: str | None = None,
-        speaker_diarization: bool | str = False,
         public_urls: Mapping[str, str] | str | None = None,
         identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
@@ -124,8 +126,6 @@ class ListRecordingsOperator(ArchiveOperator):
         self.modified_after = modified_after
         self.modified_before = modified_before
         self.chunk_size = chunk_size
-        self.language = language
-        self.speaker_diarization = speaker_diarization
         self.public_urls = public_urls
         self.identity_params = identity_params
         self.resubmit = resubmit
@@ -182,8 +182,7 @@ class ListRecordingsOperator(ArchiveOperator):
             resubmit=resubmit,
             identity_params=validate_identity_params(self.identity_params),
         )
-        terms = checked_terms(self.language, self.speaker_diarization)
-        plan = Plan(self._plaud().settings.account, terms, rules)
+        plan = Plan(self._plaud().settings.account, self._terms(), rules)
         return Listing(plan, ledger, self._writer(ledger), resubmit)
 
     def _wanted_suffixes(self) -> Sequence[str]:

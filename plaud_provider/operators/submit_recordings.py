@@ -17,10 +17,10 @@ from plaud_provider.operators.chunk import (
     HELD_SECONDS,
     ChunkOperator,
     EndsInOrder,
-    checked_terms,
     owner_of,
     states_to_resubmit,
 )
+from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.sources import validate_url_validity
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from plaud_provider.submit.plan import Rules
 
 
-class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
+class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
     """
     Submit those recordings of a chunk that nobody has submitted yet.
 
@@ -57,6 +57,10 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
     :param segments_table: Likewise.
     :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers (templated).
+    :param model: As for ``SubmitTranscriptionOperator`` (templated).
+    :param hotwords: Likewise (templated).
+    :param decode_silence: Likewise (templated).
+    :param detection_level: Likewise (templated).
     :param webhook_url: https URL to which Plaud posts results (templated).
     :param url_validity: As for ``SubmitTranscriptionOperator`` (templated).
     :param public_urls: Likewise (templated).
@@ -83,8 +87,7 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
 
     template_fields: Sequence[str] = (
         *ChunkOperator.template_fields,
-        "language",
-        "speaker_diarization",
+        *TermsOperator.template_fields,
         "webhook_url",
         "url_validity",
         "public_urls",
@@ -102,8 +105,6 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
     def __init__(
         self,
         *,
-        language: str | None = None,
-        speaker_diarization: bool | str = False,
         webhook_url: str | None = None,
         url_validity: timedelta | float | str = timedelta(hours=6),
         public_urls: Mapping[str, str] | str | None = None,
@@ -119,8 +120,6 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(max_active_tis_per_dag=max_active_tis_per_dag, **kwargs)
-        self.language = language
-        self.speaker_diarization = speaker_diarization
         self.webhook_url = webhook_url
         self.url_validity = url_validity
         self.public_urls = public_urls
@@ -153,7 +152,7 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
         from plaud_provider.submit.stop import Stop
 
         self._stop = Stop()
-        terms = checked_terms(self.language, self.speaker_diarization, self.webhook_url)
+        terms = self._terms(self.webhook_url)
         rules = self._rules()
         with self._ledger() as ledger:
             chunk = ChunkSubmit(

@@ -7,8 +7,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import BaseOperator
-
 from plaud_provider.api.arguments import (
     TextArguments,
     optional,
@@ -16,7 +14,8 @@ from plaud_provider.api.arguments import (
 )
 from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.operators.chunk import HELD_SECONDS, EndsInOrder, checked_terms, owner_of
+from plaud_provider.operators.chunk import HELD_SECONDS, EndsInOrder, owner_of
+from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from plaud_provider.submit.single import OnUnknownSubmit
 
 
-class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, BaseOperator):
+class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, TermsOperator):
     """
     Submit a recording to Plaud and return the transcription id.
 
@@ -52,6 +51,14 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
         which is looked up, and signed right before it is submitted; or a local file (see ``public_urls``).
     :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers (templated).
+    :param model: Speech model: ``plaud-fast-whisper``, ``plaud-omni-3`` or ``azure-fast-transcribe``
+        (templated); left out, Plaud chooses. This and the next three are options of the API ``embedded``
+        only; they are part of the recording's identity.
+    :param hotwords: Words that are likely to be said, such as names: a list, or text with commas between
+        (templated).
+    :param decode_silence: Whether what is taken for silence is transcribed as well (templated).
+    :param detection_level: For what the language is detected: ``segment`` or ``chapter`` (templated); left
+        out, Plaud chooses.
     :param webhook_url: https URL to which Plaud posts the result (templated).
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
     :param region: What you take the connection's region to be: ``us``, ``eu`` or ``jp`` (templated). If it
@@ -86,8 +93,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
 
     template_fields: Sequence[str] = (
         "audio_url",
-        "language",
-        "speaker_diarization",
+        *TermsOperator.template_fields,
         "webhook_url",
         "plaud_conn_id",
         "region",
@@ -107,8 +113,6 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
         self,
         *,
         audio_url: str,
-        language: str | None = None,
-        speaker_diarization: bool = False,
         webhook_url: str | None = None,
         plaud_conn_id: str = "plaud_default",
         region: str | None = None,
@@ -125,8 +129,6 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
     ) -> None:
         super().__init__(**kwargs)
         self.audio_url = audio_url
-        self.language = language
-        self.speaker_diarization = speaker_diarization
         self.webhook_url = webhook_url
         self.plaud_conn_id = plaud_conn_id
         self.region = region
@@ -163,7 +165,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
         from plaud_provider.submit.stop import Stop
 
         policy, audio = self._checked_policy(), self._checked_audio()
-        terms = checked_terms(self.language, self.speaker_diarization, self.webhook_url)
+        terms = self._terms(self.webhook_url)
         rules = Rules(
             url_validity=validate_url_validity(self.url_validity),
             public_urls=validate_public_urls(self.public_urls),

@@ -15,7 +15,7 @@ from functools import partial
 from typing import IO, TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
 from plaud_provider.api.effects import Do
-from plaud_provider.api.regions import is_loopback
+from plaud_provider.api.hosts import is_loopback
 from plaud_provider.api.uploads import FileTypeRefusedError, upload
 from plaud_provider.exceptions import (
     PlaudInputError,
@@ -26,8 +26,8 @@ from plaud_provider.recordings.convert import KEPT
 from plaud_provider.recordings.reference import refused
 
 if TYPE_CHECKING:
+    from plaud_provider.api.account import Account
     from plaud_provider.api.calls import Call
-    from plaud_provider.api.requests import Account
     from plaud_provider.api.retry import RetryPolicy
     from plaud_provider.recordings.audio import Measured
     from plaud_provider.recordings.sources import AudioSource

@@ -25,7 +25,7 @@ from plaud_provider.storage.folder import LocalFolder, StoredFolder, parse_folde
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
 
-    from plaud_provider.api.requests import Account
+    from plaud_provider.api.account import Account
 
 log = logging.getLogger(__name__)
 

@@ -27,29 +27,16 @@ from plaud_provider.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from plaud_provider.api.account import Account
     from plaud_provider.api.calls import Call
     from plaud_provider.api.models import Transcription
-    from plaud_provider.api.requests import Account
     from plaud_provider.api.retry import RetryPolicy
+    from plaud_provider.api.terms import Terms
     from plaud_provider.recordings.sources import AudioSource
     from plaud_provider.submit.memory import Memory
     from plaud_provider.submit.stop import Stop
 
 log = logging.getLogger(__name__)
-
-
-class Terms(NamedTuple):
-    """
-    How recordings are to be transcribed.
-
-    :param language: BCP-47 code; ``None``: detected.
-    :param speaker_diarization: Whether to label speakers.
-    :param webhook_url: Where Plaud posts results.
-    """
-
-    language: str | None
-    speaker_diarization: bool
-    webhook_url: str | None
 
 
 class Order(NamedTuple):
@@ -126,14 +113,11 @@ def submit(
     :raises PlaudError: if submitting others would be useless. Nothing was accepted, but where the memory is
         away after the POST (:class:`PlaudWarehouseError`).
     """
-    terms = order.terms
     call = calls.submit_transcription(
         account,
         policy,
         audio_url=partial(_signed_url, order),
-        language=terms.language,
-        webhook_url=terms.webhook_url,
-        speaker_diarization=terms.speaker_diarization,
+        terms=order.terms,
     )
     try:
         transcription = yield from _noted(call, order, memory, sending)

@@ -17,10 +17,11 @@ from plaud_provider.recordings.local_files import is_served
 from plaud_provider.recordings.reference import AudioReference, refused
 from plaud_provider.recordings.sources import audio_source
 from plaud_provider.storage.bucket import FileSystems
-from plaud_provider.submit.course import Order, Terms
+from plaud_provider.submit.course import Order
 
 if TYPE_CHECKING:
-    from plaud_provider.api.requests import Account
+    from plaud_provider.api.account import Account
+    from plaud_provider.api.terms import Terms
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.recordings.audio import Measured
     from plaud_provider.recordings.listing import Found
@@ -107,9 +108,11 @@ class Plan:
     :param account: The client that pays.
     :param terms: How recordings are to be transcribed.
     :param rules: What may be submitted.
+    :raises PlaudInputError: if the client's API lacks an option.
     """
 
     def __init__(self, account: Account, terms: Terms, rules: Rules) -> None:
+        account.dialect.check(terms)
         self.account = account
         self._terms = terms
         self._rules = rules
@@ -127,6 +130,7 @@ class Plan:
             region=self.account.region.value,
             client_id=self.account.client_id,
             identity_params=self._rules.identity_params,
+            options=self._terms.identity,
         )
 
     def source(self, audio: AudioReference) -> AudioSource:

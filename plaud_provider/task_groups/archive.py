@@ -54,6 +54,10 @@ def transcribe_archive(
     modified_before: datetime | str | None = _LEFT_OUT,
     language: str | None = _LEFT_OUT,
     speaker_diarization: bool | str = _LEFT_OUT,
+    model: str | None = _LEFT_OUT,
+    hotwords: Sequence[str] | str = _LEFT_OUT,
+    decode_silence: bool | str = _LEFT_OUT,
+    detection_level: str | None = _LEFT_OUT,
     webhook_url: str | None = _LEFT_OUT,
     schema: str | None = _LEFT_OUT,
     transcripts_table: str = _LEFT_OUT,
@@ -107,6 +111,11 @@ def transcribe_archive(
     :param modified_before: Only recordings last changed before.
     :param language: BCP-47 code; left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers; by default not.
+    :param model: Speech model; see ``SubmitTranscriptionOperator``. This and the next three are options of
+        the API ``embedded``.
+    :param hotwords: Words that are likely to be said, such as names.
+    :param decode_silence: Whether what is taken for silence is transcribed as well; by default not.
+    :param detection_level: For what the language is detected: ``segment`` or ``chapter``.
     :param webhook_url: https URL to which Plaud posts results.
     :param schema: Schema of both tables of the warehouse.
     :param transcripts_table: Table for transcriptions; by default ``plaud_transcripts``.

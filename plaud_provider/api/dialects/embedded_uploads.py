@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.answers import parse_json
 from plaud_provider.api.effects import Operation, Request
-from plaud_provider.api.regions import is_loopback
-from plaud_provider.api.requests import Account
+from plaud_provider.api.hosts import is_loopback
 from plaud_provider.exceptions import PlaudResponseError
 
 USER_TOKEN_PATH = "/open/partner/users/access-token"

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.effects import (
     Do,
     Effect,
@@ -31,7 +32,6 @@ from plaud_provider.api.effects import (
     UnlockToken,
 )
 from plaud_provider.api.regions import Region
-from plaud_provider.api.requests import Account
 from plaud_provider.api.retry import RetryPolicy
 
 T = TypeVar("T")

@@ -19,9 +19,9 @@ from urllib.parse import quote
 
 import pytest
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.effects import Token, TokenState
 from plaud_provider.api.regions import Region
-from plaud_provider.api.requests import Account
 from plaud_provider.api.tokens import LOCK_SECONDS, REQUEST_SECONDS
 from plaud_provider.auth.token_store import MAX_POLL_SECONDS, POLL_SECONDS, TokenStore
 from plaud_provider.exceptions import PlaudConnectionError
@@ -334,7 +334,7 @@ import os, sys
 sys.path.insert(0, os.getcwd())
 from pathlib import Path
 from plaud_provider.api.regions import Region
-from plaud_provider.api.requests import Account
+from plaud_provider.api.account import Account
 from plaud_provider.auth.token_store import TokenStore
 folder = Path(sys.argv[1])
 store = TokenStore(Account(Region.US, "https://openapi.plaud.ai", "client", "key"), directory=folder)
