@@ -20,6 +20,7 @@ of a segment        ``start``, ``start_time``; ``end``, ``end_time``; ``speaker`
 error               ``error``, ``detail``, ``message``, ``reason``, text, object or list; ``code``
 created             ``createdAt``, ``created_at``
 completed           ``completedAt``, ``completed_at``
+model               ``model``
 ==================  ==================================================================================
 
 Each may also stand below ``data``, ``result``, ``task`` or ``transcription``. Where a spelling is there and
@@ -70,22 +71,12 @@ _CODES_OF_SUCCESS = frozenset(("", "0", "200", "201", "202", "ok", "success", "n
 #: What an answer may be wrapped in, also twice.
 _WRAPPERS = ("data", "result", "transcription", "task")
 _CREATED = ("createdAt", "created_at")
+_MODEL = ("model",)
 _COMPLETED = ("completedAt", "completed_at")
 _KNOWN_KEYS = frozenset(
     (
-        *(
-            *_ID,
-            *_STATUS,
-            *_TEXT,
-            *_LANGUAGE,
-            *_DURATION,
-            *_SEGMENTS,
-            *_ERROR,
-            *_CODE,
-            *_CREATED,
-            *_COMPLETED,
-        ),
-        *(*_WRAPPERS, "embeddings", "model", "audioUrl", "webhookUrl", "speakerDiarization"),
+        *(*_ID, *_STATUS, *_TEXT, *_LANGUAGE, *_DURATION, *_SEGMENTS, *_CREATED, *_COMPLETED, *_MODEL),
+        *(*_ERROR, *_CODE, *_WRAPPERS, "embeddings", "audioUrl", "webhookUrl", "speakerDiarization"),
     )
 )
 _KNOWN_SEGMENT_KEYS = frozenset(
@@ -201,6 +192,7 @@ def _transcription(
         created_at=_time(_first(places, _CREATED)),
         completed_at=_time(_first(places, _COMPLETED)),
         raw=_dump(payload),
+        model=_text(_first(places, _MODEL)),
     )
 
 

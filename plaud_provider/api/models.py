@@ -70,6 +70,7 @@ class Transcription:
     :param created_at: When it was submitted (UTC); only the answer to a submit has it.
     :param completed_at: When it was completed (UTC).
     :param raw: The answer itself as JSON text.
+    :param model: Name of the speech model, where the API told it.
     """
 
     transcription_id: str
@@ -83,6 +84,7 @@ class Transcription:
     created_at: datetime | None = None
     completed_at: datetime | None = None
     raw: str = field(default="{}", repr=False)
+    model: str | None = None
 
     @property
     def is_final(self) -> bool:
@@ -127,7 +129,7 @@ class Transcription:
         """
         Return the segments as a pandas frame, one row each.
 
-        Columns: ``transcription_id, segment_index, start_seconds, end_seconds, speaker, text``.
+        Columns: ``transcription_id, segment_index, start_seconds, end_seconds, speaker, text, language``.
         """
         import pandas as pd
 
@@ -139,5 +141,6 @@ class Transcription:
                 "end_seconds": pd.Series([s.end_seconds for s in self.segments], dtype="float64"),
                 "speaker": pd.Series([s.speaker for s in self.segments], dtype="object"),
                 "text": pd.Series([s.text for s in self.segments], dtype="object"),
+                "language": pd.Series([s.language for s in self.segments], dtype="object"),
             }
         )

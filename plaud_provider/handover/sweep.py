@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
-from plaud_provider.api.waiting import RETENTION
+from plaud_provider.api.limits import RETENTION
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.handover.kept_results import KEPT_NAME, kept_name
 from plaud_provider.handover.manifest import MANIFESTS

@@ -14,6 +14,7 @@ from airflow.sdk.log import mask_secret
 from plaud_provider.api.account import Account
 from plaud_provider.api.dialects import DIALECTS, OPENAPI, Dialect
 from plaud_provider.api.hosts import resolve_base_url
+from plaud_provider.api.limits import REQUESTS_A_MINUTE
 from plaud_provider.api.regions import Region, refuse_other_region
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.hooks.transport import ca_bundle
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
 DEFAULT_CONN_ID = "plaud_default"
-#: Source: Plaud's quickstart page (60 requests a minute and client); the connection may say another.
-DEFAULT_REQUESTS_PER_MINUTE = 60.0
 
 
 class PlaudSettings(NamedTuple):
@@ -64,6 +63,11 @@ class PlaudConnection:
     def region(self) -> str:
         """Its region: ``us``, ``eu`` or ``jp``."""
         return self.settings.account.region.value
+
+    @property
+    def api(self) -> str:
+        """Which of Plaud's APIs it speaks: ``openapi`` or ``embedded``."""
+        return self.settings.account.dialect.name
 
     @cached_property
     def client_id(self) -> str:
@@ -227,7 +231,7 @@ def _names(value: object) -> list[str]:
 
 def _requests_per_minute(value: object, conn_id: str) -> float:
     if value is None or value == "":
-        return DEFAULT_REQUESTS_PER_MINUTE
+        return REQUESTS_A_MINUTE
     try:
         number = float(str(value))
     except ValueError:
@@ -235,6 +239,6 @@ def _requests_per_minute(value: object, conn_id: str) -> float:
     if not math.isfinite(number) or number <= 0:
         raise PlaudConfigurationError(
             f"Connection {conn_id!r}: requests_per_minute is {value!r}; it takes a number above 0 (default "
-            f"{DEFAULT_REQUESTS_PER_MINUTE:.0f}). Nothing was sent."
+            f"{REQUESTS_A_MINUTE:.0f}). Nothing was sent."
         )
     return number

@@ -10,7 +10,6 @@ from plaud_provider.api.arguments import (
     optional,
     optional_number,
     validate_boolean,
-    validate_number,
 )
 from plaud_provider.operators.chunk import (
     COUNTS_KEY,
@@ -69,7 +68,8 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         (templated). Rows that this same run wrote are not taken again.
     :param max_audio_hours: Audio hours that this run may submit, over all its chunks (templated); ``None``
         for no limit. What would go beyond is not submitted.
-    :param max_recording_hours: Longer recordings are refused (templated); not by an estimate.
+    :param max_recording_hours: Longer recordings are refused (templated); not by an estimate. ``None``: 24,
+        and 6 if Plaud labels speakers, as it documents.
     :param unreadable: As for ``SubmitTranscriptionOperator`` (templated).
     :param convert: Likewise (templated).
     :param results_path: Likewise (templated).
@@ -111,7 +111,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
         max_audio_hours: float | str | None = None,
-        max_recording_hours: float | str = 24.0,
+        max_recording_hours: float | str | None = None,
         unreadable: str = "refuse",
         convert: str | None = None,
         results_path: str | None = None,
@@ -180,7 +180,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
             identity_params=validate_identity_params(self.identity_params),
             resubmit=states_to_resubmit(self.resubmit),
             max_audio_hours=optional_number("max_audio_hours", self.max_audio_hours, minimum=0),
-            max_recording_hours=validate_number("max_recording_hours", self.max_recording_hours, minimum=0),
+            max_recording_hours=optional_number("max_recording_hours", self.max_recording_hours, minimum=0),
             unreadable=validate_unreadable(self.unreadable),
             convert=validate_convert(self.convert),
             results_path=optional(self.results_path),

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from plaud_provider.api.limits import longest_recording
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudError, PlaudInputError
 from plaud_provider.ledger.entry import Owner, Recording, State
 from plaud_provider.recordings.convert import KEPT, Convert
-from plaud_provider.recordings.examine import MAX_HOURS, Unreadable, examine
+from plaud_provider.recordings.examine import Unreadable, examine
 from plaud_provider.recordings.identity import recording_key
 from plaud_provider.recordings.local_files import is_served
 from plaud_provider.recordings.reference import AudioReference, refused
@@ -47,7 +48,7 @@ class Rules(NamedTuple):
     :param public_urls: From where Plaud can fetch local files.
     :param resubmit: States that a recording is submitted again from.
     :param max_audio_hours: Audio hours that the run may submit; ``None`` for no limit.
-    :param max_recording_hours: Longer recordings are refused.
+    :param max_recording_hours: Longer recordings are refused; ``None``: by what Plaud documents.
     :param target: Where transcripts are to be landed, as the ledger says it.
     :param identity_params: Which parameters of a URL's query tell recordings apart; ``None``: whatever does
         not look like a signature, a secret or an expiry.
@@ -60,7 +61,7 @@ class Rules(NamedTuple):
     public_urls: Mapping[str, str]
     resubmit: Collection[State]
     max_audio_hours: float | None = None
-    max_recording_hours: float = MAX_HOURS
+    max_recording_hours: float | None = None
     target: str | None = None
     identity_params: Collection[str] | None = None
     unreadable: Unreadable = "refuse"
@@ -212,9 +213,12 @@ class Plan:
 
         :raises PlaudError: if it is not to be submitted, or cannot be read.
         """
+        max_hours = self._rules.max_recording_hours
+        if max_hours is None:
+            max_hours = longest_recording(speaker_diarization=self._terms.speaker_diarization)
         return examine(
             source,
-            max_hours=self._rules.max_recording_hours,
+            max_hours=max_hours,
             unreadable=self._rules.unreadable,
             is_converted=self._rules.convert is not None,
         )
@@ -228,6 +232,7 @@ class Plan:
             client_id=self.account.client_id,
             language=self._terms.language,
             speaker_diarization=self._terms.speaker_diarization,
+            model=self._terms.model,
             duration_seconds=candidate.duration_seconds,
             target=self._rules.target,
         )

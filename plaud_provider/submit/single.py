@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from plaud_provider.api.waiting import RETENTION
+from plaud_provider.api.limits import RETENTION
 from plaud_provider.exceptions import (
     PlaudError,
     PlaudInputError,

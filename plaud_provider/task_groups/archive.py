@@ -66,7 +66,7 @@ def transcribe_archive(
     chunks_at_once: int = _LEFT_OUT,
     max_failed: float | str | None = _LEFT_OUT,
     max_audio_hours: float | str | None = _LEFT_OUT,
-    max_recording_hours: float | str = _LEFT_OUT,
+    max_recording_hours: float | str | None = _LEFT_OUT,
     unreadable: str = _LEFT_OUT,
     convert: str | None = _LEFT_OUT,
     resubmit: Sequence[str] | str = _LEFT_OUT,
@@ -126,7 +126,8 @@ def transcribe_archive(
     :param max_failed: How many recordings of a run may be bad before its ``report`` fails: a number, or below
         1 a share, by default 0.1; ``None`` for any number.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
-    :param max_recording_hours: Longer recordings are refused; by default 24.
+    :param max_recording_hours: Longer recordings are refused; by default 24, and 6 with
+        ``speaker_diarization``.
     :param unreadable: What to do with recordings that cannot be measured: ``refuse``, by default, or
         ``send``.
     :param convert: ``mp3``: what is no MP3 or M4A is converted, and kept at ``results_path`` until it is
