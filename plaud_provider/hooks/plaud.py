@@ -155,6 +155,7 @@ class PlaudHook(HttpHook):
         detection_level: str | None = None,
         url_validity: timedelta | float = timedelta(hours=6),
         public_urls: Mapping[str, str] | None = None,
+        upload: str = "auto",
         on_phase: Callable[[SubmitPhase], None] | None = None,
     ) -> Transcription:
         """
@@ -171,6 +172,8 @@ class PlaudHook(HttpHook):
         :param detection_level: Likewise.
         :param url_validity: How long Plaud has to fetch what is signed here.
         :param public_urls: From where Plaud can fetch local files: base URL by folder.
+        :param upload: When the recording is uploaded to Plaud's own storage: ``auto``, ``always`` or
+            ``never``, as for ``SubmitTranscriptionOperator``; it is remembered on this host.
         :param on_phase: Told right before each POST (``SENDING``) and when one certainly was not accepted
             (``NOT_ACCEPTED``), so that a caller can note what a killed process leaves behind.
         :return: The transcription, ``processing``.
@@ -178,7 +181,7 @@ class PlaudHook(HttpHook):
         :raises PlaudSubmitOutcomeUnknownError: if it may have been accepted and the answer was lost.
         :raises PlaudError: any other of its classes: it was not accepted.
         """
-        from plaud_provider.recordings.sources import fetchable_url
+        from plaud_provider.recordings.upload import looked_at, uploaded
 
         account = self.settings.account
         terms = checked_terms(
@@ -191,8 +194,13 @@ class PlaudHook(HttpHook):
             detection_level=detection_level,
         )
         account.dialect.check(terms)
-        url = fetchable_url(audio_url, url_validity=url_validity, public_urls=public_urls)
-        call = calls.submit_transcription(account, self.retry_policy, audio_url=url.reveal(), terms=terms)
+        source, item = looked_at(
+            account, audio_url, url_validity=url_validity, public_urls=public_urls, upload=upload
+        )
+        url = (
+            source.url().reveal() if item is None else self.drive(uploaded(account, self.retry_policy, item))
+        )
+        call = calls.submit_transcription(account, self.retry_policy, audio_url=url, terms=terms)
         return self.drive(call, on_phase=on_phase)
 
     def transcribe(
@@ -345,7 +353,10 @@ class PlaudHook(HttpHook):
         limits = self._limits.of(request, within)
         if request.operation is Operation.PART:
             # To the host of its URL; several threads send parts at once.
-            with open_requests_session(request.url) as session:
+            from plaud_provider.storage.bucket import no_debug_records
+
+            # urllib3 would log the whole URL.
+            with no_debug_records(), open_requests_session(request.url) as session:
                 return send_with_requests(session, request, limits)
         if not request.repeatable:
             with self.get_conn() as session:

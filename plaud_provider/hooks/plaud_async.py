@@ -139,6 +139,7 @@ class PlaudAsyncHook(BaseHook):
         detection_level: str | None = None,
         url_validity: timedelta | float = timedelta(hours=6),
         public_urls: Mapping[str, str] | None = None,
+        upload: str = "auto",
         on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None,
     ) -> Transcription:
         """
@@ -159,12 +160,18 @@ class PlaudAsyncHook(BaseHook):
         account.dialect.check(terms)
         from asgiref.sync import sync_to_async
 
-        from plaud_provider.recordings.sources import fetchable_url
+        from plaud_provider.recordings.upload import looked_at, uploaded
 
         # A storage is asked by blocking calls, its connection through the supervisor; see _open_quota.
-        ask = sync_to_async(fetchable_url, thread_sensitive=False)
-        url = await ask(audio_url, url_validity=url_validity, public_urls=public_urls)
-        call = calls.submit_transcription(account, self.retry_policy, audio_url=url.reveal(), terms=terms)
+        look = sync_to_async(looked_at, thread_sensitive=False)
+        source, item = await look(
+            account, audio_url, url_validity=url_validity, public_urls=public_urls, upload=upload
+        )
+        if item is None:
+            url = (await asyncio.to_thread(source.url)).reveal()
+        else:
+            url = await self.drive(uploaded(account, self.retry_policy, item))
+        call = calls.submit_transcription(account, self.retry_policy, audio_url=url, terms=terms)
         return await self.drive(call, on_phase=on_phase)
 
     def drive(

@@ -74,6 +74,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
     :param resubmit: Likewise (templated).
     :param convert: ``mp3``, if the task that submits converts (templated): names of what can be converted are
         listed then as well, unless ``suffixes`` says which.
+    :param upload: As for the task that submits (templated).
     :return: The paths of the chunks; empty if nothing is to be done.
     :raises PlaudInputError: if the folder does not exist or an argument is wrong.
     :raises PlaudConfigurationError: if a connection, its rights or an extra is missing, or the warehouse is
@@ -96,6 +97,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         "identity_params",
         "resubmit",
         "convert",
+        "upload",
     )
     ui_color = "#f1f3f4"
     _comes_after_list = False
@@ -115,6 +117,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
         convert: str | None = None,
+        upload: str = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -130,6 +133,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         self.identity_params = identity_params
         self.resubmit = resubmit
         self.convert = convert
+        self.upload = upload
 
     def execute(self, context: Context) -> list[str]:
         """List and write."""
@@ -172,6 +176,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         return chunks
 
     def _listing(self, ledger: Ledger) -> Listing:
+        from plaud_provider.recordings.upload import validate_upload
         from plaud_provider.submit.plan import Plan, Rules
         from plaud_provider.submit.settled import Listing
 
@@ -181,6 +186,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
             public_urls=validate_public_urls(self.public_urls),
             resubmit=resubmit,
             identity_params=validate_identity_params(self.identity_params),
+            upload=validate_upload(self.upload),
         )
         plan = Plan(self._plaud().settings.account, self._terms(), rules)
         return Listing(plan, ledger, self._writer(ledger), resubmit)

@@ -72,6 +72,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         and 6 if Plaud labels speakers, as it documents.
     :param unreadable: As for ``SubmitTranscriptionOperator`` (templated).
     :param convert: Likewise (templated).
+    :param upload: Likewise (templated).
     :param results_path: Likewise (templated).
     :param plan_only: Whether only to say what would be done, and what it would cost (templated).
     :param max_active_tis_per_dag: Chunks submitted at once, over all runs of the DAG. They share one
@@ -97,6 +98,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         "max_recording_hours",
         "unreadable",
         "convert",
+        "upload",
         "results_path",
         "plan_only",
     )
@@ -114,6 +116,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         max_recording_hours: float | str | None = None,
         unreadable: str = "refuse",
         convert: str | None = None,
+        upload: str = "auto",
         results_path: str | None = None,
         plan_only: bool | str = False,
         max_active_tis_per_dag: int | None = 2,
@@ -127,6 +130,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         self.resubmit = resubmit
         self.unreadable = unreadable
         self.convert = convert
+        self.upload = upload
         self.results_path = results_path
         self.max_audio_hours = max_audio_hours
         self.max_recording_hours = max_recording_hours
@@ -172,6 +176,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
     def _rules(self) -> Rules:
         from plaud_provider.recordings.convert import validate_convert
         from plaud_provider.recordings.examine import validate_unreadable
+        from plaud_provider.recordings.upload import validate_upload
         from plaud_provider.submit.plan import Rules
 
         return Rules(
@@ -183,6 +188,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
             max_recording_hours=optional_number("max_recording_hours", self.max_recording_hours, minimum=0),
             unreadable=validate_unreadable(self.unreadable),
             convert=validate_convert(self.convert),
+            upload=validate_upload(self.upload),
             results_path=optional(self.results_path),
             target=self._target(),
         )

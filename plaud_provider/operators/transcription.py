@@ -81,8 +81,14 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Ter
         damaged, cut off or none: ``refuse`` it, or ``send`` it, so that Plaud decides (templated).
     :param convert: ``mp3``: a stored or local recording that is no MP3 or M4A is converted, and Plaud fetches
         the MP3; ``None``: none is (templated). A URL is not read, and so not converted.
-    :param results_path: Folder in which it is kept for that (templated): in object storage, where it is
-        signed, or a local one that ``public_urls`` serves.
+    :param upload: When the recording is uploaded to Plaud's own storage (templated), which the API
+        ``embedded`` takes: ``auto``: if Plaud cannot fetch it, as it is a local file that nobody serves, or
+        in a storage whose URL cannot be signed or leads into a private network; ``always``: whatever it is,
+        but for a URL, which is not read here; ``never``. What is no MP3 or M4A is converted to MP3 on the
+        way. With the API ``openapi``, ``always`` is refused, and ``auto`` uploads nothing.
+    :param results_path: Folder in which what is converted is kept (templated): in object storage, where it is
+        signed, or a local one that ``public_urls`` serves. What was uploaded is remembered there as well, and
+        without it on the worker's host.
     :return: The transcription id. The XCom ``plaud_submitted_at`` says when it was submitted, where that is
         known: epoch seconds by transcription id.
     :raises PlaudInputError: for an argument that Plaud could not use; nothing is paid for.
@@ -105,6 +111,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Ter
         "resubmit",
         "unreadable",
         "convert",
+        "upload",
         "results_path",
     )
     ui_color = "#e8f0fe"
@@ -124,6 +131,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Ter
         resubmit: Sequence[str] = (),
         unreadable: str = "refuse",
         convert: str | None = None,
+        upload: str = "auto",
         results_path: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -140,6 +148,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Ter
         self.resubmit = resubmit
         self.unreadable = unreadable
         self.convert = convert
+        self.upload = upload
         self.results_path = results_path
 
     def _convert_audio_url(self, value: Any) -> Any:
@@ -160,6 +169,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Ter
         from plaud_provider.recordings.identity import validate_identity_params
         from plaud_provider.recordings.local_files import validate_public_urls
         from plaud_provider.recordings.sources import validate_url_validity
+        from plaud_provider.recordings.upload import validate_upload
         from plaud_provider.submit.plan import Plan, Rules
         from plaud_provider.submit.single import HeldError, SingleSubmit
         from plaud_provider.submit.stop import Stop
@@ -173,6 +183,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Ter
             identity_params=validate_identity_params(self.identity_params),
             unreadable=validate_unreadable(self.unreadable),
             convert=validate_convert(self.convert),
+            upload=validate_upload(self.upload),
             results_path=optional(self.results_path),
         )
         settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings

@@ -120,6 +120,8 @@ class ConvertedRecording:
         :raises PlaudInputError: if it cannot be converted, or less of it than it claims to have.
         :raises PlaudError: as the storages do.
         """
+        # If that fails, it need not be converted.
+        self._converted.url()
         if not self._folder.has(self._name):
             self._convert()
         return self._converted.url()

@@ -10,7 +10,8 @@ import ipaddress
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import partial
 from typing import IO, TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 
@@ -23,7 +24,11 @@ from plaud_provider.exceptions import (
     PlaudReplacedError,
 )
 from plaud_provider.recordings.convert import KEPT
-from plaud_provider.recordings.reference import refused
+from plaud_provider.recordings.examine import examine
+from plaud_provider.recordings.local_files import validate_public_urls
+from plaud_provider.recordings.reference import AudioReference, refused
+from plaud_provider.recordings.sources import audio_source, validate_url_validity
+from plaud_provider.recordings.upload_memory import UploadMemory
 
 if TYPE_CHECKING:
     from plaud_provider.api.account import Account
@@ -31,7 +36,6 @@ if TYPE_CHECKING:
     from plaud_provider.api.retry import RetryPolicy
     from plaud_provider.recordings.audio import Measured
     from plaud_provider.recordings.sources import AudioSource
-    from plaud_provider.recordings.upload_memory import UploadMemory
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,24 @@ def validate_upload(value: object) -> UploadMode:
     )
 
 
+def mode_of(account: Account, mode: UploadMode) -> UploadMode:
+    """
+    Return when recordings of a client are uploaded.
+
+    :param mode: What :func:`validate_upload` returned.
+    :raises PlaudInputError: for ``always``, if the client's API takes no uploads; nothing was sent.
+    """
+    if account.dialect.takes_uploads:
+        return mode
+    if mode == "always":
+        raise PlaudInputError(
+            f"upload: 'always' was asked for, but the connection's API is {account.dialect.name!r}, of which "
+            "no uploads are documented. Leave it at 'auto', or use a client and connection of the other API "
+            "(the connection's field api). Nothing was sent, nothing is paid for."
+        )
+    return "never"
+
+
 class Upload(NamedTuple):
     """
     That, and how, a recording is handed to Plaud's storage.
@@ -77,16 +99,53 @@ class Upload(NamedTuple):
         self.memory.forget(self.memory.name(self.source.audio, self.version))
 
 
+def looked_at(
+    account: Account,
+    reference: str | os.PathLike[str] | AudioReference,
+    *,
+    url_validity: timedelta | float | str,
+    public_urls: Mapping[str, str] | str | None,
+    upload: object,
+) -> tuple[AudioSource, Upload | None]:
+    """
+    Look at a recording, where it is in storage; return where it is, and how it is uploaded if it is to be.
+
+    :param reference: As for :func:`~plaud_provider.recordings.sources.audio_source`.
+    :param url_validity: For how long it is signed.
+    :param public_urls: From where Plaud can fetch local files.
+    :param upload: ``auto``, ``always`` or ``never``.
+    :raises PlaudError: if Plaud could not fetch or transcribe it; nothing was sent.
+    """
+    mode = mode_of(account, validate_upload(upload))
+    source = audio_source(
+        reference if isinstance(reference, AudioReference) else AudioReference(reference),
+        url_validity=validate_url_validity(url_validity),
+        public_urls=validate_public_urls(public_urls),
+        is_uploadable=mode != "never",
+    )
+    check_uploadable(source, mode)
+    source.connect()
+    version = source.look()
+    if mode == "never" or (mode == "auto" and is_fetchable(source)):
+        return source, None
+    # Whatever it is, it is converted.
+    found = examine(source, is_converted=True)
+    return source, Upload(source, version, found, UploadMemory(account, None))
+
+
 def is_fetchable(source: AudioSource) -> bool:
     """
     Whether Plaud could fetch a recording from where it is, as far as that can be told from here.
 
     :raises PlaudError: if its storage could not be asked.
     """
+    if not source.is_readable:
+        # A URL that the user has signed for Plaud.
+        return True
     try:
         url = source.url()
     except PlaudNotFetchableError as why:
-        log.info("%s It is uploaded instead.", why)
+        log.debug("%s It is uploaded instead.", why)
         return False
     return not is_private(url.host)
 
@@ -209,15 +268,16 @@ class _Content:
         self._file.close()
 
 
-def check_readable(source: AudioSource) -> None:
+def check_uploadable(source: AudioSource, mode: UploadMode) -> None:
     """
     Refuse to upload what is not read here.
 
     :raises PlaudInputError: for a URL, which was signed for Plaud.
     """
-    if not source.is_readable:
+    if mode == "always" and not source.is_readable:
         raise refused(
             source.audio,
-            "is a URL, which is not read here, and so cannot be uploaded. Pass an s3://, gs:// or abfs:// "
-            "reference or a local file, or leave upload at 'auto' to have Plaud fetch the URL",
+            "is a URL, which is not read here, so that it cannot be uploaded, as upload='always' asks for. "
+            "Pass an s3://, gs:// or abfs:// reference or a local file, or leave upload at 'auto' to have "
+            "Plaud fetch the URL",
         )

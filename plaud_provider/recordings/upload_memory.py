@@ -15,7 +15,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from plaud_provider.api.dialects.embedded_uploads import DOWNLOAD_SECONDS
+from plaud_provider.api.limits import UPLOAD_RETENTION
 from plaud_provider.encryption import cipher
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudError
 from plaud_provider.private_folder import PrivateFolder
@@ -101,7 +101,7 @@ class UploadMemory:
         if name is None or not self._is_usable():
             return
         until = AudioReference(url).expires_at
-        expires_at = time.time() + DOWNLOAD_SECONDS
+        expires_at = time.time() + UPLOAD_RETENTION.total_seconds()
         if until is not None:
             expires_at = min(expires_at, until.timestamp())
         known = {"version": _FORMAT_VERSION, "name": name, "url": url, "expires_at": expires_at}
@@ -126,7 +126,7 @@ class UploadMemory:
 
     def _tidy(self) -> None:
         """Remove what nobody can use any more; at results_path, runs do that at their end."""
-        oldest = time.time() - DOWNLOAD_SECONDS
+        oldest = time.time() - UPLOAD_RETENTION.total_seconds()
         self._folder.remove(name for name, modified in self._folder.files() if modified < oldest)
 
     def _cipher(self) -> Fernet:

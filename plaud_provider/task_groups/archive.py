@@ -69,6 +69,7 @@ def transcribe_archive(
     max_recording_hours: float | str | None = _LEFT_OUT,
     unreadable: str = _LEFT_OUT,
     convert: str | None = _LEFT_OUT,
+    upload: str = _LEFT_OUT,
     resubmit: Sequence[str] | str = _LEFT_OUT,
     dry_run: bool | str = _LEFT_OUT,
     timeout: timedelta | float = _LEFT_OUT,
@@ -132,6 +133,8 @@ def transcribe_archive(
         ``send``.
     :param convert: ``mp3``: what is no MP3 or M4A is converted, and kept at ``results_path`` until it is
         landed; see ``SubmitTranscriptionOperator``.
+    :param upload: When recordings are uploaded to Plaud's own storage: ``auto``, by default, ``always`` or
+        ``never``; see ``SubmitTranscriptionOperator``.
     :param resubmit: What to pay for again: any of ``failed``, ``expired`` and ``unknown``.
     :param dry_run: Whether only to say what a run would do and cost.
     :param timeout: Seconds or timedelta from a chunk's first look to its deadline; by default 24

@@ -32,8 +32,6 @@ PART_BYTES = 5 * 1024 * 1024
 LARGEST_ANSWER_BYTES = 8 * 1024 * 1024
 #: A part is held in memory.
 LARGEST_PART_BYTES = 64 * 1024 * 1024
-#: For how long what was uploaded can be submitted.
-DOWNLOAD_SECONDS = 86_400
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from plaud_provider.api.effects import Operation, Response, TokenState, TransportFailure
-from plaud_provider.api.tokens import CALLS_A_MINUTE
+from plaud_provider.api.limits import TOKEN_CALLS_A_MINUTE
 from plaud_provider.api.uploads import PARTS_AT_ONCE, FileTypeRefusedError, upload
 from plaud_provider.exceptions import (
     PlaudAccessError,
@@ -357,7 +357,7 @@ def test_whoever_ends_it_keeps_it_from_being_completed(hook: str) -> None:
 
 
 def test_a_user_token_is_no_token_request_of_the_minute() -> None:
-    calls = tuple(NOW - 1 for _ in range(CALLS_A_MINUTE))
+    calls = tuple(NOW - 1 for _ in range(TOKEN_CALLS_A_MINUTE))
     ours = world(USER_TOKEN, urls(), parts(), COMPLETED, user=False)
     ours.state = ours.state._replace(calls=calls)
 

@@ -58,6 +58,7 @@ VALUES: dict[str, Any] = {
     "max_recording_hours": 3.0,
     "unreadable": "send",
     "convert": "mp3",
+    "upload": "always",
     "resubmit": ["failed"],
     "dry_run": True,
     "timeout": 3600.0,
