@@ -90,6 +90,17 @@ def _connection_type() -> dict[str, Any]:
                 "description": "The region that the credentials belong to. Requests never reach another "
                 "region.",
             },
+            "api": {
+                "label": "API",
+                "schema": {"type": "string", "enum": ["openapi", "embedded"], "default": "openapi"},
+                "description": "Which of Plaud's APIs the client is for: openapi (openapi.plaud.…) or "
+                "embedded (platform-….plaud.ai). Plaud's portal says which; see docs/dialects.md.",
+            },
+            "api_key": {
+                "label": "API key",
+                "schema": {"type": ["string", "null"], "format": "password"},
+                "description": "The client's API key, which is not its secret key; for the API embedded.",
+            },
             "requests_per_minute": {
                 "label": "Requests per minute",
                 "schema": {"type": ["integer", "null"], "minimum": 1, "default": 60},

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeV
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from plaud_provider.api.limits import LATE_AFTER
 from plaud_provider.database.connections import kind_of, look_up
 from plaud_provider.database.database import DIALECTS, open_database
 from plaud_provider.database.rows import batches
@@ -638,6 +639,25 @@ class Ledger:
             .limit(most)
         )
         return self._run(lambda connection: [row_to_entry(row) for row in connection.execute(query)])
+
+    def late(self, *, region: str, client_id: str) -> int:
+        """
+        Return how many recordings have been at Plaud for so long that their results are soon lost.
+
+        :param region: Plaud region.
+        :param client_id: Plaud client id.
+        """
+        query = (
+            sa.select(sa.func.count())
+            .select_from(self._table)
+            .where(
+                self._c.region == region,
+                self._c.client_id == client_id,
+                self._is(State.PROCESSING),
+                self._c.submitted_at <= self._clock(-LATE_AFTER),
+            )
+        )
+        return self._run(lambda connection: int(connection.execute(query).scalar_one()))
 
     # What is known
 

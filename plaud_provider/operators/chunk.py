@@ -11,9 +11,6 @@ from airflow.sdk import BaseOperator
 from plaud_provider.api.arguments import (
     TextArguments,
     optional,
-    validate_boolean,
-    validate_language,
-    validate_webhook_url,
     validate_words,
 )
 from plaud_provider.exceptions import PlaudInputError
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.entry import Owner, State
     from plaud_provider.ledger.ledger import Ledger
-    from plaud_provider.submit.course import Terms
     from plaud_provider.submit.stop import Stop
     from plaud_provider.warehouse.writer import WarehouseWriter
 
@@ -145,17 +141,6 @@ class ChunkOperator(ArchiveOperator):
         except PlaudInputError as missing:
             self.log.warning("No recording of this chunk was prepared: %s", missing)
             return {}
-
-
-def checked_terms(language: str | None, speaker_diarization: object, webhook_url: str | None = None) -> Terms:
-    """Return how recordings are to be transcribed, from arguments that templates may have rendered."""
-    from plaud_provider.submit.course import Terms
-
-    return Terms(
-        language=validate_language(optional(language)),
-        speaker_diarization=validate_boolean("speaker_diarization", speaker_diarization),
-        webhook_url=validate_webhook_url(optional(webhook_url)),
-    )
 
 
 def states_to_resubmit(words: object) -> list[State]:

@@ -13,7 +13,8 @@ from airflow.providers.common.compat.sdk import conf
 
 from plaud_provider.api.arguments import optional, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, checked_terms, states_to_resubmit
+from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, states_to_resubmit
+from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AUDIO_EXTENSIONS, CONVERTED_EXTENSIONS, wrapped
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 LONGEST_NAME = 200
 
 
-class ListRecordingsOperator(ArchiveOperator):
+class ListRecordingsOperator(TermsOperator, ArchiveOperator):
     """
     List recordings, and write those that are left to do in chunks for further tasks.
 
@@ -72,11 +73,16 @@ class ListRecordingsOperator(ArchiveOperator):
         maps a task only so often (``[core] max_map_length``).
     :param language: As the recordings are to be submitted: it is a part of their identity (templated).
     :param speaker_diarization: Likewise (templated).
+    :param model: Likewise (templated).
+    :param hotwords: Likewise (templated).
+    :param decode_silence: Likewise (templated).
+    :param detection_level: Likewise (templated).
     :param public_urls: Likewise (templated).
     :param identity_params: Likewise (templated).
     :param resubmit: Likewise (templated).
     :param convert: ``mp3``, if the task that submits converts (templated): names of what can be converted are
         listed then as well, unless ``suffixes`` says which.
+    :param upload: As for the task that submits (templated).
     :return: The paths of the chunks; empty if nothing is to be done.
     :raises PlaudInputError: if the folder does not exist or an argument is wrong.
     :raises PlaudConfigurationError: if a connection, its rights or an extra is missing, or the warehouse is
@@ -87,6 +93,7 @@ class ListRecordingsOperator(ArchiveOperator):
 
     template_fields: Sequence[str] = (
         *ArchiveOperator.template_fields,
+        *TermsOperator.template_fields,
         "path",
         "recordings",
         "results_path",
@@ -95,12 +102,11 @@ class ListRecordingsOperator(ArchiveOperator):
         "modified_after",
         "modified_before",
         "chunk_size",
-        "language",
-        "speaker_diarization",
         "public_urls",
         "identity_params",
         "resubmit",
         "convert",
+        "upload",
     )
     ui_color = "#f1f3f4"
     _comes_after_list = False
@@ -117,12 +123,11 @@ class ListRecordingsOperator(ArchiveOperator):
         modified_after: datetime | str | None = None,
         modified_before: datetime | str | None = None,
         chunk_size: int | str = 200,
-        language: str | None = None,
-        speaker_diarization: bool | str = False,
         public_urls: Mapping[str, str] | str | None = None,
         identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
         convert: str | None = None,
+        upload: str = "auto",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -135,12 +140,11 @@ class ListRecordingsOperator(ArchiveOperator):
         self.modified_after = modified_after
         self.modified_before = modified_before
         self.chunk_size = chunk_size
-        self.language = language
-        self.speaker_diarization = speaker_diarization
         self.public_urls = public_urls
         self.identity_params = identity_params
         self.resubmit = resubmit
         self.convert = convert
+        self.upload = upload
 
     def execute(self, context: Context) -> list[str]:
         """List and write."""
@@ -182,6 +186,7 @@ class ListRecordingsOperator(ArchiveOperator):
         return chunks
 
     def _listing(self, ledger: Ledger) -> Listing:
+        from plaud_provider.recordings.upload import validate_upload
         from plaud_provider.submit.plan import Plan, Rules
         from plaud_provider.submit.settled import Listing
 
@@ -191,9 +196,9 @@ class ListRecordingsOperator(ArchiveOperator):
             public_urls=validate_public_urls(self.public_urls),
             resubmit=resubmit,
             identity_params=validate_identity_params(self.identity_params),
+            upload=validate_upload(self.upload),
         )
-        terms = checked_terms(self.language, self.speaker_diarization)
-        plan = Plan(self._plaud().settings.account, terms, rules)
+        plan = Plan(self._plaud().settings.account, self._terms(), rules)
         return Listing(plan, ledger, self._writer(ledger), resubmit)
 
     def _wanted_suffixes(self) -> Sequence[str]:

@@ -108,6 +108,8 @@ class ReportRecordingsOperator(ArchiveOperator):
         self.log.info("%s", _summary(counts, is_only_plan=is_only_plan))
         broken = self._broken(context)
         self._clear_up(context, is_done=not broken)
+        if not is_only_plan:
+            self._warn_of_late()
         complaints = []
         if broken:
             complaints.append(
@@ -168,6 +170,20 @@ class ReportRecordingsOperator(ArchiveOperator):
                     sweep(self.results_path, ledger.ended_since)
         except PlaudError as problem:
             self.log.warning("What is left over at results_path stays for the next run: %s", problem)
+
+    def _warn_of_late(self) -> None:
+        """Warn of what is soon lost at Plaud; that this fails is no reason for the run to."""
+        from plaud_provider.ledger.summary import soon_lost
+
+        try:
+            plaud = self._plaud()
+            with self._ledger() as ledger:
+                late = ledger.late(region=plaud.region, client_id=plaud.client_id)
+        except PlaudError as problem:
+            self.log.warning("Whether recordings are late at Plaud is not known: %s", problem)
+            return
+        if late:
+            self.log.warning("%s", soon_lost(f"{late} recording{'s' * (late != 1)} of this client"))
 
 
 def _summary(counts: Mapping[str, float], *, is_only_plan: bool) -> str:

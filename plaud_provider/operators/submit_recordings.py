@@ -10,17 +10,16 @@ from plaud_provider.api.arguments import (
     optional,
     optional_number,
     validate_boolean,
-    validate_number,
 )
 from plaud_provider.operators.chunk import (
     COUNTS_KEY,
     HELD_SECONDS,
     ChunkOperator,
     EndsInOrder,
-    checked_terms,
     owner_of,
     states_to_resubmit,
 )
+from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.sources import validate_url_validity
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from plaud_provider.submit.plan import Rules
 
 
-class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
+class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
     """
     Submit those recordings of a chunk that nobody has submitted yet.
 
@@ -57,6 +56,10 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
     :param segments_table: Likewise.
     :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers (templated).
+    :param model: As for ``SubmitTranscriptionOperator`` (templated).
+    :param hotwords: Likewise (templated).
+    :param decode_silence: Likewise (templated).
+    :param detection_level: Likewise (templated).
     :param webhook_url: https URL to which Plaud posts results (templated).
     :param url_validity: As for ``SubmitTranscriptionOperator`` (templated).
     :param public_urls: Likewise (templated).
@@ -65,9 +68,11 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
         (templated). Rows that this same run wrote are not taken again.
     :param max_audio_hours: Audio hours that this run may submit, over all its chunks (templated); ``None``
         for no limit. What would go beyond is not submitted.
-    :param max_recording_hours: Longer recordings are refused (templated); not by an estimate.
+    :param max_recording_hours: Longer recordings are refused (templated); not by an estimate. ``None``: 24,
+        and 6 if Plaud labels speakers, as it documents.
     :param unreadable: As for ``SubmitTranscriptionOperator`` (templated).
     :param convert: Likewise (templated).
+    :param upload: Likewise (templated).
     :param results_path: Likewise (templated).
     :param plan_only: Whether only to say what would be done, and what it would cost (templated).
     :param max_active_tis_per_dag: Chunks submitted at once, over all runs of the DAG. They share one
@@ -83,8 +88,7 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
 
     template_fields: Sequence[str] = (
         *ChunkOperator.template_fields,
-        "language",
-        "speaker_diarization",
+        *TermsOperator.template_fields,
         "webhook_url",
         "url_validity",
         "public_urls",
@@ -94,6 +98,7 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
         "max_recording_hours",
         "unreadable",
         "convert",
+        "upload",
         "results_path",
         "plan_only",
     )
@@ -102,25 +107,22 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
     def __init__(
         self,
         *,
-        language: str | None = None,
-        speaker_diarization: bool | str = False,
         webhook_url: str | None = None,
         url_validity: timedelta | float | str = timedelta(hours=6),
         public_urls: Mapping[str, str] | str | None = None,
         identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
         max_audio_hours: float | str | None = None,
-        max_recording_hours: float | str = 24.0,
+        max_recording_hours: float | str | None = None,
         unreadable: str = "refuse",
         convert: str | None = None,
+        upload: str = "auto",
         results_path: str | None = None,
         plan_only: bool | str = False,
         max_active_tis_per_dag: int | None = 2,
         **kwargs: Any,
     ) -> None:
         super().__init__(max_active_tis_per_dag=max_active_tis_per_dag, **kwargs)
-        self.language = language
-        self.speaker_diarization = speaker_diarization
         self.webhook_url = webhook_url
         self.url_validity = url_validity
         self.public_urls = public_urls
@@ -128,6 +130,7 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
         self.resubmit = resubmit
         self.unreadable = unreadable
         self.convert = convert
+        self.upload = upload
         self.results_path = results_path
         self.max_audio_hours = max_audio_hours
         self.max_recording_hours = max_recording_hours
@@ -153,7 +156,7 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
         from plaud_provider.submit.stop import Stop
 
         self._stop = Stop()
-        terms = checked_terms(self.language, self.speaker_diarization, self.webhook_url)
+        terms = self._terms(self.webhook_url)
         rules = self._rules()
         with self._ledger() as ledger:
             chunk = ChunkSubmit(
@@ -173,6 +176,7 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
     def _rules(self) -> Rules:
         from plaud_provider.recordings.convert import validate_convert
         from plaud_provider.recordings.examine import validate_unreadable
+        from plaud_provider.recordings.upload import validate_upload
         from plaud_provider.submit.plan import Rules
 
         return Rules(
@@ -181,9 +185,10 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
             identity_params=validate_identity_params(self.identity_params),
             resubmit=states_to_resubmit(self.resubmit),
             max_audio_hours=optional_number("max_audio_hours", self.max_audio_hours, minimum=0),
-            max_recording_hours=validate_number("max_recording_hours", self.max_recording_hours, minimum=0),
+            max_recording_hours=optional_number("max_recording_hours", self.max_recording_hours, minimum=0),
             unreadable=validate_unreadable(self.unreadable),
             convert=validate_convert(self.convert),
+            upload=validate_upload(self.upload),
             results_path=optional(self.results_path),
             target=self._target(),
         )

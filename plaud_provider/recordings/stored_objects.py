@@ -11,8 +11,8 @@ from datetime import timedelta
 from functools import partial
 from typing import BinaryIO
 
-from plaud_provider.api.regions import is_loopback
-from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.api.hosts import is_loopback
+from plaud_provider.exceptions import PlaudNotFetchableError
 from plaud_provider.recordings.reference import AudioReference, as_argument, refused
 from plaud_provider.storage.bucket import Bucket, FileSystems, parse_location
 from plaud_provider.storage.errors import archived
@@ -98,17 +98,17 @@ class StoredObject:
         """
         Return a URL that is signed now.
 
-        :raises PlaudConfigurationError: if the connection cannot sign a URL that Plaud could fetch.
+        :raises PlaudNotFetchableError: if the connection cannot sign a URL that Plaud could fetch.
         :raises PlaudStorageError: if the storage could not be asked.
         """
         signed = AudioReference(self._bucket.sign(self._key, self._validity))
         if signed.scheme != "https" and not is_loopback(signed.host):
-            raise self._misconfigured(
+            raise self._not_fetchable(
                 f"is in a storage to which {self._bucket.connection} leads over {signed.scheme}://; Plaud "
                 "fetches https:// URLs only"
             )
         if signed.expires_at is None:
-            raise self._misconfigured(
+            raise self._not_fetchable(
                 f"was not signed by {self._bucket.connection}. Signing needs {self._needs}. Of a public "
                 "object pass its https:// URL"
             )
@@ -126,5 +126,5 @@ class StoredObject:
             self._seen = (found, head)
         return self._seen
 
-    def _misconfigured(self, why: str) -> PlaudConfigurationError:
-        return refused(self.audio, why, PlaudConfigurationError)
+    def _not_fetchable(self, why: str) -> PlaudNotFetchableError:
+        return refused(self.audio, why, PlaudNotFetchableError)

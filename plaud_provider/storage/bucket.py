@@ -264,7 +264,7 @@ class Bucket:
     def _guard(self, explain: ErrorMaker, call: Callable[[], T]) -> T:
         """Call a library; whatever it raises or logs stays here."""
         try:
-            with _no_debug_records():
+            with no_debug_records():
                 return call()
         except PlaudError:
             raise
@@ -307,7 +307,7 @@ class _Silence:
 
 
 @contextmanager
-def _no_debug_records() -> Iterator[None]:
+def no_debug_records() -> Iterator[None]:
     """Keep libraries from logging what they sign or send; botocore does at DEBUG, and in another thread."""
     with _Silence.lock:
         if not _Silence.holders:

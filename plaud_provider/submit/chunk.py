@@ -22,10 +22,10 @@ from plaud_provider.submit.plan import ROUNDS, Candidate, Plan, claim
 from plaud_provider.submit.send import Claimed, Sender
 
 if TYPE_CHECKING:
+    from plaud_provider.api.terms import Terms
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.entry import Owner
     from plaud_provider.ledger.ledger import Ledger
-    from plaud_provider.submit.course import Terms
     from plaud_provider.submit.plan import Rules
     from plaud_provider.submit.stop import Stop
 

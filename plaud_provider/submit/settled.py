@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from plaud_provider.api.waiting import RETENTION
+from plaud_provider.api.limits import RETENTION
 from plaud_provider.ledger.entry import State
 
 if TYPE_CHECKING:

@@ -56,6 +56,10 @@ def transcribe_archive(
     modified_before: datetime | str | None = _LEFT_OUT,
     language: str | None = _LEFT_OUT,
     speaker_diarization: bool | str = _LEFT_OUT,
+    model: str | None = _LEFT_OUT,
+    hotwords: Sequence[str] | str = _LEFT_OUT,
+    decode_silence: bool | str = _LEFT_OUT,
+    detection_level: str | None = _LEFT_OUT,
     webhook_url: str | None = _LEFT_OUT,
     schema: str | None = _LEFT_OUT,
     transcripts_table: str = _LEFT_OUT,
@@ -64,9 +68,10 @@ def transcribe_archive(
     chunks_at_once: int = _LEFT_OUT,
     max_failed: float | str | None = _LEFT_OUT,
     max_audio_hours: float | str | None = _LEFT_OUT,
-    max_recording_hours: float | str = _LEFT_OUT,
+    max_recording_hours: float | str | None = _LEFT_OUT,
     unreadable: str = _LEFT_OUT,
     convert: str | None = _LEFT_OUT,
+    upload: str = _LEFT_OUT,
     resubmit: Sequence[str] | str = _LEFT_OUT,
     dry_run: bool | str = _LEFT_OUT,
     timeout: timedelta | float = _LEFT_OUT,
@@ -109,6 +114,11 @@ def transcribe_archive(
     :param modified_before: Only recordings last changed before.
     :param language: BCP-47 code; left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers; by default not.
+    :param model: Speech model; see ``SubmitTranscriptionOperator``. This and the next three are options of
+        the API ``embedded``.
+    :param hotwords: Words that are likely to be said, such as names.
+    :param decode_silence: Whether what is taken for silence is transcribed as well; by default not.
+    :param detection_level: For what the language is detected: ``segment`` or ``chapter``.
     :param webhook_url: https URL to which Plaud posts results.
     :param schema: Schema of both tables of the warehouse.
     :param transcripts_table: Table for transcriptions; by default ``plaud_transcripts``.
@@ -119,11 +129,14 @@ def transcribe_archive(
     :param max_failed: How many recordings of a run may be bad before its ``report`` fails: a number, or below
         1 a share, by default 0.1; ``None`` for any number.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
-    :param max_recording_hours: Longer recordings are refused; by default 24.
+    :param max_recording_hours: Longer recordings are refused; by default 24, and 6 with
+        ``speaker_diarization``.
     :param unreadable: What to do with recordings that cannot be measured: ``refuse``, by default, or
         ``send``.
     :param convert: ``mp3``: what is no MP3 or M4A is converted, and kept at ``results_path`` until it is
         landed; see ``SubmitTranscriptionOperator``.
+    :param upload: When recordings are uploaded to Plaud's own storage: ``auto``, by default, ``always`` or
+        ``never``; see ``SubmitTranscriptionOperator``.
     :param resubmit: What to pay for again: any of ``failed``, ``expired`` and ``unknown``.
     :param dry_run: Whether only to say what a run would do and cost.
     :param timeout: Seconds or timedelta from a chunk's first look to its deadline; by default 24

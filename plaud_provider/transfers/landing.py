@@ -196,6 +196,7 @@ class Lander:
                 landing = Landing(
                     transcription,
                     region=self._plaud.region,
+                    api=self._plaud.api,
                     landed_at=datetime.now(tz=UTC),
                     audio_uri=recordings[transcription.transcription_id],
                     dag_id=self._dag_id,

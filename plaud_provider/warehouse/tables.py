@@ -82,6 +82,8 @@ def plaud_tables(
         sa.Column("dag_id", LONG_TEXT),
         sa.Column("run_id", LONG_TEXT),
         sa.Column("raw", JsonText, nullable=False),
+        sa.Column("api", LONG_TEXT),
+        sa.Column("model", LONG_TEXT),
     )
     segments = sa.Table(
         segments_name,
@@ -92,5 +94,6 @@ def plaud_tables(
         sa.Column("end_seconds", sa.Double),
         sa.Column("speaker", LONG_TEXT),
         sa.Column("text", LONG_TEXT, nullable=False),
+        sa.Column("language", LONG_TEXT),
     )
     return PlaudTables(schema, transcripts, segments)

@@ -160,6 +160,8 @@ def test_airflow_discovers_the_connection_type_and_its_hook(discovered: dict[str
 def test_airflow_discovers_the_form_with_its_fields(discovered: dict[str, Any]) -> None:
     assert sorted(discovered["fields"]) == [
         "extra__plaud__allowed_hosts",
+        "extra__plaud__api",
+        "extra__plaud__api_key",
         "extra__plaud__budget_conn_id",
         "extra__plaud__region",
         "extra__plaud__requests_per_minute",

@@ -82,7 +82,8 @@ def test_first_warehouse_is_landed_in(first: Warehouse) -> None:
 
     assert writer.replace([landing("txn_1")]) == writer.replace([landing("txn_1")]) == (1, 2, 0)
 
-    assert first.rows("select * from plaud_transcripts where transcription_id = 'txn_old'") == before
+    after = first.rows("select * from plaud_transcripts where transcription_id = 'txn_old'")
+    assert [row[: len(before[0])] for row in after] == before
     assert writer.replace([landing("txn_old", segments=1)]) == (1, 1, 0)
 
 

@@ -52,6 +52,7 @@ OTHERS = {
         "manifests",
     ),
     *("speaker_diarization", "url_validity", "public_urls", "identity_params", "resubmit", "max_audio_hours"),
+    *("hotwords", "decode_silence"),
     *("max_recording_hours", "plan_only", "keep_raw", "max_failed"),
 }
 

@@ -131,12 +131,12 @@ def test_debug_records_come_back_when_the_last_thread_is_done() -> None:
     inside, leave = threading.Barrier(2), threading.Event()
 
     def hold() -> None:
-        with object_storage._no_debug_records():
+        with object_storage.no_debug_records():
             inside.wait(10)
             leave.wait(10)
 
     other = threading.Thread(target=hold)
-    with object_storage._no_debug_records():
+    with object_storage.no_debug_records():
         other.start()
         inside.wait(10)
     assert logging.root.manager.disable == logging.DEBUG
@@ -148,7 +148,7 @@ def test_debug_records_come_back_when_the_last_thread_is_done() -> None:
 def test_records_that_the_user_disabled_stay_disabled() -> None:
     logging.disable(logging.INFO)
     try:
-        with object_storage._no_debug_records():
+        with object_storage.no_debug_records():
             assert logging.root.manager.disable == logging.INFO
         assert logging.root.manager.disable == logging.INFO
     finally:
