@@ -11,7 +11,13 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement, SetTableComment
+from sqlalchemy.schema import (
+    CreateIndex,
+    CreateTable,
+    ExecutableDDLElement,
+    SetColumnComment,
+    SetTableComment,
+)
 
 from plaud_provider.database.dialect import code_of
 from plaud_provider.database.types import JsonText
@@ -210,6 +216,8 @@ def holds(there: sa.types.TypeEngine[Any], dialect: sa.Dialect, column: sa.Colum
     if isinstance(needed, sa.Integer):
         is_whole = isinstance(there, sa.Numeric) and not isinstance(there, sa.Float) and there.scale == 0
         return is_whole or (isinstance(there, sa.Integer) and not isinstance(there, sa.SmallInteger))
+    if isinstance(needed, sa.Date):
+        return isinstance(there, sa.Date) or (is_sqlite and is_text and length is None)
     return (isinstance(there, sa.DateTime) and (is_sqlite or there.timezone)) or (
         is_sqlite and is_text and length is None
     )
@@ -240,8 +248,20 @@ def _create(connection: sa.Connection, table: sa.Table) -> None:
     # DuckDB scans a column faster than it keeps an index.
     for index in table.indexes if connection.dialect.name != "duckdb" else ():
         connection.execute(CreateIndex(index))
-    if connection.dialect.supports_comments and not connection.dialect.inline_comments:
+    if _has_comments_apart(connection):
         connection.execute(SetTableComment(table))
+        for column in table.columns:
+            _comment(connection, column)
+
+
+def _has_comments_apart(connection: sa.Connection) -> bool:
+    """Whether comments are statements of their own; MySQL has them in those that create."""
+    return connection.dialect.supports_comments and not connection.dialect.inline_comments
+
+
+def _comment(connection: sa.Connection, column: sa.Column[Any]) -> None:
+    if column.comment is not None:
+        connection.execute(SetColumnComment(column))
 
 
 def _is_added(connection: sa.Connection, column: sa.Column[Any]) -> bool:
@@ -252,6 +272,8 @@ def _is_added(connection: sa.Connection, column: sa.Column[Any]) -> bool:
         if not code_of(error).startswith("42"):
             raise
         return False
+    if _has_comments_apart(connection):
+        _comment(connection, column)
     return True
 
 

@@ -37,7 +37,8 @@ class DeclaredTables:
         self.parameters = parameters
         self.keyed = keyed
         for table in parameters:
-            table.comment = f"Created by airflow-provider-plaud {__version__}"
+            what = f"{table.comment}. " if table.comment else ""
+            table.comment = f"{what}Created by airflow-provider-plaud {__version__}"
             for option, value in _MYSQL.items():
                 table.kwargs[f"mysql_{option}"] = value
 

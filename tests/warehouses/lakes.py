@@ -76,6 +76,10 @@ class Lake(ABC):
         """Return what readers find, in order."""
 
     @abstractmethod
+    def read(self, table: str, columns: list[str], order: str) -> Rows:
+        """Return some columns of what readers find in a table."""
+
+    @abstractmethod
     def create_schema(self, name: str) -> None: ...
 
     @abstractmethod
@@ -118,6 +122,9 @@ class SqlLake(Lake):
 
     def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
         return self._read(SEGMENTS, table, schema, "transcription_id, segment_index")
+
+    def read(self, table: str, columns: list[str], order: str) -> Rows:
+        return self._read(columns, table, None, order)
 
     def create_schema(self, name: str) -> None:
         self.warehouse.run(f"create schema {self.quoted(name)}")
@@ -184,7 +191,7 @@ class SqlLake(Lake):
         return [dict(zip(columns, row, strict=True)) for row in found]
 
     def chosen(self, columns: list[str]) -> str:
-        return ", ".join("cast(raw as text)" if name == "raw" else name for name in columns)
+        return ", ".join(f"cast({name} as text)" if name in ("raw", "metadata") else name for name in columns)
 
 
 class SqliteLake(SqlLake):
@@ -261,6 +268,9 @@ class ClickHouseLake(Lake):
 
     def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
         return self._read(SEGMENTS, table, schema, "transcription_id, segment_index")
+
+    def read(self, table: str, columns: list[str], order: str) -> Rows:
+        return self._read(columns, table, None, order)
 
     def create_schema(self, name: str) -> None:
         self.client.command(f"create database {_backquoted(name)}")

@@ -33,6 +33,9 @@ def test_transcript_row_has_what_the_answer_and_the_landing_say() -> None:
         "dag_id": "d",
         "run_id": "r",
         "raw": '{"status":"completed"}',
+        "recording_started_at": None,
+        "recording_date": None,
+        "metadata": None,
     }
 
 
