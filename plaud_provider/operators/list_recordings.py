@@ -16,6 +16,7 @@ from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, checked_
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AUDIO_EXTENSIONS, CONVERTED_EXTENSIONS
+from plaud_provider.transfers.metadata import describer_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -138,6 +139,9 @@ class ListRecordingsOperator(ArchiveOperator):
         from plaud_provider.warehouse.loaders.choice import refuse_unserved
 
         refuse_unserved(self.sql_conn_id)
+        # What describes recordings is used once they are paid for.
+        if (describer := describer_of(self)) is not None:
+            describer.check()
         size = int(validate_number("chunk_size", self.chunk_size, minimum=1))
         # One is for what other runs have left.
         max_chunks = max(1, conf.getint("core", "max_map_length", fallback=1024) - 1)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, tzinfo
 from typing import Any, NamedTuple
+
+from plaud_provider.exceptions import PlaudInputError
 
 #: Fields that say when a recording begins, and on which day it was made; the first that can be read counts.
 STARTS = ("recording_started_at", "started_at")
 DATES = ("recording_date", "date")
+#: Names that are one column in every warehouse, quoted or not.
+_COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 #: Other times are slips, and some warehouses have no room for them.
 _YEARS = range(1900, 2200)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -36,17 +40,27 @@ class Description(NamedTuple):
 NOTHING = Description()
 
 
-def describe(fields: Mapping[str, Any], columns: tuple[str, ...], zone: tzinfo) -> Description:
+def describe(
+    fields: Mapping[str, Any],
+    columns: Sequence[str],
+    zone: tzinfo,
+    *,
+    started_at: datetime | None = None,
+    day: date | None = None,
+) -> Description:
     """
     Return the description that fields make.
 
     :param fields: Values by name: text, what JSON has, dates and times.
     :param columns: Fields that are columns of their own.
     :param zone: Time zone of times that tell none.
+    :param started_at: When it begins, if no field says so.
+    :param day: On which day it was made, likewise.
     """
     known = {str(name): plain(value) for name, value in fields.items()}
-    started_at = next(filter(None, (_moment(fields.get(name), zone) for name in STARTS)), None)
-    day = next(filter(None, (_day(fields.get(name)) for name in DATES)), None)
+    told = [_moment(value, zone) for value in (*map(fields.get, STARTS), started_at)]
+    started_at = next(filter(None, told), None)
+    day = next(filter(None, map(_day, (*map(fields.get, DATES), day))), None)
     if day is None and started_at is not None:
         day = started_at.date()
     return Description(
@@ -55,6 +69,22 @@ def describe(fields: Mapping[str, Any], columns: tuple[str, ...], zone: tzinfo) 
         json=json.dumps(known, ensure_ascii=False) if known else None,
         columns={name: _as_text(known.get(name)) for name in columns},
     )
+
+
+def validate_columns(names: Sequence[object]) -> tuple[str, ...]:
+    """
+    Return the names of fields that are to be columns of their own.
+
+    :param names: The names.
+    :raises PlaudInputError: if one cannot be that of a column; nothing was sent.
+    """
+    for name in names:
+        if not isinstance(name, str) or not _COLUMN.fullmatch(name):
+            raise PlaudInputError(
+                f"metadata_columns: {name!r} is no name that every warehouse takes: letters of ASCII, digits "
+                "and _, 63 at most, no digit first. Rename the field where it comes from. Nothing was sent."
+            )
+    return tuple(str(name) for name in names)
 
 
 def plain(value: Any) -> Any:

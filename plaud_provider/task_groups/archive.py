@@ -58,6 +58,11 @@ def transcribe_archive(
     schema: str | None = _LEFT_OUT,
     transcripts_table: str = _LEFT_OUT,
     segments_table: str = _LEFT_OUT,
+    metadata: Mapping[str, Any] | str | None = _LEFT_OUT,
+    metadata_pattern: str | None = _LEFT_OUT,
+    metadata_path: str | os.PathLike[str] | None = _LEFT_OUT,
+    metadata_columns: Sequence[str] | str | None = _LEFT_OUT,
+    metadata_timezone: str | None = _LEFT_OUT,
     chunk_size: int | str = _LEFT_OUT,
     chunks_at_once: int = _LEFT_OUT,
     max_failed: float | str | None = _LEFT_OUT,
@@ -111,6 +116,12 @@ def transcribe_archive(
     :param schema: Schema of both tables of the warehouse.
     :param transcripts_table: Table for transcriptions; by default ``plaud_transcripts``.
     :param segments_table: Table for segments; by default ``plaud_segments``.
+    :param metadata: Fields of all recordings; see ``TranscriptionToSqlOperator``.
+    :param metadata_pattern: Fields that references have in them, such as
+        ``{agent}/{date:%Y-%m-%d}/{call_id}.mp3``; see there.
+    :param metadata_path: A list of fields, as CSV or JSON lines; see there.
+    :param metadata_columns: Fields that are columns of their own as well.
+    :param metadata_timezone: Time zone of times that tell none; by default UTC.
     :param chunk_size: Recordings per chunk; by default 200.
     :param chunks_at_once: Chunks submitted at once, over all runs of the DAG, by default 2: they share one
         quota, and more of them only hold more workers.

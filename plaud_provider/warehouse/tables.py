@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import sqlalchemy as sa
@@ -10,11 +9,10 @@ import sqlalchemy as sa
 from plaud_provider.database.tables import DeclaredTables, schema_name, shown, table_name
 from plaud_provider.database.types import LONG_TEXT, JsonText, UtcTime
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.recordings.description import validate_columns
 
 DEFAULT_TRANSCRIPTS_TABLE = "plaud_transcripts"
 DEFAULT_SEGMENTS_TABLE = "plaud_segments"
-#: Names that are one column in every warehouse, quoted or not: BigQuery's is the narrowest rule.
-_COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
 class PlaudTables(DeclaredTables):
@@ -122,18 +120,15 @@ def plaud_tables(
         sa.Column("text", LONG_TEXT, nullable=False, comment="What was said"),
         comment="One row per stretch of speech",
     )
-    for name in metadata_columns:
+    for name in validate_columns(metadata_columns):
         transcripts.append_column(_metadata_column(name, transcripts))
     return PlaudTables(schema, transcripts, segments)
 
 
-def _metadata_column(name: object, transcripts: sa.Table) -> sa.Column[str]:
-    if not isinstance(name, str) or not _COLUMN.fullmatch(name):
-        problem = "is no name that every warehouse takes: letters of ASCII, digits and _, 63 at most"
-    elif name.casefold() in (column.name.casefold() for column in transcripts.columns):
-        problem = "is a column that is there already"
-    else:
-        return sa.Column(name, LONG_TEXT, comment="Field of the recording, also in metadata")
-    raise PlaudInputError(
-        f"metadata_columns: {shown(name)} {problem}. Rename the field where it comes from. Nothing was sent."
-    )
+def _metadata_column(name: str, transcripts: sa.Table) -> sa.Column[str]:
+    if name.casefold() in (column.name.casefold() for column in transcripts.columns):
+        raise PlaudInputError(
+            f"metadata_columns: {shown(name)} is a column that is there already. Rename the field where it "
+            "comes from. Nothing was sent."
+        )
+    return sa.Column(name, LONG_TEXT, comment="Field of the recording, also in metadata")
