@@ -10,6 +10,7 @@ from plaud_provider.database.tables import DeclaredTables, schema_name, shown, t
 from plaud_provider.database.types import LONG_TEXT, JsonText, UtcTime
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.recordings.description import validate_columns
+from plaud_provider.warehouse.speakers import speakers, speakers_name
 
 DEFAULT_TRANSCRIPTS_TABLE = "plaud_transcripts"
 DEFAULT_SEGMENTS_TABLE = "plaud_segments"
@@ -27,7 +28,10 @@ class PlaudTables(DeclaredTables):
     def __init__(self, schema: str | None, transcripts: sa.Table, segments: sa.Table) -> None:
         # Delete and insert replaces rows without a key too, and not every warehouse enforces one.
         super().__init__(
-            schema, {transcripts: "transcripts_table", segments: "segments_table"}, keyed=frozenset()
+            schema,
+            {transcripts: "transcripts_table", segments: "segments_table"},
+            keyed=frozenset(),
+            views={speakers_name(str(segments.name)): speakers(segments)},
         )
         self.transcripts = transcripts
         self.segments = segments

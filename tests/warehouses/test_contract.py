@@ -116,6 +116,42 @@ def test_what_is_known_of_a_recording_is_in_columns_that_can_be_joined(lake: Lak
     assert lake.transcripts()[0]["metadata"] is None
 
 
+def test_speakers_are_summed_up_alike_in_every_warehouse(lake: Lake) -> None:
+    said = [
+        ("A", 0.0, 6.0, "one  two\n\tthree "),
+        ("B", 6.0, 8.0, "\u00e9t\u00e9 \u65e5\u672c\u8a9e"),
+        ("A", 8.0, None, "" + " " * 30),
+        ("A", 8.0, 7.0, "x" + " " * 30 + "y"),
+        (None, None, None, "\r\nfour\r\n"),
+    ]
+    rows = [
+        segment(index, speaker=speaker, start_seconds=start, end_seconds=end, text=text)
+        for index, (speaker, start, end, text) in enumerate(said)
+    ]
+    lake.writer().replace([landing("txn_1", segments=tuple(rows)), landing("txn_2", segments=1)])
+    lake.writer()
+
+    columns = ["transcription_id", "speaker", "seconds", "segments", "words", "share"]
+    found = {
+        (row["transcription_id"], row["speaker"]): [float(row[name]) for name in columns[2:]]
+        for row in lake.read("plaud_speakers", columns, "transcription_id")
+    }
+    assert found == {
+        ("txn_1", "A"): [6.0, 3, 5, 0.75],
+        ("txn_1", "B"): [2.0, 1, 2, 0.25],
+        ("txn_1", None): [0.0, 1, 1, 0.0],
+        ("txn_2", "speaker_0"): [1.25, 1, 2, 1.0],
+    }
+
+
+def test_view_of_other_people_stays_and_keeps_nothing_from_landing(lake: Lake) -> None:
+    lake.create_view("plaud_speakers", "select 1 as theirs")
+
+    lake.writer().replace([landing("txn_1")])
+
+    assert lake.read("plaud_speakers", ["theirs"], "theirs") == [{"theirs": 1}]
+
+
 def test_landing_again_changes_only_when_and_by_whom(lake: Lake) -> None:
     writer = lake.writer()
     writer.replace([landing("txn_1"), landing("txn_2")])

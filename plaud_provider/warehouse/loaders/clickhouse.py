@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.sql import quoted_name
 
 from plaud_provider.api.models import Status
 from plaud_provider.database.connections import hook_of
@@ -24,6 +26,7 @@ from plaud_provider.exceptions import (
     how_to_install,
 )
 from plaud_provider.warehouse.loaders.ordered import OrderedLoader
+from plaud_provider.warehouse.speakers import speakers, speakers_name
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from plaud_provider.warehouse.loaders.loader import Landed
     from plaud_provider.warehouse.rows import Landing
     from plaud_provider.warehouse.tables import PlaudTables
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -155,6 +160,24 @@ class ClickHouseLoader(OrderedLoader):
             if not there.keys() >= self._columns[table].keys():
                 view = self._name(table, view=True)
                 self._client.command(f"create or replace view {view} as select * from {name} where {latest}")
+        self._create_speakers()
+
+    def _create_speakers(self) -> None:
+        """Make the view of speakers if this user may; nothing depends on it."""
+        segments = self._tables.segments
+        name = speakers_name(str(segments.name))
+        if self._there(name):
+            return
+        columns = [sa.column(column.name, column.type) for column in segments.columns]
+        current = sa.table(quoted_name(f"{segments.name}_current", quote=True), *columns)
+        current.schema = self._tables.schema
+        query = speakers(current).compile(compile_kwargs={"literal_binds": True})
+        schema = "" if self._tables.schema is None else f"{_quoted(str(self._tables.schema))}."
+        try:
+            self._client.command(f"create view if not exists {schema}{_quoted(name)} as {query}")
+        except Exception as error:
+            code = next(iter(_CODE.findall(str(error))), type(error).__name__)
+            log.info("View %s was not created (%s). Nothing depends on it; see docs/model.md.", name, code)
 
     def _there(self, name: str) -> dict[str, str]:
         """Return the columns that a table or view has, with their types; none if there is no such one."""
