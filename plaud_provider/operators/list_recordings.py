@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
-from plaud_provider.api.arguments import optional, split_words, validate_number
+from plaud_provider.api.arguments import optional, optional_number, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, checked_terms, states_to_resubmit
 from plaud_provider.recordings.identity import validate_identity_params
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from plaud_provider.submit.settled import Listing
 
 
+#: Recordings that were paid for by another version of their content and may be paid for again unasked.
+MAX_CHANGED = 20
 #: Characters of a folder's name that are taken from an id; with what makes it unique, any storage takes it.
 LONGEST_NAME = 200
 
@@ -76,6 +78,11 @@ class ListRecordingsOperator(ArchiveOperator):
     :param public_urls: Likewise (templated).
     :param identity_params: Likewise (templated).
     :param resubmit: Likewise (templated).
+    :param max_changed: How many recordings may be left to do that were paid for before by another version of
+        their content (templated): a number, by default 20, or below 1 a share of what is listed; ``None`` for
+        any number. A few are files that were replaced; if all are, more likely a bucket was encrypted or
+        copied anew, and everything would be paid for again. Beyond it none of them is left to do, the others
+        are, and ``ReportRecordingsOperator`` fails; ``0`` leaves them out and fails nothing.
     :param convert: ``mp3``, if the task that submits converts (templated): names of what can be converted are
         listed then as well, unless ``suffixes`` says which.
     :return: The paths of the chunks; empty if nothing is to be done.
@@ -102,6 +109,7 @@ class ListRecordingsOperator(ArchiveOperator):
         "identity_params",
         "resubmit",
         "convert",
+        "max_changed",
     )
     ui_color = "#f1f3f4"
     _comes_after_list = False
@@ -124,6 +132,7 @@ class ListRecordingsOperator(ArchiveOperator):
         identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
         convert: str | None = None,
+        max_changed: float | str | None = MAX_CHANGED,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -142,6 +151,7 @@ class ListRecordingsOperator(ArchiveOperator):
         self.identity_params = identity_params
         self.resubmit = resubmit
         self.convert = convert
+        self.max_changed = max_changed
 
     def execute(self, context: Context) -> list[str]:
         """List and write."""
@@ -174,7 +184,12 @@ class ListRecordingsOperator(ArchiveOperator):
         if left:
             keyed = [Keyed(key=entry.recording_key, uri=entry.audio_uri or "") for entry in left]
             chunks.append(write_left(keyed, manifest_folder(self.results_path, context)))
-        settled: dict[str, Any] = {**listing.settled, "left_by_others": len(left)}
+        settled: dict[str, Any] = {
+            **listing.settled,
+            "left_by_others": len(left),
+            "changed": listing.changed,
+            "changed_left": listing.changed_left,
+        }
         context["ti"].xcom_push(key=COUNTS_KEY, value=settled)
         self.log.info(
             "%d chunk(s) are to be done %s. Settled: %s. Left at Plaud by other runs: %d.",
@@ -183,6 +198,8 @@ class ListRecordingsOperator(ArchiveOperator):
             ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in listing.settled.items()),
             len(left),
         )
+        if listing.changed_left:
+            self.log.warning("%s", changed_in_words(listing.changed_left, self.max_changed))
         return chunks
 
     def _listing(self, ledger: Ledger) -> Listing:
@@ -198,7 +215,8 @@ class ListRecordingsOperator(ArchiveOperator):
         )
         terms = checked_terms(self.language, self.speaker_diarization)
         plan = Plan(self._plaud().settings.account, terms, rules)
-        return Listing(plan, ledger, self._writer(ledger), resubmit)
+        max_changed = optional_number("max_changed", self.max_changed, minimum=0)
+        return Listing(plan, ledger, self._writer(ledger), resubmit, max_changed)
 
     def _wanted_suffixes(self) -> Sequence[str]:
         from plaud_provider.recordings.convert import validate_convert
@@ -250,6 +268,16 @@ class ListRecordingsOperator(ArchiveOperator):
             modified_before=_moment("modified_before", self.modified_before),
         )
         return found, f"under {path}"
+
+
+def changed_in_words(count: float, max_changed: object) -> str:
+    """Return what to say of recordings that have changed and are left out, as they are too many."""
+    return (
+        f"{count:g} recordings were paid for before, and their files have another version now (replaced, or "
+        f"in a bucket that was encrypted or copied anew). They were not submitted: max_changed={max_changed} "
+        "allows fewer. To pay for them again set max_changed to None, or to that number; if their content is "
+        "the same set it to 0, which leaves them out."
+    )
 
 
 def manifest_folder(results_path: str, context: Context, task_id: str | None = None) -> str:

@@ -111,7 +111,7 @@ class Plan:
 
     def __init__(self, account: Account, terms: Terms, rules: Rules) -> None:
         self.account = account
-        self._terms = terms
+        self.terms = terms
         self._rules = rules
         # Each connection to a storage is opened once, not once for each recording.
         self._file_systems = FileSystems()
@@ -122,12 +122,16 @@ class Plan:
         return recording_key(
             audio,
             version=version,
-            language=self._terms.language,
-            speaker_diarization=self._terms.speaker_diarization,
+            language=self.terms.language,
+            speaker_diarization=self.terms.speaker_diarization,
             region=self.account.region.value,
             client_id=self.account.client_id,
             identity_params=self._rules.identity_params,
         )
+
+    def is_told_by_its_uri(self, audio: AudioReference) -> bool:
+        """Whether what is stored of a reference tells its recording from others."""
+        return audio.identified_by(self._rules.identity_params) == audio.uri
 
     def source(self, audio: AudioReference) -> AudioSource:
         """
@@ -225,8 +229,8 @@ class Plan:
             audio_uri=candidate.audio.uri,
             region=self.account.region.value,
             client_id=self.account.client_id,
-            language=self._terms.language,
-            speaker_diarization=self._terms.speaker_diarization,
+            language=self.terms.language,
+            speaker_diarization=self.terms.speaker_diarization,
             duration_seconds=candidate.duration_seconds,
             target=self._rules.target,
         )
@@ -246,7 +250,7 @@ class Plan:
                 url_validity=self._rules.url_validity,
                 public_urls=self._rules.public_urls,
             )
-        return Order(source, candidate.version, self._terms)
+        return Order(source, candidate.version, self.terms)
 
 
 def _folder_of_converted(rules: Rules) -> LocalFolder | StoredFolder | None:

@@ -68,6 +68,7 @@ def transcribe_archive(
     chunk_size: int | str = _LEFT_OUT,
     chunks_at_once: int = _LEFT_OUT,
     max_failed: float | str | None = _LEFT_OUT,
+    max_changed: float | str | None = _LEFT_OUT,
     max_audio_hours: float | str | None = _LEFT_OUT,
     max_recording_hours: float | str = _LEFT_OUT,
     unreadable: str = _LEFT_OUT,
@@ -129,6 +130,9 @@ def transcribe_archive(
         quota, and more of them only hold more workers.
     :param max_failed: How many recordings of a run may be bad before its ``report`` fails: a number, or below
         1 a share, by default 0.1; ``None`` for any number.
+    :param max_changed: How many recordings that were paid for before may be paid for again as their files
+        have another version: a number, by default 20, or below 1 a share; ``None`` for any number, ``0`` for
+        none without failing.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
     :param max_recording_hours: Longer recordings are refused; by default 24.
     :param unreadable: What to do with recordings that cannot be measured: ``refuse``, by default, or

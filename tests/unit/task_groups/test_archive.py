@@ -57,6 +57,7 @@ VALUES: dict[str, Any] = {
     "resubmit": ["failed"],
     "dry_run": True,
     "timeout": 3600.0,
+    "max_changed": 7,
     "metadata": {"campaign": "spring"},
     "metadata_pattern": "{agent}/{call}.mp3",
     "metadata_path": "/crm/calls.csv",
