@@ -49,6 +49,7 @@ _TEXTS = frozenset(
         *("transcripts_table", "segments_table", "language", "webhook_url", "on_unknown_submit"),
         *("model", "detection_level"),
         *("unreadable", "convert", "upload"),
+        *("metadata_pattern", "metadata_path", "metadata_timezone"),
     ]
 )
 

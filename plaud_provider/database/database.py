@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from plaud_provider.database.dialect import Dialect
+    from plaud_provider.database.fit import CreateView
     from plaud_provider.database.tables import DeclaredTables
 
 log = logging.getLogger(__name__)
@@ -128,12 +129,14 @@ class Database:
             return
         tables.refuse_names_longer_than(self.engine.dialect.max_identifier_length, self.kind)
         tables.refuse_one_name_for_two(tells_cases_apart=self.dialect.tells_cases_apart)
-        self._run(
+        missing = self._run(
             partial(create_or_check, tables=tables, dialect=self.dialect, title=self.title),
             lambda error: self._not_prepared(error, tables),
             # Another task may have been faster. IF NOT EXISTS is no help: in PostgreSQL it can fail then.
             is_tried_twice=True,
         )
+        for view in missing:
+            self._create(view)
 
     @property
     def engine(self) -> sa.Engine:
@@ -151,6 +154,13 @@ class Database:
             else:
                 return self._engine
         raise refusal
+
+    def _create(self, view: CreateView) -> None:
+        """Make a view if this role may; tables are landed in without it, and another task may be faster."""
+        try:
+            self.run(lambda connection: connection.execute(view), failed=f"View {view.name} was not created")
+        except PlaudWarehouseError as refused:
+            log.info("%s Nothing depends on it; docs/model.md has what its owner may create.", refused)
 
     def _answers(self, tables: DeclaredTables) -> bool:
         """Whether all columns of all tables can be asked for."""

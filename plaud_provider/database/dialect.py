@@ -296,7 +296,9 @@ def replace_nuls(rows_or_columns: Iterable[Row | list[Any]], json: Collection[st
     for values in rows_or_columns:
         places: Any = values.items() if isinstance(values, dict) else enumerate(values)
         for place, value in places:
-            if isinstance(value, str) and "\x00" in value:
+            if not isinstance(value, str):
+                continue
+            if "\x00" in value:
                 values[place] = value.replace("\x00", "\ufffd")
                 replaced += value.count("\x00")
             elif place in json and "\\u0000" in value:

@@ -36,6 +36,8 @@ Arguments = ParamSpec("Arguments")
 
 #: Keys per statement: SQLite before 3.32 takes 999 variables, and :meth:`Ledger.failed` three for each id.
 BATCH = 300
+#: References per query, likewise.
+LOOKED_UP = 900
 LAPSED = (
     "Its task ended or stalled while it was being sent, and noted no answer: Plaud may have accepted and "
     "billed it. Compare with Plaud's own account, then have it submitted again if it is not there."
@@ -686,6 +688,40 @@ class Ledger:
 
         return self._in_batches(keys, find)
 
+    def paid_uris(
+        self,
+        uris: Collection[str],
+        *,
+        region: str,
+        client_id: str,
+        language: str | None,
+        speaker_diarization: bool,
+    ) -> set[str]:
+        """
+        Return those references of which a recording was paid for, or may have been, whatever its version.
+
+        :param uris: References as they are stored, also tens of thousands.
+        :param region: Plaud region.
+        :param client_id: Plaud client id.
+        :param language: Language that was asked for: another one is another transcription.
+        :param speaker_diarization: Whether speakers were asked for, likewise.
+        """
+        c = self._c
+        # Each statement reads the whole table: an index of texts of any length is none that all databases
+        # have, and a hundred thousand rows are read in some hundredths of a second.
+        query = sa.select(c.audio_uri).where(
+            c.region == region,
+            c.client_id == client_id,
+            c.language.is_not_distinct_from(language),
+            c.speaker_diarization == speaker_diarization,
+            sa.or_(c.transcription_id.is_not(None), self._is(State.SUBMITTING, State.UNKNOWN)),
+        )
+
+        def find(connection: sa.Connection, some: Sequence[str]) -> dict[str, str]:
+            return {uri: uri for uri in connection.scalars(query.where(c.audio_uri.in_(some)))}
+
+        return set(self._in_batches(uris, find, size=LOOKED_UP))
+
     def origins(
         self, transcription_ids: Collection[str], *, region: str, connection: sa.Connection | None = None
     ) -> dict[str, Entry]:
@@ -883,7 +919,11 @@ class Ledger:
         return self._rows(connection, keys, *more)
 
     def _in_batches(
-        self, keys: Collection[str], work: Callable[[sa.Connection, Sequence[str]], dict[str, Result]]
+        self,
+        keys: Collection[str],
+        work: Callable[[sa.Connection, Sequence[str]], dict[str, Result]],
+        *,
+        size: int = BATCH,
     ) -> dict[str, Result]:
         """
         Do something with keys in as many transactions as it takes, and return all that they return.
@@ -891,7 +931,7 @@ class Ledger:
         In the order of the keys: two tasks that lock the same ones wait for each other, not in a circle.
         """
         found: dict[str, Result] = {}
-        for some in batches(sorted(set(keys)), BATCH):
+        for some in batches(sorted(set(keys)), size):
             found |= self._run(work, some)
         return found
 

@@ -15,6 +15,7 @@ from plaud_provider.api.waiting import BACKSTOP, NOT_FOUND_REASON, WaitResult
 from plaud_provider.exceptions import PlaudArchiveError, error_class
 from plaud_provider.handover.wait_record import WaitRecord
 from plaud_provider.operators.chunk import COUNTS_KEY, ChunkOperator, shown
+from plaud_provider.transfers.metadata import describer_of
 from plaud_provider.triggers.transcription import TranscriptionTrigger
 
 if TYPE_CHECKING:
@@ -199,6 +200,7 @@ class LandRecordingsOperator(ChunkOperator):
             chunk.plaud,
             results=self._results(),
             ledger=chunk.ledger,
+            describer=describer_of(self),
             keep_raw=validate_boolean("keep_raw", self.keep_raw),
             dag_id=ti.dag_id,
             run_id=ti.run_id,

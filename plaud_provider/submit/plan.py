@@ -119,7 +119,7 @@ class Plan:
     def __init__(self, account: Account, terms: Terms, rules: Rules) -> None:
         account.dialect.check(terms)
         self.account = account
-        self._terms = terms
+        self.terms = terms
         self._rules = rules
         # Each connection to a storage is opened once, not once for each recording.
         self._file_systems = FileSystems()
@@ -132,13 +132,17 @@ class Plan:
         return recording_key(
             audio,
             version=version,
-            language=self._terms.language,
-            speaker_diarization=self._terms.speaker_diarization,
+            language=self.terms.language,
+            speaker_diarization=self.terms.speaker_diarization,
             region=self.account.region.value,
             client_id=self.account.client_id,
             identity_params=self._rules.identity_params,
-            options=self._terms.identity,
+            options=self.terms.identity,
         )
+
+    def is_told_by_its_uri(self, audio: AudioReference) -> bool:
+        """Whether what is stored of a reference tells its recording from others."""
+        return audio.identified_by(self._rules.identity_params) == audio.uri
 
     def source(self, audio: AudioReference) -> AudioSource:
         """
@@ -227,7 +231,7 @@ class Plan:
         """
         max_hours = self._rules.max_recording_hours
         if max_hours is None:
-            max_hours = longest_recording(speaker_diarization=self._terms.speaker_diarization)
+            max_hours = longest_recording(speaker_diarization=self.terms.speaker_diarization)
         return examine(
             source,
             max_hours=max_hours,
@@ -242,9 +246,9 @@ class Plan:
             audio_uri=candidate.audio.uri,
             region=self.account.region.value,
             client_id=self.account.client_id,
-            language=self._terms.language,
-            speaker_diarization=self._terms.speaker_diarization,
-            model=self._terms.model,
+            language=self.terms.language,
+            speaker_diarization=self.terms.speaker_diarization,
+            model=self.terms.model,
             duration_seconds=candidate.duration_seconds,
             target=self._rules.target,
         )
@@ -254,7 +258,7 @@ class Plan:
         assert candidate.source is not None  # noqa: S101
         source, found = candidate.source, candidate.found
         if found is None:
-            return Order(source, candidate.version, self._terms)
+            return Order(source, candidate.version, self.terms)
         upload = (
             None if self._memory is None else Upload(candidate.source, candidate.version, found, self._memory)
         )
@@ -271,7 +275,7 @@ class Plan:
                 url_validity=self._rules.url_validity,
                 public_urls=self._rules.public_urls,
             )
-        return Order(source, candidate.version, self._terms, upload, is_uploaded_anyway)
+        return Order(source, candidate.version, self.terms, upload, is_uploaded_anyway)
 
 
 def _folder_of_converted(rules: Rules, upload: UploadMode) -> LocalFolder | StoredFolder | None:

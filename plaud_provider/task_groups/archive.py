@@ -64,9 +64,15 @@ def transcribe_archive(
     schema: str | None = _LEFT_OUT,
     transcripts_table: str = _LEFT_OUT,
     segments_table: str = _LEFT_OUT,
+    metadata: Mapping[str, Any] | str | None = _LEFT_OUT,
+    metadata_pattern: str | None = _LEFT_OUT,
+    metadata_path: str | os.PathLike[str] | None = _LEFT_OUT,
+    metadata_columns: Sequence[str] | str | None = _LEFT_OUT,
+    metadata_timezone: str | None = _LEFT_OUT,
     chunk_size: int | str = _LEFT_OUT,
     chunks_at_once: int = _LEFT_OUT,
     max_failed: float | str | None = _LEFT_OUT,
+    max_changed: float | str | None = _LEFT_OUT,
     max_audio_hours: float | str | None = _LEFT_OUT,
     max_recording_hours: float | str | None = _LEFT_OUT,
     unreadable: str = _LEFT_OUT,
@@ -123,11 +129,20 @@ def transcribe_archive(
     :param schema: Schema of both tables of the warehouse.
     :param transcripts_table: Table for transcriptions; by default ``plaud_transcripts``.
     :param segments_table: Table for segments; by default ``plaud_segments``.
+    :param metadata: Fields of all recordings; see ``TranscriptionToSqlOperator``.
+    :param metadata_pattern: Fields that references have in them, such as
+        ``{agent}/{date:%Y-%m-%d}/{call_id}.mp3``; see there.
+    :param metadata_path: A list of fields, as CSV or JSON lines; see there.
+    :param metadata_columns: Fields that are columns of their own as well.
+    :param metadata_timezone: Time zone of times that tell none; by default UTC.
     :param chunk_size: Recordings per chunk; by default 200.
     :param chunks_at_once: Chunks submitted at once, over all runs of the DAG, by default 2: they share one
         quota, and more of them only hold more workers.
     :param max_failed: How many recordings of a run may be bad before its ``report`` fails: a number, or below
         1 a share, by default 0.1; ``None`` for any number.
+    :param max_changed: How many recordings that were paid for before may be paid for again as their files
+        have another version: a number, by default 20, or below 1 a share; ``None`` for any number, ``0`` for
+        none without failing.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
     :param max_recording_hours: Longer recordings are refused; by default 24, and 6 with
         ``speaker_diarization``.

@@ -76,7 +76,14 @@ class Lake(ABC):
         """Return what readers find, in order."""
 
     @abstractmethod
+    def read(self, table: str, columns: list[str], order: str) -> Rows:
+        """Return some columns of what readers find in a table."""
+
+    @abstractmethod
     def create_schema(self, name: str) -> None: ...
+
+    @abstractmethod
+    def create_view(self, name: str, query: str) -> None: ...
 
     @abstractmethod
     def create_by_hand(self) -> None:
@@ -119,8 +126,14 @@ class SqlLake(Lake):
     def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
         return self._read(SEGMENTS, table, schema, "transcription_id, segment_index")
 
+    def read(self, table: str, columns: list[str], order: str) -> Rows:
+        return self._read(columns, table, None, order)
+
     def create_schema(self, name: str) -> None:
         self.warehouse.run(f"create schema {self.quoted(name)}")
+
+    def create_view(self, name: str, query: str) -> None:
+        self.warehouse.run(f"create view {name} as {query}")
 
     def create_by_hand(self) -> None:
         text, double, time = self.types
@@ -137,7 +150,8 @@ class SqlLake(Lake):
         )
 
     def drop_column(self, table: str, column: str) -> None:
-        self.warehouse.run(f"alter table {table} drop column {column}")
+        # Some databases keep a column that a view shows.
+        self.warehouse.run("drop view if exists plaud_speakers", f"alter table {table} drop column {column}")
 
     @contextmanager
     def interrupted(self, writer: WarehouseWriter, step: int) -> Iterator[Interruption]:
@@ -184,7 +198,7 @@ class SqlLake(Lake):
         return [dict(zip(columns, row, strict=True)) for row in found]
 
     def chosen(self, columns: list[str]) -> str:
-        return ", ".join("cast(raw as text)" if name == "raw" else name for name in columns)
+        return ", ".join(f"cast({name} as text)" if name in ("raw", "metadata") else name for name in columns)
 
 
 class SqliteLake(SqlLake):
@@ -262,8 +276,15 @@ class ClickHouseLake(Lake):
     def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
         return self._read(SEGMENTS, table, schema, "transcription_id, segment_index")
 
+    def read(self, table: str, columns: list[str], order: str) -> Rows:
+        name = f"{table}_current" if self.client.query(f"exists {table}_current").first_row[0] else table
+        return self._select(columns, _backquoted(name), order)
+
     def create_schema(self, name: str) -> None:
         self.client.command(f"create database {_backquoted(name)}")
+
+    def create_view(self, name: str, query: str) -> None:
+        self.client.command(f"create view {name} as {query}")
 
     def create_by_hand(self) -> None:
         self.client.command(
@@ -312,6 +333,9 @@ class ClickHouseLake(Lake):
     def _read(self, columns: list[str], table: str, schema: str | None, order: str) -> Rows:
         name = _backquoted(f"{table}_current")
         where = name if schema is None else f"{_backquoted(schema)}.{name}"
+        return self._select(columns, where, order)
+
+    def _select(self, columns: list[str], where: str, order: str) -> Rows:
         found = self.client.query(f"select {', '.join(columns)} from {where} order by {order}").result_rows
         return [dict(zip(columns, row, strict=True)) for row in found]
 

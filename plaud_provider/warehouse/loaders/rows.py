@@ -145,7 +145,7 @@ class RowsLoader(Loader):
         nuls = 0
         for part in _parts(landings):
             rows = [landing.transcript_row() for landing in part]
-            nuls += self.database.dialect.clean(rows, json=("raw",))
+            nuls += self.database.dialect.clean(rows, json=("raw", "metadata"))
             write(self._tables.transcripts, rows)
         return nuls
 
