@@ -259,7 +259,7 @@ def _are_large(rows: Sequence[Row]) -> bool:
 
 def _upsert_staged(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
     """Send rows to a temporary table, and upsert them from there."""
-    staged = table.to_metadata(sa.MetaData(), schema=None, name=_STAGED)
+    staged = sa.Table(_STAGED, sa.MetaData(), *(sa.Column(one.name, one.type) for one in table.c))
     like = connection.dialect.identifier_preparer.format_table(table)
     connection.exec_driver_sql(f"create temporary table {_STAGED} (like {like}) on commit drop")
     copying.copy_large_rows(connection, staged, rows)
