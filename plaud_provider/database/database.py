@@ -211,7 +211,8 @@ class Database:
             return self.dialect.is_passing(error) or (is_patient and self.dialect.is_away(error))
 
         try:
-            return self._retried(attempt, passes, is_tried_twice=is_tried_twice)
+            with self.dialect.turn():
+                return self._retried(attempt, passes, is_tried_twice=is_tried_twice)
         except PlaudError:
             raise
         except Exception as error:

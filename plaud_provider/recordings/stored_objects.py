@@ -66,8 +66,8 @@ class StoredObject:
         """
         Check that the object is there, is a file, has content and can be read; return its version.
 
-        Its beginning is read, which is the only sure way to know that it can be. A further look takes one
-        request, and reads it again only if it has another version.
+        Its beginning is read, which is the only sure way to know that it can be; in S3 that one request tells
+        the rest as well. A further look takes one request, and reads it again only if it has another version.
 
         :raises PlaudInputError: if it cannot be transcribed, or is there and cannot be read: it is archived,
             encrypted, or denied to this connection.
@@ -116,6 +116,11 @@ class StoredObject:
 
     def _look(self) -> tuple[ObjectMetadata, bytes]:
         """Look the object up; return that and its beginning."""
+        if self._seen is None:
+            begun = self._bucket.begin(self._key, BLOCK_BYTES)
+            if begun is not None and begun[0].size:
+                self._seen = begun
+                return begun
         found = self._bucket.look_up(self._key)
         if found.size == 0:
             raise refused(self.audio, "is empty")

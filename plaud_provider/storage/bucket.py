@@ -141,6 +141,10 @@ class Bucket:
         """
         return self._call(errors.not_found, self._kind.describe, key)
 
+    def begin(self, key: str, size: int) -> tuple[ObjectMetadata, bytes] | None:
+        """Return that and an object's first bytes, where it is one request; ``None`` else."""
+        return self._call(errors.not_found, self._kind.begin, key, size)
+
     def pages(self, prefix: str, *, delimiter: str = "") -> Iterator[Page]:
         """
         List what begins with a prefix.
