@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from copy import copy
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -105,6 +106,21 @@ class Overview:
         self.database = database
         self._table = ledger_tables().submissions
         self._c = self._table.c
+        self._connection: sa.Connection | None = None
+
+    def together(self, work: Callable[[Overview], Result]) -> Result:
+        """
+        Ask several things over one connection: DuckDB opens its file anew for each.
+
+        :param work: What asks; given what to ask.
+        """
+
+        def ask(connection: sa.Connection) -> Result:
+            connected = copy(self)
+            connected._connection = connection
+            return work(connected)
+
+        return self._run(ask)
 
     def exists(self) -> bool:
         """Whether there is a ledger yet."""
@@ -268,7 +284,9 @@ class Overview:
         return self._run(lambda connection: connection.execute(query).all())
 
     def _run(self, work: Callable[[sa.Connection], Result]) -> Result:
-        return self.database.run(work, failed=f"{self._table.name} could not be read")
+        if self._connection is not None:
+            return work(self._connection)
+        return self.database.run(work, failed=f"{self._table.name} could not be read", only_reads=True)
 
 
 def _moved(

@@ -51,8 +51,7 @@ async def overview(access: AccessDep, filters: FiltersDep) -> dict[str, Any]:
     """Return the ledger in numbers, of the DAGs that the user may read."""
     now = datetime.now(tz=UTC)
 
-    def look() -> dict[str, Any]:
-        ledger = _open(access, filters)
+    def look(ledger: Overview) -> dict[str, Any]:
         if not ledger.exists():
             return {"conn_id": ledger.database.conn_id, "exists": False}
         choice, dag_ids = _choice(ledger, access, filters)
@@ -72,7 +71,7 @@ async def overview(access: AccessDep, filters: FiltersDep) -> dict[str, Any]:
             "price": price_per_hour(),
         }
 
-    return await ask(look)
+    return await ask(lambda: _open(access, filters).together(look))
 
 
 @router.get("/recordings")
@@ -81,13 +80,12 @@ async def recordings(
 ) -> list[dict[str, Any]]:
     """Return recordings, what was changed last first: those behind the one that was seen last."""
 
-    def look() -> list[dict[str, Any]]:
-        ledger = _open(access, filters)
+    def look(ledger: Overview) -> list[dict[str, Any]]:
         choice, _ = _choice(ledger, access, filters)
         after = (after_time, after_key) if after_time is not None else None
         return [_row(entry) for entry in ledger.rows(choice, after=after)]
 
-    return await ask(look)
+    return await ask(lambda: _open(access, filters).together(look))
 
 
 @router.get("/recording")

@@ -71,8 +71,8 @@ async function show() {
     element("td", {}, one.advice ?? ""))));
   find("recordings").replaceChildren();
   last = null;
-  await more();
   say("");
+  await more();
 }
 
 function bars(hours) {
