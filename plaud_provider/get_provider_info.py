@@ -66,6 +66,44 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "connection-types": [_connection_type()],
+        "config": {"plaud": {"description": "Plaud's pages in Airflow's UI.", "options": _options()}},
+    }
+
+
+def _options() -> dict[str, Any]:
+    def option(kind: str, default: str | None, example: str | None, description: str) -> dict[str, Any]:
+        return {
+            "description": description,
+            "version_added": "0.1.0",
+            "type": kind,
+            "example": example,
+            "default": default,
+        }
+
+    return {
+        "sql_conn_id": option(
+            "string",
+            "warehouse_default",
+            None,
+            "Connection of the warehouse that pages read, unless a run's own tasks name another.",
+        ),
+        "schema": option("string", None, "calls", "Schema of its table; the connection's own if left out."),
+        "transcripts_table": option(
+            "string", "plaud_transcripts", None, "Its table of transcripts, likewise."
+        ),
+        "ledger_conn_id": option(
+            "string", None, "ledger", "Connection of the ledger; that of the warehouse if left out."
+        ),
+        "show_transcripts": option(
+            "boolean",
+            "True",
+            None,
+            "Whether pages and downloads have what was said; if not, they have numbers, for everybody.",
+        ),
+        "price_per_hour": option(
+            "float", None, "0.28", "What Plaud bills for an hour of audio; prices are shown if it is set."
+        ),
+        "currency": option("string", "USD", "EUR", "Currency of that price."),
     }
 
 

@@ -93,12 +93,14 @@ class Database:
         failed: str,
         is_patient: bool = False,
         is_one_statement: bool = False,
+        only_reads: bool = False,
     ) -> Result:
         """
         Run ``work`` in a transaction, again while another writer is in the way, for a bounded time.
 
         :param work: What to do; it may be done several times, the last of which counts.
         :param is_one_statement: Whether that is one statement, which needs no transaction around it.
+        :param only_reads: Whether it writes nothing: then it keeps no writer out.
         :param failed: What has not been done, for the message.
         :param is_patient: Whether to wait as well while the database is away, in a restart. Then ``work`` is
             also done again if the connection broke at its commit: it has to be one that can be.
@@ -110,6 +112,7 @@ class Database:
             lambda error: self._refusal(failed, error),
             is_patient=is_patient,
             is_one_statement=is_one_statement,
+            only_reads=only_reads,
         )
 
     def ensure(self, tables: DeclaredTables, *, is_checked: bool = False) -> None:
@@ -183,6 +186,7 @@ class Database:
         is_patient: bool = False,
         is_tried_twice: bool = False,
         is_one_statement: bool = False,
+        only_reads: bool = False,
     ) -> Result:
         """
         Do it; on an error raise what ``tell`` says of it, with nothing left of the error itself.
@@ -203,7 +207,7 @@ class Database:
                     return work(connection.execution_options(isolation_level="AUTOCOMMIT"))
             with self.engine.connect() as connection, connection.begin():
                 is_open = True
-                if self.dialect.begin is not None:
+                if self.dialect.begin is not None and not only_reads:
                     connection.exec_driver_sql(self.dialect.begin)
                 return work(connection)
 

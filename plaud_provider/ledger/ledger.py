@@ -87,6 +87,7 @@ class Ledger:
     :meth:`failed`                ``processing``                                 ``failed``, with its id
     :meth:`expired`               ``processing``; ``landed``, but elsewhere      ``expired``
     :meth:`known_again`           ``expired``                                    ``processing``
+    :meth:`found_at_plaud`        ``unknown``                                    ``processing``, nobody waits
     ============================  =============================================  ==========================
 
     A step is one conditional statement: it happens if the row is in a state, and with the owner, that it
@@ -540,6 +541,38 @@ class Ledger:
             finished_at=None,
             updated_at=self._now,
         )
+
+    def found_at_plaud(self, key: str, transcription_id: str) -> bool:
+        """
+        Note that a person has found a recording of unknown outcome in Plaud's console, and under which id.
+
+        Nobody waits for it: the next run over its folder, or any that takes up what is overdue, lands it.
+
+        :param key: Its key.
+        :param transcription_id: The id that Plaud shows.
+        :return: ``False`` if it is not ``unknown``, or another recording has this id; nothing has changed
+            then.
+        """
+
+        def note(connection: sa.Connection) -> bool:
+            # What was being sent when its lease ended is unknown, too.
+            self._rows(connection, [key])
+            is_taken = sa.select(self._c.recording_key).where(self._c.transcription_id == transcription_id)
+            if connection.scalar(is_taken) not in (None, key):
+                return False
+            changed = self._change(
+                connection,
+                sa.and_(self._has_key([key]), self._is(State.UNKNOWN)),
+                state=State.PROCESSING.value,
+                transcription_id=transcription_id,
+                error=None,
+                lease_until=None,
+                finished_at=None,
+                updated_at=self._now,
+            )
+            return changed == 1
+
+        return self._run(note)
 
     def settle(
         self,
