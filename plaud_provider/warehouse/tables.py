@@ -11,6 +11,30 @@ from plaud_provider.exceptions import PlaudInputError
 DEFAULT_TRANSCRIPTS_TABLE = "plaud_transcripts"
 DEFAULT_SEGMENTS_TABLE = "plaud_segments"
 
+#: What each column holds, for whoever looks at the tables in the warehouse.
+_COMMENTS = {
+    "transcription_id": "Id that Plaud gave",
+    "audio_uri": "Reference to the recording, without a signature",
+    "region": "Region of Plaud that it was made in",
+    "language": "Language, as Plaud reports it",
+    "duration_seconds": "Length of the recording in seconds",
+    "segment_count": "Number of its rows in the table of segments",
+    "speaker_count": "Number of speakers that were told apart",
+    "status": "completed or failed",
+    "error": "Why it failed",
+    "submitted_at": "When it was submitted",
+    "completed_at": "When Plaud had finished it",
+    "landed_at": "When its rows were written",
+    "dag_id": "Dag that wrote its rows",
+    "run_id": "Dag run that wrote its rows",
+    "raw": "The answer of Plaud",
+    "segment_index": "Place in the transcript, from 0",
+    "start_seconds": "Start in seconds from the beginning of the recording",
+    "end_seconds": "End in seconds from the beginning of the recording",
+    "speaker": "Speaker, if speakers were told apart",
+    "text": "What was said",
+}
+
 
 class PlaudTables(DeclaredTables):
     """
@@ -93,4 +117,7 @@ def plaud_tables(
         sa.Column("speaker", LONG_TEXT),
         sa.Column("text", LONG_TEXT, nullable=False),
     )
+    for table in (transcripts, segments):
+        for column in table.columns:
+            column.comment = _COMMENTS.get(column.name)
     return PlaudTables(schema, transcripts, segments)
