@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
 
-from plaud_provider.database.connections import hook_of, kind_of, look_up
+from plaud_provider.database.connections import hook_of, kind_of, look_up, safe_message
 from plaud_provider.database.fit import create_or_check
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-
-_SECRET_NAME = r"(?i)token|secret|passw|key"
 
 
 class Database:
@@ -278,20 +275,7 @@ class Database:
         )
 
     def _safe_message(self, error: Exception) -> str:
-        """
-        Return the first line of a driver's message without the connection's secrets.
-
-        Only for what happens before any row is sent: later messages may quote rows.
-        """
-        lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-        message = f"{type(error).__name__}: {lines[0].strip().rstrip('.') if lines else 'no message'}"
-        connection = self._hook.get_connection(self.conn_id)
-        secrets = [connection.password]
-        secrets += [value for name, value in connection.extra_dejson.items() if re.search(_SECRET_NAME, name)]
-        for secret in secrets:
-            if isinstance(secret, str) and secret:
-                message = message.replace(secret, "***")
-        return message[:300]
+        return safe_message(error, self._hook.get_connection(self.conn_id))
 
 
 def open_database(
