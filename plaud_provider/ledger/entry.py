@@ -105,6 +105,7 @@ class Entry(NamedTuple):
     :param finished_at: When it became ``landed``, ``failed``, ``unknown`` or ``expired``.
     :param updated_at: When this row was changed last.
     :param target: Where it has landed last, or is to be landed.
+    :param purged_at: When its text was removed for good; it is not transcribed or landed again by itself.
     """
 
     recording_key: str
@@ -125,6 +126,7 @@ class Entry(NamedTuple):
     finished_at: datetime | None
     updated_at: datetime
     target: str | None = None
+    purged_at: datetime | None = None
 
     @property
     def is_released(self) -> bool:

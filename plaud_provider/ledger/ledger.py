@@ -39,6 +39,10 @@ LAPSED = (
     "Its task ended or stalled while it was being sent, and noted no answer: Plaud may have accepted and "
     "billed it. Compare with Plaud's own account, then have it submitted again if it is not there."
 )
+#: What is kept of why a recording failed, once it is purged.
+PURGED_REASON = "its reason was purged"
+#: Rows that are read at once, where all are.
+PAGE = 5000
 #: Kinds of database that keep a ledger, for messages.
 LEDGER_DATABASES = "PostgreSQL, MySQL, MariaDB, SQLite or DuckDB"
 OWNER_COLUMNS = tuple(f"owner_{name}" for name in Owner._fields)
@@ -54,11 +58,13 @@ class Outcome(NamedTuple):
     :param state: Its state.
     :param transcription_id: Plaud's id, once accepted.
     :param submitted_at: When it was sent.
+    :param is_purged: Whether its text was removed for good.
     """
 
     state: State
     transcription_id: str | None
     submitted_at: datetime | None
+    is_purged: bool = False
 
 
 class Ledger:
@@ -84,6 +90,7 @@ class Ledger:
     :meth:`failed`                ``processing``                                 ``failed``, with its id
     :meth:`expired`               ``processing``; ``landed``, but elsewhere      ``expired``
     :meth:`known_again`           ``expired``                                    ``processing``
+    :meth:`purge`                 all but ``claimed`` and ``submitting``         the same, and ``purged_at``
     ============================  =============================================  ==========================
 
     A step is one conditional statement: it happens if the row is in a state, and with the owner, that it
@@ -237,9 +244,12 @@ class Ledger:
             there.owner_try_number <= new.owner_try_number,
         )
         has_lapsed = there.lease_until <= new.claimed_at
-        return sa.or_(
-            sa.and_(self._is(State.CLAIMED), sa.or_(has_lapsed, is_earlier_try)),
-            sa.and_(self._is(*sorted(resubmit)), sa.true() if resubmit_own else sa.not_(is_same_run)),
+        return sa.and_(
+            there.purged_at.is_(None),
+            sa.or_(
+                sa.and_(self._is(State.CLAIMED), sa.or_(has_lapsed, is_earlier_try)),
+                sa.and_(self._is(*sorted(resubmit)), sa.true() if resubmit_own else sa.not_(is_same_run)),
+            ),
         )
 
     def claimable(
@@ -465,6 +475,7 @@ class Ledger:
             **{name.removeprefix("new_"): value for name, value in accepted.items()},
             "lease_until": now + self.LEASE_OF_WAIT,
             "error": error,
+            "purged_at": there.purged_at if there is not None else None,
         }
         self.database.dialect.clean([row])
         self.database.dialect.upsert(connection, self._table, [row])
@@ -529,6 +540,7 @@ class Ledger:
             sa.and_(
                 self._c.region == region,
                 self._is(State.EXPIRED),
+                self._c.purged_at.is_(None),
                 self._c.transcription_id.in_(sorted(transcription_ids)),
             ),
             state=State.PROCESSING.value,
@@ -581,7 +593,12 @@ class Ledger:
             told = {known: reasons[known] for known in ids if reasons[known] is not None}
             changed += self._change(
                 connection,
-                sa.and_(self._c.region == region, start, self._c.transcription_id.in_(ids)),
+                sa.and_(
+                    self._c.region == region,
+                    start,
+                    self._c.purged_at.is_(None),
+                    self._c.transcription_id.in_(ids),
+                ),
                 state=state.value,
                 error=sa.case(told, value=self._c.transcription_id, else_=None) if told else None,
                 lease_until=None,
@@ -590,6 +607,73 @@ class Ledger:
                 **more,
             )
         return changed
+
+    # What is forgotten
+
+    def purge(self, keys: Collection[str]) -> set[str]:
+        """
+        Note that the text of recordings is removed for good: nobody claims, waits for or lands them again.
+
+        Key, ids, state and times stay, so that nothing is paid for twice; reasons, which Plaud words, go.
+        Deleting a row by hand is how a recording becomes a new one.
+
+        :param keys: Recording keys.
+        :return: Which of them are purged, now or before. Those that a task has claimed or is sending are not:
+            of them there is no text yet.
+        """
+        is_open = self._is(State.CLAIMED, State.SUBMITTING)
+
+        def purge(connection: sa.Connection, some: Sequence[str]) -> dict[str, bool]:
+            chosen = self._has_key(some)
+            self._lock(connection, chosen)
+            self._note_lapsed(connection, chosen)
+            self._change(
+                connection,
+                sa.and_(chosen, self._c.purged_at.is_(None), sa.not_(is_open)),
+                purged_at=self._now,
+                error=sa.case((self._c.error.is_(None), sa.null()), else_=PURGED_REASON),
+                lease_until=None,
+                updated_at=self._now,
+            )
+            query = sa.select(self._c.recording_key).where(chosen, self._c.purged_at.is_not(None))
+            return dict.fromkeys(connection.scalars(query), True)
+
+        return set(self._in_batches(keys, purge))
+
+    def purged(self, transcription_ids: Collection[str], *, region: str) -> set[str]:
+        """
+        Return those of transcriptions whose text is removed for good.
+
+        :param transcription_ids: Ids that Plaud gave.
+        :param region: Plaud region.
+        """
+        c = self._c
+
+        def find(connection: sa.Connection) -> set[str]:
+            return {
+                known
+                for batch in batches(sorted(set(transcription_ids)), BATCH)
+                for known in connection.scalars(
+                    sa.select(c.transcription_id).where(
+                        c.region == region, c.transcription_id.in_(batch), c.purged_at.is_not(None)
+                    )
+                )
+            }
+
+        return self._run(find)
+
+    def chosen(self, is_chosen: Callable[[Entry], bool]) -> list[Entry]:
+        """
+        Return the rows that something holds for; all are read, a page at a time.
+
+        :param is_chosen: Whether a row is one of them.
+        """
+
+        def choose(connection: sa.Connection) -> list[Entry]:
+            rows = connection.execution_options(yield_per=PAGE).execute(sa.select(self._table))
+            return [entry for row in rows if is_chosen(entry := row_to_entry(row))]
+
+        return self._run(choose)
 
     # Who waits
 
@@ -630,6 +714,7 @@ class Ledger:
                 c.region == region,
                 c.client_id == client_id,
                 self._is(State.PROCESSING),
+                c.purged_at.is_(None),
                 c.transcription_id.is_not(None),
                 sa.or_(c.target.is_(None), c.target == target),
                 sa.or_(c.lease_until.is_(None), c.lease_until <= self._now),
@@ -658,10 +743,12 @@ class Ledger:
         c = self._c
 
         def find(connection: sa.Connection, some: Sequence[str]) -> dict[str, Outcome]:
-            query = sa.select(c.recording_key, c.state, c.transcription_id, c.submitted_at)
+            query = sa.select(c.recording_key, c.state, c.transcription_id, c.submitted_at, c.purged_at)
             return {
-                key: Outcome(State(state), known, submitted_at)
-                for key, state, known, submitted_at in connection.execute(query.where(self._has_key(some)))
+                key: Outcome(State(state), known, submitted_at, purged_at is not None)
+                for key, state, known, submitted_at, purged_at in connection.execute(
+                    query.where(self._has_key(some))
+                )
             }
 
         return self._in_batches(keys, find)
@@ -809,6 +896,7 @@ class Ledger:
             "accepted_at": None,
             "finished_at": None,
             "updated_at": now,
+            "purged_at": None,
         }
 
     def _is(self, *states: State) -> sa.ColumnElement[bool]:

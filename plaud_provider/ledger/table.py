@@ -60,6 +60,7 @@ def ledger_tables(schema: str | None = None, table: str = DEFAULT_SUBMISSIONS_TA
         sa.Column("finished_at", UtcTime),
         sa.Column("updated_at", UtcTime, nullable=False),
         sa.Column("target", sa.Text),
+        sa.Column("purged_at", UtcTime),
     )
     stem = _index_stem(name)
     sa.Index(f"ix_{stem}_transcription_id", submissions.c.transcription_id)

@@ -229,6 +229,10 @@ class LandRecordingsOperator(ChunkOperator):
         return self._concluded(chunk, context)
 
     def _concluded(self, chunk: _Chunk, context: Context) -> dict[str, int]:
+        if chunk.purged:
+            # A trigger may have kept what was purged while it waited.
+            ids = [entry.transcription_id for entry in chunk.purged if entry.transcription_id]
+            self._results().remove_landed(chunk.plaud.region, ids, keep_raw=False)
         counts = chunk.counts()
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         problems = chunk.problems()
@@ -296,7 +300,10 @@ class _Chunk:
 
     def look(self) -> None:
         """Ask ledger and target anew."""
-        self._entries = self.ledger.entries(self._recordings)
+        entries = self.ledger.entries(self._recordings)
+        #: What is purged is no part of any run.
+        self.purged = [entry for entry in entries.values() if entry.purged_at is not None]
+        self._entries = {key: entry for key, entry in entries.items() if entry.purged_at is None}
         ids = [entry.transcription_id for entry in self._entries.values() if entry.transcription_id]
         self._landed = self.writer.landed(ids)
 
@@ -328,7 +335,7 @@ class _Chunk:
             for entry in self._entries.values()
         )
         counts = {end: ends[State(end)] for end in ENDS if end != "not_submitted"}
-        total = len(self._recordings)
+        total = len(self._recordings) - len(self.purged)
         return {"total": total, **counts, "not_submitted": total - sum(counts.values())}
 
     def problems(self) -> list[str]:

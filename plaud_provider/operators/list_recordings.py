@@ -169,6 +169,8 @@ class ListRecordingsOperator(ArchiveOperator):
             ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in listing.settled.items()),
             len(left),
         )
+        if listing.purged:
+            self.log.info("%d recording(s) are purged, and left out.", listing.purged)
         return chunks
 
     def _listing(self, ledger: Ledger) -> Listing:

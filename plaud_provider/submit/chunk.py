@@ -82,7 +82,8 @@ class ChunkSubmit:
         new = [listed[key] for key in listed if key in claimable]
         self._new = [] if self._are_hours_spent(len(new)) else self._looked_at(new)
         known = [entry for key, entry in entries.items() if key not in claimable and key in self._uris]
-        return _plan(len(listed), known, self._new)
+        left = [entry for entry in known if entry.purged_at is None]
+        return _plan(len(listed) - (len(known) - len(left)), left, self._new)
 
     def _are_known_again(self, entries: Collection[Entry]) -> bool:
         if not any(entry.state is State.EXPIRED for entry in entries):

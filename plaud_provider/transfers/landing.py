@@ -146,6 +146,7 @@ class Lander:
         :raises PlaudError: its other classes, if Plaud cannot be asked.
         """
         tally = Tally()
+        recordings = self._without_purged(recordings)
         try:
             for slab in self._slabs(recordings, tally):
                 self._land_slab(slab, tally)
@@ -161,6 +162,18 @@ class Lander:
                 self._hook.close()
         self._note_expired(tally.missing)
         return tally
+
+    def _without_purged(self, recordings: Mapping[str, str | None]) -> Mapping[str, str | None]:
+        """Leave out what is purged: Plaud is not asked for it, and what is kept of it goes."""
+        purged = (
+            self._ledger.purged(recordings, region=self._plaud.region) if self._ledger is not None else ()
+        )
+        if not purged:
+            return recordings
+        log.info("%d transcription(s) are purged, and are not landed.", len(purged))
+        if self._results is not None:
+            self._results.remove_landed(self._plaud.region, sorted(purged), keep_raw=False)
+        return {known: audio_uri for known, audio_uri in recordings.items() if known not in purged}
 
     @cached_property
     def _hook(self) -> PlaudHook:
