@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+_ONCE_COMMITTED = "plaud_once_committed"
 _SECRET_NAME = r"(?i)token|secret|passw|key"
 
 
@@ -187,15 +188,24 @@ class Database:
         def attempt() -> Result:
             nonlocal is_open
             is_open = False
+            told: list[Callable[[], object]] = []
             if is_one_statement and self.dialect.commits_statements:
                 with self.engine.connect() as connection:
                     is_open = True
-                    return work(connection.execution_options(isolation_level="AUTOCOMMIT"))
+                    connection.info[_ONCE_COMMITTED] = told
+                    result = work(connection.execution_options(isolation_level="AUTOCOMMIT"))
+                for tell in told:
+                    tell()
+                return result
             with self.engine.connect() as connection, connection.begin():
                 is_open = True
+                connection.info[_ONCE_COMMITTED] = told
                 if self.dialect.begin is not None:
                     connection.exec_driver_sql(self.dialect.begin)
-                return work(connection)
+                result = work(connection)
+            for tell in told:
+                tell()
+            return result
 
         def passes(error: BaseException) -> bool:
             return self.dialect.is_passing(error) or (is_patient and self.dialect.is_away(error))
@@ -277,6 +287,16 @@ class Database:
             if isinstance(secret, str) and secret:
                 message = message.replace(secret, "***")
         return message[:300]
+
+
+def once_committed(connection: sa.Connection, tell: Callable[[], object]) -> None:
+    """
+    Have something told when the transaction that :meth:`Database.run` began is committed, and only then.
+
+    :param connection: The connection that ``work`` was given.
+    :param tell: Tells it; must not raise.
+    """
+    connection.info[_ONCE_COMMITTED].append(tell)
 
 
 def open_database(

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from plaud_provider import metrics
 from plaud_provider.api.effects import (
     Do,
     Effect,
@@ -88,7 +89,10 @@ class Shell(ABC, Generic[AnyTurn]):
             case Send(request, within):
                 if self._turn is not None:
                     self._turn.has_sent = True
-                return await self._send(request, within)
+                metrics.sent(request.operation.value)
+                response = await self._send(request, within)
+                metrics.answered(request.operation.value, response.status)
+                return response
             case ReturnSlot() if self._turn is not None:
                 await self._give_back(self._turn, effect)
             case Sleep(seconds, reason):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeV
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from plaud_provider import metrics
 from plaud_provider.database.connections import kind_of, look_up
-from plaud_provider.database.database import DIALECTS, open_database
+from plaud_provider.database.database import DIALECTS, once_committed, open_database
 from plaud_provider.database.rows import batches
 from plaud_provider.database.types import UtcTime, host_clock
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
@@ -203,7 +204,12 @@ class Ledger:
                 rows,
                 may_replace=lambda new: self._may_claim(new, resubmit, resubmit_own=resubmit_own),
             )
-            return {key: entry for key, entry in self._entries(connection, keys).items() if key not in beyond}
+            found = {
+                key: entry for key, entry in self._entries(connection, keys).items() if key not in beyond
+            }
+            claimed = sum(entry.is_claimed_by(owner) for entry in found.values())
+            self._tell(connection, State.CLAIMED, claimed)
+            return found
 
         return self._in_batches(by_key, claim)
 
@@ -325,7 +331,7 @@ class Ledger:
         :param owner: Who sends it.
         :return: ``False`` if somebody else has taken it over: then it must not be sent.
         """
-        return self._step(self._to_submitting, key, owner)
+        return self._step(State.SUBMITTING, self._to_submitting, key, owner)
 
     @cached_property
     def _to_submitting(self) -> sa.Update:
@@ -344,7 +350,7 @@ class Ledger:
         :param key: A recording that this owner was sending, or whose sending has become ``unknown``.
         :param owner: Who sent it.
         """
-        return self._step(self._to_claimed, key, owner)
+        return self._step(State.CLAIMED, self._to_claimed, key, owner)
 
     @cached_property
     def _to_claimed(self) -> sa.Update:
@@ -366,7 +372,7 @@ class Ledger:
         :param owner: Who sent it.
         :param error: What happened.
         """
-        return self._step(self._to_unknown, key, owner, new_error=kept_error(error))
+        return self._step(State.UNKNOWN, self._to_unknown, key, owner, new_error=kept_error(error))
 
     @cached_property
     def _to_unknown(self) -> sa.Update:
@@ -386,7 +392,7 @@ class Ledger:
         :param owner: Who has it.
         :param error: Why.
         """
-        return self._step(self._to_refused, key, owner, new_error=kept_error(error))
+        return self._step(State.FAILED, self._to_refused, key, owner, new_error=kept_error(error))
 
     @cached_property
     def _to_refused(self) -> sa.Update:
@@ -428,9 +434,9 @@ class Ledger:
             "new_submitted_at": submitted_at,
             "new_accepted_at": accepted_at,
         }
-        return self._step(self._to_processing, recording.recording_key, owner, **accepted) or self._run(
-            self._note_late, recording, owner, accepted
-        )
+        return self._step(
+            State.PROCESSING, self._to_processing, recording.recording_key, owner, **accepted
+        ) or self._run(self._note_late, recording, owner, accepted)
 
     @cached_property
     def _to_processing(self) -> sa.Update:
@@ -479,6 +485,7 @@ class Ledger:
         }
         self.database.dialect.clean([row])
         self.database.dialect.upsert(connection, self._table, [row])
+        self._tell(connection, State.PROCESSING, 1, recording_key=key, transcription_id=transcription_id)
         return False
 
     # What became of it at Plaud
@@ -606,6 +613,7 @@ class Ledger:
                 updated_at=self._now,
                 **more,
             )
+        self._tell(connection, state, changed, region=region, **more)
         return changed
 
     # What is forgotten
@@ -627,7 +635,7 @@ class Ledger:
             chosen = self._has_key(some)
             self._lock(connection, chosen)
             self._note_lapsed(connection, chosen)
-            self._change(
+            changed = self._change(
                 connection,
                 sa.and_(chosen, self._c.purged_at.is_(None), sa.not_(is_open)),
                 purged_at=self._now,
@@ -635,6 +643,7 @@ class Ledger:
                 lease_until=None,
                 updated_at=self._now,
             )
+            once_committed(connection, partial(metrics.changed, "purged", changed))
             query = sa.select(self._c.recording_key).where(chosen, self._c.purged_at.is_not(None))
             return dict.fromkeys(connection.scalars(query), True)
 
@@ -815,6 +824,20 @@ class Ledger:
         )
         return self._run(lambda connection: [(row[0], row[1], row[2]) for row in connection.execute(query)])
 
+    def queue(self) -> tuple[int, float]:
+        """Return how many recordings are at Plaud, and for how many seconds the first of them has been."""
+        c = self._c
+        query = sa.select(sa.func.count(), sa.func.min(c.submitted_at, type_=c.submitted_at.type)).where(
+            self._is(State.PROCESSING), c.purged_at.is_(None)
+        )
+
+        def look(connection: sa.Connection) -> tuple[int, float]:
+            many, oldest = connection.execute(query).one()
+            age = (self._time(connection) - oldest).total_seconds() if oldest is not None else 0.0
+            return int(many), max(0.0, age)
+
+        return self._run(look)
+
     def counts(self) -> dict[State, int]:
         """Return how many recordings are in each state."""
         query = sa.select(self._c.state, sa.func.count()).group_by(self._c.state)
@@ -858,7 +881,7 @@ class Ledger:
             .values(state=state.value, updated_at=self._now, **values)
         )
 
-    def _step(self, statement: sa.Update, key: str, owner: Owner, **values: Any) -> bool:
+    def _step(self, state: State, statement: sa.Update, key: str, owner: Owner, **values: Any) -> bool:
         """Take one recording of this owner a step further, and return whether that happened."""
         mine = {f"is_{name}": value for name, value in owner_columns(owner).items()}
         parameters = {"is_key": key, "is_again": False, **mine, **values}
@@ -866,6 +889,7 @@ class Ledger:
         def step(connection: sa.Connection) -> bool:
             try:
                 count = connection.execute(statement, parameters).rowcount
+                self._tell(connection, state, count, recording_key=key)
             except DBAPIError as error:
                 # Without a transaction around it, it may be done all the same.
                 parameters["is_again"] |= self.database.dialect.is_away(error)
@@ -906,6 +930,11 @@ class Ledger:
     def _has_key(self, keys: Sequence[str]) -> sa.ColumnElement[bool]:
         return self._c.recording_key.in_(keys)
 
+    @staticmethod
+    def _tell(connection: sa.Connection, state: State, many: int, **about: Any) -> None:
+        """Have a change of state told once it is committed: a transaction may be tried several times."""
+        once_committed(connection, partial(metrics.changed, state.value, many, **about))
+
     def _change(self, connection: sa.Connection, where: sa.ColumnElement[bool], /, **values: Any) -> int:
         """Change all rows that a condition holds for, locked in the order of their keys."""
         self._lock(connection, where)
@@ -924,7 +953,7 @@ class Ledger:
     def _note_lapsed(self, connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
         """Make ``unknown``, of rows that are locked, what was being sent when its lease ended."""
         lapsed = sa.update(self._table).where(where, self._is_lapsed)
-        connection.execute(
+        changed = connection.execute(
             lapsed.values(
                 state=State.UNKNOWN.value,
                 error=LAPSED,
@@ -933,6 +962,7 @@ class Ledger:
                 updated_at=self._now,
             )
         )
+        self._tell(connection, State.UNKNOWN, changed.rowcount)
 
     def _entries(self, connection: sa.Connection, keys: Sequence[str]) -> dict[str, Entry]:
         return {row.recording_key: row_to_entry(row) for row in self._rows(connection, keys)}

@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import conf
 
 from plaud_provider.api.arguments import optional, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.lineage.moved import Moved, folders_of
 from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, checked_terms, states_to_resubmit
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
@@ -152,6 +153,7 @@ class ListRecordingsOperator(ArchiveOperator):
         if not self.skips_settled:
             chunks = write_manifest(found, folder, chunk_size=size, max_chunks=max_chunks)
             self.log.info("Found recordings for %d chunk(s) under %s.", len(chunks), self.path)
+            self._moved = Moved(folders_of([f"{self._path().rstrip('/')}/"]), {"chunks": len(chunks)})
             return chunks
         with self._ledger() as ledger:
             listing = self._listing(ledger)
@@ -162,6 +164,7 @@ class ListRecordingsOperator(ArchiveOperator):
             chunks.append(write_left(keyed, folder))
         settled: dict[str, Any] = {**listing.settled, "left_by_others": len(left)}
         context["ti"].xcom_push(key=COUNTS_KEY, value=settled)
+        self._moved = Moved(folders_of([f"{self._path().rstrip('/')}/"]), {"chunks": len(chunks), **settled})
         self.log.info(
             "%d chunk(s) are to be done under %s. Settled: %s. Left at Plaud by other runs: %d.",
             len(chunks),

@@ -16,6 +16,7 @@ from plaud_provider.api.arguments import (
 )
 from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.lineage.moved import Moved, TellsLineage, folders_of
 from plaud_provider.operators.chunk import HELD_SECONDS, EndsInOrder, checked_terms, owner_of
 from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from plaud_provider.submit.single import OnUnknownSubmit
 
 
-class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, BaseOperator):
+class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, HarmlessLabel, BaseOperator):
     """
     Submit a recording to Plaud and return the transcription id.
 
@@ -196,6 +197,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
         if submitted_at is not None:
             # A sensor behind this task knows then when a result is likely.
             context["ti"].xcom_push(key=SUBMITTED_AT_KEY, value={transcription_id: submitted_at.timestamp()})
+        self._moved = Moved(folders_of([audio.uri]), {"submitted": 1}, (transcription_id,))
         return transcription_id
 
     def resume(self, context: Context, event: Any = None) -> str:

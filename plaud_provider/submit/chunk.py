@@ -64,6 +64,9 @@ class ChunkSubmit:
         self._new: list[Candidate] = []
         #: Keys of what was to be claimed, whoever has got it.
         self._attempted: set[str] = set()
+        #: References by the ids that Plaud gave, and how long that is together.
+        self.accepted: dict[str, str] = {}
+        self.audio_seconds = 0.0
 
     def plan(self, *, is_only_plan: bool = False) -> dict[str, Any]:
         """
@@ -157,6 +160,10 @@ class ChunkSubmit:
             self._ledger.release(self._owner, str(error) or type(error).__name__)
             raise
         outcomes = sender.outcomes
+        for one in ready:
+            if one.key in outcomes and (transcription := outcomes[one.key].transcription) is not None:
+                self.accepted[transcription.transcription_id] = one.audio.uri
+                self.audio_seconds += one.duration_seconds or 0.0
         replaced = [one for one in ready if isinstance(outcomes[one.key].error, PlaudReplacedError)]
         unreadable: list[PlaudError] = [
             outcome.error for outcome in outcomes.values() if isinstance(outcome.error, PlaudStorageError)

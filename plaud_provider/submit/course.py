@@ -13,6 +13,7 @@ from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plaud_provider import metrics
 from plaud_provider.api import calls
 from plaud_provider.api.effects import Do, Effect, Note, SubmitPhase
 from plaud_provider.exceptions import (
@@ -59,11 +60,13 @@ class Order(NamedTuple):
     :param source: Where it is.
     :param version: Version of its content, as it was identified with.
     :param terms: How it is to be transcribed.
+    :param seconds: Its length, where that is known.
     """
 
     source: AudioSource
     version: str | None
     terms: Terms
+    seconds: float | None = None
 
     @property
     def uri(self) -> str:
@@ -155,6 +158,8 @@ def submit(
         raise
     # Logged first: should nothing take a note of it, a person can still find the id.
     log.info("Plaud accepted %s as transcription %s.", order.uri, transcription.transcription_id)
+    metrics.count(metrics.SUBMITTED)
+    metrics.count(metrics.AUDIO_SECONDS, order.seconds or 0.0)
     yield Do(partial(memory.accepted, transcription))
     return Outcome(transcription)
 

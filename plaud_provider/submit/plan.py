@@ -243,7 +243,7 @@ class Plan:
                 url_validity=self._rules.url_validity,
                 public_urls=self._rules.public_urls,
             )
-        return Order(source, candidate.version, self._terms)
+        return Order(source, candidate.version, self._terms, candidate.duration_seconds)
 
 
 def _folder_of_converted(rules: Rules) -> LocalFolder | StoredFolder | None:
