@@ -37,6 +37,10 @@ class PlaudInputError(PlaudError, AirflowFailException):
     """An argument is wrong. Nothing was sent, nothing is paid for."""
 
 
+class PlaudExpiredUrlError(PlaudInputError):
+    """The URL of a recording is not valid for long enough. The recording may be well: sign it anew."""
+
+
 class PlaudAuthenticationError(PlaudError, AirflowFailException):
     """Plaud refused the client id and secret key."""
 

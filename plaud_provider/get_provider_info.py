@@ -48,6 +48,7 @@ def get_provider_info() -> dict[str, Any]:
                     "plaud_provider.operators.land_recordings",
                     "plaud_provider.operators.report_recordings",
                     "plaud_provider.operators.purge_transcriptions",
+                    "plaud_provider.operators.export_transcription",
                 ],
             }
         ],
@@ -99,6 +100,24 @@ def _connection_type() -> dict[str, Any]:
                 "label": "Budget connection",
                 "schema": {"type": ["string", "null"]},
                 "description": "Id of a PostgreSQL connection through which several hosts share that limit.",
+            },
+            "webhook_base_url": {
+                "label": "Webhook base URL",
+                "schema": {"type": ["string", "null"]},
+                "description": "https:// URL from which Plaud reaches this Airflow's API server, so that it "
+                "calls when a transcription is final.",
+            },
+            "webhook_secret": {
+                "label": "Webhook secret",
+                "schema": {"type": ["string", "null"], "format": "password"},
+                "description": "What Plaud signs its calls with; while you change it, both with a blank "
+                "between.",
+            },
+            "webhook_path": {
+                "label": "Webhook folder",
+                "schema": {"type": ["string", "null"]},
+                "description": "Folder that API servers and triggerers share, such as "
+                "s3://aws_default@plaud-work/webhooks/; calls leave an empty file there.",
             },
             "allowed_hosts": {
                 "label": "Allowed hosts",

@@ -136,6 +136,18 @@ def parse_submission(body: bytes) -> Transcription:
         return Transcription(transcription_id, Status.PROCESSING, Status.PROCESSING.value)
 
 
+def transcription_id_in(event: Mapping[str, Any]) -> str | None:
+    """
+    Return the id of the transcription that a webhook's event is about; ``None`` if it names none.
+
+    :param event: The event; what it is about stands below ``data``, where its own id does not.
+    """
+    try:
+        return _usable_id(_places(event)[::-1])
+    except PlaudResponseError:
+        return None
+
+
 def _transcription(
     payload: dict[str, Any], places: Sequence[Mapping[str, Any]], transcription_id: str
 ) -> Transcription:

@@ -12,7 +12,6 @@ What is kept, and when a token is renewed, is decided in :mod:`plaud_provider.ap
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import json
 import logging
@@ -22,16 +21,14 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from plaud_provider.api.effects import Token, TokenState
 from plaud_provider.api.requests import Account
 from plaud_provider.api.tokens import LOCK_SECONDS, REQUEST_SECONDS
+from plaud_provider.auth.sealing import cipher
 from plaud_provider.exceptions import PlaudConnectionError
 from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
-
-if TYPE_CHECKING:
-    from cryptography.fernet import Fernet
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +76,13 @@ class TokenStore:
 
     def __init__(self, account: Account, *, directory: Path | None = None) -> None:
         name = account.client_name
-        # The secret key is a random API key: a fast hash suffices, a password hash would cost every task.
-        self._key = hashlib.sha256(account.secret_key.encode()).digest()
+        self._secret_key = account.secret_key
         self._folder = PrivateFolder(directory)
         folder = self._folder.path
         # A connection with another secret key for the same client (an old one, a wrong one) has a file of its
         # own: sharing one, each would overwrite what the other cannot read. Plaud's limit is the client's, so
         # that they share the lock and the moments of their calls.
-        self.path = folder / f"{name}-{hashlib.sha256(self._key).hexdigest()[:16]}.token"
+        self.path = folder / f"{name}-{_fingerprint(account.secret_key)[:16]}.token"
         self.calls_path = folder / f"{name}.calls"
         self.lock_path = folder / f"{name}.lock"
         self._lock = FileLock(
@@ -122,7 +118,7 @@ class TokenStore:
             changed[self.calls_path] = json.dumps(calls).encode()
         if stored is None or stored._replace(calls=state.calls) != state:
             content = json.dumps({"version": _FORMAT_VERSION, **fields}).encode()
-            changed[self.path] = self._cipher().encrypt(content)
+            changed[self.path] = cipher(self._secret_key, "token store").encrypt(content)
         try:
             for path, content in changed.items():
                 self._folder.replace(path, content)
@@ -219,7 +215,7 @@ class TokenStore:
             return TokenState()
         state = TokenState(calls=self._read_calls())
         try:
-            stored = json.loads(self._cipher().decrypt(self.path.read_bytes()))
+            stored = json.loads(cipher(self._secret_key, "token store").decrypt(self.path.read_bytes()))
             if stored.pop("version") != _FORMAT_VERSION:
                 return state
             token = stored.pop("token")
@@ -252,11 +248,9 @@ class TokenStore:
     def _warn_not_locked(self, reason: str | None) -> None:
         log.warning("Renewing the Plaud token without a lock: %s (%s)", self.lock_path, reason)
 
-    def _cipher(self) -> Fernet:
-        from cryptography.fernet import Fernet
 
-        digest = hashlib.blake2b(b"airflow-provider-plaud token store", key=self._key, digest_size=32)
-        return Fernet(base64.urlsafe_b64encode(digest.digest()))
+def _fingerprint(secret_key: str) -> str:
+    return hashlib.sha256(hashlib.sha256(secret_key.encode()).digest()).hexdigest()
 
 
 def _masked(state: TokenState) -> TokenState:

@@ -100,7 +100,7 @@ with DAG(
             type=["null", "number"],
             minimum=0,
             title="Bad recordings allowed",
-            description="Per chunk, a number, or below 1 a share; empty: any number",
+            description="Of a run: a number, or below 1 a share; empty: any number",
         ),
         "language": Param(
             None,

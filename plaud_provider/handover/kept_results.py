@@ -7,7 +7,6 @@ for again. A kept file that cannot be used counts as none, since Plaud still has
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import re
@@ -20,7 +19,7 @@ from typing import Self
 from plaud_provider.api.answers import parse_transcription
 from plaud_provider.api.models import Transcription
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudResponseError
-from plaud_provider.storage.folder import parse_folder
+from plaud_provider.storage.folder import open_from_loop, parse_folder
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +64,7 @@ class ResultStore:
         :raises AirflowNotFoundException: if there is no such connection. A failure of Airflow's API looks the
             same, so that another attempt may find it.
         """
-        if self._files.conn_id:
-            from airflow.providers.common.compat.connection import get_async_connection
-
-            await get_async_connection(self._files.conn_id)
-        # A lookup of the file system's own then goes from that thread over this loop to the supervisor.
-        await asyncio.to_thread(self._files.open)
+        await open_from_loop(self._files)
         return self
 
     def save(self, transcription: Transcription, region: str) -> None:

@@ -180,7 +180,7 @@ class PlaudHook(HttpHook):
             self.retry_policy,
             audio_url=url.reveal(),
             language=language,
-            webhook_url=webhook_url,
+            webhook_url=self.settings.webhook_url(webhook_url),
             speaker_diarization=speaker_diarization,
         )
         return self.drive(call, on_phase=on_phase)

@@ -158,7 +158,7 @@ class PlaudAsyncHook(BaseHook):
             self.retry_policy,
             audio_url=url.reveal(),
             language=language,
-            webhook_url=webhook_url,
+            webhook_url=self.settings.webhook_url(webhook_url),
             speaker_diarization=speaker_diarization,
         )
         return await self.drive(call, on_phase=on_phase)

@@ -175,6 +175,7 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
             results_path=optional(self.results_path),
         )
         settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
+        terms = terms._replace(webhook_url=settings.webhook_url(terms.webhook_url))
         plan = Plan(settings.account, terms, rules)
         source = plan.source(audio)
         stop = self._stop = Stop()

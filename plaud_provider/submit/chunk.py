@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from plaud_provider.auth.sealing import UrlSeal
 from plaud_provider.exceptions import (
     PlaudError,
+    PlaudExpiredUrlError,
     PlaudReplacedError,
     PlaudStorageError,
     PlaudWarehouseError,
@@ -59,6 +61,7 @@ class ChunkSubmit:
         self._ledger = ledger
         self._owner = owner
         self._rules = rules
+        terms = terms._replace(webhook_url=plaud.settings.webhook_url(terms.webhook_url))
         self._plan = Plan(plaud.settings.account, terms, rules)
         self._uris: dict[str, str] = {}
         self._new: list[Candidate] = []
@@ -74,7 +77,9 @@ class ChunkSubmit:
 
         :param is_only_plan: Whether nothing is going to be submitted: then Plaud is asked for nothing.
         """
-        listed = {one.key: one for one in self._plan.identified(read_manifest(self._manifest))}
+        seal = UrlSeal(self._plaud.settings.account.secret_key)
+        found = read_manifest(self._manifest, unseal=seal.unseal)
+        listed = {one.key: one for one in self._plan.identified(found)}
         if not listed:
             # What other runs have left at Plaud: its keys are there, and nothing is to be submitted.
             return _plan(0, [], [])
@@ -139,7 +144,7 @@ class ChunkSubmit:
             unreadable += [PlaudReplacedError(f"{one.audio.uri!r} keeps being replaced.") for one in replaced]
         if unreadable:
             raise PlaudStorageError(
-                f"{len(unreadable)} of {len(self._uris)} recordings could not be read, such as: "
+                f"{len(unreadable)} of {len(self._uris)} recordings could not be read or signed, such as: "
                 f"{unreadable[0]} All others are submitted; a retry takes up the rest."
             )
         return accepted
@@ -166,7 +171,9 @@ class ChunkSubmit:
                 self.audio_seconds += one.duration_seconds or 0.0
         replaced = [one for one in ready if isinstance(outcomes[one.key].error, PlaudReplacedError)]
         unreadable: list[PlaudError] = [
-            outcome.error for outcome in outcomes.values() if isinstance(outcome.error, PlaudStorageError)
+            outcome.error
+            for outcome in outcomes.values()
+            if isinstance(outcome.error, (PlaudStorageError, PlaudExpiredUrlError))
         ]
         return replaced, unreadable, sum(one.transcription is not None for one in outcomes.values())
 

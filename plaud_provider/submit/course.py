@@ -18,6 +18,7 @@ from plaud_provider.api import calls
 from plaud_provider.api.effects import Do, Effect, Note, SubmitPhase
 from plaud_provider.exceptions import (
     PlaudError,
+    PlaudExpiredUrlError,
     PlaudInputError,
     PlaudReplacedError,
     PlaudRequestError,
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from plaud_provider.submit.stop import Stop
 
 log = logging.getLogger(__name__)
+
+#: What keeps one recording from being submitted now, and says nothing of it for good, nor of the others.
+_LEAVES_OTHERS = (PlaudStorageError, PlaudReplacedError, PlaudExpiredUrlError)
 
 
 class Terms(NamedTuple):
@@ -112,6 +116,7 @@ def submit(
     the answer is lost                           unknown                   an outcome
     refused, here or by Plaud (a bad file, 422)  refused, with the reason  an outcome
     its storage is away, or it was replaced      released                  an outcome; a retry submits it
+    its URL has expired                          released                  an outcome; sign it again
     somebody else has it now                     (it is theirs)            an outcome
     the client is refused (a wrong secret, 402)  released                  raised: the next would be too
     Plaud is away, or says 429 for long          released                  raised
@@ -153,7 +158,7 @@ def submit(
             yield Do(partial(memory.refused, error))
             return Outcome(error=error)
         yield Do(partial(memory.released, error))
-        if isinstance(error, (PlaudStorageError, PlaudReplacedError)):
+        if isinstance(error, _LEAVES_OTHERS):
             return Outcome(error=error)
         raise
     # Logged first: should nothing take a note of it, a person can still find the id.
@@ -166,7 +171,7 @@ def submit(
 
 def is_of_recording(error: PlaudError) -> bool:
     """Whether an error says that this recording cannot be transcribed, whoever submits it and whenever."""
-    return isinstance(error, (PlaudInputError, PlaudRequestError))
+    return isinstance(error, (PlaudInputError, PlaudRequestError)) and not isinstance(error, _LEAVES_OTHERS)
 
 
 def _signed_url(order: Order) -> str:

@@ -151,7 +151,7 @@ class Plan:
         """
         unserved = [
             audio
-            for audio in (AudioReference(found.uri) for found in listed)
+            for audio in (found.audio for found in listed)
             if not is_served(audio, self._rules.public_urls)
         ]
         if unserved and len(unserved) == len(listed):
@@ -159,7 +159,7 @@ class Plan:
         return _at_once(self._identified, listed)
 
     def _identified(self, found: Found) -> Candidate:
-        audio = AudioReference(found.uri)
+        audio = found.audio
         if "\x00" in found.uri:
             # Nothing can be asked for by such a name; a row has to have one.
             audio = AudioReference(found.uri.replace("\x00", "\ufffd"))
@@ -197,6 +197,9 @@ class Plan:
         try:
             version = source.look()
             candidate = candidate._replace(version=version, key=self.key(candidate.audio, version))
+            if not source.is_readable:
+                # A URL was signed for Plaud.
+                return candidate._replace(problem=None)
             found = self.examine(source)
         except PlaudError as problem:
             return candidate._replace(problem=problem)

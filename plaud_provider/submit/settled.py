@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from plaud_provider.api.waiting import RETENTION
 from plaud_provider.ledger.entry import State
-from plaud_provider.recordings.reference import AudioReference
 
 if TYPE_CHECKING:
     from plaud_provider.ledger.entry import Entry
@@ -98,7 +97,7 @@ class Listing:
         """Return the identity of each; ``None`` of one that cannot be told, which is left to its chunk."""
         if any(one.version is None for one in page):
             return [one.key if one.is_identified else None for one in self._plan.identified(page)]
-        return [self._plan.key(AudioReference(one.uri), one.version) for one in page]
+        return [self._plan.key(one.audio, one.version) for one in page]
 
     def _settled_as(self, one: Outcome, landed: set[str], oldest: datetime) -> str | None:
         if one.transcription_id in landed:

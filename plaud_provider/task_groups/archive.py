@@ -1,4 +1,4 @@
-"""The tasks that transcribe an archive."""
+"""The tasks that transcribe an archive, or a list of recordings."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class _LeftOut:
 _LEFT_OUT: Any = _LeftOut()
 #: Arguments that have another name with the tasks, where it means something else in a DAG's ``default_args``.
 _RENAMED = {"dry_run": "plan_only", "chunks_at_once": "max_active_tis_per_dag"}
+#: Arguments that say what of a folder is listed.
+_OF_FOLDERS = {"path", "pattern", "suffixes", "modified_after", "modified_before"}
 #: Arguments of the tasks that this group sets.
 _OWN = (
     "task_id",
@@ -146,9 +148,40 @@ def transcribe_archive(
     given = {name: value for name, value in locals().items() if value is not _LEFT_OUT}
     for name in ("group_id", "task_arguments"):
         del given[name]
+    return _tasks("transcribe_archive", given, group_id, task_arguments)
+
+
+def transcribe_recordings(recordings: Any, *, group_id: str = "transcribe", **arguments: Any) -> TaskGroup:
+    """
+    Return the tasks that transcribe a list of recordings, each paid for once over all runs.
+
+    The same tasks as of :func:`transcribe_archive`, at the same cost, for what a form, a Variable, a query or
+    another task names one by one.
+
+    :param recordings: The recordings: ``https://`` URLs, storage references or local files, as for
+        ``SubmitTranscriptionOperator``; as a list, as text in JSON or with one a line, as rows of a query
+        with one column, or the output of a task. URLs are shown and stored without their signatures, but for
+        the chunks at ``results_path``, which have them encrypted. The length of what only a URL is given of
+        is not known beforehand: ``max_audio_hours`` does not count it.
+    :param group_id: Id of the group.
+    :param arguments: Those of :func:`transcribe_archive`, other than what says what of a folder is listed:
+        ``path``, ``pattern``, ``suffixes``, ``modified_after``, ``modified_before``; and arguments for all
+        tasks.
+    :raises PlaudInputError: as there.
+    """
+    names = inspect.signature(transcribe_archive).parameters.keys() - {"group_id", "task_arguments"}
+    for name in _OF_FOLDERS & arguments.keys():
+        raise PlaudInputError(f"{name}: transcribe_recordings() takes a list, and no folder. Leave it out.")
+    given = {name: arguments.pop(name) for name in names & arguments.keys()}
+    # A path in default_args is that of an archive.
+    given = {"path": None, "recordings": recordings, **given}
+    return _tasks("transcribe_recordings", given, group_id, arguments)
+
+
+def _tasks(function: str, given: dict[str, Any], group_id: str, task_arguments: dict[str, Any]) -> TaskGroup:
     for name in _OWN:
         if name in task_arguments:
-            raise PlaudInputError(f"{name}: transcribe_archive() sets it by itself. Leave it out.")
+            raise PlaudInputError(f"{name}: {function}() sets it by itself. Leave it out.")
     starts = {"trigger_rule": task_arguments.pop("trigger_rule")} if "trigger_rule" in task_arguments else {}
 
     with _group(group_id) as group:

@@ -163,6 +163,9 @@ def test_airflow_discovers_the_form_with_its_fields(discovered: dict[str, Any]) 
         "extra__plaud__budget_conn_id",
         "extra__plaud__region",
         "extra__plaud__requests_per_minute",
+        "extra__plaud__webhook_base_url",
+        "extra__plaud__webhook_path",
+        "extra__plaud__webhook_secret",
     ]
     assert discovered["behaviour"]["relabeling"]["password"] == "Secret key"
 

@@ -23,6 +23,7 @@ from plaud_provider.api.effects import Token, TokenState
 from plaud_provider.api.regions import Region
 from plaud_provider.api.requests import Account
 from plaud_provider.api.tokens import LOCK_SECONDS, REQUEST_SECONDS
+from plaud_provider.auth.sealing import cipher
 from plaud_provider.auth.token_store import MAX_POLL_SECONDS, POLL_SECONDS, TokenStore
 from plaud_provider.exceptions import PlaudConnectionError
 from plaud_provider.private_folder import FileLock, default_directory
@@ -197,7 +198,7 @@ def test_damaged_moments_of_calls_are_none(store: TokenStore, content: bytes) ->
     ],
 )
 def test_a_file_of_another_version_is_an_empty_state(store: TokenStore, content: object) -> None:
-    store.path.write_bytes(store._cipher().encrypt(json.dumps(content).encode()))
+    store.path.write_bytes(cipher(store._secret_key, "token store").encrypt(json.dumps(content).encode()))
 
     assert store.read() == TokenState()
 

@@ -43,6 +43,7 @@ OTHERS = {
     *(
         "audio_url",
         "audio_uri",
+        "recordings",
         "transcription_id",
         "suffixes",
         "modified_after",
