@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+_ONCE_COMMITTED = "plaud_once_committed"
+
 
 class Database:
     """
@@ -198,15 +200,24 @@ class Database:
         def attempt() -> Result:
             nonlocal is_open
             is_open = False
+            told: list[Callable[[], object]] = []
             if is_one_statement and self.dialect.commits_statements:
                 with self.engine.connect() as connection:
                     is_open = True
-                    return work(connection.execution_options(isolation_level="AUTOCOMMIT"))
+                    connection.info[_ONCE_COMMITTED] = told
+                    result = work(connection.execution_options(isolation_level="AUTOCOMMIT"))
+                for tell in told:
+                    tell()
+                return result
             with self.engine.connect() as connection, connection.begin():
                 is_open = True
+                connection.info[_ONCE_COMMITTED] = told
                 if self.dialect.begin is not None and not only_reads:
                     connection.exec_driver_sql(self.dialect.begin)
-                return work(connection)
+                result = work(connection)
+            for tell in told:
+                tell()
+            return result
 
         def passes(error: BaseException) -> bool:
             return self.dialect.is_passing(error) or (is_patient and self.dialect.is_away(error))
@@ -276,6 +287,16 @@ class Database:
 
     def _safe_message(self, error: Exception) -> str:
         return safe_message(error, self._hook.get_connection(self.conn_id))
+
+
+def once_committed(connection: sa.Connection, tell: Callable[[], object]) -> None:
+    """
+    Have something told when the transaction that :meth:`Database.run` began is committed, and only then.
+
+    :param connection: The connection that ``work`` was given.
+    :param tell: Tells it; must not raise.
+    """
+    connection.info[_ONCE_COMMITTED].append(tell)
 
 
 def open_database(

@@ -188,6 +188,13 @@ class Dialect:
         for batch in batches(values, _BATCH):
             connection.execute(sa.delete(column.table).where(column.in_(batch)))
 
+    def overwrite_deleted(self, connection: sa.Connection) -> None:
+        """
+        Have what this transaction deletes overwritten where it lay, if this kind of database can be told to.
+
+        :param connection: Where.
+        """
+
     def lock(self, connection: sa.Connection, names: Iterable[str]) -> None:
         """
         Keep other transactions that lock one of these names waiting until this one ends.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.providers.http.hooks.http import HttpHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from plaud_provider import metrics
 from plaud_provider.api import calls
 from plaud_provider.api.arguments import validate_number
 from plaud_provider.api.effects import Operation, Request, Response, SubmitPhase
@@ -233,6 +234,7 @@ class PlaudHook(HttpHook):
         transcription_id = self.submit_transcription(reference, **options).transcription_id
         submitted_at = time.time()
         self.log.info("Plaud accepted %s as transcription %s.", AudioReference(reference), transcription_id)
+        self._tell_lineage(AudioReference(reference))
         wait = Wait([transcription_id], started_at=submitted_at, deadline=submitted_at + seconds)
         trouble: PlaudError | None = None
         while (end := wait.result(now=time.time())) is None:
@@ -261,6 +263,17 @@ class PlaudHook(HttpHook):
             )
         return transcription
 
+    def _tell_lineage(self, audio: AudioReference) -> None:
+        """Tell the task around this call where a recording came from, if anybody collects that."""
+        from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+        uri = f"file://{audio.uri}" if audio.uri.startswith("/") else audio.uri
+        try:
+            get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
+        except Exception as error:
+            # It is paid for: a name that Airflow takes for no asset must not lose its transcript.
+            self.log.debug("Lineage could not be told of it: %s", type(error).__name__)
+
     def get_transcription(self, transcription_id: str) -> Transcription:
         """
         Ask for a transcription; costs one API call of the quota, no money.
@@ -269,7 +282,10 @@ class PlaudHook(HttpHook):
         :raises PlaudNotFoundError: if Plaud does not know it (results are kept for a few days).
         :raises PlaudError: its other classes, after retries where they may pass.
         """
-        return self.drive(calls.get_transcription(self.settings.account, transcription_id, self.retry_policy))
+        call = calls.get_transcription(self.settings.account, transcription_id, self.retry_policy)
+        transcription = self.drive(call)
+        metrics.count(metrics.RESULTS, transcription.is_final)
+        return transcription
 
     def test_connection(self) -> tuple[bool, str]:
         """

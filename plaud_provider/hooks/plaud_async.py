@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from plaud_provider import metrics
 from plaud_provider.api import calls
 from plaud_provider.api.effects import SubmitPhase
 from plaud_provider.api.regions import refuse_other_region
@@ -118,9 +119,11 @@ class PlaudAsyncHook(BaseHook):
 
     async def get_transcription(self, transcription_id: str) -> Transcription:
         """Ask for a transcription; see :meth:`~plaud_provider.hooks.plaud.PlaudHook.get_transcription`."""
-        return await self.drive(
+        transcription = await self.drive(
             calls.get_transcription(self.settings.account, transcription_id, self.retry_policy)
         )
+        metrics.count(metrics.RESULTS, transcription.is_final)
+        return transcription
 
     async def spare_requests(self) -> float:
         """Return how many requests a minute the client's quota has to spare."""

@@ -17,6 +17,7 @@ from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from plaud_provider import metrics
 from plaud_provider.api.effects import (
     Do,
     Effect,
@@ -91,7 +92,10 @@ class Shell(ABC, Generic[AnyTurn]):
             case Send(request, within):
                 if self._turn is not None:
                     self._turn.has_sent = True
-                return await self._send(request, within)
+                metrics.sent(request.operation.value)
+                response = await self._send(request, within)
+                metrics.answered(request.operation.value, response.status)
+                return response
             case SendAll(requests):
                 return await self._send_all(requests)
             case ReturnSlot() if self._turn is not None:

@@ -15,6 +15,7 @@ from plaud_provider.api.arguments import (
     validate_words,
 )
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.lineage.moved import Target, TellsLineage
 from plaud_provider.recordings.mapping import HarmlessLabel
 from plaud_provider.transfers.metadata import refuse_wrong_metadata
 
@@ -43,7 +44,7 @@ class EndsInOrder:
             self._stop.set()
 
 
-class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
+class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     """
     A task of an archive: it knows the client that pays, the ledger, and the target of the transcripts.
 
@@ -134,6 +135,10 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
             ledger=ledger,
             is_checked=self._comes_after_list,
         )
+
+    def _tables(self) -> Target:
+        """Return the tables, as lineage names them."""
+        return Target(self.sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table)
 
     def _target(self) -> str:
         from plaud_provider.warehouse.tables import plaud_tables

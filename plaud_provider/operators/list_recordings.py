@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import conf
 
 from plaud_provider.api.arguments import optional, optional_number, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.lineage.moved import Moved, folders_of
 from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, states_to_resubmit
 from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.identity import validate_identity_params
@@ -180,6 +181,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         if not self.skips_settled:
             chunks = write(found)
             self.log.info("Found recordings for %d chunk(s) %s.", len(chunks), where)
+            self._moved = Moved(self._folders(), {"chunks": len(chunks)})
             return chunks
         with self._ledger() as ledger:
             listing = self._listing(ledger)
@@ -195,6 +197,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
             "changed_left": listing.changed_left,
         }
         context["ti"].xcom_push(key=COUNTS_KEY, value=settled)
+        self._moved = Moved(self._folders(), {"chunks": len(chunks), **settled})
         self.log.info(
             "%d chunk(s) are to be done %s. Settled: %s. Left at Plaud by other runs: %d.",
             len(chunks),
@@ -204,6 +207,8 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         )
         if listing.changed_left:
             self.log.warning("%s", changed_in_words(listing.changed_left, self.max_changed))
+        if listing.purged:
+            self.log.info("%d recording(s) are purged, and left out.", listing.purged)
         return chunks
 
     def _listing(self, ledger: Ledger) -> Listing:
@@ -248,6 +253,14 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         except PlaudInputError:
             # It is said when the task runs.
             return wrapped(value)
+
+    def _folders(self) -> tuple[str, ...]:
+        """Return the folders that are listed."""
+        if self.recordings is None:
+            return folders_of([f"{str(self.path).rstrip('/')}/"])
+        from plaud_provider.recordings.given_lists import given_references
+
+        return folders_of(one.uri for one in given_references(self.recordings))
 
     def _found(self) -> tuple[Iterable[Found], str]:
         """Return what there is, and where in words."""

@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional_number, validate_boolean
 from plaud_provider.exceptions import PlaudArchiveError, PlaudError
+from plaud_provider.lineage.moved import Moved
 from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator
 from plaud_provider.operators.land_recordings import (
     ENDS,
@@ -111,6 +112,7 @@ class ReportRecordingsOperator(ArchiveOperator):
         is_only_plan = validate_boolean("plan_only", self.plan_only)
         counts = self._counts(context, is_only_plan=is_only_plan)
         self.log.info("%s", _summary(counts, is_only_plan=is_only_plan))
+        self._moved = Moved((), counts, audio_seconds=counts["audio_hours"] * 3600)
         broken = self._broken(context)
         self._clear_up(context, is_done=not broken)
         if not is_only_plan:

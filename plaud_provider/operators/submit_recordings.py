@@ -11,6 +11,7 @@ from plaud_provider.api.arguments import (
     optional_number,
     validate_boolean,
 )
+from plaud_provider.lineage.moved import Moved, folders_of, some_ids
 from plaud_provider.operators.chunk import (
     COUNTS_KEY,
     HELD_SECONDS,
@@ -27,6 +28,7 @@ from plaud_provider.recordings.sources import validate_url_validity
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from plaud_provider.submit.chunk import ChunkSubmit
     from plaud_provider.submit.plan import Rules
 
 
@@ -165,13 +167,22 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
             is_only_plan = validate_boolean("plan_only", self.plan_only)
             counts = chunk.plan(is_only_plan=is_only_plan)
             if not is_only_plan:
-                counts["submitted"] = chunk.submit()
+                try:
+                    counts["submitted"] = chunk.submit()
+                finally:
+                    self._note_moved(chunk, counts)
                 if before is not None:
                     counts = _summed(before, counts)
                 if held := chunk.held():
                     self._come_back(held, counts)
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         return counts
+
+    def _note_moved(self, chunk: ChunkSubmit, counts: dict[str, Any]) -> None:
+        accepted = chunk.accepted
+        self._moved = Moved(
+            folders_of(accepted.values()), counts, some_ids(accepted), audio_seconds=chunk.audio_seconds
+        )
 
     def _rules(self) -> Rules:
         from plaud_provider.recordings.convert import validate_convert

@@ -14,6 +14,7 @@ from plaud_provider.api.arguments import (
 )
 from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.lineage.moved import Moved, TellsLineage, folders_of
 from plaud_provider.operators.chunk import HELD_SECONDS, EndsInOrder, owner_of
 from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from plaud_provider.submit.single import OnUnknownSubmit
 
 
-class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, TermsOperator):
+class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, HarmlessLabel, TermsOperator):
     """
     Submit a recording to Plaud and return the transcription id.
 
@@ -210,6 +211,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Ter
         if submitted_at is not None:
             # A sensor behind this task knows then when a result is likely.
             context["ti"].xcom_push(key=SUBMITTED_AT_KEY, value={transcription_id: submitted_at.timestamp()})
+        self._moved = Moved(folders_of([audio.uri]), {"submitted": 1}, (transcription_id,))
         return transcription_id
 
     def resume(self, context: Context, event: Any = None) -> str:

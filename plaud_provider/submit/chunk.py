@@ -67,6 +67,9 @@ class ChunkSubmit:
         self._new: list[Candidate] = []
         #: Keys of what was to be claimed, whoever has got it.
         self._attempted: set[str] = set()
+        #: References by the ids that Plaud gave, and how long that is together.
+        self.accepted: dict[str, str] = {}
+        self.audio_seconds = 0.0
 
     def plan(self, *, is_only_plan: bool = False) -> dict[str, Any]:
         """
@@ -87,7 +90,8 @@ class ChunkSubmit:
         new = [listed[key] for key in listed if key in claimable]
         self._new = [] if self._are_hours_spent(len(new)) else self._looked_at(new)
         known = [entry for key, entry in entries.items() if key not in claimable and key in self._uris]
-        return _plan(len(listed), known, self._new)
+        left = [entry for entry in known if entry.purged_at is None]
+        return _plan(len(listed) - (len(known) - len(left)), left, self._new)
 
     def _are_known_again(self, entries: Collection[Entry]) -> bool:
         if not any(entry.state is State.EXPIRED for entry in entries):
@@ -161,6 +165,10 @@ class ChunkSubmit:
             self._ledger.release(self._owner, str(error) or type(error).__name__)
             raise
         outcomes = sender.outcomes
+        for one in ready:
+            if one.key in outcomes and (transcription := outcomes[one.key].transcription) is not None:
+                self.accepted[transcription.transcription_id] = one.audio.uri
+                self.audio_seconds += one.duration_seconds or 0.0
         replaced = [one for one in ready if isinstance(outcomes[one.key].error, PlaudReplacedError)]
         unreadable: list[PlaudError] = [
             outcome.error

@@ -13,6 +13,7 @@ from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plaud_provider import metrics
 from plaud_provider.api import calls
 from plaud_provider.api.effects import Do, Effect, Note, SubmitPhase
 from plaud_provider.exceptions import (
@@ -54,6 +55,7 @@ class Order(NamedTuple):
     :param terms: How it is to be transcribed.
     :param upload: How it is uploaded, if it is or may be; ``None``: Plaud fetches it from where it is.
     :param is_uploaded_anyway: Whether it is uploaded even if Plaud could fetch it.
+    :param seconds: Its length, where that is known.
     """
 
     source: AudioSource
@@ -61,6 +63,7 @@ class Order(NamedTuple):
     terms: Terms
     upload: Upload | None = None
     is_uploaded_anyway: bool = False
+    seconds: float | None = None
 
     @property
     def uri(self) -> str:
@@ -154,6 +157,8 @@ def submit(
         raise
     # Logged first: should nothing take a note of it, a person can still find the id.
     log.info("Plaud accepted %s as transcription %s.", order.uri, transcription.transcription_id)
+    metrics.count(metrics.SUBMITTED)
+    metrics.count(metrics.AUDIO_SECONDS, order.seconds or 0.0)
     yield Do(partial(memory.accepted, transcription))
     return Outcome(transcription)
 

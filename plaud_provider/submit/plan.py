@@ -275,7 +275,9 @@ class Plan:
                 url_validity=self._rules.url_validity,
                 public_urls=self._rules.public_urls,
             )
-        return Order(source, candidate.version, self.terms, upload, is_uploaded_anyway)
+        return Order(
+            source, candidate.version, self.terms, upload, is_uploaded_anyway, candidate.duration_seconds
+        )
 
 
 def _folder_of_converted(rules: Rules, upload: UploadMode) -> LocalFolder | StoredFolder | None:

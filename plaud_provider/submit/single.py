@@ -228,6 +228,12 @@ class SingleSubmit:
         entry = entries[one.key]
         if entry.is_claimed_by(self._owner):
             return None
+        if entry.purged_at is not None:
+            raise PlaudInputError(
+                f"audio_url: {entry.audio_uri!r} was purged at {entry.purged_at:%Y-%m-%d %H:%M} UTC, and is "
+                "not transcribed again by itself. If it is to be, and paid for again, delete its row of the "
+                f"ledger (recording_key {entry.recording_key}). Nothing was sent."
+            )
         if entry.state is State.FAILED and entry.transcription_id is None:
             raise PlaudInputError(
                 f"audio_url: {entry.audio_uri!r} was refused when {entry.owner.in_words} wanted to submit "
