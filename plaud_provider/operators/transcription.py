@@ -188,6 +188,7 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
             results_path=optional(self.results_path),
         )
         settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
+        self._refuse_unserved_warehouses(context)
         terms = terms._replace(webhook_url=settings.webhook_url(terms.webhook_url))
         plan = Plan(settings.account, terms, rules)
         source = plan.source(audio)
@@ -217,6 +218,24 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
     def resume(self, context: Context, event: Any = None) -> str:
         """Go on after a wait for another task that was about to submit the same recording."""
         return self.execute(context)
+
+    def _refuse_unserved_warehouses(self, context: Context) -> None:
+        """Refuse to pay for what a task behind this one could not load, where that can be known now."""
+        if not self.has_dag():
+            return
+        from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
+        from plaud_provider.warehouse.loaders.choice import refuse_unserved
+
+        for task in self.get_flat_relatives(upstream=False):
+            if not isinstance(task, TranscriptionToSqlOperator) or not isinstance(task.sql_conn_id, str):
+                continue
+            try:
+                conn_id = task.render_template(task.sql_conn_id, context)
+            except Exception as error:
+                # It may be of use only when that task runs.
+                self.log.debug("sql_conn_id of %s is not known yet (%s).", task.task_id, type(error).__name__)
+                continue
+            refuse_unserved(str(conn_id))
 
     def _ledger_opener(self) -> Callable[[], Ledger] | None:
         conn_id = optional(self.ledger_conn_id)
