@@ -366,7 +366,7 @@ def test_nothing_is_paid_for_that_a_loader_behind_it_could_not_land(
         )
     context: Any = {**task_context(TaskStateStore()), "params": {"warehouse": "no_such"}, "dag": dag}
 
-    with pytest.raises(PlaudConfigurationError, match="sql_conn_id: .*'no_such'"):
+    with pytest.raises(PlaudConfigurationError, match=r"sql_conn_id: .*'no_such'"):
         submit.execute(context)
 
     assert plaud.summary()["submits_accepted"] == 0
