@@ -80,6 +80,7 @@ $(STAMP_LOCAL_BIGQUERY): constraints-local-bigquery.txt | $(filter .uv/bin/uv,$(
 	@VIRTUAL_ENV=.venv-local-bigquery $(UV) pip install --quiet --no-deps --requirements constraints-local-bigquery.txt
 	@touch $@
 
+# API=embedded speaks the other one of Plaud's APIs.
 demo: $(STAMP) ## Run real Airflow on embedded parts: recordings in, transcripts out
 	@$(PY) -m demo
 
