@@ -64,6 +64,8 @@ def ledger_tables(schema: str | None = None, table: str = DEFAULT_SUBMISSIONS_TA
         sa.Column("finished_at", UtcTime),
         sa.Column("updated_at", UtcTime, nullable=False),
         sa.Column("target", sa.Text),
+        sa.Column("model", sa.Text),
+        sa.Column("purged_at", UtcTime),
     )
     stem = _index_stem(name)
     c = submissions.c

@@ -9,7 +9,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import RedirectResponse
 
-from plaud_provider.views import docs, ledger, pages, transcripts
+from plaud_provider.views import docs, ledger, pages, transcripts, webhooks
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -54,7 +54,7 @@ def create_app() -> FastAPI:
     """Return the application; it has no page that describes its routes, as Airflow's own has one."""
     app = FastAPI(title="Plaud", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(SecurityHeaders)
-    for part in (pages, docs, transcripts, ledger):
+    for part in (pages, docs, transcripts, ledger, webhooks):
         app.include_router(part.router)
     app.add_exception_handler(HTTPException, _to_login)  # type: ignore[arg-type]
     return app

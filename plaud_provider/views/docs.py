@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from importlib.resources import files
+from itertools import pairwise
 
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import APIRouter, Depends, HTTPException, Response
@@ -44,7 +45,7 @@ def _rendered(text: str) -> str:
     # Without HTML of its own, so that the page is what its Markdown says; pictures are not in the package.
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     tokens = reader.parse(text)
-    for heading, content in zip(tokens, tokens[1:], strict=False):
+    for heading, content in pairwise(tokens):
         if heading.type == "heading_open":
             heading.attrSet("id", re.sub(r"[^\w-]", "", content.content.lower().replace(" ", "-")))
     for token in tokens:

@@ -160,9 +160,14 @@ def test_airflow_discovers_the_connection_type_and_its_hook(discovered: dict[str
 def test_airflow_discovers_the_form_with_its_fields(discovered: dict[str, Any]) -> None:
     assert sorted(discovered["fields"]) == [
         "extra__plaud__allowed_hosts",
+        "extra__plaud__api",
+        "extra__plaud__api_key",
         "extra__plaud__budget_conn_id",
         "extra__plaud__region",
         "extra__plaud__requests_per_minute",
+        "extra__plaud__webhook_base_url",
+        "extra__plaud__webhook_path",
+        "extra__plaud__webhook_secret",
     ]
     assert discovered["behaviour"]["relabeling"]["password"] == "Secret key"
 

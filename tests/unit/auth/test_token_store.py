@@ -19,9 +19,9 @@ from urllib.parse import quote
 
 import pytest
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.effects import Token, TokenState
 from plaud_provider.api.regions import Region
-from plaud_provider.api.requests import Account
 from plaud_provider.api.tokens import LOCK_SECONDS, REQUEST_SECONDS
 from plaud_provider.auth.token_store import MAX_POLL_SECONDS, POLL_SECONDS, TokenStore
 from plaud_provider.exceptions import PlaudConnectionError
@@ -31,7 +31,14 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 TOKEN = Token("access-token-canary", "refresh-token-canary", expires_at=1_800_000_000.5, lifetime=86_400.0)
 STATE = TokenState(
-    TOKEN, calls=(1.0, 2.5), failures=3, not_before=5.0, refused_until=6.0, status=503, reason="why"
+    TOKEN,
+    calls=(1.0, 2.5),
+    failures=3,
+    not_before=5.0,
+    refused_until=6.0,
+    status=503,
+    reason="why",
+    user_token=Token("user-token-canary", None, expires_at=1_800_000_500.0, lifetime=86_400.0),
 )
 SECRET_KEY = "secret-key-canary"
 
@@ -327,7 +334,7 @@ import os, sys
 sys.path.insert(0, os.getcwd())
 from pathlib import Path
 from plaud_provider.api.regions import Region
-from plaud_provider.api.requests import Account
+from plaud_provider.api.account import Account
 from plaud_provider.auth.token_store import TokenStore
 folder = Path(sys.argv[1])
 store = TokenStore(Account(Region.US, "https://openapi.plaud.ai", "client", "key"), directory=folder)
