@@ -3,6 +3,7 @@
 import { ask, clock, element, facts, find, moment, say, span } from "./common.js";
 
 const COLOURS = 8;
+const GROUP = 100; // segments that are laid out together, once one of them is in sight
 const address = new URLSearchParams(location.search);
 const run = { dag_id: address.get("dag_id") ?? "", run_id: address.get("run_id") ?? "" };
 // Airflow leaves a place open where a task instance is not mapped.
@@ -92,7 +93,11 @@ function show(found) {
   });
   length = found.duration_seconds ?? 0;
   for (const one of segments) length = Math.max(length, one.end ?? one.start ?? 0);
-  find("segments").replaceChildren(...segments.map((one) => one.row));
+  const groups = [];
+  for (let at = 0; at < segments.length; at += GROUP) {
+    groups.push(element("ol", { start: at + 1 }, ...segments.slice(at, at + GROUP).map((one) => one.row)));
+  }
+  find("segments").replaceChildren(...groups);
   if (segments.length) segments[0].row.tabIndex = 0;
   labels = new Map(names.map((name) => [name, element("span", { className: colour.get(name), dir: "auto" },
     `${name} ${share(name)}`)]));
@@ -151,6 +156,12 @@ function jump(seconds) {
   focus(best < 0 ? 0 : best);
 }
 
+/** Scroll to a row; again once what is around it has its real height. */
+function showRow(row) {
+  row.scrollIntoView({ block: "center" });
+  requestAnimationFrame(() => row.scrollIntoView({ block: "center" }));
+}
+
 function focus(number) {
   const chosen = segments[number];
   if (!chosen) return;
@@ -159,7 +170,7 @@ function focus(number) {
   focused = number;
   chosen.row.tabIndex = 0;
   chosen.row.classList.add("now");
-  chosen.row.scrollIntoView({ block: "center" });
+  showRow(chosen.row);
   chosen.row.focus({ preventScroll: true });
   if (chosen.start !== null) history.replaceState(null, "", `#t=${chosen.start}`);
 }
@@ -205,7 +216,7 @@ function step(by) {
   marks[current]?.classList.remove("now");
   current = (current + by + marks.length) % marks.length;
   marks[current].classList.add("now");
-  marks[current].scrollIntoView({ block: "center" });
+  showRow(marks[current]);
   find("hits").textContent = `${(current + 1).toLocaleString()} of ${marks.length.toLocaleString()}`;
 }
 
