@@ -59,6 +59,7 @@ $(STAMP_WAREHOUSES): pyproject.toml setup.cfg constraints-warehouses.txt | $(fil
 	$(call install,$(VENV_WAREHOUSES),constraints-warehouses.txt,warehouses)
 	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse]'
 
+# API=embedded speaks the other one of Plaud's APIs.
 demo: $(STAMP) ## Run real Airflow on embedded parts: recordings in, transcripts out
 	@$(PY) -m demo
 

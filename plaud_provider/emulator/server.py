@@ -108,15 +108,18 @@ class EmulatorServer:
 
     @property
     def airflow_connection(self) -> str:
-        """The Airflow connection to it, as JSON, for its first client. It contains the secret key."""
+        """The Airflow connection to it, as JSON, for its first client. It contains the client's secrets."""
         client_id, secret_key = next(iter(self.settings.clients.items()))
+        extra = {"region": self.settings.region}
+        if self.settings.api != "openapi":
+            extra |= {"api": self.settings.api, "api_key": self.settings.api_keys.get(client_id, "")}
         return json.dumps(
             {
                 "conn_type": "plaud",
                 "login": client_id,
                 "password": secret_key,
                 "host": self.url,
-                "extra": {"region": self.settings.region},
+                "extra": extra,
             }
         )
 
