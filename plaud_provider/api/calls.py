@@ -8,6 +8,9 @@ synchronous hook and its async twin drive the same generators, so a decision is 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -328,9 +331,20 @@ def _accepted_by(answer: Response) -> Callable[[bytes], Transcription]:
 
 def _accepted(account: Account, answer: Response) -> Call[Transcription]:
     try:
-        return (yield from _parsed(answer, _accepted_by(answer)))
+        transcription = yield from _parsed(answer, _accepted_by(answer))
     except PlaudResponseError as malformed:
         but = f", but {malformed}" if answer.status in SUCCESS else ""
         raise failures.unknown_outcome(
             account, f"Plaud answered {answer.status}{but}", status_code=answer.status
         ) from None
+    if transcription.created_at is None:
+        # Not told by every API; its server's clock says it as well.
+        return replace(transcription, created_at=_http_date(answer.headers.get("date")))
+    return transcription
+
+
+def _http_date(value: str | None) -> datetime | None:
+    try:
+        return parsedate_to_datetime(value or "").astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None

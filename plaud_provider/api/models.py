@@ -67,7 +67,8 @@ class Transcription:
     :param duration_seconds: Length of the audio in seconds.
     :param segments: The transcript in stretches, in the API's order.
     :param error: Why it failed, without query strings of URLs and at most 500 characters.
-    :param created_at: When it was submitted (UTC); only the answer to a submit has it.
+    :param created_at: When it was submitted (UTC); only the answer to a submit has it, as ``createdAt`` or
+        else as the date of the answer itself.
     :param completed_at: When it was completed (UTC).
     :param raw: The answer itself as JSON text.
     :param model: Name of the speech model, where the API told it.

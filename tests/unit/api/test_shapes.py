@@ -346,3 +346,24 @@ def test_a_key_is_tried_without_a_submit() -> None:
             World([given]).run(verify_api_key(KEYED, World().policy))
     with pytest.raises(PlaudServerError):
         World([answer(404, b"<html>")]).run(verify_api_key(KEYED, World().policy))
+
+
+@pytest.mark.parametrize(
+    ("payload", "headers", "created"),
+    [
+        (
+            {"id": "t", "status": "PENDING", "createdAt": "2026-03-24T10:00:00Z"},
+            {"date": "Tue, 24 Mar 2026 10:00:07 GMT"},
+            "2026-03-24T10:00:00",
+        ),
+        ({"id": "t", "status": "PENDING"}, {"date": "Tue, 24 Mar 2026 10:00:07 GMT"}, "2026-03-24T10:00:07"),
+        ({"id": "t", "status": "PENDING"}, {"date": "yesterday"}, None),
+        ({"id": "t", "status": "PENDING"}, {}, None),
+    ],
+)
+def test_when_it_was_accepted_is_told_by_the_answer_or_by_its_date(
+    payload: object, headers: dict[str, str], created: str | None
+) -> None:
+    told = submit(KEYED, answer(200, payload, **headers)).created_at
+
+    assert (told.isoformat() if told else None) == (f"{created}+00:00" if created else None)

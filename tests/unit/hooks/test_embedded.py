@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -44,6 +45,9 @@ def test_a_recording_is_transcribed_without_any_token(embedded: EmulatorServer, 
     assert (submitted.status, submitted.reported_status) == (Status.PROCESSING, "PENDING")
     assert (done.status, done.reported_status, done.language) == (Status.COMPLETED, "SUCCESS", "ja")
     assert {segment.language for segment in done.segments} == {"ja"}
+    # Told by the date of the answer, as nothing else tells it.
+    assert submitted.created_at is not None
+    assert abs((submitted.created_at - datetime.now(tz=UTC)).total_seconds()) < 60
     assert (done.created_at, done.completed_at) == (None, None)
     submit, get = embedded.ledger()
     assert submit["body"]["params"] == {
