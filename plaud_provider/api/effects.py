@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 #: Statuses of success: which of them means what is not documented.
 SUCCESS = range(200, 300)
@@ -26,6 +26,16 @@ class Operation(StrEnum):
     USER_TOKEN = "user token"
     UPLOAD = "upload"
     PART = "part"
+
+
+class Part(Protocol):
+    """A body that is read while it is sent: a stretch of a recording."""
+
+    def __len__(self) -> int:
+        """Return its bytes."""
+
+    def open(self) -> BinaryIO:
+        """Open it, to be read once; each time anew, and in any thread."""
 
 
 # What has a secret or a transcript in it is no tuple: Airflow's log masker takes tuples apart, and would show
@@ -44,7 +54,7 @@ class Request:
     method: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | Part | None = field(default=None, repr=False)
     repeatable: bool = True
 
 

@@ -11,7 +11,6 @@ Calls to Plaud take their turns in the quota; parts, which go to the storage beh
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol, TypeVar
@@ -33,6 +32,7 @@ from plaud_provider.api.effects import (
     Do,
     LockToken,
     Operation,
+    Part,
     ReadToken,
     Request,
     Response,
@@ -55,7 +55,6 @@ from plaud_provider.exceptions import (
     PlaudConnectionError,
     PlaudError,
     PlaudRateLimitError,
-    PlaudReplacedError,
     PlaudRequestError,
     PlaudResponseError,
     PlaudServerError,
@@ -64,7 +63,7 @@ from plaud_provider.exceptions import (
 
 T = TypeVar("T")
 
-#: Parts that are sent at once, and held in memory.
+#: Parts that are sent at once.
 PARTS_AT_ONCE = 3
 #: How often an upload is begun in all.
 ROUNDS = 2
@@ -85,8 +84,12 @@ class Content(Protocol):
     filetype: str
     size: int
 
-    def read(self, start: int, end: int) -> bytes:
-        """Return its bytes from one offset up to another; they are asked for from beginning to end."""
+    def part(self, start: int, end: int) -> Part:
+        """
+        Return what is from one offset up to another. Several parts are read at once.
+
+        Reading one raises :class:`PlaudReplacedError` if the file has become shorter.
+        """
 
 
 class FileTypeRefusedError(PlaudRequestError):
@@ -151,15 +154,11 @@ def _uploaded(
         partial(parse_part_urls, account, size=content.size),
         what=f"an upload of {content.size} bytes ({content.filetype})",
     )
-    md5 = hashlib.md5(usedforsecurity=False)
     etags: list[str] = []
     while len(etags) < len(target.urls):
         yield Do(check)
-        some: list[bytes] = yield Do(partial(_read, content, target.part_bytes, len(etags), md5))
-        urls = target.urls[len(etags) : len(etags) + len(some)]
-        etags += yield from _sent(policy, [part_request(*one) for one in zip(urls, some, strict=True)])
-        # Before the next ones are read.
-        del some
+        some = range(len(etags), min(len(etags) + PARTS_AT_ONCE, len(target.urls)))
+        etags += yield from _sent(policy, [_part(content, target, number) for number in some])
     yield Do(confirm)
     try:
         url: str = yield from _asked(
@@ -171,7 +170,6 @@ def _uploaded(
                 target,
                 etags,
                 filetype=content.filetype,
-                md5=md5.hexdigest(),
             ),
             partial(parse_download_url, account),
             what="an upload whose parts are all there",
@@ -184,21 +182,10 @@ def _uploaded(
     return url
 
 
-def _read(content: Content, part_bytes: int, first: int, md5: hashlib._Hash) -> list[bytes]:
-    """Read the next few parts."""
-    some = []
-    for number in range(first, first + PARTS_AT_ONCE):
-        start, end = number * part_bytes, min((number + 1) * part_bytes, content.size)
-        if start >= end:
-            break
-        part = content.read(start, end)
-        if len(part) != end - start:
-            raise PlaudReplacedError(
-                f"The recording became shorter while it was uploaded. {_NOTHING_SENT} It is looked at anew."
-            )
-        md5.update(part)
-        some.append(part)
-    return some
+def _part(content: Content, target: PartUrls, number: int) -> Request:
+    start = number * target.part_bytes
+    end = min(start + target.part_bytes, content.size)
+    return part_request(target.urls[number], content.part(start, end))
 
 
 def _sent(policy: RetryPolicy, requests: Sequence[Request]) -> Call[list[str]]:

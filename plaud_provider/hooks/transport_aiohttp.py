@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from plaud_provider.api.effects import Operation, Request, Response, TransportFailure
+from plaud_provider.api.effects import Operation, Part, Request, Response, TransportFailure
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.hooks.transport import (
     CHUNK_BYTES,
@@ -92,6 +92,8 @@ async def send_with_aiohttp(
     from yarl import URL
 
     body = request.body
+    if body is not None and not isinstance(body, bytes):
+        body = await asyncio.to_thread(_whole, body)
     try:
         async with session.request(
             request.method,
@@ -137,6 +139,11 @@ async def send_with_aiohttp(
         raise too_slow(limits, sent=True) from None
     except (aiohttp.ClientError, OSError, zlib.error) as failure:
         raise TransportFailure(class_of(failure), sent=True) from None
+
+
+def _whole(part: Part) -> bytes:
+    with part.open() as file:
+        return file.read()
 
 
 def _joined(received: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ What Plaud's storage takes is sent as it is; everything else, such as WAV, is co
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import logging
 import os
@@ -13,7 +14,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import IO, TYPE_CHECKING, BinaryIO, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, cast
 
 from plaud_provider.api.effects import Do
 from plaud_provider.api.hosts import is_loopback
@@ -93,6 +95,13 @@ class Upload(NamedTuple):
     version: str | None
     found: Measured
     memory: UploadMemory
+
+    def replaced(self) -> PlaudReplacedError:
+        """Return what to raise if it has another content than when it was identified."""
+        return PlaudReplacedError(
+            f"{self.source.audio.uri!r} has been replaced since it was identified. Nothing was submitted; a "
+            "retry uploads and submits what is there now."
+        )
 
     def forget(self) -> None:
         """Have it uploaded again by the next attempt."""
@@ -187,10 +196,7 @@ def uploaded(
 
     def confirm() -> None:
         if source.look() != item.version:
-            raise PlaudReplacedError(
-                f"{source.audio.uri!r} has been replaced since it was identified. Nothing was submitted; a "
-                "retry uploads and submits what is there now."
-            )
+            raise item.replaced()
 
     def send(*, is_converted: bool) -> Call[str]:
         content: _Content = yield Do(partial(_opened, item, is_converted=is_converted))
@@ -220,52 +226,91 @@ def uploaded(
 def _opened(item: Upload, *, is_converted: bool) -> _Content:
     """Open what is to be sent."""
     if not is_converted:
-        return _Content(item.source.stream(), item.found.format)
+        with item.source.stream() as file:
+            return _Content(item, item.source.stream, file.seek(0, os.SEEK_END), item.found.format)
     # It takes long to import, and is seldom needed.
     from plaud_provider.recordings.converted import convert_recording
 
-    # It has no name: nothing is left of it if this process is killed.
-    file = tempfile.TemporaryFile(suffix=".mp3")  # noqa: SIM115
+    converted = tempfile.NamedTemporaryFile(suffix=".mp3")  # noqa: SIM115
     try:
-        convert_recording(item.source, item.found, file)
+        convert_recording(item.source, item.found, converted)
     except BaseException:
-        file.close()
+        converted.close()
         raise
-    return _Content(file, "mp3")
+    path = Path(converted.name)
+    return _Content(item, lambda: path.open("rb"), converted.tell(), "mp3", close=converted.close)
 
 
 class _Content:
     """
-    An open file.
+    A file that is read in several places at once.
 
-    :param file: It seeks.
+    :param item: What is uploaded.
+    :param open_: Opens the file.
+    :param size: Its bytes.
     :param filetype: Its type, as Plaud calls it.
+    :param close: Removes it, if it is temporary.
     """
 
-    def __init__(self, file: BinaryIO | IO[bytes], filetype: str) -> None:
+    def __init__(
+        self,
+        item: Upload,
+        open_: Callable[[], BinaryIO],
+        size: int,
+        filetype: str,
+        *,
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.item = item
+        self.open = open_
+        self.size = size
         self.filetype = filetype
-        self.size = file.seek(0, os.SEEK_END)
-        self._file = file
+        self.close = close
 
-    def read(self, start: int, end: int) -> bytes:
-        """Return bytes from one offset up to another; fewer if the file ends before."""
-        self._file.seek(start)
-        some = []
-        while start < end:
-            try:
-                piece = self._file.read(end - start)
-            except EOFError:
-                # An object of a storage became shorter.
-                break
-            if not piece:
-                break
-            some.append(piece)
-            start += len(piece)
-        return b"".join(some)
+    def part(self, start: int, end: int) -> _Part:
+        """Return what is from one offset up to another."""
+        return _Part(self, start, end)
+
+
+class _Part:
+    def __init__(self, content: _Content, start: int, end: int) -> None:
+        self._content = content
+        self._start = start
+        self._end = end
+
+    def __len__(self) -> int:
+        return self._end - self._start
+
+    def open(self) -> BinaryIO:
+        file = self._content.open()
+        file.seek(self._start)
+        return cast("BinaryIO", _Stretch(file, len(self), self._content.item))
+
+
+class _Stretch(io.RawIOBase):
+    """So many bytes of an open file, and not fewer."""
+
+    def __init__(self, file: BinaryIO, left: int, item: Upload) -> None:
+        super().__init__()
+        self._file = file
+        self._left = left
+        self._item = item
+
+    def read(self, size: int = -1, /) -> bytes:
+        wanted = self._left if size < 0 else min(size, self._left)
+        try:
+            piece = self._file.read(wanted)
+        except EOFError:
+            # An object of a storage became shorter.
+            piece = b""
+        if wanted and not piece:
+            raise self._item.replaced()
+        self._left -= len(piece)
+        return piece
 
     def close(self) -> None:
-        """Close it; what was converted is gone then."""
         self._file.close()
+        super().close()
 
 
 def check_uploadable(source: AudioSource, mode: UploadMode) -> None:

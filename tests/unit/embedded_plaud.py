@@ -161,7 +161,7 @@ class EmbeddedPlaud:
             "FileId": body["file_id"],
             "FileType": body["filetype"],
             "DownloadUrl": url,
-            "FileMd5": body["file_md5"],
+            "FileMd5": "0" * 32,
         }
 
     def _submit(self, body: dict[str, Any]) -> dict[str, Any]:

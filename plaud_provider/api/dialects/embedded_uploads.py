@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from plaud_provider.api.account import Account
 from plaud_provider.api.answers import parse_json
-from plaud_provider.api.effects import Operation, Request
+from plaud_provider.api.effects import Operation, Part, Request
 from plaud_provider.api.hosts import is_loopback
 from plaud_provider.exceptions import PlaudResponseError
 
@@ -30,7 +30,7 @@ USER_TOKEN_SECONDS = 86_400
 PART_BYTES = 5 * 1024 * 1024
 #: Each part has a URL of one or two kilobytes.
 LARGEST_ANSWER_BYTES = 8 * 1024 * 1024
-#: A part is held in memory.
+#: On an event loop a part is held in memory.
 LARGEST_PART_BYTES = 64 * 1024 * 1024
 
 
@@ -66,26 +66,26 @@ def part_urls_request(account: Account, user_token: str, *, size: int, filetype:
     return _request(account, Operation.UPLOAD, PART_URLS_PATH, user_token, body)
 
 
-def part_request(url: str, content: bytes) -> Request:
+def part_request(url: str, content: Part) -> Request:
     """Send a part: raw bytes, and no credentials but those of its URL."""
     return Request(Operation.PART, "PUT", url, headers={}, body=content)
 
 
 def complete_request(
-    account: Account, user_token: str, target: PartUrls, etags: Sequence[str], *, filetype: str, md5: str
+    account: Account, user_token: str, target: PartUrls, etags: Sequence[str], *, filetype: str
 ) -> Request:
     """
     Say that all parts are there.
 
+    The MD5 of the file, which may be told as well, is left out: it would have to be read once more for that.
+
     :param etags: What the storage answered to each part, in their order.
-    :param md5: MD5 of the file, in hex digits.
     """
     body = {
         "file_id": target.file_id,
         "upload_id": target.upload_id,
         "part_list": [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)],
         "filetype": filetype,
-        "file_md5": md5,
     }
     return _request(account, Operation.UPLOAD, COMPLETE_PATH, user_token, body)
 

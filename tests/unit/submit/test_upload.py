@@ -33,7 +33,7 @@ from plaud_provider.submit.stop import Stop
 from tests.unit.embedded_plaud import FILES, PART_BYTES, EmbeddedPlaud
 from tests.unit.operators.archives import Archive
 from tests.unit.recordings.media import encoded
-from tests.unit.recordings.sounds import M4A, MP3, WAV, WAV_SECONDS
+from tests.unit.recordings.sounds import M4A, MP3, WAV, WAV_SECONDS, wav
 from tests.unit.s3_server import S3Server
 from tests.unit.tasks import TaskStateStore, task_context
 from tests.unit.warehouse.warehouses import CONN_ID
@@ -513,3 +513,41 @@ def test_what_is_remembered_cannot_be_read_by_others(uploading: Archive) -> None
     content = b"".join(file.read_bytes() for file in (uploading.results / "uploaded").iterdir())
     assert content
     assert not any(secret.encode() in content for secret in SECRETS)
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+import av, requests
+import plaud_provider.submit.single
+from plaud_provider.hooks.plaud import PlaudHook
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+
+before = peak()
+with PlaudHook() as hook:
+    hook.submit_transcription(sys.argv[1])
+print(peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_recording(embedded: EmbeddedPlaud, tmp_path: Path) -> None:
+    file = tmp_path / "long.wav"
+    file.write_bytes(wav(20 * 60, rate=16_000))
+    as_mp3 = tmp_path / "long.mp3"
+    as_mp3.write_bytes(long_mp3(12))
+
+    for recording in (file, as_mp3):
+        child = subprocess.run(
+            [sys.executable, "-c", MEASURED, str(recording)],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+
+        # Of 38 MB of WAV, and of 60 MB in twelve parts.
+        assert int(child.stdout.split()[-1]) < 20
+    assert embedded.kinds().count("submit") == 2
