@@ -48,6 +48,7 @@ def get_provider_info() -> dict[str, Any]:
                     "plaud_provider.operators.land_recordings",
                     "plaud_provider.operators.report_recordings",
                     "plaud_provider.operators.purge_transcriptions",
+                    "plaud_provider.operators.approve_recordings",
                     "plaud_provider.operators.export_transcription",
                 ],
             }

@@ -106,7 +106,9 @@ class ReportRecordingsOperator(ArchiveOperator):
         if self.manifests is None:
             if self._count(context, self.list_task_id, "skipped"):
                 raise AirflowSkipException("Nothing was listed.")
-            raise PlaudArchiveError("The recordings could not be listed; see that task. Nothing was sent.")
+            raise PlaudArchiveError(
+                "The recordings could not be listed, or not planned; see those tasks. Nothing was sent."
+            )
         max_failed = optional_number("max_failed", self.max_failed, minimum=0)
         max_changed = optional_number("max_changed", self.max_changed, minimum=0)
         is_only_plan = validate_boolean("plan_only", self.plan_only)

@@ -221,7 +221,7 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
 
     def _refuse_unserved_warehouses(self, context: Context) -> None:
         """Refuse to pay for what a task behind this one could not load, where that can be known now."""
-        if not self.has_dag():
+        if not self.has_dag():  # type: ignore[no-untyped-call]
             return
         from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
         from plaud_provider.warehouse.loaders.choice import refuse_unserved

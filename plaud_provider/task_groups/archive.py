@@ -17,6 +17,7 @@ from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
+from plaud_provider.task_groups.approval import ask_before
 
 
 class _LeftOut:
@@ -74,6 +75,8 @@ def transcribe_archive(
     max_failed: float | str | None = _LEFT_OUT,
     max_changed: float | str | None = _LEFT_OUT,
     max_audio_hours: float | str | None = _LEFT_OUT,
+    approve_above_hours: float | str | None = _LEFT_OUT,
+    price_per_hour: float | str | None = _LEFT_OUT,
     max_recording_hours: float | str | None = _LEFT_OUT,
     unreadable: str = _LEFT_OUT,
     convert: str | None = _LEFT_OUT,
@@ -144,6 +147,10 @@ def transcribe_archive(
         have another version: a number, by default 20, or below 1 a share; ``None`` for any number, ``0`` for
         none without failing.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
+    :param approve_above_hours: A run that would submit more hours of new audio stops after its plan, until a
+        person approves of it in Airflow's *Required Actions*, or rejects it; left out, nobody is asked. It
+        adds the tasks ``plan`` and ``approve``, which read the headers of what is new once more.
+    :param price_per_hour: What an hour of audio costs you, to say there what the plan costs.
     :param max_recording_hours: Longer recordings are refused; by default 24, and 6 with
         ``speaker_diarization``.
     :param unreadable: What to do with recordings that cannot be measured: ``refuse``, by default, or
@@ -246,10 +253,13 @@ def _tasks(function: str, given: dict[str, Any], group_id: str, task_arguments: 
             )
             submit >> land
 
-        chunks = transcribe_chunk.expand(manifest=listing.output)
+        manifests = listing.output
+        if given.setdefault("approve_above_hours", defaults.get("approve_above_hours")) is not None:
+            manifests = ask_before(listing, given, arguments, task_arguments)
+        chunks = transcribe_chunk.expand(manifest=manifests)
         report = ReportRecordingsOperator(
             task_id="report",
-            manifests=listing.output,
+            manifests=manifests,
             # With the ids of groups around this one.
             list_task_id=listing.task_id,
             submit_task_id=f"{group.group_id}.chunk.submit",

@@ -133,10 +133,32 @@ def test_tasks_come_one_after_the_other_whatever_happens() -> None:
     }
 
 
+def test_with_a_limit_a_person_is_asked_between_plan_and_submit() -> None:
+    dag = made(approve_above_hours="{{ params.hours }}", price_per_hour=0.28, resubmit=["failed"], retries=5)
+    plan, approve = dag.get_task("transcribe.plan"), dag.get_task("transcribe.approve")
+
+    assert plan.upstream_task_ids == {LIST}
+    assert plan.partial_kwargs["resubmit"] == ["failed"]
+    assert approve.upstream_task_ids == {LIST, "transcribe.plan"}
+    assert (approve.approve_above_hours, approve.price_per_hour) == ("{{ params.hours }}", 0.28)
+    assert approve.retries == 5
+    assert "transcribe.approve" in dag.get_task(SUBMIT).upstream_task_ids
+    assert dag.get_task(REPORT).manifests.operator is approve
+
+
+def test_a_limit_in_default_args_asks_as_well() -> None:
+    dag = made(default_args={"approve_above_hours": 12.5, "price_per_hour": 0.28})
+    approve = dag.get_task("transcribe.approve")
+
+    assert (approve.approve_above_hours, approve.price_per_hour) == (12.5, 0.28)
+
+
 def test_every_argument_is_known_here() -> None:
     parameters = set(inspect.signature(transcribe_archive).parameters)
 
-    assert parameters == set(VALUES) | {"group_id", "task_arguments"}
+    # What adds a step of its own is tested by itself.
+    step = {"approve_above_hours", "price_per_hour"}
+    assert parameters == set(VALUES) | step | {"group_id", "task_arguments"}
 
 
 @names
