@@ -63,6 +63,8 @@ class Lake(ABC):
     nul = "\0"
     #: Whether a schema can be created in it.
     has_schemas = True
+    #: Whether names may have quotes.
+    takes_quotes = True
 
     def writer(self, **names: Any) -> WarehouseWriter:
         """Open it as tasks do."""
@@ -461,6 +463,111 @@ class SnowflakeLake(Lake):
         return found
 
 
+class BigQueryLake(Lake):
+    """BigQuery's stand-in, through the real client."""
+
+    takes_quotes = False
+
+    def __init__(self, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+        self.dataset = f"test_{uuid.uuid4().hex}"
+        monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", server.address)
+        extra = {"is_anonymous": True, "project": "plaud", "dataset": self.dataset}
+        told = {"conn_type": "gcpbigquery", "extra": extra}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(told))
+        self.client.create_dataset(self.dataset)
+
+    @cached_property
+    def client(self) -> Any:
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud import bigquery
+
+        return bigquery.Client(project="plaud", credentials=AnonymousCredentials())
+
+    def run(self, statement: str) -> list[Any]:
+        return [tuple(row.values()) for row in self.client.query(statement).result()]
+
+    def close(self) -> None:
+        self.client.close()
+
+    def transcripts(self, table: str = "plaud_transcripts", schema: str | None = None) -> Rows:
+        return self._read(TRANSCRIPTS, table, schema, "transcription_id")
+
+    def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
+        return self._read(SEGMENTS, table, schema, "transcription_id, segment_index")
+
+    def create_schema(self, name: str) -> None:
+        self.client.create_dataset(name)
+
+    def create_by_hand(self) -> None:
+        self.run(
+            f"create table {self.dataset}.plaud_transcripts (reviewed_by string, raw json not null, "
+            "run_id string, DAG_ID string, landed_at timestamp not null, completed_at timestamp, "
+            "submitted_at timestamp, error string, status string not null, speaker_count int64, "
+            "segment_count int64 not null, text string, duration_seconds float64, language string, "
+            "region string not null, audio_uri string, source string default 'plaud', "
+            "transcription_id string not null)"
+        )
+        self.run(
+            f"create table {self.dataset}.plaud_segments (text string not null, speaker string, "
+            "end_seconds float64, start_seconds float64, segment_index int64 not null, note string, "
+            "transcription_id string not null)"
+        )
+
+    def drop_column(self, table: str, column: str) -> None:
+        self.run(f"alter table {self.dataset}.{table} drop column {column}")
+
+    @contextmanager
+    def interrupted(self, writer: WarehouseWriter, step: int) -> Iterator[Interruption]:
+        from google.auth.transport.requests import AuthorizedSession
+
+        interruption = Interruption(step)
+        request = AuthorizedSession.request
+
+        def interrupted(session: Any, method: str, *arguments: Any, **named: Any) -> Any:
+            # Before the server has it, and after it has, when the answer is lost; nothing gets through then.
+            changes = method != "GET"
+            if (changes and interruption.is_now()) or interruption.has_happened:
+                raise LostConnectionError
+            answer = request(session, method, *arguments, **named)
+            if changes and interruption.is_now():
+                raise LostConnectionError
+            return answer
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(AuthorizedSession, "request", interrupted)
+            yield interruption
+        # What was asked for goes on without us.
+        for job in self.client.list_jobs(state_filter="running"):
+            job.result()
+
+    def lose_rights(self) -> None:
+        """Answer as BigQuery does to one who may only look: the stand-in knows no roles."""
+        from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
+        from google.api_core.exceptions import Forbidden
+
+        get_client = BigQueryHook.get_client
+
+        def limited(hook: Any, **named: Any) -> Any:
+            client = get_client(hook, **named)
+            call = client._call_api
+
+            def refuse(*arguments: Any, **details: Any) -> Any:
+                if details.get("method") != "GET":
+                    raise Forbidden("Access Denied", errors=[{"reason": "accessDenied"}])
+                return call(*arguments, **details)
+
+            client._call_api = refuse
+            return client
+
+        self.monkeypatch.setattr(BigQueryHook, "get_client", limited)
+
+    def _read(self, columns: list[str], table: str, schema: str | None, order: str) -> Rows:
+        chosen = ", ".join("to_json_string(raw)" if name == "raw" else name for name in columns)
+        found = self.run(f"select {chosen} from `{schema or self.dataset}.{table}` order by {order}")
+        return [dict(zip(columns, row, strict=True)) for row in found]
+
+
 def _backquoted(name: str) -> str:
     return "`" + name.replace("`", "\\`") + "`"
 
@@ -495,6 +602,11 @@ def _clickhouse(request: pytest.FixtureRequest) -> Lake:
     return ClickHouseLake(request.getfixturevalue("tmp_path"), request.getfixturevalue("monkeypatch"))
 
 
+def _bigquery(request: pytest.FixtureRequest) -> Lake:
+    server = request.getfixturevalue("bigquery_server")
+    return BigQueryLake(server, request.getfixturevalue("monkeypatch"))
+
+
 def _snowflake(request: pytest.FixtureRequest) -> Lake:
     server = request.getfixturevalue("snowflake_server")
     return SnowflakeLake(server, request.getfixturevalue("monkeypatch"))
@@ -507,6 +619,7 @@ KINDS: dict[str, Make] = {
     "mysql": _mysql,
     "clickhouse": _clickhouse,
     "snowflake": _snowflake,
+    "bigquery": _bigquery,
 }
 #: What the development environment has is tested by default; ``make test-warehouses`` names the others.
 CHOSEN = os.environ.get("PLAUD_TEST_WAREHOUSES", "sqlite duckdb postgres").split()

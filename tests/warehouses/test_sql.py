@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from plaud_provider.exceptions import PlaudTableMismatchError
 from plaud_provider.warehouse.loaders import snowflake
 from plaud_provider.warehouse.loaders.choice import choose_loader
 from plaud_provider.warehouse.tables import plaud_tables
@@ -167,3 +168,21 @@ def test_snowflake_session_is_ours_and_keeps_what_the_user_set(monkeypatch: pyte
         "STATEMENT_TIMEOUT_IN_SECONDS": 900,
         "TIMEZONE": "UTC",
     }
+
+
+def test_snowflake_table_whose_columns_are_quoted_in_lower_case_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder, writer = recorded(monkeypatch, snowflake, "snowflake")
+    text = ("TEXT", 16777216, None, None, "YES", None, "NO")
+    monkeypatch.setattr(
+        recorder, "fetchall", lambda: [(name, *text) for name in ("transcription_id", "REGION")]
+    )
+
+    with pytest.raises(
+        PlaudTableMismatchError,
+        match=r"'plaud_transcripts'.*'transcription_id' is missing.*'status' is missing",
+    ) as told:
+        writer.ensure_tables()
+
+    assert "'region' is missing" not in str(told.value)

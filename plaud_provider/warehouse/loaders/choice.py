@@ -35,6 +35,12 @@ def _snowflake(connection: Connection, tables: PlaudTables) -> Loader:
     return SnowflakeLoader(connection, tables)
 
 
+def _bigquery(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.warehouse.loaders.bigquery import BigQueryLoader
+
+    return BigQueryLoader(connection, tables)
+
+
 class Choice(NamedTuple):
     """
     How one type of connection is served.
@@ -55,6 +61,8 @@ LOADERS: Mapping[str, Choice] = {
     "sqlite": Choice("SQLite", _rows),
     "clickhouse": Choice("ClickHouse", _clickhouse),
     "snowflake": Choice("Snowflake", _snowflake),
+    "gcpbigquery": Choice("BigQuery", _bigquery),
+    "google_cloud_platform": Choice("BigQuery", _bigquery),
 }
 
 

@@ -50,6 +50,9 @@ Result = TypeVar("Result")
 _LOOKED_UP = 1000
 #: Stands for a value in a statement. No name can have it.
 VALUE = "\0"
+_LOCK = "_lock"
+#: What is said of the table that only one landing at a time can update.
+LOCK_COMMENT = "One row, which each landing updates first, so that two wait for each other"
 _OTHERWISE = ("it was refused, or the connection broke", "Retry; if it stays, look at the query history.")
 
 
@@ -84,6 +87,8 @@ class FilesLoader(Loader):
     holds: ClassVar[Mapping[Content, str]]
     #: What the warehouse makes of JSON as text.
     parse_json: ClassVar[str]
+    #: Bytes that a name may have.
+    longest_name: ClassVar[int]
     #: What an error's code means and what to do, by the start of the code.
     advice: ClassVar[Mapping[str, tuple[str, str]]]
 
@@ -104,6 +109,8 @@ class FilesLoader(Loader):
 
     def ensure(self, *, is_checked: bool = False) -> None:
         """Create or check the tables; see the base class."""
+        self._tables.refuse_names_longer_than(self.longest_name - len(_LOCK), self.kind)
+        self._tables.refuse_one_name_for_two(tells_cases_apart=False)
         with self._connected():
             if not (is_checked and self._answers()):
                 self._run(self._create_or_check, "could not be created or looked at", has_rows=False)
@@ -133,7 +140,7 @@ class FilesLoader(Loader):
 
     @abstractmethod
     def _there(self, table: str) -> dict[str, Found] | None:
-        """Return the columns of a table by their names in lower case; ``None`` if there is no such table."""
+        """Return a table's columns by their names as :meth:`_stored`; ``None`` if there is no such table."""
 
     @abstractmethod
     def _create(self, table: sa.Table) -> str:
@@ -146,6 +153,10 @@ class FilesLoader(Loader):
     @abstractmethod
     def _quoted(self, name: str) -> str:
         """Return a name as it is written in SQL."""
+
+    def _stored(self, name: str) -> str:
+        """Return a name as the catalog has it, or, where cases are not told apart, in lower case."""
+        return str(name).lower()
 
     @abstractmethod
     def _code(self, error: BaseException) -> str:
@@ -162,15 +173,23 @@ class FilesLoader(Loader):
         schema = self._tables.schema
         return self._quoted(table) if schema is None else f"{self._quoted(schema)}.{self._quoted(table)}"
 
+    @property
+    def _lock(self) -> str:
+        """Name of the table whose row each landing updates first."""
+        return f"{self._tables.transcripts.name}{_LOCK}"
+
     def _type(self, column: sa.Column[Any]) -> str:
         return self.types[content_of(column)]
 
+    def _staging_type(self, column: sa.Column[Any]) -> str:
+        """Return the type of a column of a staging table: as of ours, with JSON as text."""
+        kind = content_of(column)
+        return self.types[Content.TEXT if kind is Content.JSON else kind]
+
     def _staging_columns(self, table: sa.Table) -> str:
-        """Return the columns of a staging table: as ours, with JSON as text, and without constraints."""
-        kinds = {column: content_of(column) for column in table.columns}
+        """Return the columns of a staging table, without constraints."""
         return ", ".join(
-            f"{self._quoted(column.name)} {self.types[Content.TEXT if kind is Content.JSON else kind]}"
-            for column, kind in kinds.items()
+            f"{self._quoted(column.name)} {self._staging_type(column)}" for column in table.columns
         )
 
     def _swap_statements(self, staged: Mapping[sa.Table, str]) -> list[str]:
@@ -223,13 +242,13 @@ class FilesLoader(Loader):
             else:
                 problems = list(self._problems(table, there))
                 self._refuse(table, parameter, problems)
-                missing += [column for column in table.columns if column.name.lower() not in there]
+                missing += [column for column in table.columns if self._stored(column.name) not in there]
         for column in missing:
             self._add(column)
         self._create_more()
 
     def _problems(self, table: sa.Table, there: Mapping[str, Found]) -> Iterator[str]:
-        ours = {column.name.lower(): column for column in table.columns}
+        ours = {self._stored(column.name): column for column in table.columns}
         for name, column in ours.items():
             found = there.get(name)
             if found is None:

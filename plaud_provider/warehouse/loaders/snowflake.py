@@ -11,8 +11,16 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_expone
 
 from plaud_provider.database.connections import hook_of
 from plaud_provider.exceptions import PlaudWarehouseError
-from plaud_provider.warehouse.loaders.files import VALUE, FilesLoader, Found, comment_of, literal, token
-from plaud_provider.warehouse.slab import Content, content_of
+from plaud_provider.warehouse.loaders.files import (
+    LOCK_COMMENT,
+    VALUE,
+    FilesLoader,
+    Found,
+    comment_of,
+    literal,
+    token,
+)
+from plaud_provider.warehouse.slab import Content
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,6 +94,7 @@ class SnowflakeLoader(FilesLoader):
         Content.BOOLEAN: r"BOOLEAN",
     }
     parse_json = "parse_json({})"
+    longest_name = 255
     advice = {
         "003001": ("permission was denied", _RIGHTS),
         **dict.fromkeys(_MISSING, ("a table or schema is not there, or may not be seen", _RIGHTS)),
@@ -162,9 +171,7 @@ class SnowflakeLoader(FilesLoader):
         found = {}
         for name, kind, length, precision, scale, is_nullable, default, is_identity in columns:
             size = {"TEXT": f"({length})", "NUMBER": f"({precision},{scale})"}.get(kind, "")
-            # A name that is not as Snowflake would write it is none of ours.
-            key = name.lower() if name == name.upper() else name
-            found[key] = Found(f"{kind}{size}", is_nullable == "YES", bool(default) or is_identity == "YES")
+            found[name] = Found(f"{kind}{size}", is_nullable == "YES", bool(default) or is_identity == "YES")
         return found or None
 
     def _create(self, table: sa.Table) -> str:
@@ -179,15 +186,10 @@ class SnowflakeLoader(FilesLoader):
             f"primary key ({keys})) comment = {literal(str(table.comment))}"
         )
 
-    @property
-    def _lock(self) -> str:
-        return f"{self._tables.transcripts.name}_lock"
-
     def _create_more(self) -> None:
         if self._there(self._lock) is None:
             self._rows(
-                f"create table if not exists {self._name(self._lock)} comment = "
-                f"{literal('One row, which each landing updates first, so that two wait for each other')} "
+                f"create table if not exists {self._name(self._lock)} comment = {literal(LOCK_COMMENT)} "
                 "as select current_timestamp() as locked_at"
             )
 
@@ -216,9 +218,8 @@ class SnowflakeLoader(FilesLoader):
         names = [self._quoted(column.name) for column in table.columns]
         values = []
         for column in table.columns:
-            kind = content_of(column)
             in_file = column.name if _PLAIN.fullmatch(column.name) else self._quoted(column.name)
-            values.append(f"$1:{in_file}::{self.types[Content.TEXT if kind is Content.JSON else kind]}")
+            values.append(f"$1:{in_file}::{self._staging_type(column)}")
         return (
             f"copy into {staged} ({', '.join(names)}) from (select {', '.join(values)} from {file}) "
             # Else a time of the file is a number without a zone.
