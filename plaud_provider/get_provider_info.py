@@ -105,5 +105,11 @@ def _connection_type() -> dict[str, Any]:
                 "description": "Exact names of private gateways that the base URL may point to, with commas "
                 "between.",
             },
+            "price_per_hour": {
+                "label": "Price per hour",
+                "schema": {"type": ["string", "null"]},
+                "description": "What Plaud asks you for an hour of audio, as in 0.28 USD: plans and reports "
+                "then say what they cost.",
+            },
         },
     }

@@ -31,11 +31,14 @@ class PlaudSettings(NamedTuple):
     :param requests_per_minute: Quota of submit and result calls together.
     :param budget_conn_id: Airflow connection of the SQL database that several hosts share the quota through;
         ``None`` if only this host uses the client.
+    :param price_per_hour: What an hour of audio costs, as the connection has it, unchecked: no wrong price
+        keeps anything from being done.
     """
 
     account: Account
     requests_per_minute: float
     budget_conn_id: str | None = None
+    price_per_hour: object = None
 
 
 class PlaudConnection:
@@ -97,7 +100,7 @@ def no_connection(plaud_conn_id: str) -> str:
 
 
 #: What is read of a connection's extra.
-FIELDS = ("region", "requests_per_minute", "allowed_hosts", "budget_conn_id")
+FIELDS = ("region", "requests_per_minute", "allowed_hosts", "budget_conn_id", "price_per_hour")
 
 
 def read_connection(connection: Connection, *, region: str | None) -> PlaudSettings:
@@ -126,7 +129,8 @@ def read_connection(connection: Connection, *, region: str | None) -> PlaudSetti
     base_url = resolve_base_url(connected, host, allowed_hosts=allowed_hosts)
     refuse_other_region(connected, region, conn_id)
     account = Account(connected, base_url, client_id, secret_key)
-    return PlaudSettings(account, requests_per_minute, str(extra.get("budget_conn_id") or "").strip() or None)
+    budget_conn_id = str(extra.get("budget_conn_id") or "").strip() or None
+    return PlaudSettings(account, requests_per_minute, budget_conn_id, extra.get("price_per_hour"))
 
 
 def _extra(connection: Connection) -> dict[str, Any]:

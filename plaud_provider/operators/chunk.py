@@ -17,7 +17,7 @@ from plaud_provider.api.arguments import (
     validate_webhook_url,
     validate_words,
 )
-from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.exceptions import PlaudError, PlaudInputError
 from plaud_provider.recordings.mapping import HarmlessLabel
 from plaud_provider.transfers.metadata import refuse_wrong_metadata
 
@@ -29,9 +29,14 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.submit.course import Terms
     from plaud_provider.submit.stop import Stop
+    from plaud_provider.submit.summary import Price
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 COUNTS_KEY = "counts"
+#: XCom with some of the recordings of a chunk that were refused or did not land, and why.
+PROBLEMS_KEY = "problems"
+#: How many of them.
+SHOWN = 5
 #: Until recordings that another task is about to submit are looked at again.
 HELD_SECONDS = 30.0
 
@@ -64,6 +69,8 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
     :param metadata_path: Likewise (templated).
     :param metadata_columns: Likewise (templated).
     :param metadata_timezone: Likewise (templated).
+    :param price_per_hour: What Plaud asks for an hour of audio, as in ``0.28 USD`` (templated), for what is
+        said of plans and runs; by default as the Plaud connection has it, else no money is spoken of.
     """
 
     template_fields: Sequence[str] = (
@@ -79,6 +86,7 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
         "metadata_path",
         "metadata_columns",
         "metadata_timezone",
+        "price_per_hour",
     )
     #: Whether the listing of its run has opened ledger and warehouse before.
     _comes_after_list = True
@@ -98,6 +106,7 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
         metadata_path: str | None = None,
         metadata_columns: Sequence[str] | str | None = None,
         metadata_timezone: str | None = None,
+        price_per_hour: float | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -113,12 +122,28 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
         self.metadata_path = metadata_path
         self.metadata_columns = metadata_columns
         self.metadata_timezone = metadata_timezone
+        self.price_per_hour = price_per_hour
         refuse_wrong_metadata(self)
 
     def _plaud(self) -> PlaudConnection:
         from plaud_provider.hooks.connection import PlaudConnection
 
         return PlaudConnection(self.plaud_conn_id, optional(self.region))
+
+    def _price(self) -> Price | None:
+        """Return what an hour of audio costs, where the arguments or the connection say so."""
+        from plaud_provider.submit.summary import validate_price
+
+        if (price := validate_price(self.price_per_hour)) is not None:
+            return price
+        try:
+            return validate_price(
+                self._plaud().settings.price_per_hour, f"Connection {self.plaud_conn_id!r}: price_per_hour"
+            )
+        except PlaudError as problem:
+            # A price is only spoken of.
+            self.log.warning("%s", problem)
+            return None
 
     def _ledger(self) -> AbstractContextManager[Ledger]:
         from plaud_provider.ledger.ledger import open_ledger

@@ -15,6 +15,8 @@ from plaud_provider.api.arguments import (
 from plaud_provider.operators.chunk import (
     COUNTS_KEY,
     HELD_SECONDS,
+    PROBLEMS_KEY,
+    SHOWN,
     ChunkOperator,
     EndsInOrder,
     checked_terms,
@@ -74,7 +76,7 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
         quota, so that more of them only hold more workers.
     :return: Counts of recordings: ``total``; ``landed_before``, ``waiting``, ``failed_before``,
         ``unknown_before``, ``expired_before``; ``new`` with their ``audio_hours``, ``refused``,
-        ``submitted``.
+        ``submitted``; and ``left``, if any are left for another run.
     :raises PlaudInputError: for a wrong argument; nothing was sent.
     :raises PlaudConfigurationError: if a connection, its rights or an extra is missing; nothing was sent.
     :raises PlaudStorageError: if some recordings could not be read; all others were submitted.
@@ -154,13 +156,14 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
 
         self._stop = Stop()
         terms = checked_terms(self.language, self.speaker_diarization, self.webhook_url)
-        rules = self._rules()
+        rules, price = self._rules(), self._price()
         with self._ledger() as ledger:
             chunk = ChunkSubmit(
                 self.manifest, self._plaud(), ledger, owner_of(context), terms, rules, self._stop
             )
             is_only_plan = validate_boolean("plan_only", self.plan_only)
-            counts = chunk.plan(is_only_plan=is_only_plan)
+            counts = chunk.plan(is_only_plan=is_only_plan, price=price)
+            context["ti"].xcom_push(key=PROBLEMS_KEY, value=chunk.refusals()[:SHOWN])
             if not is_only_plan:
                 counts["submitted"] = chunk.submit()
                 if before is not None:

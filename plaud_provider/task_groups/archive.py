@@ -69,6 +69,7 @@ def transcribe_archive(
     chunks_at_once: int = _LEFT_OUT,
     max_failed: float | str | None = _LEFT_OUT,
     max_changed: float | str | None = _LEFT_OUT,
+    price_per_hour: float | str | None = _LEFT_OUT,
     max_audio_hours: float | str | None = _LEFT_OUT,
     max_recording_hours: float | str = _LEFT_OUT,
     unreadable: str = _LEFT_OUT,
@@ -133,6 +134,8 @@ def transcribe_archive(
     :param max_changed: How many recordings that were paid for before may be paid for again as their files
         have another version: a number, by default 20, or below 1 a share; ``None`` for any number, ``0`` for
         none without failing.
+    :param price_per_hour: What an hour of audio costs, as in ``0.28 USD``, for plans and reports; by default
+        as the connection has it.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
     :param max_recording_hours: Longer recordings are refused; by default 24.
     :param unreadable: What to do with recordings that cannot be measured: ``refuse``, by default, or

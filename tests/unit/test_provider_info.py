@@ -161,6 +161,7 @@ def test_airflow_discovers_the_form_with_its_fields(discovered: dict[str, Any]) 
     assert sorted(discovered["fields"]) == [
         "extra__plaud__allowed_hosts",
         "extra__plaud__budget_conn_id",
+        "extra__plaud__price_per_hour",
         "extra__plaud__region",
         "extra__plaud__requests_per_minute",
     ]

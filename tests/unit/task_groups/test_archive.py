@@ -58,6 +58,7 @@ VALUES: dict[str, Any] = {
     "dry_run": True,
     "timeout": 3600.0,
     "max_changed": 7,
+    "price_per_hour": "0.28 USD",
     "metadata": {"campaign": "spring"},
     "metadata_pattern": "{agent}/{call}.mp3",
     "metadata_path": "/crm/calls.csv",
