@@ -103,9 +103,12 @@ def _options() -> dict[str, Any]:
             "Whether pages and downloads have what was said; if not, they have numbers, for everybody.",
         ),
         "price_per_hour": option(
-            "float", None, "0.28", "What Plaud bills for an hour of audio; prices are shown if it is set."
+            "string",
+            None,
+            "0.28 USD",
+            "What Plaud bills for an hour of audio, unless the task or its connection says so; prices are "
+            "shown if it is set.",
         ),
-        "currency": option("string", "USD", "EUR", "Currency of that price."),
     }
 
 
@@ -174,6 +177,12 @@ def _connection_type() -> dict[str, Any]:
                 "schema": {"type": ["string", "null"]},
                 "description": "Exact names of private gateways that the base URL may point to, with commas "
                 "between.",
+            },
+            "price_per_hour": {
+                "label": "Price per hour",
+                "schema": {"type": ["string", "null"]},
+                "description": "What Plaud asks you for an hour of audio, as in 0.28 USD: plans and reports "
+                "then say what they cost.",
             },
         },
     }

@@ -54,12 +54,15 @@ class PlaudSettings(NamedTuple):
     :param budget_conn_id: Airflow connection of the SQL database that several hosts share the quota through;
         ``None`` if only this host uses the client.
     :param webhooks: How Plaud calls; ``None`` if it does not.
+    :param price_per_hour: What an hour of audio costs, as the connection has it, unchecked: no wrong price
+        keeps anything from being done.
     """
 
     account: Account
     requests_per_minute: float
     budget_conn_id: str | None = None
     webhooks: WebhookSettings | None = None
+    price_per_hour: object = None
 
     def webhook_url(self, given: str | None) -> str | None:
         """
@@ -135,7 +138,7 @@ def no_connection(plaud_conn_id: str) -> str:
 
 #: What is read of a connection's extra.
 FIELDS = (
-    *("region", "api", "api_key", "requests_per_minute", "allowed_hosts", "budget_conn_id"),
+    *("region", "api", "api_key", "requests_per_minute", "allowed_hosts", "budget_conn_id", "price_per_hour"),
     *("webhook_base_url", "webhook_secret", "webhook_path"),
 )
 
@@ -173,6 +176,7 @@ def read_connection(connection: Connection, *, region: str | None) -> PlaudSetti
         requests_per_minute,
         str(extra.get("budget_conn_id") or "").strip() or None,
         _webhooks(extra, dialect, conn_id),
+        extra.get("price_per_hour"),
     )
 
 

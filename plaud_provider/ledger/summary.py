@@ -13,6 +13,7 @@ from plaud_provider.database.database import Database, open_database
 from plaud_provider.exceptions import PlaudError
 from plaud_provider.ledger.entry import State
 from plaud_provider.ledger.table import DEFAULT_SUBMISSIONS_TABLE, ledger_tables
+from plaud_provider.recordings.length import duration
 
 #: What to do about recordings in a state.
 ADVICE = {
@@ -130,12 +131,3 @@ def soon_lost(which: str) -> str:
         f"for {RETENTION.days} days, then they are lost and paid for: run the DAG over their folder now, "
         "which pays for nothing again."
     )
-
-
-def duration(seconds: float) -> str:
-    """Return a length as people say it, such as ``1 h 12 min``."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{max(seconds, 0):.0f} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min"

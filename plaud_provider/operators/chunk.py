@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.entry import Owner, State
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.submit.stop import Stop
+    from plaud_provider.submit.summary import Price
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 COUNTS_KEY = "counts"
+#: XCom with some of the recordings of a chunk that were refused or did not land, and why.
+PROBLEMS_KEY = "problems"
+#: How many of them.
+SHOWN = 5
 #: Until recordings that another task is about to submit are looked at again.
 HELD_SECONDS = 30.0
 
@@ -61,6 +66,8 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     :param metadata_path: Likewise (templated).
     :param metadata_columns: Likewise (templated).
     :param metadata_timezone: Likewise (templated).
+    :param price_per_hour: What Plaud asks for an hour of audio, as in ``0.28 USD`` (templated), for what is
+        said of plans and runs; by default as the Plaud connection has it, else no money is spoken of.
     """
 
     template_fields: Sequence[str] = (
@@ -76,6 +83,7 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
         "metadata_path",
         "metadata_columns",
         "metadata_timezone",
+        "price_per_hour",
     )
     #: Whether the listing of its run has opened ledger and warehouse before.
     _comes_after_list = True
@@ -95,6 +103,7 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
         metadata_path: str | None = None,
         metadata_columns: Sequence[str] | str | None = None,
         metadata_timezone: str | None = None,
+        price_per_hour: float | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -110,12 +119,19 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
         self.metadata_path = metadata_path
         self.metadata_columns = metadata_columns
         self.metadata_timezone = metadata_timezone
+        self.price_per_hour = price_per_hour
         refuse_wrong_metadata(self)
 
     def _plaud(self) -> PlaudConnection:
         from plaud_provider.hooks.connection import PlaudConnection
 
         return PlaudConnection(self.plaud_conn_id, optional(self.region))
+
+    def _price(self) -> Price | None:
+        """Return what an hour of audio costs, where the arguments or the connection say so."""
+        from plaud_provider.submit.summary import known_price
+
+        return known_price(self.price_per_hour, self._plaud())
 
     def _ledger(self) -> AbstractContextManager[Ledger]:
         from plaud_provider.ledger.ledger import open_ledger

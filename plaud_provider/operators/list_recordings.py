@@ -190,12 +190,9 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         if left:
             keyed = [Keyed(key=entry.recording_key, uri=entry.audio_uri or "") for entry in left]
             chunks.append(write_left(keyed, manifest_folder(self.results_path, context)))
-        settled: dict[str, Any] = {
-            **listing.settled,
-            "left_by_others": len(left),
-            "changed": listing.changed,
-            "changed_left": listing.changed_left,
-        }
+        settled: dict[str, Any] = {**listing.settled, "left_by_others": len(left)}
+        if listing.changed:
+            settled |= {"changed": listing.changed, "changed_left": listing.changed_left}
         context["ti"].xcom_push(key=COUNTS_KEY, value=settled)
         self._moved = Moved(self._folders(), {"chunks": len(chunks), **settled})
         self.log.info(

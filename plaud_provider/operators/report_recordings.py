@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,8 @@ from airflow.sdk.exceptions import AirflowSkipException
 from plaud_provider.api.arguments import optional_number, validate_boolean
 from plaud_provider.exceptions import PlaudArchiveError, PlaudError
 from plaud_provider.lineage.moved import Moved
-from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator
-from plaud_provider.operators.land_recordings import (
-    ENDS,
-    PROBLEMS_KEY,
-    examples,
-    in_words,
-    remedies,
-)
+from plaud_provider.operators.chunk import COUNTS_KEY, PROBLEMS_KEY, ArchiveOperator
+from plaud_provider.operators.land_recordings import ENDS, examples, in_words, remedies
 from plaud_provider.operators.list_recordings import MAX_CHANGED, changed_in_words, manifest_folder
 
 if TYPE_CHECKING:
@@ -31,6 +24,11 @@ _SETTLED = {
     "unknown": "unknown_before",
     "expired": "expired_before",
 }
+#: What a plan says, beside ``total``.
+_SAID = (
+    *("total", "new", "audio_hours", "waiting", "refused", "changed", "changed_left", "left"),
+    *_SETTLED.values(),
+)
 _PLANNED = ("landed_before", "waiting", "new", "refused", "submitted", "audio_hours")
 
 
@@ -113,7 +111,7 @@ class ReportRecordingsOperator(ArchiveOperator):
         max_changed = optional_number("max_changed", self.max_changed, minimum=0)
         is_only_plan = validate_boolean("plan_only", self.plan_only)
         counts = self._counts(context, is_only_plan=is_only_plan)
-        self.log.info("%s", _summary(counts, is_only_plan=is_only_plan))
+        self.log.info("%s", self._summary(context, counts, is_only_plan=is_only_plan))
         self._moved = Moved((), counts, audio_seconds=counts["audio_hours"] * 3600)
         broken = self._broken(context)
         self._clear_up(context, is_done=not broken)
@@ -127,7 +125,7 @@ class ReportRecordingsOperator(ArchiveOperator):
             )
         if not is_only_plan and (too_many := _too_many(counts, max_failed)) is not None:
             complaints.append(too_many)
-        if not is_only_plan and counts["changed_left"] and max_changed != 0:
+        if not is_only_plan and counts.get("changed_left") and max_changed != 0:
             complaints.append(changed_in_words(counts["changed_left"], self.max_changed))
         if complaints:
             problems = sorted(
@@ -141,6 +139,22 @@ class ReportRecordingsOperator(ArchiveOperator):
                 context["outlet_events"][outlet].extra.update(counts)
         return counts
 
+    def _summary(self, context: Context, counts: Mapping[str, float], *, is_only_plan: bool) -> str:
+        """Return the run in one line, and the files that were refused."""
+        from plaud_provider.submit.summary import plan_in_words
+
+        settled = self._pull(context, self.list_task_id)
+        planned = [*self._pull(context, self.submit_task_id), *settled]
+        plan = {name: _sum(planned, name) for name in _SAID}
+        plan["total"] += sum(_sum(settled, name) for name in (*_SETTLED.values(), "changed_left"))
+        words = plan_in_words(plan, self._price())
+        if not is_only_plan:
+            words += f" Now {in_words(counts)}."
+        refused = sorted(
+            problem for some in self._pull(context, self.submit_task_id, PROBLEMS_KEY) for problem in some
+        )
+        return f"{words} Refused:{examples(refused).removeprefix(' Such as:')}" if refused else words
+
     def _counts(self, context: Context, *, is_only_plan: bool) -> dict[str, float]:
         settled = self._pull(context, self.list_task_id)
         planned = self._pull(context, self.submit_task_id)
@@ -151,7 +165,7 @@ class ReportRecordingsOperator(ArchiveOperator):
             "total": _sum(chunks, "total")
             + sum(_sum(settled, name) for name in (*_SETTLED.values(), "changed_left")),
             **counts,
-            **{name: _sum(settled, name) for name in ("changed", "changed_left")},
+            **{name: _sum(settled, name) for name in ("changed", "changed_left") if _sum(settled, name)},
             **{name: _sum(planned, name) + _sum(settled, name) for name in _PLANNED},
         }
 
@@ -199,38 +213,14 @@ class ReportRecordingsOperator(ArchiveOperator):
             self.log.warning("%s", soon_lost(f"{late} recording{'s' * (late != 1)} of this client"))
 
 
-def _summary(counts: Mapping[str, float], *, is_only_plan: bool) -> str:
-    """Return the run in one line."""
-    parts = [
-        f"{counts['landed_before']:g} landed before",
-        f"{counts['waiting']:g} waiting",
-        f"{counts['new']:g} new, {_length(counts['audio_hours'])} of audio",
-    ]
-    if counts["refused"]:
-        parts.append(f"{counts['refused']:g} that cannot be submitted")
-    plan = f"{counts['total']:g} recordings: {', '.join(parts)}."
-    return plan if is_only_plan else f"{plan} Now {in_words(counts)}."
-
-
-def _length(hours: float) -> str:
-    """Return a length as people say it, such as ``1 h 12 min``."""
-    seconds = round(hours * 3600)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60:,} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-
-
 def _too_many(counts: Mapping[str, float], max_failed: float | None) -> str | None:
     bad = counts["failed"] + counts["unknown"] + counts["expired"]
     if max_failed is None:
         return None
-    share = max_failed * counts["total"] if max_failed < 1 else max_failed
-    # 0.29 of 100 is a little less than 29 to a computer.
-    allowed = math.floor(share + 1e-9)
-    return (
-        f"{bad:g} recordings failed, max_failed={max_failed:g} allows {allowed}." if bad > allowed else None
-    )
+    from plaud_provider.submit.settled import allowed
+
+    most = allowed(max_failed, counts["total"])
+    return f"{bad:g} recordings failed, max_failed={max_failed:g} allows {most}." if bad > most else None
 
 
 def _sum(counts: Iterable[Mapping[str, float]], name: str) -> float:

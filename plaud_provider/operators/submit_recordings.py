@@ -15,6 +15,8 @@ from plaud_provider.lineage.moved import Moved, folders_of, some_ids
 from plaud_provider.operators.chunk import (
     COUNTS_KEY,
     HELD_SECONDS,
+    PROBLEMS_KEY,
+    SHOWN,
     ChunkOperator,
     EndsInOrder,
     owner_of,
@@ -81,7 +83,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         quota, so that more of them only hold more workers.
     :return: Counts of recordings: ``total``; ``landed_before``, ``waiting``, ``failed_before``,
         ``unknown_before``, ``expired_before``; ``new`` with their ``audio_hours``, ``refused``,
-        ``submitted``.
+        ``submitted``; and ``left``, if any are left for another run.
     :raises PlaudInputError: for a wrong argument; nothing was sent.
     :raises PlaudConfigurationError: if a connection, its rights or an extra is missing; nothing was sent.
     :raises PlaudStorageError: if some recordings could not be read; all others were submitted.
@@ -159,13 +161,14 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
 
         self._stop = Stop()
         terms = self._terms(self.webhook_url)
-        rules = self._rules()
+        rules, price = self._rules(), self._price()
         with self._ledger() as ledger:
             chunk = ChunkSubmit(
                 self.manifest, self._plaud(), ledger, owner_of(context), terms, rules, self._stop
             )
             is_only_plan = validate_boolean("plan_only", self.plan_only)
-            counts = chunk.plan(is_only_plan=is_only_plan)
+            counts = chunk.plan(is_only_plan=is_only_plan, price=price)
+            context["ti"].xcom_push(key=PROBLEMS_KEY, value=chunk.refusals()[:SHOWN])
             if not is_only_plan:
                 try:
                     counts["submitted"] = chunk.submit()

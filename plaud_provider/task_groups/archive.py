@@ -74,9 +74,9 @@ def transcribe_archive(
     chunks_at_once: int = _LEFT_OUT,
     max_failed: float | str | None = _LEFT_OUT,
     max_changed: float | str | None = _LEFT_OUT,
+    price_per_hour: float | str | None = _LEFT_OUT,
     max_audio_hours: float | str | None = _LEFT_OUT,
     approve_above_hours: float | str | None = _LEFT_OUT,
-    price_per_hour: float | str | None = _LEFT_OUT,
     max_recording_hours: float | str | None = _LEFT_OUT,
     unreadable: str = _LEFT_OUT,
     convert: str | None = _LEFT_OUT,
@@ -146,11 +146,12 @@ def transcribe_archive(
     :param max_changed: How many recordings that were paid for before may be paid for again as their files
         have another version: a number, by default 20, or below 1 a share; ``None`` for any number, ``0`` for
         none without failing.
+    :param price_per_hour: What an hour of audio costs, as in ``0.28 USD``, for plans and reports; by default
+        as the connection has it.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
     :param approve_above_hours: A run that would submit more hours of new audio stops after its plan, until a
         person approves of it in Airflow's *Required Actions*, or rejects it; left out, nobody is asked. It
         adds the tasks ``plan`` and ``approve``, which read the headers of what is new once more.
-    :param price_per_hour: What an hour of audio costs you, to say there what the plan costs.
     :param max_recording_hours: Longer recordings are refused; by default 24, and 6 with
         ``speaker_diarization``.
     :param unreadable: What to do with recordings that cannot be measured: ``refuse``, by default, or

@@ -18,9 +18,10 @@ from plaud_provider.ledger.ledger import Ledger
 from plaud_provider.ledger.overview import BAD, UNDER_WAY, Choice, Overview
 from plaud_provider.ledger.summary import ADVICE
 from plaud_provider.ledger.table import ledger_tables
+from plaud_provider.submit.summary import configured_price
 from plaud_provider.views.access import Access, AccessDep, require_same_origin
 from plaud_provider.views.runs import Run, TaskKey, bounded, open_ledger_database
-from plaud_provider.views.settings import configured_place, price_per_hour
+from plaud_provider.views.settings import configured_place
 from plaud_provider.views.work import ask
 
 router = APIRouter(prefix="/api")
@@ -68,7 +69,7 @@ async def overview(access: AccessDep, filters: FiltersDep) -> dict[str, Any]:
             "hours_left": _hours_left(states, hours),
             "oldest": [_row(entry) for entry in ledger.rows(waiting, most=OLDEST, oldest=True)],
             "reasons": [{**one._asdict(), "advice": ADVICE.get(one.state)} for one in ledger.reasons(choice)],
-            "price": price_per_hour(),
+            "price": configured_price(),
         }
 
     return await ask(lambda: _open(access, filters).together(look))

@@ -41,12 +41,6 @@ def shows_text() -> bool:
     return bool(conf.getboolean(SECTION, "show_transcripts", fallback=True))
 
 
-def price_per_hour() -> tuple[float, str] | None:
-    """Return what an hour of audio costs, and the currency; ``None`` if nobody has said so."""
-    price = float(conf.get(SECTION, "price_per_hour", fallback="") or 0)
-    return (price, _text("currency") or "USD") if price > 0 else None
-
-
 def _text(name: str) -> str | None:
     value: Any = conf.get(SECTION, name, fallback=None)
     return str(value).strip() or None if value is not None else None

@@ -163,6 +163,7 @@ def test_airflow_discovers_the_form_with_its_fields(discovered: dict[str, Any]) 
         "extra__plaud__api",
         "extra__plaud__api_key",
         "extra__plaud__budget_conn_id",
+        "extra__plaud__price_per_hour",
         "extra__plaud__region",
         "extra__plaud__requests_per_minute",
         "extra__plaud__webhook_base_url",
@@ -191,6 +192,7 @@ def test_the_plugin_is_found_by_its_entry_point_alone() -> None:
 
 
 def test_pages_read_the_options_that_are_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    from plaud_provider.submit.summary import configured_price
     from plaud_provider.views import settings
 
     options = INFO["config"]["plaud"]["options"]
@@ -201,9 +203,8 @@ def test_pages_read_the_options_that_are_declared(monkeypatch: pytest.MonkeyPatc
 
     assert place.sql_conn_id == place.ledger_conn_id == options["sql_conn_id"]["default"]
     assert place.transcripts_table == options["transcripts_table"]["default"]
-    assert (settings.shows_text(), settings.price_per_hour()) == (True, None)
+    assert (settings.shows_text(), configured_price()) == (True, None)
     monkeypatch.setenv("AIRFLOW__PLAUD__LEDGER_CONN_ID", "ledger")
-    monkeypatch.setenv("AIRFLOW__PLAUD__PRICE_PER_HOUR", "0.3")
-    monkeypatch.setenv("AIRFLOW__PLAUD__CURRENCY", "EUR")
+    monkeypatch.setenv("AIRFLOW__PLAUD__PRICE_PER_HOUR", "0.3 EUR")
     assert settings.configured_place().ledger_conn_id == "ledger"
-    assert settings.price_per_hour() == (0.3, "EUR")
+    assert configured_price() == (0.3, "EUR")

@@ -8,7 +8,8 @@ import pytest
 
 from plaud_provider.cli import main
 from plaud_provider.ledger.ledger import Owner, State
-from plaud_provider.ledger.summary import count_states, duration, print_summary
+from plaud_provider.ledger.summary import count_states, print_summary
+from plaud_provider.recordings.length import duration
 from tests.unit.ledger.ledgers import Clock, ledger_in, recording
 from tests.unit.warehouse.conftest import warehouse as warehouse
 from tests.unit.warehouse.warehouses import CONN_ID, Warehouse

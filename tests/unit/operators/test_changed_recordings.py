@@ -116,7 +116,7 @@ def test_copied_bucket_of_the_same_sizes_is_noticed(archive: Archive, s3: S3Serv
     told = {"path": "s3://aws_calls@calls/2024/", "public_urls": None}
     put(b"1")
     names, counts = listed(archive, **told)
-    assert (len(names), counts["changed"]) == (30, 0), "nothing is known yet"
+    assert (len(names), counts.get("changed")) == (30, None), "nothing is known yet"
     with_keys = read_manifest(str(next(archive.results.rglob("chunk-00001.jsonl"))))
     ledger = archive.ledger
     plan = ListRecordingsOperator(task_id="list", results_path="/r", **told)._listing(ledger)._plan
@@ -148,7 +148,7 @@ def test_file_that_was_refused_unpaid_may_be_replaced_however_many_they_are(arch
     archive.add(*NAMES)
 
     names, counts = listed(archive)
-    assert ({*names}, counts["changed"]) == ({*NAMES}, 0)
+    assert ({*names}, counts.get("changed")) == ({*NAMES}, None)
 
 
 def test_fifty_thousand_are_looked_up_in_seconds(archive: Archive) -> None:

@@ -88,11 +88,28 @@ def test_the_plan_is_said_in_numbers(archive: Archive, caplog: pytest.LogCapture
     counts = archive.submit("second")
 
     said = (
-        "7 recordings: 1 landed before, 1 waiting, 1 new, about 1.0 audio hours, 1 that cannot be submitted, "
+        "7 recordings: 1 landed before, 1 waiting, 1 new, 1 h 0 min of audio, 1 refused, "
         "1 failed before, 1 of unknown outcome, 1 expired."
     )
     assert said in caplog.text
     assert counts["failed_before"] == counts["unknown_before"] == counts["expired_before"] == 1
+
+
+def test_what_is_left_for_another_run_is_counted(archive: Archive, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    archive.add("a.wav", "b.wav", seconds=3600)
+    archive.list()
+    archive.submit(max_audio_hours=1)
+    archive.add("c.wav")
+    archive.list()
+
+    counts = archive.submit(max_audio_hours=1)
+
+    assert counts["left"] == 2
+    assert (
+        "3 recordings: 0 landed before, 1 waiting, 0 new, 0 s of audio, 2 left for another run."
+        in caplog.text
+    )
 
 
 # What another task is about to submit

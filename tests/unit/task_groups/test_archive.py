@@ -63,6 +63,7 @@ VALUES: dict[str, Any] = {
     "dry_run": True,
     "timeout": 3600.0,
     "max_changed": 7,
+    "price_per_hour": "0.28 USD",
     "metadata": {"campaign": "spring"},
     "metadata_pattern": "{agent}/{call}.mp3",
     "metadata_path": "/crm/calls.csv",
@@ -157,7 +158,7 @@ def test_every_argument_is_known_here() -> None:
     parameters = set(inspect.signature(transcribe_archive).parameters)
 
     # What adds a step of its own is tested by itself.
-    step = {"approve_above_hours", "price_per_hour"}
+    step = {"approve_above_hours"}
     assert parameters == set(VALUES) | step | {"group_id", "task_arguments"}
 
 

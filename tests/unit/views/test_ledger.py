@@ -60,7 +60,7 @@ def test_numbers_and_rows_are_of_the_dags_that_a_person_may_read(login: Login) -
 def test_what_needs_somebody_is_told_with_the_remedy_the_rate_and_the_price(
     login: Login, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AIRFLOW__PLAUD__PRICE_PER_HOUR", "0.28")
+    monkeypatch.setenv("AIRFLOW__PLAUD__PRICE_PER_HOUR", "0.28 USD")
 
     told = login("owner").get(OVERVIEW, params={"state": ""}).json()
 
