@@ -18,6 +18,8 @@ from demo.report import format_table, query_command, read_lines
 from demo.stack import USERNAME, AirflowStack
 
 DAG_ID = "plaud_transcribe_list"
+#: Its task that waits.
+WAITS = "transcribe.chunk.land"
 RUN_SECONDS = 240.0
 LOG_TAIL_LINES = 25
 NEXT = """To try next:
@@ -80,7 +82,7 @@ def transcribe(stack: AirflowStack, urls: list[str], progress: Progress) -> bool
     )
 
     def report(instances: list[TaskInstance]) -> None:
-        progress.log_lines("wait", stack.task_log_files(DAG_ID, run_id, "wait"))
+        progress.log_lines(WAITS, stack.task_log_files(DAG_ID, run_id, WAITS, map_index=0))
         progress.tasks(instances)
 
     state = stack.wait_for_run(DAG_ID, run_id, timeout=RUN_SECONDS, on_progress=report)

@@ -56,7 +56,7 @@ class Progress:
 
 def _summary(members: list[TaskInstance]) -> str:
     """Return the state of a task, or how many of a mapped task's instances are in which."""
-    if len(members) == 1 and members[0].map_index < 0:
+    if len(members) == 1:
         return SHOWN_STATES.get(members[0].state or "", "")
     counts = Counter(member.state for member in members)
     parts = [f"{counts['success']}/{len(members)}"]

@@ -33,8 +33,16 @@ class PlaudConfigurationError(PlaudError, AirflowFailException):
     """The connection or a region setting is wrong. Nothing was sent."""
 
 
+class PlaudNotFetchableError(PlaudConfigurationError):
+    """Plaud could not fetch a recording from where it is: nobody serves it, or nothing can sign a URL."""
+
+
 class PlaudInputError(PlaudError, AirflowFailException):
     """An argument is wrong. Nothing was sent, nothing is paid for."""
+
+
+class PlaudExpiredUrlError(PlaudInputError):
+    """The URL of a recording is not valid for long enough. The recording may be well: sign it anew."""
 
 
 class PlaudAuthenticationError(PlaudError, AirflowFailException):

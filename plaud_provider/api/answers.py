@@ -93,15 +93,22 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
     :raises PlaudResponseError: if the body is not one. The body itself is never quoted.
     """
+    return _object(_decoded(body))
+
+
+def _decoded(body: bytes) -> str:
+    """Return a body as text, as json.loads has it; what is not of its encoding is replaced."""
+    return body.decode(json.detect_encoding(body), "replace")
+
+
+def _object(text: str) -> dict[str, Any]:
     try:
-        # As json.loads does for bytes; what is not of that encoding is replaced.
-        text = body.decode(json.detect_encoding(body), "replace")
         # As null they do no harm.
         parsed = json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
     except (ValueError, RecursionError):
         raise PlaudResponseError(
-            f"Plaud's answer ({len(body)} bytes) is not valid JSON; it is not shown here as it may hold a "
-            "transcript."
+            f"Plaud's answer ({len(text)} characters) is not valid JSON; it is not shown here as it may hold "
+            "a transcript."
         ) from None
     if not isinstance(parsed, dict):
         raise PlaudResponseError(
@@ -118,16 +125,19 @@ def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Tran
     :param requested_id: The id that was asked for; an answer that names another one is refused.
     :raises PlaudResponseError: if the answer is not a transcription, or that of another one.
     """
-    payload = parse_json(body)
+    text = _decoded(body)
+    # A long transcript is in memory often enough.
+    del body
+    payload = _object(text)
     places = _places(payload)
     if requested_id is None:
-        return _transcription(payload, places, _usable_id(places))
+        return _transcription(payload, places, _usable_id(places), text)
     named = _first(places, _NAMING)
     if named is not None and str(named) != requested_id:
         raise PlaudResponseError(
             f"Plaud answered with transcription {_shown(named)} where {requested_id} was asked for."
         )
-    return _transcription(payload, places, requested_id)
+    return _transcription(payload, places, requested_id, text)
 
 
 def parse_submission(body: bytes, *, must_be_named: bool = False) -> Transcription:
@@ -147,6 +157,18 @@ def parse_submission(body: bytes, *, must_be_named: bool = False) -> Transcripti
         return _transcription(payload, places, transcription_id)
     except PlaudResponseError:
         return Transcription(transcription_id, Status.PROCESSING, Status.PROCESSING.value)
+
+
+def transcription_id_in(event: Mapping[str, Any]) -> str | None:
+    """
+    Return the id of the transcription that a webhook's event is about; ``None`` if it names none.
+
+    :param event: The event; what it is about stands below ``data``, where its own id does not.
+    """
+    try:
+        return _usable_id(_places(event)[::-1])
+    except PlaudResponseError:
+        return None
 
 
 def refusal(body: bytes) -> str:
@@ -172,14 +194,16 @@ def refusal(body: bytes) -> str:
 
 
 def _transcription(
-    payload: dict[str, Any], places: Sequence[Mapping[str, Any]], transcription_id: str
+    payload: dict[str, Any], places: Sequence[Mapping[str, Any]], transcription_id: str, text: str = ""
 ) -> Transcription:
-    """Read all but the id."""
+    """Read all but the id; ``text`` is what the payload was parsed from."""
     reported = _status_word(places)
     if reported is None:
         raise PlaudResponseError(f"Plaud's answer for transcription {transcription_id} has no status.")
     status = WORDS.get(reported.lower(), Status.PROCESSING)
     _warn_of_unknown("keys", {name for place in places for name in place} - _KNOWN_KEYS)
+    # First of all, as the segments are used up.
+    raw = _dump(payload, text)
     return Transcription(
         transcription_id=transcription_id,
         status=status,
@@ -191,7 +215,7 @@ def _transcription(
         error=_error(places) if status is Status.FAILED else None,
         created_at=_time(_first(places, _CREATED)),
         completed_at=_time(_first(places, _COMPLETED)),
-        raw=_dump(payload),
+        raw=raw,
         model=_text(_first(places, _MODEL)),
     )
 
@@ -291,19 +315,31 @@ def _segments(value: object, transcription_id: str) -> tuple[Segment, ...]:
         return ()
     if not isinstance(value, list):
         raise PlaudResponseError(f"The segments of transcription {transcription_id} are not a list.")
-    items = [item for item in value if isinstance(item, dict)]
-    _warn_of_unknown("keys of segments", {name for item in items[:20] for name in item} - _KNOWN_SEGMENT_KEYS)
-    return tuple(
-        Segment(
-            index=index,
-            start_seconds=_seconds(_first([item], _START)),
-            end_seconds=_seconds(_first([item], _END)),
-            speaker=_text(_first([item], _SPEAKER)),
-            text=_text(_first([item], _TEXT)) or "",
-            language=_text(_first([item], _LANGUAGE)),
-        )
-        for index, item in enumerate(items)
+    _warn_of_unknown(
+        "keys of segments",
+        {name for item in value[:20] if isinstance(item, dict) for name in item} - _KNOWN_SEGMENT_KEYS,
     )
+    return tuple(_used_up(value))
+
+
+def _used_up(items: list[Any]) -> Iterator[Segment]:
+    """Yield segments, and forget what they are made of: it takes more memory than they do."""
+    index = 0
+    # A long transcript names the same few speakers and languages a hundred thousand times.
+    same: dict[str | None, str | None] = {}
+    for place, item in enumerate(items):
+        if isinstance(item, dict):
+            speaker, language = _text(_first([item], _SPEAKER)), _text(_first([item], _LANGUAGE))
+            yield Segment(
+                index=index,
+                start_seconds=_seconds(_first([item], _START)),
+                end_seconds=_seconds(_first([item], _END)),
+                speaker=same.setdefault(speaker, speaker),
+                text=_text(_first([item], _TEXT)) or "",
+                language=same.setdefault(language, language),
+            )
+            index += 1
+        items[place] = None
 
 
 def _seconds(value: object) -> float | None:
@@ -363,10 +399,22 @@ def _fields(error: Mapping[str, Any]) -> str:
     return ": ".join(parts) or json.dumps(error, default=str)
 
 
-def _dump(payload: dict[str, Any]) -> str:
+def _dump(payload: dict[str, Any], text: str) -> str:
     """Return a payload as JSON, without secrets in its keys and texts; transcripts stay as they are."""
     redact(payload, transcripts=_TEXT, errors=_ERROR)
+    if _is_written_so(payload, text):
+        return text
     return _clean("".join(_pieces(payload)))
+
+
+def _is_written_so(payload: dict[str, Any], text: str) -> bool:
+    """Whether a text is what would be made of a payload, as that of a kept answer is."""
+    end = 0
+    for piece in _pieces(payload):
+        if not text.startswith(piece, end):
+            return False
+        end += len(piece)
+    return end == len(text)
 
 
 def _pieces(answer: Mapping[str, Any]) -> Iterator[str]:

@@ -48,7 +48,8 @@ _TEXTS = frozenset(
         *("plaud_conn_id", "sql_conn_id", "ledger_conn_id", "region", "schema"),
         *("transcripts_table", "segments_table", "language", "webhook_url", "on_unknown_submit"),
         *("model", "detection_level"),
-        *("unreadable", "convert"),
+        *("unreadable", "convert", "upload"),
+        *("metadata_pattern", "metadata_path", "metadata_timezone"),
     ]
 )
 

@@ -19,6 +19,8 @@ MAX_HOURS = 24.0
 MAX_HOURS_WITH_SPEAKERS = 6.0
 #: For so long Plaud keeps results.
 RETENTION = timedelta(days=7)
+#: For so long what was uploaded can be submitted.
+UPLOAD_RETENTION = timedelta(hours=24)
 #: After so long people are warned of what has not landed: it is soon lost, though it is paid for.
 LATE_AFTER = timedelta(days=5)
 

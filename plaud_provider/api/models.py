@@ -6,11 +6,14 @@ Source: https://docs.plaud.ai (transcription API).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+from plaud_provider.api import exports
+from plaud_provider.exceptions import PlaudInputError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -102,6 +105,55 @@ class Transcription:
         """How many different speakers the segments name."""
         return len({segment.speaker for segment in self.segments if segment.speaker is not None})
 
+    def _completed(self, method: str) -> Self:
+        """Return itself, if there is something to export."""
+        if self.status is Status.COMPLETED:
+            return self
+        raise PlaudInputError(
+            f"{method}: transcription {self.transcription_id} is {self.status.value} and has no transcript. "
+            "Export it once it is completed."
+        )
+
+    def to_srt(self) -> str:
+        """
+        Return the transcript as SubRip subtitles, for players and editors.
+
+        Missing times, overlaps and long segments are handled as :mod:`.exports` says. A speaker is named
+        where a segment begins. SRT has no escape for markup: a text that looks like it gets a word joiner
+        (U+2060), which does not show, after each ``<`` and ``{``.
+
+        :raises PlaudInputError: if it is not completed.
+        """
+        return exports.to_srt(self._completed("to_srt"))
+
+    def to_vtt(self) -> str:
+        """
+        Return the transcript as WebVTT subtitles, for browsers; each has its speaker as its voice.
+
+        Missing times, overlaps and long segments are handled as :mod:`.exports` says.
+
+        :raises PlaudInputError: if it is not completed.
+        """
+        return exports.to_vtt(self._completed("to_vtt"))
+
+    def to_text(self) -> str:
+        """
+        Return the transcript as text: a paragraph for each turn of a speaker, which begins with the name.
+
+        :raises PlaudInputError: if it is not completed.
+        """
+        return exports.to_text(self._completed("to_text"))
+
+    def to_markdown(self) -> str:
+        """
+        Return the transcript as Markdown: what is known of it, then a paragraph for each turn of a speaker.
+
+        What was said is escaped: it is text, whatever it looks like.
+
+        :raises PlaudInputError: if it is not completed.
+        """
+        return exports.to_markdown(self._completed("to_markdown"))
+
     def to_frame(self) -> DataFrame:
         """
         Return this transcription as a pandas frame of one row.
@@ -145,3 +197,13 @@ class Transcription:
                 "language": pd.Series([s.language for s in self.segments], dtype="object"),
             }
         )
+
+
+#: What writes a transcription as a file, by the ending of its name; ``json`` is the answer itself.
+EXPORTS: Mapping[str, Callable[[Transcription], str]] = {
+    "srt": Transcription.to_srt,
+    "vtt": Transcription.to_vtt,
+    "txt": Transcription.to_text,
+    "md": Transcription.to_markdown,
+    "json": lambda transcription: transcription.raw,
+}

@@ -227,7 +227,7 @@ def _renew(
     calls = (*earlier, now)
     if token is not None:
         token.replaces_rejected = rejected is not None
-        return TokenState(token, calls), token
+        return TokenState(token, calls, user_token=state.user_token), token
     if old is not None and status != 429:
         # Its refresh token may be spent by now: whoever is next, most often this call, makes an exchange.
         return state._replace(token=replace(old, refresh_token=None), calls=calls, not_before=0.0), None

@@ -12,8 +12,6 @@ What is kept, and when a token is renewed, is decided in :mod:`plaud_provider.ap
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
 import logging
 import os
@@ -27,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from plaud_provider.api.account import Account
 from plaud_provider.api.effects import Token, TokenState
 from plaud_provider.api.tokens import LOCK_SECONDS, REQUEST_SECONDS
+from plaud_provider.encryption import cipher, named_by
 from plaud_provider.exceptions import PlaudConnectionError
 from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
 
@@ -45,6 +44,8 @@ MAX_POLL_SECONDS = 0.5
 PATIENCE_SECONDS = LOCK_SECONDS + 2 * REQUEST_SECONDS
 
 _FORMAT_VERSION = 2
+#: Fields of a state that are tokens.
+_TOKENS = ("token", "user_token")
 
 
 class _Known(NamedTuple):
@@ -79,14 +80,13 @@ class TokenStore:
 
     def __init__(self, account: Account, *, directory: Path | None = None) -> None:
         name = account.client_name
-        # The secret key is a random API key: a fast hash suffices, a password hash would cost every task.
-        self._key = hashlib.sha256(account.secret_key.encode()).digest()
+        self._secret_key = account.secret_key
         self._folder = PrivateFolder(directory)
         folder = self._folder.path
         # A connection with another secret key for the same client (an old one, a wrong one) has a file of its
         # own: sharing one, each would overwrite what the other cannot read. Plaud's limit is the client's, so
         # that they share the lock and the moments of their calls.
-        self.path = folder / f"{name}-{hashlib.sha256(self._key).hexdigest()[:16]}.token"
+        self.path = folder / f"{name}-{named_by(account.secret_key)}.token"
         self.calls_path = folder / f"{name}.calls"
         self.lock_path = folder / f"{name}.lock"
         self._lock = FileLock(
@@ -116,7 +116,9 @@ class TokenStore:
         stored = known.state if known is not None and known.is_stored else None
         fields = _masked(state)._asdict()
         calls = fields.pop("calls")
-        fields["token"] = None if state.token is None else asdict(state.token)
+        for name in _TOKENS:
+            token = fields[name]
+            fields[name] = None if token is None else asdict(token)
         changed: dict[Path, bytes] = {}
         if stored is None or stored.calls != state.calls:
             changed[self.calls_path] = json.dumps(calls).encode()
@@ -222,8 +224,10 @@ class TokenStore:
             stored = json.loads(self._cipher().decrypt(self.path.read_bytes()))
             if stored.pop("version") != _FORMAT_VERSION:
                 return state
-            token = stored.pop("token")
-            return _masked(TokenState(token=Token(**token) if token else None, calls=state.calls, **stored))
+            for name in _TOKENS:
+                token = stored.get(name)
+                stored[name] = Token(**token) if token else None
+            return _masked(TokenState(calls=state.calls, **stored))
         except FileNotFoundError:
             return state
         except (OSError, InvalidToken, ValueError, TypeError, KeyError, AttributeError) as unreadable:
@@ -253,18 +257,15 @@ class TokenStore:
         log.warning("Renewing the Plaud token without a lock: %s (%s)", self.lock_path, reason)
 
     def _cipher(self) -> Fernet:
-        from cryptography.fernet import Fernet
-
-        digest = hashlib.blake2b(b"airflow-provider-plaud token store", key=self._key, digest_size=32)
-        return Fernet(base64.urlsafe_b64encode(digest.digest()))
+        return cipher(self._secret_key, "token store")
 
 
 def _masked(state: TokenState) -> TokenState:
     """Have Airflow mask the tokens should anything ever log them; never called on an event loop."""
     from airflow.sdk.log import mask_secret
 
-    if state.token is not None:
-        for secret in (state.token.access_token, state.token.refresh_token):
+    for token in (state.token, state.user_token):
+        for secret in (token.access_token, token.refresh_token) if token is not None else ():
             # Each mask recompiles a pattern: once per token and process is enough.
             if secret is not None and secret not in _MASKED:
                 _MASKED.add(secret)

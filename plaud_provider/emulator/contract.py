@@ -14,14 +14,21 @@ from plaud_provider.emulator import embedded
 from plaud_provider.emulator.jobs import Job
 from plaud_provider.emulator.limits import SlidingLimit
 from plaud_provider.emulator.state import EmulatorState
+from plaud_provider.emulator.uploads import COMPLETE_PATH, PART_URLS_PATH, USER_TOKEN_PATH
 from plaud_provider.emulator.wire import Answer, Request, error_answer, json_answer
 
 EXCHANGE_PATH = "/oauth/partner/access-token"
 REFRESH_PATH = "/oauth/partner/access-token/refresh"
 TRANSCRIPTIONS_PATH = "/open/partner/ai/transcriptions/"
 
-_METHODS = {EXCHANGE_PATH: "POST", REFRESH_PATH: "POST", TRANSCRIPTIONS_PATH: "POST"}
-_KINDS = {EXCHANGE_PATH: "exchange", REFRESH_PATH: "refresh", TRANSCRIPTIONS_PATH: "submit"}
+_KINDS = {
+    EXCHANGE_PATH: "exchange",
+    REFRESH_PATH: "refresh",
+    TRANSCRIPTIONS_PATH: "submit",
+    USER_TOKEN_PATH: "user_token",
+    PART_URLS_PATH: "upload_urls",
+    COMPLETE_PATH: "upload_complete",
+}
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 _SUBMIT_FIELDS: dict[str, type[str] | type[bool]] = {
     "audioUrl": str,
@@ -40,8 +47,8 @@ def kind_of(method: str, path: str) -> str:
 
 
 def _allowed_method(path: str) -> str | None:
-    if path in _METHODS:
-        return _METHODS[path]
+    if path in _KINDS:
+        return "POST"
     rest = path.removeprefix(TRANSCRIPTIONS_PATH)
     return "GET" if rest != path and "/" not in rest else None
 
@@ -80,7 +87,7 @@ class Contract:
         """Return whose request it is as far as its credentials tell, be they valid or not."""
         token = presented_token(request)
         if token is not None:
-            return self._state.tokens.owner(token)
+            return self._state.tokens.owner(token) or self._state.uploads.owner(token)
         client = presented_client(request)
         client_id = client[0] if client is not None else request.headers.get(embedded.CLIENT_HEADER)
         return client_id if client_id in self._state.settings.clients else None
@@ -92,6 +99,8 @@ class Contract:
                 return self._token_call(request)
             case "submit" | "get":
                 return self._api_call(request)
+            case "user_token" | "upload_urls" | "upload_complete":
+                return self._upload_call(request)
         allowed = _allowed_method(request.path)
         if allowed is None:
             return error_answer(
@@ -150,6 +159,17 @@ class Contract:
         if request.kind == "get":
             return self._get(request, client_id)
         return self._submit(request, client_id)
+
+    def _upload_call(self, request: Request) -> Answer:
+        state = self._state
+        token = presented_token(request) or ""
+        if request.kind == "user_token":
+            client_id, is_valid = state.tokens.owner(token), state.tokens.is_valid(token, state.clock.now())
+        else:
+            client_id, is_valid = state.uploads.owner(token), state.uploads.is_valid(token)
+        if client_id is None or not is_valid:
+            return json_answer(401, {"detail": "TOKEN_INVALID"})
+        return self._over_limit(state.request_limit, client_id) or state.uploads.answer(request, client_id)
 
     def _submit(self, request: Request, client_id: str) -> Answer:
         if request.media_type != "application/json":

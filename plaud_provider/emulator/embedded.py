@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+from plaud_provider.emulator.uploads import STORAGE_PREFIX
 from plaud_provider.emulator.wire import Request
 
 #: Headers that tell this API's calls from the other's, which carry a token.
@@ -13,8 +14,6 @@ CLIENT_HEADER = "x-client-id"
 KEY_HEADER = "x-client-api-key"
 MODELS = ("plaud-fast-whisper", "plaud-omni-3", "azure-fast-transcribe")
 DETECTION_LEVELS = ("segment", "chapter")
-#: Where what was uploaded lies; any other URL is external.
-OWN_STORAGE = "/uploads/"
 
 _STATUS = {"completed": "SUCCESS", "failed": "FAILURE", "processing": "PROGRESS"}
 _GROUPS: Mapping[str, Mapping[str, type]] = {
@@ -119,7 +118,7 @@ def _voice(speaker: str) -> list[float]:
 
 def is_uploaded(request: Request) -> bool:
     """Whether a submit is of a recording in Plaud's own storage."""
-    return f"//{request.headers.get('host', '')}{OWN_STORAGE}".encode() in request.body
+    return f"//{request.headers.get('host', '')}{STORAGE_PREFIX}".encode() in request.body
 
 
 def respelled(answer: Mapping[str, Any], word: str) -> dict[str, Any]:

@@ -19,19 +19,36 @@ _HTML = "<!DOCTYPE html><html><head><title>Sign in</title></head><body><h1>Sign 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
+Kind = Literal[
+    "exchange",
+    "refresh",
+    "submit",
+    "get",
+    "user_token",
+    "upload_urls",
+    "upload_complete",
+    "upload_storage",
+    "store",
+    "other",
+]
+#: What is no call of the API: a file of the store, or a part or file that is uploaded.
+STORAGES = ("store", "upload_storage")
+
+
 class Match(BaseModel):
     """
     Which requests a fault is for; what is left out matches all.
 
+    Requests for files of the store, and for what is uploaded, are met only by faults that name them
+    (``"kind": "store"``, ``"kind": "upload_storage"``).
+
     :param external_url: Only submits of a recording that is not in Plaud's own storage, or (``false``) all
         but those: the API ``embedded`` is said to answer them with 500.
-
-    Requests for files of the store are met only by faults that name them (``"kind": "store"``).
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["exchange", "refresh", "submit", "get", "store", "other"] | None = None
+    kind: Kind | None = None
     method: str | None = None
     path_contains: str | None = None
     body_contains: str | None = None
@@ -40,7 +57,7 @@ class Match(BaseModel):
     def accepts(self, request: Request) -> bool:
         """Return whether it is for this request."""
         return (
-            (self.kind == request.kind or (self.kind is None and request.kind != "store"))
+            (self.kind == request.kind or (self.kind is None and request.kind not in STORAGES))
             and (self.method is None or self.method.upper() == request.method)
             and (self.path_contains or "") in request.path
             and (self.body_contains or "").encode() in request.body

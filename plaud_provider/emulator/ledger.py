@@ -24,6 +24,9 @@ QUOTAS = {
     "refresh": "token_requests",
     "submit": "api_requests",
     "get": "api_requests",
+    "user_token": "api_requests",
+    "upload_urls": "api_requests",
+    "upload_complete": "api_requests",
 }
 COUNTS = (
     "requests", "exchanges", "refreshes", "submits_accepted", "gets", "refused_429", "unauthorized_401",

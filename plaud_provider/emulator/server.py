@@ -179,6 +179,10 @@ class EmulatorServer:
         """
         return self.url + self.state.sign(path, expires)
 
+    def uploads(self) -> list[dict[str, Any]]:
+        """Return every upload: its bytes, how often each part was sent, whether it is complete."""
+        return self.state.uploads.view()
+
     def ledger(self, *, kind: str | None = None, after: int = 0) -> list[dict[str, Any]]:
         """Return every contract request in order, as ``/_emulator/ledger`` does."""
         return self.state.ledger_view(kind=kind, after=after)

@@ -93,7 +93,7 @@ with DAG(
             type=["null", "number"],
             minimum=0,
             title="Bad recordings allowed",
-            description="Per chunk, a number, or below 1 a share; empty: any number",
+            description="Of a run: a number, or below 1 a share; empty: any number",
         ),
         "sql_conn_id": Param("warehouse_default", type="string", title="Warehouse connection"),
         "ledger_conn_id": Param(

@@ -4,36 +4,30 @@ Transcribe a list of recordings.
 Give the URLs of recordings (M4A, MP3 or WAV; pre-signed `https://` URLs): their transcripts become rows of
 `plaud_transcripts` and `plaud_segments`.
 
-- **submit** sends each recording to Plaud, once. This is what Plaud bills, by audio length. The ledger keeps
-  a recording from being paid for twice, in this run, in another one or in an archive.
-- **wait** waits for all of them in the triggerer, without holding a worker.
-- **load** replaces the rows of these transcriptions: running it again changes nothing.
+- **list** leaves out what has landed before, and writes the rest in chunks.
+- **submit** sends each recording of a chunk to Plaud, once. This is what Plaud bills, by audio length. The
+  ledger keeps a recording from being paid for twice, in this run, in another one or in an archive.
+- **land** waits for all of them in the triggerer, without holding a worker, and lands each as it finishes.
+- **report** sums up. If a recording failed, the run is red, with the reason; all others have landed.
 
-What Plaud cannot transcribe becomes a row too, with `status = 'failed'` and its `error`, and the run is red
-once all others have landed. If a recording cannot be submitted, nothing is lost: correct the cause, clear
-that task, and the run goes on.
+What Plaud cannot transcribe becomes a row too, with `status = 'failed'` and its `error`. What cannot be sent,
+as its link has expired, stops nothing either: sign it again and trigger the DAG again.
 
 It needs a connection of type `plaud` and a SQL connection for the warehouse. What you enter as *recordings*
 stays in the run's configuration, signatures included, as long as Airflow keeps the run: let the URLs expire
-soon.
+soon. References into storage, such as `s3://connection@bucket/call.mp3`, are signed when they are submitted.
 """
 
 from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Any
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, Param
 
-from plaud_provider.operators.transcription import SubmitTranscriptionOperator
-from plaud_provider.sensors.transcription import TranscriptionSensor
-from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
+from plaud_provider.task_groups.archive import transcribe_recordings
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
-#: Where the look that finds a transcription finished keeps it for the task that loads.
-RESULTS = f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}"
-LEDGER = "{{ params.ledger_conn_id or params.sql_conn_id }}"
 
 with DAG(
     dag_id="plaud_transcribe_list",
@@ -49,10 +43,8 @@ with DAG(
             type="array",
             items={"type": "string", "minLength": 1},
             minItems=1,
-            # Airflow's limit for one mapped task.
-            maxItems=1000,
             title="Recordings",
-            description="URLs of M4A, MP3 or WAV files, one a line",
+            description="M4A, MP3 or WAV files, one a line: URLs, s3://, gs:// or abfs:// references, paths",
         ),
         "language": Param(
             None,
@@ -73,57 +65,29 @@ with DAG(
         "resubmit": Param(
             [],
             type="array",
-            items={"type": "string", "enum": ["failed", "expired"]},
+            items={"type": "string", "enum": ["failed", "expired", "unknown"]},
             title="Pay again for",
             description="What ended so before",
-            examples=["failed", "expired"],
+            examples=["failed", "expired", "unknown"],
         ),
         "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
         "sql_conn_id": Param("warehouse_default", type="string", title="Warehouse connection"),
     },
 ):
-
-    @task
-    def options(params: dict[str, Any]) -> list[dict[str, Any]]:
-        """
-        Return what to ask for, once per recording.
-
-        The URLs themselves stay in the run's configuration: what tasks return is stored in plain text, which
-        is no place for the signature of a pre-signed URL.
-        """
-        chosen = {"language": params["language"], "speaker_diarization": params["speaker_diarization"]}
-        return [chosen] * len(params["recordings"])
-
-    submit = SubmitTranscriptionOperator.partial(
-        task_id="submit",
-        audio_url="{{ params.recordings[ti.map_index] }}",
-        ledger_conn_id=LEDGER,
+    transcribe_recordings(
+        "{{ params.recordings }}",
+        # Where what has finished is kept until it is landed.
+        results_path=f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}",
         resubmit="{{ params.resubmit }}",
-        plaud_conn_id="{{ params.plaud_conn_id }}",
-        # The file's name, without the query that a signature would be in.
-        map_index_template="{{ params.recordings[ti.map_index].split('?')[0].split('/')[-1] }}",
-    ).expand_kwargs(options())
-
-    wait = TranscriptionSensor(
-        task_id="wait",
-        transcription_id=submit.output,
-        plaud_conn_id="{{ params.plaud_conn_id }}",
-        # One recording that Plaud cannot transcribe does not keep the others out of the warehouse.
-        on_failed="continue",
-        # Short recordings are ready soon. The connection's budget keeps long lists from asking too often.
-        results_path=RESULTS,
-        poke_interval=10,
-    )
-
-    load = TranscriptionToSqlOperator(
-        task_id="load",
-        transcription_id=submit.output,
-        audio_uri="{{ params.recordings }}",
+        # One that Plaud cannot transcribe makes the run red; it does not keep the others from landing.
+        max_failed=0,
+        language="{{ params.language }}",
+        speaker_diarization="{{ params.speaker_diarization }}",
         sql_conn_id="{{ params.sql_conn_id }}",
-        ledger_conn_id=LEDGER,
-        results_path=RESULTS,
-        on_failed="fail",
+        ledger_conn_id="{{ params.ledger_conn_id or params.sql_conn_id }}",
         plaud_conn_id="{{ params.plaud_conn_id }}",
+        public_urls="{{ var.value.get('plaud_public_urls', '') }}",
+        # Lists are short, and somebody waits for them: what has finished is landed after ten seconds.
+        poke_interval=10,
+        partial_seconds=10,
     )
-
-    wait >> load

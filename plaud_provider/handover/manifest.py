@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
 from plaud_provider.recordings.listing import Found
+from plaud_provider.recordings.reference import AudioReference
 from plaud_provider.storage.folder import LocalFolder, StoredFolder, parse_folder
 
 T = TypeVar("T")
@@ -45,7 +46,12 @@ class Keyed(NamedTuple):
 
 
 def write_manifest(
-    found: Iterable[Found], folder: str, *, chunk_size: int = 200, max_chunks: int = MAX_CHUNKS
+    found: Iterable[Found],
+    folder: str,
+    *,
+    chunk_size: int = 200,
+    max_chunks: int = MAX_CHUNKS,
+    seal: Callable[[str], str] | None = None,
 ) -> list[str]:
     """
     Write recordings to ``chunk-00001.jsonl`` and so on in a folder, and return the paths of these files.
@@ -61,6 +67,7 @@ def write_manifest(
         ``file:///folder`` or an absolute path. A local one is made if it does not exist.
     :param chunk_size: Recordings in a file at least, from 1; the last has what is left.
     :param max_chunks: Chunks that there may be.
+    :param seal: Makes what may be stored of a reference that a user has signed.
     :raises PlaudInputError: if there cannot be such chunks, or the recordings do not fit into them.
     :raises PlaudConfigurationError: if the folder, its connection, an extra or a right is missing.
     :raises PlaudStorageError: if it cannot be written now.
@@ -79,7 +86,7 @@ def write_manifest(
                 f"part of the archive. {_STATE}"
             )
         name = f"chunk-{len(paths) + 1:05}.jsonl"
-        files.write(name, _lines(_MANIFEST, [_described(recording) for recording in chunk]))
+        files.write(name, _lines(_MANIFEST, [_described(recording, seal) for recording in chunk]))
         paths.append(files.root + name)
     written = len(paths)
     files.remove([name for name in files.names() if _number(name) > written or name in _LEFT_FILES])
@@ -127,16 +134,18 @@ def remove_manifest(folder: str) -> None:
     files.remove([name for name in files.names() if _number(name) or name in _LEFT_FILES])
 
 
-def read_manifest(path: str) -> list[Found]:
+def read_manifest(path: str, *, unseal: Callable[[str], str] | None = None) -> list[Found]:
     """
     Return the recordings of a chunk.
 
     :param path: A path that :func:`write_manifest` returned.
+    :param unseal: Makes the reference again of what the ``seal`` there has made; ``None``: only what may be
+        shown of it is needed.
     :raises PlaudInputError: if there is no such file, or it is no chunk of a manifest.
     :raises PlaudConfigurationError: if its folder's connection, an extra or a right is missing.
     :raises PlaudStorageError: if it cannot be read now.
     """
-    return _read(path, _name(path), _MANIFEST, _found)
+    return _read(path, _name(path), _MANIFEST, lambda line: _found(line, unseal))
 
 
 def write_keys(path: str, keyed: Iterable[Keyed]) -> str:
@@ -164,22 +173,27 @@ def read_keys(path: str) -> list[Keyed]:
     return _read(path, _keys_name(path), _KEYS, _keyed)
 
 
-def _described(found: Found) -> dict[str, Any]:
-    return {
+def _described(found: Found, seal: Callable[[str], str] | None) -> dict[str, Any]:
+    line = {
         "uri": found.uri,
         "version": found.version,
         "size": found.size,
         "modified": found.modified.isoformat() if found.modified else None,
     }
+    if found.given is not None and seal is not None:
+        line["sealed"] = seal(found.given.reveal())
+    return line
 
 
-def _found(line: dict[str, Any]) -> Found:
+def _found(line: dict[str, Any], unseal: Callable[[str], str] | None) -> Found:
     modified = _optional(str, line.pop("modified"))
+    sealed = _optional(str, line.pop("sealed", None))
     return Found(
         uri=_typed(str, line.pop("uri")),
         version=_optional(str, line.pop("version")),
         size=_optional(int, line.pop("size")),
         modified=datetime.fromisoformat(modified) if modified else None,
+        given=AudioReference(unseal(sealed)) if sealed is not None and unseal is not None else None,
     )
 
 

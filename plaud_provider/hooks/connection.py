@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
@@ -23,6 +26,23 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
 DEFAULT_CONN_ID = "plaud_default"
+#: Where the API server takes Plaud's calls; the id of the connection follows.
+WEBHOOKS_PATH = "/plaud/webhooks"
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """
+    How Plaud's calls come to those who wait.
+
+    :param url: What Plaud is to call when a transcription is final.
+    :param secrets: Any of them may have signed a call.
+    :param path: Folder of the marks that calls leave.
+    """
+
+    url: str
+    secrets: tuple[str, ...] = field(repr=False)
+    path: str
 
 
 class PlaudSettings(NamedTuple):
@@ -33,11 +53,21 @@ class PlaudSettings(NamedTuple):
     :param requests_per_minute: Quota of submit and result calls together.
     :param budget_conn_id: Airflow connection of the SQL database that several hosts share the quota through;
         ``None`` if only this host uses the client.
+    :param webhooks: How Plaud calls; ``None`` if it does not.
     """
 
     account: Account
     requests_per_minute: float
     budget_conn_id: str | None = None
+    webhooks: WebhookSettings | None = None
+
+    def webhook_url(self, given: str | None) -> str | None:
+        """
+        Return what Plaud is to call.
+
+        :param given: What a user has named in place of our own receiver.
+        """
+        return given or (None if self.webhooks is None else self.webhooks.url)
 
 
 class PlaudConnection:
@@ -104,7 +134,10 @@ def no_connection(plaud_conn_id: str) -> str:
 
 
 #: What is read of a connection's extra.
-FIELDS = ("region", "api", "api_key", "requests_per_minute", "allowed_hosts", "budget_conn_id")
+FIELDS = (
+    *("region", "api", "api_key", "requests_per_minute", "allowed_hosts", "budget_conn_id"),
+    *("webhook_base_url", "webhook_secret", "webhook_path"),
+)
 
 
 def read_connection(connection: Connection, *, region: str | None) -> PlaudSettings:
@@ -135,12 +168,45 @@ def read_connection(connection: Connection, *, region: str | None) -> PlaudSetti
     base_url = resolve_base_url(connected, host, allowed_hosts=allowed_hosts, dialect=dialect)
     refuse_other_region(connected, region, conn_id)
     account = Account(connected, base_url, client_id, secret_key, dialect, api_key)
-    return PlaudSettings(account, requests_per_minute, str(extra.get("budget_conn_id") or "").strip() or None)
+    return PlaudSettings(
+        account,
+        requests_per_minute,
+        str(extra.get("budget_conn_id") or "").strip() or None,
+        _webhooks(extra, dialect, conn_id),
+    )
+
+
+def _webhooks(extra: dict[str, Any], dialect: Dialect, conn_id: str) -> WebhookSettings | None:
+    given = {name: str(extra.get(name) or "").strip() for name in FIELDS if name.startswith("webhook_")}
+    if not any(given.values()):
+        return None
+    if "webhook_url" in dialect.lacks:
+        raise PlaudConfigurationError(
+            f"Connection {conn_id!r}: Plaud's API {dialect.name!r} has no webhooks. Empty "
+            f"{', '.join(given)}. Nothing was sent."
+        )
+    for name, value in given.items():
+        if not value:
+            raise PlaudConfigurationError(
+                f"Connection {conn_id!r}: {name} is empty. Plaud's calls need all of {', '.join(given)}: "
+                "fill it in, or empty the others. Nothing was sent."
+            )
+    base, secrets = given["webhook_base_url"], tuple(given["webhook_secret"].split())
+    for secret in secrets:
+        mask_secret(secret)
+    if not re.fullmatch(r"https://[^\s/?#@]+(/[^\s?#]*)?", base):
+        raise PlaudConfigurationError(
+            f"Connection {conn_id!r}: webhook_base_url is not an https:// URL without user and query, such "
+            "as https://airflow.example.com, from which Plaud can reach this Airflow's API server. Nothing "
+            "was sent."
+        )
+    url = f"{base.rstrip('/')}{WEBHOOKS_PATH}/{quote(conn_id, safe='')}"
+    return WebhookSettings(url, secrets, given["webhook_path"])
 
 
 def _extra(connection: Connection) -> dict[str, Any]:
     """
-    Return the extra, whose one secret, the API key, is masked in all logs.
+    Return the extra, whose secrets are masked in all logs.
 
     Not by ``extra_dejson``: that takes one that it cannot read for empty, so that the region would be
     another one; and it masks every value in all logs, names of hosts included.

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.providers.http.hooks.http import HttpHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from plaud_provider import metrics
 from plaud_provider.api import calls
 from plaud_provider.api.arguments import validate_number
-from plaud_provider.api.effects import Request, Response, SubmitPhase
+from plaud_provider.api.effects import Operation, Request, Response, SubmitPhase
 from plaud_provider.api.regions import refuse_other_region
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.api.terms import checked_terms
@@ -155,6 +156,7 @@ class PlaudHook(HttpHook):
         detection_level: str | None = None,
         url_validity: timedelta | float = timedelta(hours=6),
         public_urls: Mapping[str, str] | None = None,
+        upload: str = "auto",
         on_phase: Callable[[SubmitPhase], None] | None = None,
     ) -> Transcription:
         """
@@ -171,6 +173,8 @@ class PlaudHook(HttpHook):
         :param detection_level: Likewise.
         :param url_validity: How long Plaud has to fetch what is signed here.
         :param public_urls: From where Plaud can fetch local files: base URL by folder.
+        :param upload: When the recording is uploaded to Plaud's own storage: ``auto``, ``always`` or
+            ``never``, as for ``SubmitTranscriptionOperator``; it is remembered on this host.
         :param on_phase: Told right before each POST (``SENDING``) and when one certainly was not accepted
             (``NOT_ACCEPTED``), so that a caller can note what a killed process leaves behind.
         :return: The transcription, ``processing``.
@@ -178,21 +182,26 @@ class PlaudHook(HttpHook):
         :raises PlaudSubmitOutcomeUnknownError: if it may have been accepted and the answer was lost.
         :raises PlaudError: any other of its classes: it was not accepted.
         """
-        from plaud_provider.recordings.sources import fetchable_url
+        from plaud_provider.recordings.upload import looked_at, uploaded
 
         account = self.settings.account
         terms = checked_terms(
             language,
             speaker_diarization,
-            webhook_url,
+            self.settings.webhook_url(webhook_url),
             model=model,
             hotwords=hotwords,
             decode_silence=decode_silence,
             detection_level=detection_level,
         )
         account.dialect.check(terms)
-        url = fetchable_url(audio_url, url_validity=url_validity, public_urls=public_urls)
-        call = calls.submit_transcription(account, self.retry_policy, audio_url=url.reveal(), terms=terms)
+        source, item = looked_at(
+            account, audio_url, url_validity=url_validity, public_urls=public_urls, upload=upload
+        )
+        url = (
+            source.url().reveal() if item is None else self.drive(uploaded(account, self.retry_policy, item))
+        )
+        call = calls.submit_transcription(account, self.retry_policy, audio_url=url, terms=terms)
         return self.drive(call, on_phase=on_phase)
 
     def transcribe(
@@ -225,6 +234,7 @@ class PlaudHook(HttpHook):
         transcription_id = self.submit_transcription(reference, **options).transcription_id
         submitted_at = time.time()
         self.log.info("Plaud accepted %s as transcription %s.", AudioReference(reference), transcription_id)
+        self._tell_lineage(AudioReference(reference))
         wait = Wait([transcription_id], started_at=submitted_at, deadline=submitted_at + seconds)
         trouble: PlaudError | None = None
         while (end := wait.result(now=time.time())) is None:
@@ -253,6 +263,17 @@ class PlaudHook(HttpHook):
             )
         return transcription
 
+    def _tell_lineage(self, audio: AudioReference) -> None:
+        """Tell the task around this call where a recording came from, if anybody collects that."""
+        from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+        uri = f"file://{audio.uri}" if audio.uri.startswith("/") else audio.uri
+        try:
+            get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
+        except Exception as error:
+            # It is paid for: a name that Airflow takes for no asset must not lose its transcript.
+            self.log.debug("Lineage could not be told of it: %s", type(error).__name__)
+
     def get_transcription(self, transcription_id: str) -> Transcription:
         """
         Ask for a transcription; costs one API call of the quota, no money.
@@ -261,7 +282,10 @@ class PlaudHook(HttpHook):
         :raises PlaudNotFoundError: if Plaud does not know it (results are kept for a few days).
         :raises PlaudError: its other classes, after retries where they may pass.
         """
-        return self.drive(calls.get_transcription(self.settings.account, transcription_id, self.retry_policy))
+        call = calls.get_transcription(self.settings.account, transcription_id, self.retry_policy)
+        transcription = self.drive(call)
+        metrics.count(metrics.RESULTS, transcription.is_final)
+        return transcription
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -343,6 +367,13 @@ class PlaudHook(HttpHook):
 
     def _send(self, request: Request, within: float | None) -> Response:
         limits = self._limits.of(request, within)
+        if request.operation is Operation.PART:
+            # To the host of its URL; several threads send parts at once.
+            from plaud_provider.storage.bucket import no_debug_records
+
+            # urllib3 would log the whole URL.
+            with no_debug_records(), open_requests_session(request.url) as session:
+                return send_with_requests(session, request, limits)
         if not request.repeatable:
             with self.get_conn() as session:
                 return send_with_requests(session, request, limits)

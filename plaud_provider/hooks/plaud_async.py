@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from plaud_provider import metrics
 from plaud_provider.api import calls
 from plaud_provider.api.effects import SubmitPhase
 from plaud_provider.api.regions import refuse_other_region
@@ -118,9 +119,11 @@ class PlaudAsyncHook(BaseHook):
 
     async def get_transcription(self, transcription_id: str) -> Transcription:
         """Ask for a transcription; see :meth:`~plaud_provider.hooks.plaud.PlaudHook.get_transcription`."""
-        return await self.drive(
+        transcription = await self.drive(
             calls.get_transcription(self.settings.account, transcription_id, self.retry_policy)
         )
+        metrics.count(metrics.RESULTS, transcription.is_final)
+        return transcription
 
     async def spare_requests(self) -> float:
         """Return how many requests a minute the client's quota has to spare."""
@@ -139,6 +142,7 @@ class PlaudAsyncHook(BaseHook):
         detection_level: str | None = None,
         url_validity: timedelta | float = timedelta(hours=6),
         public_urls: Mapping[str, str] | None = None,
+        upload: str = "auto",
         on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None,
     ) -> Transcription:
         """
@@ -150,7 +154,7 @@ class PlaudAsyncHook(BaseHook):
         terms = checked_terms(
             language,
             speaker_diarization,
-            webhook_url,
+            self.settings.webhook_url(webhook_url),
             model=model,
             hotwords=hotwords,
             decode_silence=decode_silence,
@@ -159,12 +163,18 @@ class PlaudAsyncHook(BaseHook):
         account.dialect.check(terms)
         from asgiref.sync import sync_to_async
 
-        from plaud_provider.recordings.sources import fetchable_url
+        from plaud_provider.recordings.upload import looked_at, uploaded
 
         # A storage is asked by blocking calls, its connection through the supervisor; see _open_quota.
-        ask = sync_to_async(fetchable_url, thread_sensitive=False)
-        url = await ask(audio_url, url_validity=url_validity, public_urls=public_urls)
-        call = calls.submit_transcription(account, self.retry_policy, audio_url=url.reveal(), terms=terms)
+        look = sync_to_async(looked_at, thread_sensitive=False)
+        source, item = await look(
+            account, audio_url, url_validity=url_validity, public_urls=public_urls, upload=upload
+        )
+        if item is None:
+            url = (await asyncio.to_thread(source.url)).reveal()
+        else:
+            url = await self.drive(uploaded(account, self.retry_policy, item))
+        call = calls.submit_transcription(account, self.retry_policy, audio_url=url, terms=terms)
         return await self.drive(call, on_phase=on_phase)
 
     def drive(

@@ -108,6 +108,7 @@ class Entry(NamedTuple):
     :param updated_at: When this row was changed last.
     :param target: Where it has landed last, or is to be landed.
     :param model: Speech model that is asked for.
+    :param purged_at: When its text was removed for good; it is not transcribed or landed again by itself.
     """
 
     recording_key: str
@@ -129,6 +130,7 @@ class Entry(NamedTuple):
     updated_at: datetime
     target: str | None = None
     model: str | None = None
+    purged_at: datetime | None = None
 
     @property
     def is_released(self) -> bool:

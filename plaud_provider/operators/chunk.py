@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,13 @@ from airflow.sdk import BaseOperator
 from plaud_provider.api.arguments import (
     TextArguments,
     optional,
+    split_words,
     validate_words,
 )
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.lineage.moved import Target, TellsLineage
 from plaud_provider.recordings.mapping import HarmlessLabel
+from plaud_provider.transfers.metadata import refuse_wrong_metadata
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -41,7 +44,7 @@ class EndsInOrder:
             self._stop.set()
 
 
-class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
+class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     """
     A task of an archive: it knows the client that pays, the ledger, and the target of the transcripts.
 
@@ -53,6 +56,11 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
     :param schema: Schema of both tables (templated); ``None`` for the connection's own.
     :param transcripts_table: Table for transcriptions (templated).
     :param segments_table: Table for segments (templated).
+    :param metadata: As for ``TranscriptionToSqlOperator`` (templated): fields of all recordings.
+    :param metadata_pattern: Likewise (templated).
+    :param metadata_path: Likewise (templated).
+    :param metadata_columns: Likewise (templated).
+    :param metadata_timezone: Likewise (templated).
     """
 
     template_fields: Sequence[str] = (
@@ -63,6 +71,11 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
         "schema",
         "transcripts_table",
         "segments_table",
+        "metadata",
+        "metadata_pattern",
+        "metadata_path",
+        "metadata_columns",
+        "metadata_timezone",
     )
     #: Whether the listing of its run has opened ledger and warehouse before.
     _comes_after_list = True
@@ -77,6 +90,11 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
         schema: str | None = None,
         transcripts_table: str = "plaud_transcripts",
         segments_table: str = "plaud_segments",
+        metadata: Mapping[str, Any] | str | None = None,
+        metadata_pattern: str | None = None,
+        metadata_path: str | None = None,
+        metadata_columns: Sequence[str] | str | None = None,
+        metadata_timezone: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -87,6 +105,12 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
         self.schema = schema
         self.transcripts_table = transcripts_table
         self.segments_table = segments_table
+        self.metadata = metadata
+        self.metadata_pattern = metadata_pattern
+        self.metadata_path = metadata_path
+        self.metadata_columns = metadata_columns
+        self.metadata_timezone = metadata_timezone
+        refuse_wrong_metadata(self)
 
     def _plaud(self) -> PlaudConnection:
         from plaud_provider.hooks.connection import PlaudConnection
@@ -107,9 +131,14 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
             optional(self.schema),
             self.transcripts_table,
             self.segments_table,
+            metadata_columns=split_words(self.metadata_columns),
             ledger=ledger,
             is_checked=self._comes_after_list,
         )
+
+    def _tables(self) -> Target:
+        """Return the tables, as lineage names them."""
+        return Target(self.sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table)
 
     def _target(self) -> str:
         from plaud_provider.warehouse.tables import plaud_tables

@@ -1,37 +1,45 @@
-"""List the recordings of an archive, in chunks."""
+"""List the recordings of an archive, or those that a user names, in chunks."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
-from plaud_provider.api.arguments import optional, split_words, validate_number
+from plaud_provider.api.arguments import optional, optional_number, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.lineage.moved import Moved, folders_of
 from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, states_to_resubmit
 from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
-from plaud_provider.recordings.reference import AUDIO_EXTENSIONS, CONVERTED_EXTENSIONS
+from plaud_provider.recordings.reference import AUDIO_EXTENSIONS, CONVERTED_EXTENSIONS, wrapped
+from plaud_provider.transfers.metadata import describer_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.recordings.listing import Found
     from plaud_provider.submit.settled import Listing
 
 
+#: Recordings that were paid for by another version of their content and may be paid for again unasked.
+MAX_CHANGED = 20
 #: Characters of a folder's name that are taken from an id; with what makes it unique, any storage takes it.
 LONGEST_NAME = 200
 
 
 class ListRecordingsOperator(TermsOperator, ArchiveOperator):
     """
-    List the recordings under a folder, and write those that are left to do in chunks for further tasks.
+    List recordings, and write those that are left to do in chunks for further tasks.
+
+    They are those under a folder (``path``), or those that a list names (``recordings``).
 
     Nothing is billed and Plaud is not asked. What the ledger has settled is only counted: what is in the
     target's tables already, and what has failed, expired or is of unknown outcome unless ``resubmit`` names
@@ -43,6 +51,10 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
 
     :param path: The archive (templated), as an ``ObjectStoragePath``: ``s3://conn@bucket/2024/``, ``gs://…``,
         ``abfs://…`` or a local folder.
+    :param recordings: In place of ``path``: references as for ``SubmitTranscriptionOperator``, as a list, as
+        text in JSON or with one a line, as rows of a query with one column, or the output of a task
+        (templated). They are shown without their signatures; those are stored encrypted, with a key made of
+        the connection's secret key.
     :param results_path: Folder that workers and triggerers share (templated); the chunks are written below
         it.
     :param skips_settled: Whether what is settled is left out, as said above; if not, everything is listed,
@@ -72,8 +84,14 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
     :param public_urls: Likewise (templated).
     :param identity_params: Likewise (templated).
     :param resubmit: Likewise (templated).
+    :param max_changed: How many recordings may be left to do that were paid for before by another version of
+        their content (templated): a number, by default 20, or below 1 a share of what is listed; ``None`` for
+        any number. A few are files that were replaced; if all are, more likely a bucket was encrypted or
+        copied anew, and everything would be paid for again. Beyond it none of them is left to do, the others
+        are, and ``ReportRecordingsOperator`` fails; ``0`` leaves them out and fails nothing.
     :param convert: ``mp3``, if the task that submits converts (templated): names of what can be converted are
         listed then as well, unless ``suffixes`` says which.
+    :param upload: As for the task that submits (templated).
     :return: The paths of the chunks; empty if nothing is to be done.
     :raises PlaudInputError: if the folder does not exist or an argument is wrong.
     :raises PlaudConfigurationError: if a connection, its rights or an extra is missing, or the warehouse is
@@ -86,6 +104,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         *ArchiveOperator.template_fields,
         *TermsOperator.template_fields,
         "path",
+        "recordings",
         "results_path",
         "pattern",
         "suffixes",
@@ -96,6 +115,8 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         "identity_params",
         "resubmit",
         "convert",
+        "upload",
+        "max_changed",
     )
     ui_color = "#f1f3f4"
     _comes_after_list = False
@@ -103,8 +124,9 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
     def __init__(
         self,
         *,
-        path: str,
         results_path: str,
+        path: str | None = None,
+        recordings: Any = None,
         skips_settled: bool = True,
         pattern: str | None = None,
         suffixes: Sequence[str] = AUDIO_EXTENSIONS,
@@ -115,11 +137,14 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
         convert: str | None = None,
+        upload: str = "auto",
+        max_changed: float | str | None = MAX_CHANGED,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.skips_settled = skips_settled
         self.path = path
+        self.recordings = recordings
         self.results_path = results_path
         self.pattern = pattern
         self.suffixes = suffixes
@@ -130,48 +155,64 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         self.identity_params = identity_params
         self.resubmit = resubmit
         self.convert = convert
+        self.upload = upload
+        self.max_changed = max_changed
 
     def execute(self, context: Context) -> list[str]:
         """List and write."""
         from plaud_provider.handover.manifest import Keyed, write_left, write_manifest
-        from plaud_provider.recordings.listing import list_recordings
         from plaud_provider.warehouse.loaders.choice import refuse_unserved
 
         refuse_unserved(self.sql_conn_id)
+        # What describes recordings is used once they are paid for.
+        if (describer := describer_of(self)) is not None:
+            describer.check()
         size = int(validate_number("chunk_size", self.chunk_size, minimum=1))
         # One is for what other runs have left.
         max_chunks = max(1, conf.getint("core", "max_map_length", fallback=1024) - 1)
-        found = list_recordings(
-            self._path(),
-            pattern=optional(self.pattern),
-            suffixes=self._wanted_suffixes(),
-            modified_after=_moment("modified_after", self.modified_after),
-            modified_before=_moment("modified_before", self.modified_before),
+        found, where = self._found()
+        write = partial(
+            write_manifest,
+            folder=manifest_folder(self.results_path, context),
+            chunk_size=size,
+            max_chunks=max_chunks,
+            seal=None if self.recordings is None else self._seal(),
         )
-        folder = manifest_folder(self.results_path, context)
         if not self.skips_settled:
-            chunks = write_manifest(found, folder, chunk_size=size, max_chunks=max_chunks)
-            self.log.info("Found recordings for %d chunk(s) under %s.", len(chunks), self.path)
+            chunks = write(found)
+            self.log.info("Found recordings for %d chunk(s) %s.", len(chunks), where)
+            self._moved = Moved(self._folders(), {"chunks": len(chunks)})
             return chunks
         with self._ledger() as ledger:
             listing = self._listing(ledger)
-            chunks = write_manifest(listing.open_ones(found), folder, chunk_size=size, max_chunks=max_chunks)
+            chunks = write(listing.open_ones(found))
             left = listing.overdue()
         if left:
             keyed = [Keyed(key=entry.recording_key, uri=entry.audio_uri or "") for entry in left]
-            chunks.append(write_left(keyed, folder))
-        settled: dict[str, Any] = {**listing.settled, "left_by_others": len(left)}
+            chunks.append(write_left(keyed, manifest_folder(self.results_path, context)))
+        settled: dict[str, Any] = {
+            **listing.settled,
+            "left_by_others": len(left),
+            "changed": listing.changed,
+            "changed_left": listing.changed_left,
+        }
         context["ti"].xcom_push(key=COUNTS_KEY, value=settled)
+        self._moved = Moved(self._folders(), {"chunks": len(chunks), **settled})
         self.log.info(
-            "%d chunk(s) are to be done under %s. Settled: %s. Left at Plaud by other runs: %d.",
+            "%d chunk(s) are to be done %s. Settled: %s. Left at Plaud by other runs: %d.",
             len(chunks),
-            self.path,
+            where,
             ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in listing.settled.items()),
             len(left),
         )
+        if listing.changed_left:
+            self.log.warning("%s", changed_in_words(listing.changed_left, self.max_changed))
+        if listing.purged:
+            self.log.info("%d recording(s) are purged, and left out.", listing.purged)
         return chunks
 
     def _listing(self, ledger: Ledger) -> Listing:
+        from plaud_provider.recordings.upload import validate_upload
         from plaud_provider.submit.plan import Plan, Rules
         from plaud_provider.submit.settled import Listing
 
@@ -181,9 +222,11 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
             public_urls=validate_public_urls(self.public_urls),
             resubmit=resubmit,
             identity_params=validate_identity_params(self.identity_params),
+            upload=validate_upload(self.upload),
         )
         plan = Plan(self._plaud().settings.account, self._terms(), rules)
-        return Listing(plan, ledger, self._writer(ledger), resubmit)
+        max_changed = optional_number("max_changed", self.max_changed, minimum=0)
+        return Listing(plan, ledger, self._writer(ledger), resubmit, max_changed)
 
     def _wanted_suffixes(self) -> Sequence[str]:
         from plaud_provider.recordings.convert import validate_convert
@@ -193,12 +236,66 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
             return (*AUDIO_EXTENSIONS, *CONVERTED_EXTENSIONS)
         return suffixes
 
-    def _path(self) -> str:
+    def _seal(self) -> Callable[[str], str]:
+        from plaud_provider.auth.sealing import UrlSeal
+
+        return UrlSeal(self._plaud().settings.account.secret_key).seal
+
+    def _convert_recordings(self, value: Any) -> Any:
+        """Wrap URLs as they are assigned, so that rendered fields show them unsigned; Airflow calls this."""
+        is_template = isinstance(value, str) and ("{{" in value or "{%" in value)
+        if is_template or not isinstance(value, Sequence):
+            return value
+        from plaud_provider.recordings.given_lists import given_references
+
+        try:
+            return given_references(value)
+        except PlaudInputError:
+            # It is said when the task runs.
+            return wrapped(value)
+
+    def _folders(self) -> tuple[str, ...]:
+        """Return the folders that are listed."""
+        if self.recordings is None:
+            return folders_of([f"{str(self.path).rstrip('/')}/"])
+        from plaud_provider.recordings.given_lists import given_references
+
+        return folders_of(one.uri for one in given_references(self.recordings))
+
+    def _found(self) -> tuple[Iterable[Found], str]:
+        """Return what there is, and where in words."""
+        from plaud_provider.recordings.given_lists import given_recordings, given_references
+        from plaud_provider.recordings.listing import list_recordings
+
         path = None if self.path is None else optional(str(self.path))
-        if path is not None:
-            return path
-        # In a scheduled run too: one that is skipped counts as done, and its day is not made up for.
-        raise PlaudInputError("path: it is empty. Name a folder of recordings. Nothing was sent.")
+        if self.recordings is not None:
+            if path is not None:
+                raise PlaudInputError(
+                    "path: there are recordings as well. Pass one of both. Nothing was sent."
+                )
+            references = given_references(self.recordings)
+            return given_recordings(references), f"of a list of {len(references)}"
+        if path is None:
+            # In a scheduled run too: one that is skipped counts as done, and its day is not made up for.
+            raise PlaudInputError("path: it is empty. Name a folder of recordings. Nothing was sent.")
+        found = list_recordings(
+            path,
+            pattern=optional(self.pattern),
+            suffixes=self._wanted_suffixes(),
+            modified_after=_moment("modified_after", self.modified_after),
+            modified_before=_moment("modified_before", self.modified_before),
+        )
+        return found, f"under {path}"
+
+
+def changed_in_words(count: float, max_changed: object) -> str:
+    """Return what to say of recordings that have changed and are left out, as they are too many."""
+    return (
+        f"{count:g} recordings were paid for before, and their files have another version now (replaced, or "
+        f"in a bucket that was encrypted or copied anew). They were not submitted: max_changed={max_changed} "
+        "allows fewer. To pay for them again set max_changed to None, or to that number; if their content is "
+        "the same set it to 0, which leaves them out."
+    )
 
 
 def manifest_folder(results_path: str, context: Context, task_id: str | None = None) -> str:

@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional_number, validate_boolean
 from plaud_provider.exceptions import PlaudArchiveError, PlaudError
+from plaud_provider.lineage.moved import Moved
 from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator
 from plaud_provider.operators.land_recordings import (
     ENDS,
@@ -19,7 +20,7 @@ from plaud_provider.operators.land_recordings import (
     in_words,
     remedies,
 )
-from plaud_provider.operators.list_recordings import manifest_folder
+from plaud_provider.operators.list_recordings import MAX_CHANGED, changed_in_words, manifest_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -57,6 +58,7 @@ class ReportRecordingsOperator(ArchiveOperator):
     :param land_task_id: The tasks that landed; in a plan, those that planned.
     :param max_failed: How many recordings of the run, listed before or now, may be failed, expired or of
         unknown outcome: a number, or below 1 a share of them (templated); ``None`` for any number.
+    :param max_changed: As for ``ListRecordingsOperator`` (templated).
     :param keep_raw: Whether kept answers stay after they are landed (templated).
     :param plan_only: Whether nothing was to be submitted (templated).
     :return: The counts of the whole run.
@@ -68,6 +70,7 @@ class ReportRecordingsOperator(ArchiveOperator):
         "manifests",
         "results_path",
         "max_failed",
+        "max_changed",
         "keep_raw",
         "plan_only",
     )
@@ -81,6 +84,7 @@ class ReportRecordingsOperator(ArchiveOperator):
         submit_task_id: str,
         land_task_id: str,
         max_failed: float | str | None = 0.1,
+        max_changed: float | str | None = MAX_CHANGED,
         keep_raw: bool | str = False,
         plan_only: bool | str = False,
         trigger_rule: str = "all_done",
@@ -93,6 +97,7 @@ class ReportRecordingsOperator(ArchiveOperator):
         self.submit_task_id = submit_task_id
         self.land_task_id = land_task_id
         self.max_failed = max_failed
+        self.max_changed = max_changed
         self.keep_raw = keep_raw
         self.plan_only = plan_only
 
@@ -103,9 +108,11 @@ class ReportRecordingsOperator(ArchiveOperator):
                 raise AirflowSkipException("Nothing was listed.")
             raise PlaudArchiveError("The recordings could not be listed; see that task. Nothing was sent.")
         max_failed = optional_number("max_failed", self.max_failed, minimum=0)
+        max_changed = optional_number("max_changed", self.max_changed, minimum=0)
         is_only_plan = validate_boolean("plan_only", self.plan_only)
         counts = self._counts(context, is_only_plan=is_only_plan)
         self.log.info("%s", _summary(counts, is_only_plan=is_only_plan))
+        self._moved = Moved((), counts, audio_seconds=counts["audio_hours"] * 3600)
         broken = self._broken(context)
         self._clear_up(context, is_done=not broken)
         if not is_only_plan:
@@ -118,6 +125,8 @@ class ReportRecordingsOperator(ArchiveOperator):
             )
         if not is_only_plan and (too_many := _too_many(counts, max_failed)) is not None:
             complaints.append(too_many)
+        if not is_only_plan and counts["changed_left"] and max_changed != 0:
+            complaints.append(changed_in_words(counts["changed_left"], self.max_changed))
         if complaints:
             problems = sorted(
                 problem for some in self._pull(context, self.land_task_id, PROBLEMS_KEY) for problem in some
@@ -137,8 +146,10 @@ class ReportRecordingsOperator(ArchiveOperator):
         counts = {end: _sum(landed, end) + _sum(settled, _SETTLED.get(end, "")) for end in ENDS}
         chunks = planned if is_only_plan else landed
         return {
-            "total": _sum(chunks, "total") + sum(_sum(settled, name) for name in _SETTLED.values()),
+            "total": _sum(chunks, "total")
+            + sum(_sum(settled, name) for name in (*_SETTLED.values(), "changed_left")),
             **counts,
+            **{name: _sum(settled, name) for name in ("changed", "changed_left")},
             **{name: _sum(planned, name) + _sum(settled, name) for name in _PLANNED},
         }
 

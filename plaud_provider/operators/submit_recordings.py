@@ -11,6 +11,7 @@ from plaud_provider.api.arguments import (
     optional_number,
     validate_boolean,
 )
+from plaud_provider.lineage.moved import Moved, folders_of, some_ids
 from plaud_provider.operators.chunk import (
     COUNTS_KEY,
     HELD_SECONDS,
@@ -27,6 +28,7 @@ from plaud_provider.recordings.sources import validate_url_validity
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from plaud_provider.submit.chunk import ChunkSubmit
     from plaud_provider.submit.plan import Rules
 
 
@@ -72,6 +74,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         and 6 if Plaud labels speakers, as it documents.
     :param unreadable: As for ``SubmitTranscriptionOperator`` (templated).
     :param convert: Likewise (templated).
+    :param upload: Likewise (templated).
     :param results_path: Likewise (templated).
     :param plan_only: Whether only to say what would be done, and what it would cost (templated).
     :param max_active_tis_per_dag: Chunks submitted at once, over all runs of the DAG. They share one
@@ -97,6 +100,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         "max_recording_hours",
         "unreadable",
         "convert",
+        "upload",
         "results_path",
         "plan_only",
     )
@@ -114,6 +118,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         max_recording_hours: float | str | None = None,
         unreadable: str = "refuse",
         convert: str | None = None,
+        upload: str = "auto",
         results_path: str | None = None,
         plan_only: bool | str = False,
         max_active_tis_per_dag: int | None = 2,
@@ -127,6 +132,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         self.resubmit = resubmit
         self.unreadable = unreadable
         self.convert = convert
+        self.upload = upload
         self.results_path = results_path
         self.max_audio_hours = max_audio_hours
         self.max_recording_hours = max_recording_hours
@@ -161,7 +167,10 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
             is_only_plan = validate_boolean("plan_only", self.plan_only)
             counts = chunk.plan(is_only_plan=is_only_plan)
             if not is_only_plan:
-                counts["submitted"] = chunk.submit()
+                try:
+                    counts["submitted"] = chunk.submit()
+                finally:
+                    self._note_moved(chunk, counts)
                 if before is not None:
                     counts = _summed(before, counts)
                 if held := chunk.held():
@@ -169,9 +178,16 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         return counts
 
+    def _note_moved(self, chunk: ChunkSubmit, counts: dict[str, Any]) -> None:
+        accepted = chunk.accepted
+        self._moved = Moved(
+            folders_of(accepted.values()), counts, some_ids(accepted), audio_seconds=chunk.audio_seconds
+        )
+
     def _rules(self) -> Rules:
         from plaud_provider.recordings.convert import validate_convert
         from plaud_provider.recordings.examine import validate_unreadable
+        from plaud_provider.recordings.upload import validate_upload
         from plaud_provider.submit.plan import Rules
 
         return Rules(
@@ -183,6 +199,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
             max_recording_hours=optional_number("max_recording_hours", self.max_recording_hours, minimum=0),
             unreadable=validate_unreadable(self.unreadable),
             convert=validate_convert(self.convert),
+            upload=validate_upload(self.upload),
             results_path=optional(self.results_path),
             target=self._target(),
         )

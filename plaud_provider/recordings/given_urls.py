@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
 
 from plaud_provider.api.hosts import is_loopback
+from plaud_provider.exceptions import PlaudExpiredUrlError
 from plaud_provider.recordings.reference import AudioReference, refused
 
 #: A pre-signed URL has to live until Plaud has fetched it, which is not at once.
@@ -57,7 +58,7 @@ class GivenUrl:
         """
         Return it, if it will be valid for long enough.
 
-        :raises PlaudInputError: if it will not.
+        :raises PlaudExpiredUrlError: if it will not.
         """
         check_validity(self.audio, now=datetime.now(tz=UTC))
         return self.audio
@@ -95,17 +96,21 @@ def check_validity(audio: AudioReference, *, now: datetime) -> None:
     Check how long a pre-signed URL is still valid, where the URL tells.
 
     :param now: The time, with time zone.
-    :raises PlaudInputError: if Plaud would come too late to fetch it; nothing was sent, nothing is paid for.
+    :raises PlaudExpiredUrlError: if Plaud would come too late to fetch it; nothing was sent, nothing is paid
+        for.
     """
     expires_at = audio.expires_at
     if expires_at is None:
         return
     if expires_at <= now:
-        raise refused(audio, f"expired at {expires_at:%Y-%m-%d %H:%M:%S} UTC; sign it again")
+        raise refused(
+            audio, f"expired at {expires_at:%Y-%m-%d %H:%M:%S} UTC; sign it again", PlaudExpiredUrlError
+        )
     if expires_at < now + MINIMUM_VALIDITY:
         raise refused(
             audio,
             f"expires at {expires_at:%Y-%m-%d %H:%M:%S} UTC, too soon for Plaud to fetch it (at least "
             f"{MINIMUM_VALIDITY.total_seconds():.0f} seconds are needed, an hour is better); sign it for "
             "longer",
+            PlaudExpiredUrlError,
         )

@@ -14,7 +14,7 @@ from plaud_provider.exceptions import (
     PlaudInputError,
     PlaudStorageError,
 )
-from plaud_provider.recordings.reference import AUDIO_EXTENSIONS
+from plaud_provider.recordings.reference import AUDIO_EXTENSIONS, AudioReference
 from plaud_provider.storage.folder import LocalFolder, StoredFolder, parse_folder
 
 _STATE = "Nothing was sent, nothing is paid for."
@@ -33,12 +33,19 @@ class Found(NamedTuple):
         tell (local files).
     :param size: Bytes, where the storage tells.
     :param modified: Time of its last change (UTC), where the storage tells.
+    :param given: The reference as a user has given it, where that is more than ``uri``: with a signature.
     """
 
     uri: str
-    version: str | None
-    size: int | None
-    modified: datetime | None
+    version: str | None = None
+    size: int | None = None
+    modified: datetime | None = None
+    given: AudioReference | None = None
+
+    @property
+    def audio(self) -> AudioReference:
+        """The reference to it."""
+        return self.given or AudioReference(self.uri)
 
 
 class GlobPattern:

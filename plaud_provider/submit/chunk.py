@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from plaud_provider.auth.sealing import UrlSeal
 from plaud_provider.exceptions import (
     PlaudError,
+    PlaudExpiredUrlError,
     PlaudReplacedError,
     PlaudStorageError,
     PlaudWarehouseError,
@@ -59,11 +61,15 @@ class ChunkSubmit:
         self._ledger = ledger
         self._owner = owner
         self._rules = rules
+        terms = terms._replace(webhook_url=plaud.settings.webhook_url(terms.webhook_url))
         self._plan = Plan(plaud.settings.account, terms, rules)
         self._uris: dict[str, str] = {}
         self._new: list[Candidate] = []
         #: Keys of what was to be claimed, whoever has got it.
         self._attempted: set[str] = set()
+        #: References by the ids that Plaud gave, and how long that is together.
+        self.accepted: dict[str, str] = {}
+        self.audio_seconds = 0.0
 
     def plan(self, *, is_only_plan: bool = False) -> dict[str, Any]:
         """
@@ -71,7 +77,9 @@ class ChunkSubmit:
 
         :param is_only_plan: Whether nothing is going to be submitted: then Plaud is asked for nothing.
         """
-        listed = {one.key: one for one in self._plan.identified(read_manifest(self._manifest))}
+        seal = UrlSeal(self._plaud.settings.account.secret_key)
+        found = read_manifest(self._manifest, unseal=seal.unseal)
+        listed = {one.key: one for one in self._plan.identified(found)}
         if not listed:
             # What other runs have left at Plaud: its keys are there, and nothing is to be submitted.
             return _plan(0, [], [])
@@ -82,7 +90,8 @@ class ChunkSubmit:
         new = [listed[key] for key in listed if key in claimable]
         self._new = [] if self._are_hours_spent(len(new)) else self._looked_at(new)
         known = [entry for key, entry in entries.items() if key not in claimable and key in self._uris]
-        return _plan(len(listed), known, self._new)
+        left = [entry for entry in known if entry.purged_at is None]
+        return _plan(len(listed) - (len(known) - len(left)), left, self._new)
 
     def _are_known_again(self, entries: Collection[Entry]) -> bool:
         if not any(entry.state is State.EXPIRED for entry in entries):
@@ -135,7 +144,7 @@ class ChunkSubmit:
             unreadable += [PlaudReplacedError(f"{one.audio.uri!r} keeps being replaced.") for one in replaced]
         if unreadable:
             raise PlaudStorageError(
-                f"{len(unreadable)} of {len(self._uris)} recordings could not be read, such as: "
+                f"{len(unreadable)} of {len(self._uris)} recordings could not be read or signed, such as: "
                 f"{unreadable[0]} All others are submitted; a retry takes up the rest."
             )
         return accepted
@@ -156,9 +165,15 @@ class ChunkSubmit:
             self._ledger.release(self._owner, str(error) or type(error).__name__)
             raise
         outcomes = sender.outcomes
+        for one in ready:
+            if one.key in outcomes and (transcription := outcomes[one.key].transcription) is not None:
+                self.accepted[transcription.transcription_id] = one.audio.uri
+                self.audio_seconds += one.duration_seconds or 0.0
         replaced = [one for one in ready if isinstance(outcomes[one.key].error, PlaudReplacedError)]
         unreadable: list[PlaudError] = [
-            outcome.error for outcome in outcomes.values() if isinstance(outcome.error, PlaudStorageError)
+            outcome.error
+            for outcome in outcomes.values()
+            if isinstance(outcome.error, (PlaudStorageError, PlaudExpiredUrlError))
         ]
         return replaced, unreadable, sum(one.transcription is not None for one in outcomes.values())
 

@@ -1,4 +1,4 @@
-"""The tasks that transcribe an archive."""
+"""The tasks that transcribe an archive, or a list of recordings."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ class _LeftOut:
 _LEFT_OUT: Any = _LeftOut()
 #: Arguments that have another name with the tasks, where it means something else in a DAG's ``default_args``.
 _RENAMED = {"dry_run": "plan_only", "chunks_at_once": "max_active_tis_per_dag"}
+#: Arguments that say what of a folder is listed.
+_OF_FOLDERS = {"path", "pattern", "suffixes", "modified_after", "modified_before"}
 #: Arguments of the tasks that this group sets.
 _OWN = (
     "task_id",
@@ -62,13 +64,20 @@ def transcribe_archive(
     schema: str | None = _LEFT_OUT,
     transcripts_table: str = _LEFT_OUT,
     segments_table: str = _LEFT_OUT,
+    metadata: Mapping[str, Any] | str | None = _LEFT_OUT,
+    metadata_pattern: str | None = _LEFT_OUT,
+    metadata_path: str | os.PathLike[str] | None = _LEFT_OUT,
+    metadata_columns: Sequence[str] | str | None = _LEFT_OUT,
+    metadata_timezone: str | None = _LEFT_OUT,
     chunk_size: int | str = _LEFT_OUT,
     chunks_at_once: int = _LEFT_OUT,
     max_failed: float | str | None = _LEFT_OUT,
+    max_changed: float | str | None = _LEFT_OUT,
     max_audio_hours: float | str | None = _LEFT_OUT,
     max_recording_hours: float | str | None = _LEFT_OUT,
     unreadable: str = _LEFT_OUT,
     convert: str | None = _LEFT_OUT,
+    upload: str = _LEFT_OUT,
     resubmit: Sequence[str] | str = _LEFT_OUT,
     dry_run: bool | str = _LEFT_OUT,
     timeout: timedelta | float = _LEFT_OUT,
@@ -120,11 +129,20 @@ def transcribe_archive(
     :param schema: Schema of both tables of the warehouse.
     :param transcripts_table: Table for transcriptions; by default ``plaud_transcripts``.
     :param segments_table: Table for segments; by default ``plaud_segments``.
+    :param metadata: Fields of all recordings; see ``TranscriptionToSqlOperator``.
+    :param metadata_pattern: Fields that references have in them, such as
+        ``{agent}/{date:%Y-%m-%d}/{call_id}.mp3``; see there.
+    :param metadata_path: A list of fields, as CSV or JSON lines; see there.
+    :param metadata_columns: Fields that are columns of their own as well.
+    :param metadata_timezone: Time zone of times that tell none; by default UTC.
     :param chunk_size: Recordings per chunk; by default 200.
     :param chunks_at_once: Chunks submitted at once, over all runs of the DAG, by default 2: they share one
         quota, and more of them only hold more workers.
     :param max_failed: How many recordings of a run may be bad before its ``report`` fails: a number, or below
         1 a share, by default 0.1; ``None`` for any number.
+    :param max_changed: How many recordings that were paid for before may be paid for again as their files
+        have another version: a number, by default 20, or below 1 a share; ``None`` for any number, ``0`` for
+        none without failing.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
     :param max_recording_hours: Longer recordings are refused; by default 24, and 6 with
         ``speaker_diarization``.
@@ -132,6 +150,8 @@ def transcribe_archive(
         ``send``.
     :param convert: ``mp3``: what is no MP3 or M4A is converted, and kept at ``results_path`` until it is
         landed; see ``SubmitTranscriptionOperator``.
+    :param upload: When recordings are uploaded to Plaud's own storage: ``auto``, by default, ``always`` or
+        ``never``; see ``SubmitTranscriptionOperator``.
     :param resubmit: What to pay for again: any of ``failed``, ``expired`` and ``unknown``.
     :param dry_run: Whether only to say what a run would do and cost.
     :param timeout: Seconds or timedelta from a chunk's first look to its deadline; by default 24
@@ -156,9 +176,40 @@ def transcribe_archive(
     given = {name: value for name, value in locals().items() if value is not _LEFT_OUT}
     for name in ("group_id", "task_arguments"):
         del given[name]
+    return _tasks("transcribe_archive", given, group_id, task_arguments)
+
+
+def transcribe_recordings(recordings: Any, *, group_id: str = "transcribe", **arguments: Any) -> TaskGroup:
+    """
+    Return the tasks that transcribe a list of recordings, each paid for once over all runs.
+
+    The same tasks as of :func:`transcribe_archive`, at the same cost, for what a form, a Variable, a query or
+    another task names one by one.
+
+    :param recordings: The recordings: ``https://`` URLs, storage references or local files, as for
+        ``SubmitTranscriptionOperator``; as a list, as text in JSON or with one a line, as rows of a query
+        with one column, or the output of a task. URLs are shown and stored without their signatures, but for
+        the chunks at ``results_path``, which have them encrypted. The length of what only a URL is given of
+        is not known beforehand: ``max_audio_hours`` does not count it.
+    :param group_id: Id of the group.
+    :param arguments: Those of :func:`transcribe_archive`, other than what says what of a folder is listed:
+        ``path``, ``pattern``, ``suffixes``, ``modified_after``, ``modified_before``; and arguments for all
+        tasks.
+    :raises PlaudInputError: as there.
+    """
+    names = inspect.signature(transcribe_archive).parameters.keys() - {"group_id", "task_arguments"}
+    for name in _OF_FOLDERS & arguments.keys():
+        raise PlaudInputError(f"{name}: transcribe_recordings() takes a list, and no folder. Leave it out.")
+    given = {name: arguments.pop(name) for name in names & arguments.keys()}
+    # A path in default_args is that of an archive.
+    given = {"path": None, "recordings": recordings, **given}
+    return _tasks("transcribe_recordings", given, group_id, arguments)
+
+
+def _tasks(function: str, given: dict[str, Any], group_id: str, task_arguments: dict[str, Any]) -> TaskGroup:
     for name in _OWN:
         if name in task_arguments:
-            raise PlaudInputError(f"{name}: transcribe_archive() sets it by itself. Leave it out.")
+            raise PlaudInputError(f"{name}: {function}() sets it by itself. Leave it out.")
     starts = {"trigger_rule": task_arguments.pop("trigger_rule")} if "trigger_rule" in task_arguments else {}
 
     with _group(group_id) as group:

@@ -11,6 +11,7 @@ from functools import cached_property
 from operator import ge
 from typing import TYPE_CHECKING
 
+from plaud_provider import metrics
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.api.waiting import NOT_FOUND_REASON, is_fresh
 from plaud_provider.exceptions import (
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.hooks.plaud import PlaudHook
     from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.recordings.describer import Describer
+    from plaud_provider.recordings.description import Description
     from plaud_provider.warehouse.rows import Landing
-    from plaud_provider.warehouse.writer import WarehouseWriter
+    from plaud_provider.warehouse.writer import Landed, WarehouseWriter
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class Tally:
     :param transcripts: Rows of transcriptions.
     :param segments: Rows of segments.
     :param failed: Transcriptions that Plaud reports as failed; they are rows too.
+    :param audio_seconds: How long the recordings are together, as far as Plaud says.
     :param processing: Ids that Plaud has not finished.
     :param missing: Ids that Plaud does not know (any more).
     :param reasons: Why, by the ids of those that have failed.
@@ -65,6 +69,7 @@ class Tally:
     transcripts: int = 0
     segments: int = 0
     failed: int = 0
+    audio_seconds: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
     processing: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -112,6 +117,7 @@ class Lander:
     :param plaud: Connection of the client that is asked for what is not kept.
     :param results: Where a wait has kept final answers, if it has.
     :param ledger: Ledger of submissions, if there is one; what is landed is marked there.
+    :param describer: Says what else is known of recordings; ``None``: nothing.
     :param keep_raw: Whether kept answers stay after they are landed.
     :param dag_id: Dag that lands.
     :param run_id: Run that lands.
@@ -124,6 +130,7 @@ class Lander:
         *,
         results: ResultStore | None = None,
         ledger: Ledger | None = None,
+        describer: Describer | None = None,
         keep_raw: bool = False,
         dag_id: str,
         run_id: str,
@@ -132,6 +139,7 @@ class Lander:
         self._plaud = plaud
         self._results = results
         self._ledger = ledger
+        self._describer = describer
         self._keep_raw = keep_raw
         self._dag_id = dag_id
         self._run_id = run_id
@@ -146,8 +154,10 @@ class Lander:
         :raises PlaudError: its other classes, if Plaud cannot be asked.
         """
         tally = Tally()
+        recordings = self._without_purged(recordings)
+        descriptions = self._descriptions(recordings)
         try:
-            for slab in self._slabs(recordings, tally):
+            for slab in self._slabs(recordings, descriptions, tally):
                 self._land_slab(slab, tally)
                 log.info(
                     "Landed %d of %d transcription(s) so far, %d of them failed, with %d segments.",
@@ -161,6 +171,30 @@ class Lander:
                 self._hook.close()
         self._note_expired(tally.missing)
         return tally
+
+    def _count(self, landings: list[Landing], landed: Landed, failed: int) -> None:
+        """Count what the ledger does not, and how long Plaud's results took to be rows."""
+        if self._ledger is None:
+            metrics.changed("landed", landed.transcripts - failed)
+            metrics.changed("failed", failed)
+        if landed.transcripts < len(landings):
+            # Some are purged.
+            return
+        for landing in landings:
+            if (done := landing.transcription.completed_at) is not None:
+                metrics.took(metrics.DONE_TO_LANDED, (landing.landed_at - done).total_seconds())
+
+    def _without_purged(self, recordings: Mapping[str, str | None]) -> Mapping[str, str | None]:
+        """Leave out what is purged: Plaud is not asked for it, and what is kept of it goes."""
+        purged = (
+            self._ledger.purged(recordings, region=self._plaud.region) if self._ledger is not None else ()
+        )
+        if not purged:
+            return recordings
+        log.info("%d transcription(s) are purged, and are not landed.", len(purged))
+        if self._results is not None:
+            self._results.remove_landed(self._plaud.region, sorted(purged), keep_raw=False)
+        return {known: audio_uri for known, audio_uri in recordings.items() if known not in purged}
 
     @cached_property
     def _hook(self) -> PlaudHook:
@@ -185,8 +219,25 @@ class Lander:
         ]
         self._ledger.expired(dict.fromkeys(gone, NOT_FOUND_REASON), region=region)
 
-    def _slabs(self, recordings: Mapping[str, str | None], tally: Tally) -> Iterator[list[Landing]]:
+    def _descriptions(self, recordings: Mapping[str, str | None]) -> Mapping[str, Description]:
+        """Return what else is known of recordings, by the ids of their transcriptions."""
+        if self._describer is None:
+            return {}
+        uris = dict(recordings)
+        if self._ledger is not None and (unnamed := [known for known, uri in uris.items() if uri is None]):
+            origins = self._ledger.origins(unnamed, region=self._plaud.region)
+            uris |= {known: entry.audio_uri for known, entry in origins.items()}
+        described = self._describer.describe(uris.values())
+        return {known: described[uri] for known, uri in uris.items()}
+
+    def _slabs(
+        self,
+        recordings: Mapping[str, str | None],
+        descriptions: Mapping[str, Description],
+        tally: Tally,
+    ) -> Iterator[list[Landing]]:
         """Yield what is final in lists that are landed at once."""
+        from plaud_provider.recordings.description import NOTHING
         from plaud_provider.warehouse.rows import Landing
 
         slab: list[Landing] = []
@@ -201,6 +252,7 @@ class Lander:
                     audio_uri=recordings[transcription.transcription_id],
                     dag_id=self._dag_id,
                     run_id=self._run_id,
+                    description=descriptions.get(transcription.transcription_id, NOTHING),
                 )
                 slab.append(landing)
                 segments += 1 + len(transcription.segments)
@@ -224,6 +276,8 @@ class Lander:
         tally.segments += landed.segments
         failed = [one.transcription for one in landings if one.transcription.status is Status.FAILED]
         tally.failed += len(failed)
+        tally.audio_seconds += sum(one.transcription.duration_seconds or 0.0 for one in landings)
+        self._count(landings, landed, len(failed))
         tally.reasons |= {one.transcription_id: one.error or "it gave no reason" for one in failed}
         if self._results is not None:
             ids = [landing.transcription_id for landing in landings]

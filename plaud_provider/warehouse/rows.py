@@ -10,6 +10,7 @@ from typing import NamedTuple
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.database.rows import Columns, Row
 from plaud_provider.database.types import utc
+from plaud_provider.recordings.description import NOTHING, Description
 
 
 class Landing(NamedTuple):
@@ -27,6 +28,7 @@ class Landing(NamedTuple):
     :param run_id: Run that lands it.
     :param api: Which of Plaud's APIs it was made by.
     :param model: Speech model that was asked for, where the answer does not tell it.
+    :param description: What its user knows of the recording.
     """
 
     transcription: Transcription
@@ -38,6 +40,7 @@ class Landing(NamedTuple):
     run_id: str | None = None
     api: str | None = None
     model: str | None = None
+    description: Description = NOTHING
 
     @property
     def transcription_id(self) -> str:
@@ -67,6 +70,10 @@ class Landing(NamedTuple):
             "raw": transcription.raw,
             "api": self.api,
             "model": transcription.model or self.model,
+            "recording_started_at": utc(self.description.started_at),
+            "recording_date": self.description.date,
+            "metadata": self.description.json,
+            **self.description.columns,
         }
 
 

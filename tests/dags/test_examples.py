@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,9 +54,17 @@ def s3_of_examples(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 @pytest.fixture
 def databases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
-    for name in ("warehouse_default", "ledger"):
+    for name in ("warehouse_default", "ledger", "crm"):
         connection = {"conn_type": "sqlite", "host": str(tmp_path / f"{name}.sqlite")}
         monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
+    with closing(sqlite3.connect(tmp_path / "crm.sqlite")) as crm:
+        crm.execute("create table calls (recording_url text, transcribed_at text)")
+        recordings = [
+            ("s3://aws_default@calls/2024/0001.mp3", None),
+            ("s3://aws_default@calls/x.mp3", "2024"),
+        ]
+        crm.executemany("insert into calls values (?, ?)", recordings)
+        crm.commit()
     return Warehouse("sqlite", tmp_path / "warehouse_default.sqlite")
 
 

@@ -120,7 +120,7 @@ def test_signatures_are_nowhere_but_in_what_the_user_entered(finished_demo: Fini
 
 def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     with demo(tmp_path) as process:
-        read_until(process, "wait: deferred")
+        read_until(process, "land: deferred")
         assert len(processes_using(tmp_path)) >= 5
 
         process.send_signal(signal.SIGINT)

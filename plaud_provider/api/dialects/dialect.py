@@ -35,6 +35,8 @@ class Dialect(ABC):
     sends_token: ClassVar[bool]
     #: The words for what transcription calls carry.
     credentials: ClassVar[str]
+    #: Whether recordings can be uploaded to Plaud's own storage.
+    takes_uploads: ClassVar[bool] = False
     #: Options (:class:`~plaud_provider.api.terms.Terms`) that it does not have.
     lacks: ClassVar[frozenset[str]]
     #: Values that an option of it may have, where they are few.

@@ -27,6 +27,7 @@ class Embedded(Dialect):
     }
     announced_urls = {Region.EU: "https://platform-eu.plaud.ai/developer/api"}
     sends_token = False
+    takes_uploads = True
     credentials = "client id and API key"
     lacks = frozenset({"webhook_url"})
     choices = {

@@ -29,6 +29,12 @@ def _clickhouse(connection: Connection, tables: PlaudTables) -> Loader:
     return ClickHouseLoader(connection, tables)
 
 
+def _snowflake(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.warehouse.loaders.snowflake import SnowflakeLoader
+
+    return SnowflakeLoader(connection, tables)
+
+
 class Choice(NamedTuple):
     """
     How one type of connection is served.
@@ -48,6 +54,7 @@ LOADERS: Mapping[str, Choice] = {
     "duckdb": Choice("DuckDB", _rows),
     "sqlite": Choice("SQLite", _rows),
     "clickhouse": Choice("ClickHouse", _clickhouse),
+    "snowflake": Choice("Snowflake", _snowflake),
 }
 
 

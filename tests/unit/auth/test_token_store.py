@@ -31,7 +31,14 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 TOKEN = Token("access-token-canary", "refresh-token-canary", expires_at=1_800_000_000.5, lifetime=86_400.0)
 STATE = TokenState(
-    TOKEN, calls=(1.0, 2.5), failures=3, not_before=5.0, refused_until=6.0, status=503, reason="why"
+    TOKEN,
+    calls=(1.0, 2.5),
+    failures=3,
+    not_before=5.0,
+    refused_until=6.0,
+    status=503,
+    reason="why",
+    user_token=Token("user-token-canary", None, expires_at=1_800_000_500.0, lifetime=86_400.0),
 )
 SECRET_KEY = "secret-key-canary"
 

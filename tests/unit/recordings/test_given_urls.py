@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.exceptions import PlaudExpiredUrlError, PlaudInputError
 from plaud_provider.recordings.given_urls import GivenUrl, check_audio_url, check_validity
 from plaud_provider.recordings.reference import AudioReference
 
@@ -76,7 +76,7 @@ def test_a_url_that_lives_long_enough_is_taken(left: timedelta) -> None:
     ],
 )
 def test_a_url_that_expires_too_soon_is_refused_before_it_is_paid_for(left: timedelta, why: str) -> None:
-    with pytest.raises(PlaudInputError, match=r"audio_url: 'https://bucket\.example/a\.wav'") as caught:
+    with pytest.raises(PlaudExpiredUrlError, match=r"audio_url: 'https://bucket\.example/a\.wav'") as caught:
         check_validity(url_that_expires(NOW + left), now=NOW)
 
     assert why in str(caught.value)

@@ -21,7 +21,7 @@ from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
 from plaud_provider.recordings.listing import Found
-from plaud_provider.task_groups.archive import transcribe_archive
+from plaud_provider.task_groups.archive import transcribe_archive, transcribe_recordings
 from tests.unit.operators.archives import SUBMIT, Archive
 from tests.unit.tasks import task_context
 from tests.unit.warehouse.warehouses import CONN_ID
@@ -58,9 +58,16 @@ VALUES: dict[str, Any] = {
     "max_recording_hours": 3.0,
     "unreadable": "send",
     "convert": "mp3",
+    "upload": "always",
     "resubmit": ["failed"],
     "dry_run": True,
     "timeout": 3600.0,
+    "max_changed": 7,
+    "metadata": {"campaign": "spring"},
+    "metadata_pattern": "{agent}/{call}.mp3",
+    "metadata_path": "/crm/calls.csv",
+    "metadata_columns": ["agent"],
+    "metadata_timezone": "Asia/Tokyo",
     "poke_interval": 7.0,
     "partial_count": 11,
     "partial_seconds": 12.0,
@@ -459,3 +466,44 @@ def test_a_listing_of_50_000_recordings_leaves_only_paths(
 
     assert len(chunks) == CHUNKS
     assert xcom_bytes(chunks) < 100_000
+
+
+# Lists
+
+
+OF_FOLDERS = {"path", "pattern", "suffixes", "modified_after", "modified_before"}
+
+
+@pytest.mark.parametrize("name", sorted(VALUES.keys() - OF_FOLDERS))
+def test_an_argument_of_a_list_reaches_the_same_tasks(name: str) -> None:
+    value = VALUES[name]
+    with DAG("d", schedule=None) as dag:
+        transcribe_recordings(["a.mp3"], **{"results_path": "/results", name: value})
+
+    assert taken(dag, name) == taken(made(**{name: value}), name)
+
+
+@pytest.mark.parametrize("name", sorted(OF_FOLDERS))
+def test_a_list_is_of_no_folder(name: str) -> None:
+    with DAG("d", schedule=None), pytest.raises(PlaudInputError, match=rf"{name}: transcribe_recordings\(\)"):
+        transcribe_recordings([], results_path="/results", **{name: VALUES[name]})
+
+
+def test_a_list_does_not_take_the_folder_of_default_args() -> None:
+    with DAG("d", schedule=None, default_args={"path": "/calls", "results_path": "/results"}) as dag:
+        transcribe_recordings("{{ var.value.recordings }}", retries=7)
+
+    listing = dag.get_task(LIST)
+    assert (listing.path, listing.recordings, listing.retries) == (None, "{{ var.value.recordings }}", 7)
+
+
+def test_a_list_may_be_what_another_task_returns() -> None:
+    with DAG("d", schedule=None) as dag:
+
+        @dag.task
+        def query() -> list[list[str]]:
+            return []
+
+        transcribe_recordings(query(), results_path="/results")
+
+    assert dag.get_task(LIST).upstream_task_ids == {"query"}

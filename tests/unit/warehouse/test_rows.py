@@ -36,6 +36,9 @@ def test_transcript_row_has_what_the_answer_and_the_landing_say() -> None:
         "raw": '{"status":"completed"}',
         "api": None,
         "model": None,
+        "recording_started_at": None,
+        "recording_date": None,
+        "metadata": None,
     }
 
 
