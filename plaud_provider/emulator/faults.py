@@ -39,11 +39,11 @@ class Match(BaseModel):
     """
     Which requests a fault is for; what is left out matches all.
 
-    :param external_url: Only submits of a recording that is not in Plaud's own storage, or (``false``) all
-        but those: the API ``embedded`` is said to answer them with 500.
-
     Requests for files of the store, and for what is uploaded, are met only by faults that name them
     (``"kind": "store"``, ``"kind": "upload_storage"``).
+
+    :param external_url: Only submits of a recording that is not in Plaud's own storage, or (``false``) all
+        but those: the API ``embedded`` is said to answer them with 500.
     """
 
     model_config = ConfigDict(extra="forbid")
