@@ -569,8 +569,8 @@ class Ledger:
 
         :param key: Its key.
         :param transcription_id: The id that Plaud shows.
-        :return: ``False`` if it is not ``unknown``, or another recording has this id; nothing has changed
-            then.
+        :return: ``False`` if it is not ``unknown``, or purged, or another recording has this id; nothing has
+            changed then.
         """
 
         def note(connection: sa.Connection) -> bool:
@@ -581,7 +581,7 @@ class Ledger:
                 return False
             changed = self._change(
                 connection,
-                sa.and_(self._has_key([key]), self._is(State.UNKNOWN)),
+                sa.and_(self._has_key([key]), self._is(State.UNKNOWN), self._c.purged_at.is_(None)),
                 state=State.PROCESSING.value,
                 transcription_id=transcription_id,
                 error=None,

@@ -40,6 +40,7 @@ class Choice(NamedTuple):
     :param run_id: Submitted by this run of it.
     :param folder: Whose references begin so.
     :param state: In this state.
+    :param is_kept: Only those that are not purged.
     """
 
     dag_ids: tuple[str, ...] | None = None
@@ -47,6 +48,7 @@ class Choice(NamedTuple):
     run_id: str | None = None
     folder: str | None = None
     state: State | None = None
+    is_kept: bool = False
 
     @property
     def dags(self) -> tuple[str, ...] | None:
@@ -273,6 +275,8 @@ class Overview:
             where.append(sa.func.substr(c.audio_uri, 1, len(choice.folder)) == choice.folder)
         if choice.state is not None:
             where.append(c.state == choice.state.value)
+        if choice.is_kept:
+            where.append(c.purged_at.is_(None))
         return where
 
     def _is_lapsed(self) -> sa.ColumnElement[bool]:

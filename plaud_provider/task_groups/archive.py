@@ -32,6 +32,16 @@ _LEFT_OUT: Any = _LeftOut()
 _RENAMED = {"dry_run": "plan_only", "chunks_at_once": "max_active_tis_per_dag"}
 #: Arguments that say what of a folder is listed.
 _OF_FOLDERS = {"path", "pattern", "suffixes", "modified_after", "modified_before"}
+#: What Airflow shows of each task, unless somebody gives them a ``doc_md``.
+_TASK_DOCS: Mapping[type[BaseOperator], str] = {
+    ListRecordingsOperator: "Lists the recordings, counts what the ledger has settled, and writes the rest "
+    "in chunks. **Pays nothing.** Clear it to list anew.",
+    SubmitRecordingsOperator: "Submits what nobody has submitted yet. **Plaud bills its audio length.** "
+    "Clear it to go on with what it left; nothing is paid twice.",
+    LandRecordingsOperator: "Waits in the triggerer, lands transcripts as they finish, and counts. "
+    "**Pays nothing.** It fails if something is neither landed nor known to be bad. Clear it to wait again.",
+    ReportRecordingsOperator: "Sums the run up, judges it by `max_failed`, and clears up. **Pays nothing.**",
+}
 #: Arguments of the tasks that this group sets.
 _OWN = (
     "task_id",
@@ -231,6 +241,8 @@ def _tasks(function: str, given: dict[str, Any], group_id: str, task_arguments: 
             of_chunks["map_index_template"] = "{{ task.manifest.rpartition('/')[2].partition('.')[0] }}"
 
         def arguments(operator: type[BaseOperator], **others: Any) -> dict[str, Any]:
+            if "doc_md" not in defaults:
+                others = {"doc_md": _TASK_DOCS[operator], **others}
             return others | {name: given[name] for name in _names(operator) & given.keys()}
 
         listing = ListRecordingsOperator(

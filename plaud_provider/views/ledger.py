@@ -29,7 +29,7 @@ router = APIRouter(prefix="/api")
 #: Parameters of the shipped DAG for archives, which *pay again* starts; others have no such button.
 _ARCHIVE, _RESUBMIT = "archive", "resubmit"
 OLDEST = 10
-_TIMES = ("claimed_at", "submitted_at", "accepted_at", "finished_at", "lease_until")
+_TIMES = ("claimed_at", "submitted_at", "accepted_at", "finished_at", "lease_until", "purged_at")
 
 
 class Filters:
@@ -97,7 +97,8 @@ async def recording(access: AccessDep, filters: FiltersDep, key: str) -> dict[st
         ledger = _open(access, filters)
         entry = _entry(ledger, access, key)
         dag_id = entry.owner.dag_id
-        is_bad = entry.state in BAD
+        # What is purged is neither submitted nor landed again.
+        is_bad = entry.state in BAD and entry.purged_at is None
         may_pay_again = is_bad and access.may_trigger(dag_id) and _takes_archives(dag_id)
         return {
             **_row(entry),
@@ -108,7 +109,7 @@ async def recording(access: AccessDep, filters: FiltersDep, key: str) -> dict[st
             "advice": ADVICE.get(entry.state),
             "owner": entry.owner._asdict(),
             "times": {name: moment.isoformat() for name in _TIMES if (moment := getattr(entry, name))},
-            "may_mark": entry.state is State.UNKNOWN and access.may_change(dag_id),
+            "may_mark": is_bad and entry.state is State.UNKNOWN and access.may_change(dag_id),
             "pay_again": _pay_again(ledger, entry) if may_pay_again else None,
         }
 
@@ -138,7 +139,8 @@ async def mark_as_known(access: AccessDep, filters: FiltersDep, mark: Mark) -> d
 
     if not await ask(change):
         raise HTTPException(
-            409, "It is not unknown any more, or another recording has this id. Nothing was changed."
+            409,
+            "It is not unknown any more, or purged, or another recording has this id. Nothing was changed.",
         )
     return {"state": State.PROCESSING.value}
 
@@ -204,7 +206,7 @@ def _pay_again(ledger: Overview, entry: Entry) -> dict[str, Any] | None:
     folder = (entry.audio_uri or "").rpartition("/")[0] + "/"
     if folder == "/":
         return None
-    sums = ledger.states(Choice(folder=folder, state=entry.state))
+    sums = ledger.states(Choice(folder=folder, state=entry.state, is_kept=True))
     return {
         "folder": folder,
         "recordings": sum(one.recordings for one in sums),

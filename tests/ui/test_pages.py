@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -13,6 +12,7 @@ import duckdb
 import pytest
 from playwright.sync_api import BrowserContext, FrameLocator, Page, expect
 
+from demo.processes import wait_until
 from tests.ui.conftest import Playground
 from tests.ui.test_archive import DAG_ID, run_archive
 
@@ -81,7 +81,7 @@ def tab(page: Page, run_id: str, name: str, task: str = "") -> FrameLocator:
 
 @pytest.mark.parametrize("task", ["", "/tasks/transcribe.chunk.land/mapped/0"], ids=["run", "task instance"])
 def test_a_tab_leads_to_a_transcript_with_search_times_and_downloads(
-    run_id: str, page: Page, task: str, tmp_path: Path, screenshot: Callable[..., None]
+    run_id: str, page: Page, task: str
 ) -> None:
     frame = tab(page, run_id, "Plaud transcripts", task)
     expect(frame.locator("#transcripts tr")).to_have_count(5)
@@ -153,19 +153,26 @@ def test_ten_thousand_segments_are_usable_at_once(strange: str, page: Page) -> N
     devtools = page.context.new_cdp_session(page)
     devtools.send("Performance.enable")
     page.goto(of_run(strange, transcription_id="txn_many"))
-    page.wait_for_function(f"document.querySelectorAll('#segments li').length === {MANY}")
+    holds(page, f"document.querySelectorAll('#segments li').length === {MANY}")
 
     # What the browser itself has worked, whatever else this machine does.
     metrics = {one["name"]: one["value"] for one in devtools.send("Performance.getMetrics")["metrics"]}
     print(f"{MANY} segments: {metrics['TaskDuration']:.2f} s of work")
     assert metrics["TaskDuration"] < 3
     page.locator("#search").fill("sentence 9999 ")
-    # Asked of the page itself: a locator's own expectations walk all of it, for seconds.
-    page.wait_for_function("document.getElementById('hits').textContent === '1 of 1'")
-    page.wait_for_function(
-        "(() => { const { top } = document.querySelector('mark').getBoundingClientRect();"
-        " return top > 0 && top < innerHeight; })()"
-    )
+    holds(page, "document.getElementById('hits').textContent === '1 of 1'")
+    holds(page, "document.querySelector('mark').getBoundingClientRect().top > 0")
+    holds(page, "document.querySelector('mark').getBoundingClientRect().top < innerHeight")
+
+
+def holds(page: Page, condition: str) -> None:
+    """
+    Wait until something holds of a page.
+
+    Asked from outside: a locator's own expectations walk all of a long page, for seconds, and what is asked
+    from within is refused by its content security policy.
+    """
+    wait_until(lambda: bool(page.evaluate(condition)), timeout=30, what=condition)
 
 
 @pytest.mark.parametrize("page_path", ["transcripts", "ledger"])
@@ -181,9 +188,7 @@ def test_pages_fit_a_phone_and_are_dark_as_airflow_is(run_id: str, page: Page, p
         assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) is is_dark
 
 
-def test_the_ledger_s_page_counts_and_narrows_down(
-    run_id: str, page: Page, screenshot: Callable[..., None]
-) -> None:
+def test_the_ledger_s_page_counts_and_narrows_down(run_id: str, page: Page) -> None:
     frame = tab(page, run_id, "Plaud recordings")
     expect(frame.locator("#figures")).to_contain_text(
         "5 recordings · 0 under way · 5 landed in the last hour"

@@ -196,6 +196,19 @@ def test_an_id_of_another_recording_or_for_one_that_is_known_changes_nothing(
     assert ledger.entries(["key_1", "key_2"]) == before
 
 
+def test_what_is_purged_is_neither_marked_as_known_nor_summed_up_to_be_paid_again(
+    ledger: Ledger, clock: Clock
+) -> None:
+    submit(ledger, clock, recording(1), to=State.UNKNOWN)
+    submit(ledger, clock, recording(2), to=State.UNKNOWN)
+    ledger.purge(["key_1"])
+
+    assert not ledger.found_at_plaud("key_1", "txn_found")
+
+    [kept] = Overview(ledger.database).states(Choice(folder="s3://calls/a/", is_kept=True))
+    assert kept.recordings == 1
+
+
 def test_nothing_is_created_where_there_is_no_ledger(warehouse: Warehouse) -> None:
     warehouse.run("create table other (a int)")
 

@@ -119,6 +119,16 @@ def test_it_makes_a_listing_two_tasks_a_chunk_and_a_report() -> None:
     assert set(chunk.children) == set(CHUNK)
 
 
+def test_each_task_says_what_it_does_and_costs_unless_somebody_says_something_else() -> None:
+    docs = {task.task_id: task.doc_md or "" for task in made().tasks}
+
+    assert set(docs) == {LIST, *CHUNK, REPORT}
+    assert "Plaud bills" in docs[SUBMIT]
+    assert all("Pays nothing" in docs[task_id] for task_id in (LIST, LAND, REPORT))
+    for given in (made(doc_md="mine"), made(default_args={"doc_md": "mine"})):
+        assert {task.doc_md for task in given.tasks} == {"mine"}
+
+
 def test_tasks_come_one_after_the_other_whatever_happens() -> None:
     dag = made()
 
