@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from collections.abc import Iterable
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
 
-from plaud_provider.exceptions import PlaudTableMismatchError
-from plaud_provider.warehouse.loaders import snowflake
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, PlaudTableMismatchError
+from plaud_provider.warehouse.loaders import redshift, snowflake
 from plaud_provider.warehouse.loaders.choice import choose_loader
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter
@@ -24,6 +27,8 @@ class Recorder:
 
     def __init__(self) -> None:
         self.statements: list[str] = []
+
+    description = None
 
     def get_conn(self) -> Recorder:
         return self
@@ -186,3 +191,130 @@ def test_snowflake_table_whose_columns_are_quoted_in_lower_case_is_refused(
         writer.ensure_tables()
 
     assert "'region' is missing" not in str(told.value)
+
+
+class Folder:
+    """A folder on S3 that keeps in memory what is put into it."""
+
+    root = "s3://bucket/staging/"
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.lines: dict[str, list[Any]] = {}
+        self.removed: list[str] = []
+
+    def open(self) -> None: ...
+
+    def upload(self, name: str, path: str) -> None:
+        self.lines[name] = [
+            json.loads(line) for line in gzip.decompress(Path(path).read_bytes()).splitlines()
+        ]
+
+    def remove(self, names: Iterable[str]) -> None:
+        self.removed += names
+
+
+STAGING = {"plaud_staging": "s3://aws_default@bucket/staging"}
+
+
+def redshift_recorded(
+    monkeypatch: pytest.MonkeyPatch, *names: Any, **extra: Any
+) -> tuple[Recorder, WarehouseWriter, Folder]:
+    folder = Folder()
+    monkeypatch.setattr(redshift, "parse_folder", lambda *_, **__: folder)
+    return (*recorded(monkeypatch, redshift, "redshift", *names, **STAGING, **extra), folder)
+
+
+def test_redshift_creates(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, writer, _ = redshift_recorded(monkeypatch)
+
+    writer.ensure_tables()
+
+    created = [one for one in recorder.statements if one.startswith("create")]
+    assert created[0].startswith(
+        'create table if not exists "plaud_transcripts" ("transcription_id" varchar(255) not null, "audio_uri" '
+        'varchar(65535), "region" varchar(65535) not null, "language" varchar(65535), "duration_seconds" double precision, '
+    )
+    assert ' "landed_at" timestamptz not null,' in created[0]
+    assert ' "raw" super not null' in created[0]
+    assert created[0].endswith(
+        ', primary key ("transcription_id")) diststyle key distkey ("transcription_id") sortkey ("landed_at")'
+    )
+    assert created[1] == (
+        'create table if not exists "plaud_segments" ("transcription_id" varchar(255) not null, "segment_index" bigint '
+        'not null, "start_seconds" double precision, "end_seconds" double precision, "speaker" varchar(65535), "text" '
+        'varchar(65535) not null, primary key ("transcription_id", "segment_index")) diststyle key distkey '
+        '("transcription_id") sortkey ("transcription_id", "segment_index")'
+    )
+    comments = [one for one in recorder.statements if one.startswith("comment")]
+    assert comments[0].startswith(
+        'comment on table "plaud_transcripts" is \'Created by airflow-provider-plaud '
+    )
+    assert comments[1] == 'comment on column "plaud_transcripts"."transcription_id" is \'Id that Plaud gave\''
+
+
+def test_redshift_lands(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, writer, folder = redshift_recorded(monkeypatch, plaud_iam_role="arn:aws:iam::1:role/loads")
+    tables = plaud_tables()
+    names = ", ".join(f'"{column.name}"' for column in tables.transcripts.columns)
+
+    assert writer.replace([landing("txn_1", text="a\0b", raw='{"text": "a\\u0000b"}')]).nuls_replaced == 2
+
+    assert recorder.statements[0].startswith(
+        'create temporary table "plaud_staged_transcripts_1f" ("transcription_id" varchar(255), "audio_uri" '
+    )
+    assert '"raw" super' in recorder.statements[0]
+    assert "\n".join(recorder.statements[1:]) == dedent(
+        f"""\
+        copy "plaud_staged_transcripts_1f" from 's3://bucket/staging/plaud-1f-transcripts.json.gz' iam_role 'arn:aws:iam::1:role/loads' format as json 'auto' gzip timeformat 'auto' compupdate off statupdate off
+        create temporary table "plaud_staged_segments_1f" ("transcription_id" varchar(255), "segment_index" bigint, "start_seconds" double precision, "end_seconds" double precision, "speaker" varchar(65535), "text" varchar(65535))
+        copy "plaud_staged_segments_1f" from 's3://bucket/staging/plaud-1f-segments.json.gz' iam_role 'arn:aws:iam::1:role/loads' format as json 'auto' gzip timeformat 'auto' compupdate off statupdate off
+        begin
+        lock table "plaud_transcripts", "plaud_segments"
+        delete from "plaud_segments" where "transcription_id" in (select "transcription_id" from "plaud_staged_transcripts_1f")
+        delete from "plaud_transcripts" where "transcription_id" in (select "transcription_id" from "plaud_staged_transcripts_1f")
+        insert into "plaud_transcripts" ({names}) select {names} from "plaud_staged_transcripts_1f"
+        insert into "plaud_segments" ("transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text") select "transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text" from "plaud_staged_segments_1f"
+        commit
+        -- the session ends"""
+    )
+    (row,) = folder.lines["plaud-1f-transcripts.json.gz"]
+    assert (row["text"], row["raw"], row["landed_at"]) == (
+        "a\ufffdb",
+        {"text": "a\ufffdb"},
+        "2026-03-29T01:30:00.123456+00:00",
+    )
+    assert "error" not in row
+    assert sorted(folder.removed) == sorted(folder.lines)
+    assert "plaud_staging" not in recorder.conn.extra  # type: ignore[attr-defined]
+
+
+def test_redshift_text_that_is_too_long_is_refused_by_its_id_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder, writer, folder = redshift_recorded(monkeypatch)
+
+    with pytest.raises(PlaudInputError, match=r"'text'.*65535 bytes.*txn_2.*plaud_long_texts") as told:
+        writer.replace([landing("txn_1", text="short"), landing("txn_2", text="\u8a9e" * 21_846)])
+
+    assert (recorder.statements, folder.lines) == ([], {})
+    assert "\u8a9e" not in str(told.value)
+
+
+def test_redshift_text_that_is_too_long_is_cut_and_says_so_if_that_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer, folder = redshift_recorded(monkeypatch, plaud_long_texts="cut")
+
+    writer.replace([landing("txn_2", text="\u8a9e" * 21_846), landing("txn_3", text="\u8a9e" * 21_845)])
+
+    cut, whole = folder.lines["plaud-1f-transcripts.json.gz"]
+    assert cut["text"] == "\u8a9e" * 21_843 + " [cut]"
+    assert whole["text"] == "\u8a9e" * 21_845
+    assert "Cut 1 values of column text: txn_2" in caplog.text
+
+
+def test_redshift_that_names_no_staging_folder_is_refused_with_how_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(PlaudConfigurationError, match=r"plaud_staging names the folder on S3"):
+        recorded(monkeypatch, redshift, "redshift")

@@ -116,8 +116,8 @@ class BigQueryLoader(FilesLoader):
         if not dataset:
             raise PlaudConfigurationError(
                 f"sql_conn_id: connection {self.conn_id!r} leads to BigQuery and names no dataset. Name it "
-                "as `dataset` in the connection's extra, or as `schema` where rows are landed. Nothing "
-                "was sent."
+                "as `dataset` in the connection's extra, or as `schema` where rows are landed. "
+                "Nothing was sent."
             )
         self._hook = BigQueryHook(gcp_conn_id=self.conn_id, use_legacy_sql=False)
         self._dataset = str(dataset)
@@ -163,8 +163,8 @@ class BigQueryLoader(FilesLoader):
             client.close()
             raise PlaudWarehouseError(
                 f"schema: warehouse {self.conn_id!r} has no schema {self._dataset!r} (a dataset, in "
-                "BigQuery's words). Create it (it is not created here), or correct the name. "
-                "Nothing was written."
+                "BigQuery's words). Create it (it is not created here), or correct the name. Nothing was "
+                "written."
             )
         return client
 
@@ -209,7 +209,7 @@ class BigQueryLoader(FilesLoader):
             )
         return found
 
-    def _create(self, table: sa.Table) -> str:
+    def _create(self, table: sa.Table) -> list[str]:
         columns = []
         for column in table.columns:
             comment = comment_of(column)
@@ -219,11 +219,12 @@ class BigQueryLoader(FilesLoader):
             )
         keys = ", ".join(self._quoted(column.name) for column in table.primary_key)
         partition = "partition by date(`landed_at`) " if "landed_at" in table.columns else ""
-        return (
+        statement = (
             f"create table if not exists {self._name(table.name)} ({', '.join(columns)}, "
             f"primary key ({keys}) not enforced) {partition}cluster by `transcription_id` "
             f"options(description = {literal(str(table.comment))})"
         )
+        return [statement]
 
     def _create_more(self) -> None:
         if self._there(self._lock) is None:

@@ -14,7 +14,7 @@ import re
 import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
     from airflow.sdk import Connection
 
-    from plaud_provider.database.rows import Columns
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.rows import Landing
     from plaud_provider.warehouse.slab import Slab
@@ -87,13 +86,15 @@ class FilesLoader(Loader):
     holds: ClassVar[Mapping[Content, str]]
     #: What the warehouse makes of JSON as text.
     parse_json: ClassVar[str]
+    #: Whether its files are Parquet.
+    needs_pyarrow: ClassVar[bool] = True
     #: Bytes that a name may have.
     longest_name: ClassVar[int]
     #: What an error's code means and what to do, by the start of the code.
     advice: ClassVar[Mapping[str, tuple[str, str]]]
 
     def __init__(self, connection: Connection, tables: PlaudTables) -> None:
-        if find_spec("pyarrow") is None:
+        if self.needs_pyarrow and find_spec("pyarrow") is None:
             raise PlaudConfigurationError(
                 f"sql_conn_id: connection {connection.conn_id!r} leads to {self.kind}, which takes files "
                 f"that pyarrow writes, and that is not installed. Install it: {how_to_install(self.extra)}. "
@@ -101,6 +102,7 @@ class FilesLoader(Loader):
             )
         self._connection = connection
         self._tables = tables
+        self._nuls_replaced = 0
 
     @property
     def conn_id(self) -> str:
@@ -125,9 +127,11 @@ class FilesLoader(Loader):
 
     def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
         """Replace all rows of these transcriptions; see the base class. No ledger is in such a warehouse."""
-        with written(landings, self._tables, self._prepare) as slab, self._connected():
+        self._nuls_replaced = 0
+        with self._written(landings) as slab, self._connected():
             self._run(lambda: self._load(slab), f"did not take {len(slab.ids)} transcriptions", has_rows=True)
-        return Landed(slab.counts[self._tables.transcripts], slab.counts[self._tables.segments])
+        counts = slab.counts
+        return Landed(counts[self._tables.transcripts], counts[self._tables.segments], self._nuls_replaced)
 
     @abstractmethod
     @contextmanager
@@ -143,8 +147,8 @@ class FilesLoader(Loader):
         """Return a table's columns by their names as :meth:`_stored`; ``None`` if there is no such table."""
 
     @abstractmethod
-    def _create(self, table: sa.Table) -> str:
-        """Return the statement that creates a table, unless another task has."""
+    def _create(self, table: sa.Table) -> list[str]:
+        """Return the statements that create a table, unless another task has."""
 
     @abstractmethod
     def _load(self, slab: Slab) -> None:
@@ -162,8 +166,9 @@ class FilesLoader(Loader):
     def _code(self, error: BaseException) -> str:
         """Return the code of a warehouse's error; nothing if it has none."""
 
-    def _prepare(self, table: sa.Table, columns: Columns) -> None:
-        """Change values, in place, before they are written."""
+    def _written(self, landings: Sequence[Landing]) -> AbstractContextManager[Slab]:
+        """Write the files."""
+        return written(landings, self._tables)
 
     def _create_more(self) -> None:
         """Create what a landing needs beside the two tables."""
@@ -238,7 +243,8 @@ class FilesLoader(Loader):
         for table, parameter in self._tables.parameters.items():
             there = self._there(table.name)
             if there is None:
-                self._rows(self._create(table))
+                for statement in self._create(table):
+                    self._rows(statement)
             else:
                 problems = list(self._problems(table, there))
                 self._refuse(table, parameter, problems)
@@ -278,7 +284,8 @@ class FilesLoader(Loader):
             self._rows(statement)
         except Exception as error:
             refusal = safe_message(error, self._connection)
-        if refusal is not None:
+        # Another task may have been faster.
+        if refusal is not None and self._stored(column.name) not in (self._there(table.name) or {}):
             raise PlaudTableMismatchError(
                 f"Table {table.fullname!r} of warehouse {self.conn_id!r} lacks column {column.name!r}, and "
                 f"it could not be added ({refusal}). Its owner may add it: {statement}. Nothing was written."

@@ -174,17 +174,18 @@ class SnowflakeLoader(FilesLoader):
             found[name] = Found(f"{kind}{size}", is_nullable == "YES", bool(default) or is_identity == "YES")
         return found or None
 
-    def _create(self, table: sa.Table) -> str:
+    def _create(self, table: sa.Table) -> list[str]:
         columns = [
             f"{self._quoted(column.name)} {self._type(column)}{' not null' * (not column.nullable)}"
             + (f" comment {literal(comment)}" if (comment := comment_of(column)) else "")
             for column in table.columns
         ]
         keys = ", ".join(self._quoted(column.name) for column in table.primary_key)
-        return (
+        statement = (
             f"create table if not exists {self._name(table.name)} ({', '.join(columns)}, "
             f"primary key ({keys})) comment = {literal(str(table.comment))}"
         )
+        return [statement]
 
     def _create_more(self) -> None:
         if self._there(self._lock) is None:
