@@ -117,7 +117,7 @@ lint: $(STAMP) ## Check style, types and import rules
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-cache
 
-# Three quarters of an hour on two cores; `make bench FULL=--full` takes 20 minutes more.
+# An hour and a quarter on two cores; `make bench FULL=--full` takes 20 minutes more.
 bench: $(STAMP) ## Measure ours against what one would write today
 	@$(PY) -m benchmarks $(FULL)
 
