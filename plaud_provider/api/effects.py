@@ -52,7 +52,8 @@ class Request:
 
     operation: Operation
     method: str
-    url: str
+    # That of a part is pre-signed.
+    url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | Part | None = field(default=None, repr=False)
     repeatable: bool = True

@@ -16,6 +16,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, cast
+from urllib.parse import urlsplit
 
 from plaud_provider.api.effects import Do
 from plaud_provider.api.hosts import is_loopback
@@ -135,17 +136,19 @@ def looked_at(
     check_uploadable(source, mode)
     source.connect()
     version = source.look()
-    if mode == "never" or (mode == "auto" and is_fetchable(source)):
+    if mode == "never" or (mode == "auto" and is_fetchable(account, source)):
         return source, None
     # Whatever it is, it is converted.
     found = examine(source, is_converted=True)
     return source, Upload(source, version, found, UploadMemory(account, None))
 
 
-def is_fetchable(source: AudioSource) -> bool:
+def is_fetchable(account: Account, source: AudioSource) -> bool:
     """
     Whether Plaud could fetch a recording from where it is, as far as that can be told from here.
 
+    :param account: Whose Plaud it is: one on this machine reaches what is on this machine.
+    :param source: Where the recording is.
     :raises PlaudError: if its storage could not be asked.
     """
     if not source.is_readable:
@@ -156,21 +159,17 @@ def is_fetchable(source: AudioSource) -> bool:
     except PlaudNotFetchableError as why:
         log.debug("%s It is uploaded instead.", why)
         return False
+    if is_loopback(url.host):
+        return is_loopback(urlsplit(account.base_url).hostname or "")
     return not is_private(url.host)
 
 
 def is_private(host: str) -> bool:
-    """
-    Whether nobody on the internet can reach a host, by its name or address.
-
-    Loopback does not count: Plaud's emulator runs there.
-    """
-    if is_loopback(host):
-        return False
+    """Whether nobody on the internet can reach a host, by its name or address."""
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:
-        return "." not in host or host.endswith(_PRIVATE_NAMES)
+        return "." not in host or host.rstrip(".").endswith(_PRIVATE_NAMES)
 
 
 def uploaded(
@@ -201,6 +200,8 @@ def uploaded(
     def send(*, is_converted: bool) -> Call[str]:
         content: _Content = yield Do(partial(_opened, item, is_converted=is_converted))
         try:
+            if not content.size:
+                raise refused(source.audio, "has no sound in it that could be converted")
             log.info(
                 "Uploading %s to Plaud's storage (%.1f MB, %s).",
                 source.audio.uri,

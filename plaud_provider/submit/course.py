@@ -172,7 +172,7 @@ def _uploaded_url(account: Account, policy: RetryPolicy, order: Order, sending: 
     """Upload a recording that is to be; return where it is then, or ``None`` if Plaud can fetch it."""
     if order.upload is None:
         return None
-    if not order.is_uploaded_anyway and (yield Do(partial(is_fetchable, order.source))):
+    if not order.is_uploaded_anyway and (yield Do(partial(is_fetchable, account, order.source))):
         return None
     return (yield from uploaded(account, policy, order.upload, check=sending.stop.check))
 
