@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from plaud_provider.api.account import Account
-from plaud_provider.api.answers import LARGE_BYTES, parse_json
+from plaud_provider.api.answers import LARGE_BYTES, parse_json, refusal
 from plaud_provider.api.effects import (
     SUCCESS,
     Effect,
@@ -65,6 +65,8 @@ LOCK_SECONDS = 5 * REQUEST_SECONDS
 DEFAULT_LIFETIME = 3600.0
 MAX_LIFETIME = 30 * 86400.0
 MAX_RENEWAL_MARGIN = 300.0
+#: What a refusal counts as that has a status of success.
+REFUSED = 401
 
 
 def access_token(
@@ -211,7 +213,10 @@ def _renew(
     try:
         answer: Response = yield Send(_request(account, old), within=REQUEST_SECONDS)
         status, headers = answer.status, answer.headers
-        if answer.status in SUCCESS:
+        if answer.status in SUCCESS and refusal(answer.body):
+            # As {"detail": "CLIENT_NOT_FOUND"}, which would be repeated in vain.
+            status, reason = REFUSED, f"HTTP {answer.status} and a refusal in its body"
+        elif answer.status in SUCCESS:
             token = parse_token(answer.body, now=policy.now(), previous=old)
     except TransportFailure as broken:
         failure = unreachable(account, broken)
@@ -235,7 +240,9 @@ def _renew(
     if 300 <= status < 500 and status != 429:
         refused_until = now + policy.remember_refusal
         spent = _spent(state.token, now=now)
-        return TokenState(spent, calls, failures, refused_until=refused_until, status=status), None
+        return TokenState(
+            spent, calls, failures, refused_until=refused_until, status=status, reason=reason
+        ), None
     not_before = now + policy.retry_after(headers, failures)
     # A rejected token is not kept: every call would send it once more, at the cost of the quota.
     is_rejected = state.token is not None and _same(state.token, rejected)
@@ -270,9 +277,10 @@ def _failure(account: Account, state: TokenState) -> PlaudError:
             "was submitted; try again in a few minutes.",
             status_code=status,
         )
+    how = state.reason or f"HTTP {status}"
     if status in (400, 401, 403) and state.token is not None:
         return PlaudTokenRejectedError(
-            f"Plaud refused client id {client!r} and its secret key with HTTP {status}, region "
+            f"Plaud refused client id {client!r} and its secret key with {how}, region "
             f"'{account.region.value}' at {where}, although it has accepted them before on this host: a "
             "gateway may be in trouble, or the client has lost its access or its secret key. Nothing was "
             "submitted. A retry may pass; the tasks of this host ask again after a minute.",
@@ -280,7 +288,7 @@ def _failure(account: Account, state: TokenState) -> PlaudError:
         )
     if status in (400, 401, 403):
         return PlaudAuthenticationError(
-            f"Plaud refused client id {client!r} and its secret key with HTTP {status}, region "
+            f"Plaud refused client id {client!r} and its secret key with {how}, region "
             f"'{account.region.value}' at {where}. Check client id (login), secret key (password) and region "
             "of the connection: credentials belong to one region. Nothing was submitted. The tasks of this "
             "host ask again after a minute.",

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from plaud_provider.api.calls import get_transcription, submit_transcription, verify_api_key
+from plaud_provider.api.calls import (
+    get_transcription,
+    submit_transcription,
+    verify_api_key,
+    verify_credentials,
+)
 from plaud_provider.api.dialects import EMBEDDED
 from plaud_provider.api.effects import Operation, Response, SubmitPhase
 from plaud_provider.api.models import Transcription
@@ -367,3 +372,12 @@ def test_when_it_was_accepted_is_told_by_the_answer_or_by_its_date(
     told = submit(KEYED, answer(200, payload, **headers)).created_at
 
     assert (told.isoformat() if told else None) == (f"{created}+00:00" if created else None)
+
+
+@pytest.mark.parametrize("payload", [{"detail": "CLIENT_NOT_FOUND"}, {"error": "invalid_client"}])
+def test_a_token_request_that_is_answered_with_a_refusal_is_not_repeated(payload: object) -> None:
+    here = World([answer(200, payload)])
+
+    with pytest.raises(PlaudAuthenticationError, match="HTTP 200 and a refusal in its body"):
+        here.run(verify_credentials(KEYED, here.policy))
+    assert here.operations == ["exchange"]
