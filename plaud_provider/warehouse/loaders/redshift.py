@@ -174,9 +174,7 @@ class RedshiftLoader(FilesLoader):
         ]
 
     def _create_more(self) -> None:
-        log.info(
-            "Landing in Redshift was built and tested as far as it goes without one; see docs/redshift.md"
-        )
+        log.info("Redshift: built and tested as far as it goes without one (`plaud docs redshift`)")
 
     def _add_column(self, column: sa.Column[Any]) -> str:
         table: Any = column.table
