@@ -77,6 +77,7 @@ class ClickHouseLoader(OrderedLoader):
     """
 
     kind = "ClickHouse"
+    can_remove = True
 
     def __init__(self, connection: Connection, tables: PlaudTables) -> None:
         super().__init__(tables)
@@ -113,6 +114,12 @@ class ClickHouseLoader(OrderedLoader):
                 ask = partial(self._rows, query, ids=list(some), status=Status.COMPLETED.value)
                 found |= {known for (known,) in self._run(ask, "could not be read")}
         return found
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Remove all rows of transcriptions; see the base class."""
+        with self._connected():
+            # Later than any row.
+            self._remove_older(ids, datetime(2200, 1, 1, tzinfo=UTC))
 
     def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
         """Replace all rows of these transcriptions; see the base class."""

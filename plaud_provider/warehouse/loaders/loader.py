@@ -44,6 +44,8 @@ class Loader(ABC):
     def kind(self) -> str:
         """Kind of warehouse, for messages."""
 
+    #: Whether it has :meth:`remove`.
+    can_remove = False
     _tables: PlaudTables
 
     @property
@@ -73,6 +75,15 @@ class Loader(ABC):
         :param ids: Their ids, in order, no id twice.
         :raises PlaudWarehouseError: if the warehouse cannot be asked.
         """
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """
+        Remove all rows of transcriptions.
+
+        :param ids: Their ids.
+        :raises PlaudWarehouseError: if it was not done.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:

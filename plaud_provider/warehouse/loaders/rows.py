@@ -39,6 +39,8 @@ class RowsLoader(Loader):
     :param tables: Tables to write.
     """
 
+    can_remove = True
+
     def __init__(self, database: Database, tables: PlaudTables) -> None:
         self.database = database
         self._tables = tables
@@ -76,6 +78,15 @@ class RowsLoader(Loader):
             }
 
         return self.database.run(find, failed=f"{self._tables.names} could not be read", is_patient=True)
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Remove all rows of transcriptions in one transaction; see the base class."""
+
+        def remove(connection: sa.Connection) -> None:
+            for table in (self._tables.segments, self._tables.transcripts):
+                self.database.dialect.delete(connection, table.c.transcription_id, ids)
+
+        self.database.run(remove, failed=f"{self._tables.names} still have {', '.join(ids)}")
 
     def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
         """Replace all rows of these transcriptions in one transaction; see the base class."""
