@@ -167,11 +167,13 @@ class Subject:
         return f"within {max(1.0, abs(apart)):.0f} s of Plaud's server"
 
     def warehouse(self) -> str:
-        """Open the warehouse as the tasks do."""
+        """Open the warehouse as the tasks do, and write, read and remove a scratch row."""
         from plaud_provider.warehouse.writer import open_warehouse
 
-        open_warehouse(self.sql_conn_id)
-        return f"{self.sql_conn_id}: plaud_transcripts and plaud_segments are there and fit"
+        fit = f"{self.sql_conn_id}: plaud_transcripts and plaud_segments are there and fit"
+        if open_warehouse(self.sql_conn_id).try_out():
+            return f"{fit}; a row was written, read and removed"
+        return f"{fit}; whether rows can be written was not tried"
 
     def ledger(self) -> str:
         """Open the ledger as the tasks do."""

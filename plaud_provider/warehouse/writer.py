@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from plaud_provider.api.models import Segment, Status, Transcription
+from plaud_provider.exceptions import PlaudWarehouseError
 from plaud_provider.warehouse.loaders.choice import choose_loader
 from plaud_provider.warehouse.loaders.loader import Landed
+from plaud_provider.warehouse.rows import Landing
 from plaud_provider.warehouse.settling import settle, with_origins
 from plaud_provider.warehouse.tables import DEFAULT_SEGMENTS_TABLE, DEFAULT_TRANSCRIPTS_TABLE, plaud_tables
 
 if TYPE_CHECKING:
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.loaders.loader import Loader
-    from plaud_provider.warehouse.rows import Landing
 
 __all__ = ["Landed", "WarehouseWriter", "open_warehouse"]
 
 log = logging.getLogger(__name__)
+
+#: Of scripts that a wrong encoding has no letters for.
+_SCRATCH = "Plaud doctor was here: é, 日本語, \U0001f600"
 
 
 class WarehouseWriter:
@@ -56,6 +63,35 @@ class WarehouseWriter:
         :raises PlaudWarehouseError: if the warehouse cannot be reached.
         """
         return self.loader.landed(sorted(set(transcription_ids))) if transcription_ids else set()
+
+    def try_out(self) -> bool:
+        """
+        Write the rows of a transcription that there is not, look for them, and remove them.
+
+        :return: ``False`` if this warehouse could not be rid of them, and nothing was written.
+        :raises PlaudWarehouseError: if one of these cannot be done.
+        """
+        if not self.loader.can_remove:
+            return False
+        known = f"plaud-doctor-{secrets.token_hex(8)}"
+        answer = Transcription(
+            transcription_id=known,
+            status=Status.COMPLETED,
+            reported_status=Status.COMPLETED.value,
+            text=_SCRATCH,
+            segments=(Segment(index=0, start_seconds=0.0, end_seconds=1.0, speaker=None, text=_SCRATCH),),
+            raw="{}",
+        )
+        self.loader.load([Landing(answer, region="us", landed_at=datetime.now(tz=UTC))])
+        try:
+            if known not in self.landed([known]):
+                raise PlaudWarehouseError(
+                    f"Warehouse {self.loader.conn_id!r}: what was written is not what is read. Does the "
+                    "connection read from a replica?"
+                )
+        finally:
+            self.loader.remove([known])
+        return True
 
     def replace(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
         """

@@ -121,6 +121,26 @@ def test_what_is_known_of_a_recording_is_in_columns_that_can_be_joined(lake: Lak
     assert lake.transcripts()[0]["metadata"] is None
 
 
+def test_trying_out_writes_reads_and_leaves_nothing_behind(lake: Lake) -> None:
+    lake.writer().replace([landing("txn_1")])
+    before = lake.content()
+
+    assert lake.writer().try_out()
+
+    assert lake.content() == before
+
+
+def test_trying_out_tells_a_role_that_may_not_write(lake: Lake) -> None:
+    lake.writer().replace([landing("txn_1")])
+    before = lake.content()
+    lake.lose_rights()
+
+    with pytest.raises(PlaudWarehouseError, match=r"denied|read-only|rights"):
+        lake.writer().try_out()
+
+    assert lake.content() == before
+
+
 def test_speakers_are_summed_up_alike_in_every_warehouse(lake: Lake) -> None:
     said = [
         ("A", 0.0, 6.0, "one  two\n\tthree "),

@@ -78,6 +78,7 @@ class ClickHouseLoader(OrderedLoader):
     """
 
     kind = "ClickHouse"
+    can_remove = True
 
     def __init__(self, connection: Connection, tables: PlaudTables) -> None:
         super().__init__(tables)

@@ -81,6 +81,8 @@ class Loader(ABC):
     def kind(self) -> str:
         """Kind of warehouse, for messages."""
 
+    #: Whether it has :meth:`remove`.
+    can_remove = False
     _tables: PlaudTables
 
     @property

@@ -41,6 +41,8 @@ class RowsLoader(Loader):
     :param tables: Tables to write.
     """
 
+    can_remove = True
+
     def __init__(self, database: Database, tables: PlaudTables) -> None:
         self.database = database
         self._tables = tables

@@ -55,6 +55,7 @@ def test_what_is_there_is_found(capsys: pytest.CaptureFixture[str], plaud: Emula
     assert lines["connection"][1] == "plaud_default, client id client"
     assert lines["region"][1] == f"us, at {plaud.url}"
     assert lines["token"][1].startswith("Plaud accepted client client")
+    assert lines["warehouse"][1].endswith("a row was written, read and removed")
     assert "--recording" in lines["storage signing"][1]
 
 
