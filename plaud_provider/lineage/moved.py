@@ -55,7 +55,7 @@ class TellsLineage:
 
     _moved: Moved | None = None
 
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage:
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """
         Return datasets and facets; Airflow's OpenLineage provider calls this, also if the task has failed.
 

@@ -66,7 +66,7 @@ class PlaudRunFacet(RunFacet):  # type: ignore[misc,unused-ignore]
     _additional_skip_redact = ["counts", "transcriptionIds", "audioSeconds"]
 
 
-def lineage_of(moved: Moved | None) -> OperatorLineage:
+def lineage_of(moved: Moved | None) -> OperatorLineage[Any, Any]:
     """
     Return what a task has moved as OpenLineage has it.
 

@@ -16,6 +16,7 @@ from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator
 from plaud_provider.operators.land_recordings import (
     ENDS,
     PROBLEMS_KEY,
+    SHOWN,
     examples,
     in_words,
     remedies,
@@ -31,6 +32,8 @@ _SETTLED = {
     "unknown": "unknown_before",
     "expired": "expired_before",
 }
+#: XCom with the report as text and as data, for callbacks and notifiers; also if the task fails.
+SUMMARY_KEY = "summary"
 _PLANNED = ("landed_before", "waiting", "new", "refused", "submitted", "audio_hours")
 
 
@@ -42,7 +45,9 @@ class ReportRecordingsOperator(ArchiveOperator):
     or if more recordings are bad than ``max_failed`` allows. What the run has left at ``results_path`` is
     removed: its chunks unless something is left to do, and what has landed or is too old to be of use.
 
-    Each Asset in ``outlets`` gets the counts as ``extra`` of its event.
+    Each Asset in ``outlets`` gets the counts as ``extra`` of its event. The XCom ``summary`` has the report
+    for callbacks and notifiers, whether the task succeeds or fails: ``text``, ``is_good``, ``counts``, and in
+    ``problems`` some of the recordings that did not land, with their reasons.
 
     :param ledger_conn_id: As for all tasks of an archive.
     :param plaud_conn_id: Likewise.
@@ -120,10 +125,18 @@ class ReportRecordingsOperator(ArchiveOperator):
             )
         if not is_only_plan and (too_many := _too_many(counts, max_failed)) is not None:
             complaints.append(too_many)
+        problems = sorted(
+            problem for some in self._pull(context, self.land_task_id, PROBLEMS_KEY) for problem in some
+        )
+        told = {
+            "version": 1,
+            "text": " ".join([_summary(counts, is_only_plan=is_only_plan), *complaints]),
+            "is_good": not complaints,
+            "counts": counts,
+            "problems": problems[:SHOWN],
+        }
+        context["ti"].xcom_push(key=SUMMARY_KEY, value=told)
         if complaints:
-            problems = sorted(
-                problem for some in self._pull(context, self.land_task_id, PROBLEMS_KEY) for problem in some
-            )
             raise PlaudArchiveError(
                 f"{' '.join(complaints)} ({in_words(counts)}). {remedies(counts)}{examples(problems)}"
             )
