@@ -279,7 +279,10 @@ class LandRecordingsOperator(ChunkOperator):
             self._results().remove_landed(chunk.plaud.region, ids, keep_raw=False)
         counts = chunk.counts()
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
-        self._moved = chunk.moved(counts)._replace(target=self._tables(), **self._rows(context))
+        rows = self._rows(context)
+        self._moved = chunk.moved(counts)._replace(
+            target=self._tables(), transcripts=rows["transcripts"], segments=rows["segments"]
+        )
         for outlet in self.outlets:
             if isinstance(outlet, Asset):
                 context["outlet_events"][outlet].extra.update(counts)
