@@ -74,6 +74,47 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "connection-types": [_connection_type()],
+        "config": {"plaud": {"description": "Plaud's pages in Airflow's UI.", "options": _options()}},
+    }
+
+
+def _options() -> dict[str, Any]:
+    def option(kind: str, default: str | None, example: str | None, description: str) -> dict[str, Any]:
+        return {
+            "description": description,
+            "version_added": "0.1.0",
+            "type": kind,
+            "example": example,
+            "default": default,
+        }
+
+    return {
+        "sql_conn_id": option(
+            "string",
+            "warehouse_default",
+            None,
+            "Connection of the warehouse that pages read, unless a run's own tasks name another.",
+        ),
+        "schema": option("string", None, "calls", "Schema of its table; the connection's own if left out."),
+        "transcripts_table": option(
+            "string", "plaud_transcripts", None, "Its table of transcripts, likewise."
+        ),
+        "ledger_conn_id": option(
+            "string", None, "ledger", "Connection of the ledger; that of the warehouse if left out."
+        ),
+        "show_transcripts": option(
+            "boolean",
+            "True",
+            None,
+            "Whether pages and downloads have what was said; if not, they have numbers, for everybody.",
+        ),
+        "price_per_hour": option(
+            "string",
+            None,
+            "0.28 USD",
+            "What Plaud bills for an hour of audio, unless the task or its connection says so; prices are "
+            "shown if it is set.",
+        ),
     }
 
 
@@ -97,6 +138,17 @@ def _connection_type() -> dict[str, Any]:
                 "schema": {"type": "string", "enum": ["us", "eu", "jp"], "default": "us"},
                 "description": "The region that the credentials belong to. Requests never reach another "
                 "region.",
+            },
+            "api": {
+                "label": "API",
+                "schema": {"type": "string", "enum": ["openapi", "embedded"], "default": "openapi"},
+                "description": "Which of Plaud's APIs the client is for: openapi (openapi.plaud.…) or "
+                "embedded (platform-….plaud.ai). Plaud's portal says which; see docs/dialects.md.",
+            },
+            "api_key": {
+                "label": "API key",
+                "schema": {"type": ["string", "null"], "format": "password"},
+                "description": "The client's API key, which is not its secret key; for the API embedded.",
             },
             "requests_per_minute": {
                 "label": "Requests per minute",
@@ -131,6 +183,12 @@ def _connection_type() -> dict[str, Any]:
                 "schema": {"type": ["string", "null"]},
                 "description": "Exact names of private gateways that the base URL may point to, with commas "
                 "between.",
+            },
+            "price_per_hour": {
+                "label": "Price per hour",
+                "schema": {"type": ["string", "null"]},
+                "description": "What Plaud asks you for an hour of audio, as in 0.28 USD: plans and reports "
+                "then say what they cost.",
             },
         },
     }

@@ -46,6 +46,7 @@ class Segment:
     :param end_seconds: End in seconds, likewise.
     :param speaker: Speaker label; present when diarization was asked for.
     :param text: What was said.
+    :param language: BCP-47 code of this segment, where the API told it.
     """
 
     index: int
@@ -53,6 +54,7 @@ class Segment:
     end_seconds: float | None
     speaker: str | None
     text: str = field(repr=False)
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,11 @@ class Transcription:
     :param duration_seconds: Length of the audio in seconds.
     :param segments: The transcript in stretches, in the API's order.
     :param error: Why it failed, without query strings of URLs and at most 500 characters.
-    :param created_at: When it was submitted (UTC); only the answer to a submit has it.
+    :param created_at: When it was submitted (UTC); only the answer to a submit has it, as ``createdAt`` or
+        else as the date of the answer itself.
     :param completed_at: When it was completed (UTC).
     :param raw: The answer itself as JSON text.
+    :param model: Name of the speech model, where the API told it.
     """
 
     transcription_id: str
@@ -84,6 +88,7 @@ class Transcription:
     created_at: datetime | None = None
     completed_at: datetime | None = None
     raw: str = field(default="{}", repr=False)
+    model: str | None = None
 
     @property
     def is_final(self) -> bool:
@@ -177,7 +182,7 @@ class Transcription:
         """
         Return the segments as a pandas frame, one row each.
 
-        Columns: ``transcription_id, segment_index, start_seconds, end_seconds, speaker, text``.
+        Columns: ``transcription_id, segment_index, start_seconds, end_seconds, speaker, text, language``.
         """
         import pandas as pd
 
@@ -189,6 +194,7 @@ class Transcription:
                 "end_seconds": pd.Series([s.end_seconds for s in self.segments], dtype="float64"),
                 "speaker": pd.Series([s.speaker for s in self.segments], dtype="object"),
                 "text": pd.Series([s.text for s in self.segments], dtype="object"),
+                "language": pd.Series([s.language for s in self.segments], dtype="object"),
             }
         )
 

@@ -11,9 +11,9 @@ audio's length, and from how far off earlier predictions were come two moments f
 - when it is *probably done*: nearly all take no longer (the 95 % quantile).
 
 From the second moment on it is looked at in any case. Between the two a look is a *guess*. Guesses are made
-only from a share of the requests that the client's quota does not need otherwise. After each look in vain the
-next one waits for a share of the time that has passed (backoff). ``benchmarks/polling.py`` compares this with
-looking at a fixed interval.
+only from a share of the requests that the client's quota does not need otherwise, and of many only a few as
+long as nothing is known. After each look in vain the next one waits for a share of the time that has passed
+(backoff). ``benchmarks/polling.py`` compares this with looking at a fixed interval.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ SHARE = 0.4
 FEW = 4
 FEW_MAY_BE = 0.05
 FEW_A_MINUTE = 30.0
+#: Guesses a minute of a larger schedule as long as nothing is known, however much of the quota is unused.
+UNKNOWN_A_MINUTE = 60.0
 #: Backoff. After a look in vain the next guess comes when a tenth of the time so far has passed again, and
 #: the next look in any case when two fifths have.
 GROWTH_OF_GUESS = 0.1
@@ -313,7 +315,12 @@ class Schedule:
         """Return when the next guess is allowed: by the unused quota, and at least one in each interval."""
         if self._guessed_at is None:
             return -math.inf
-        a_minute = max(self._spare * SHARE, FEW_A_MINUTE if self._is_few else 0.0)
+        a_minute = self._spare * SHARE
+        if self._is_few:
+            a_minute = max(a_minute, FEW_A_MINUTE)
+        elif not self._times:
+            # What a few looks in vain tell of one holds for all.
+            a_minute = min(a_minute, UNKNOWN_A_MINUTE)
         return self._guessed_at + min(self._interval, 60.0 / a_minute if a_minute > 0 else math.inf)
 
     def _free(self) -> list[_Waiting]:

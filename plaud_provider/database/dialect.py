@@ -10,6 +10,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -130,6 +131,10 @@ class Dialect:
         self._keeps_connection = keeps_connection
         #: Kind of database, by SQLAlchemy's name of the dialect.
         self.name = str(hook.conn_type)
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Wait for this task's turn at the database, where only one at a time can have it."""
+        return nullcontext()
 
     def create_engine(self) -> sa.Engine:
         """
@@ -303,7 +308,9 @@ def replace_nuls(rows_or_columns: Iterable[Row | list[Any]], json: Collection[st
     for values in rows_or_columns:
         places: Any = values.items() if isinstance(values, dict) else enumerate(values)
         for place, value in places:
-            if isinstance(value, str) and "\x00" in value:
+            if not isinstance(value, str):
+                continue
+            if "\x00" in value:
                 values[place] = value.replace("\x00", "\ufffd")
                 replaced += value.count("\x00")
             elif place in json and "\\u0000" in value:

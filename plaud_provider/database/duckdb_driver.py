@@ -156,6 +156,9 @@ _TYPES: dict[str, sa.types.TypeEngine[Any]] = {
     "BIGINT": sa.BIGINT(),
     **{name: _WholeNumber(name) for name in ("UINTEGER", "UBIGINT", "HUGEINT", "UHUGEINT")},
     "BOOLEAN": sa.BOOLEAN(),
+    "DATE": sa.DATE(),
+    # As text is: of a user's own table.
+    "JSON": sa.VARCHAR(),
     "TIMESTAMP WITH TIME ZONE": sa.TIMESTAMP(timezone=True),
 }
 

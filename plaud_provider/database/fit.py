@@ -11,7 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.schema import CreateIndex, CreateTable, ExecutableDDLElement, SetTableComment
+from sqlalchemy.schema import (
+    CreateIndex,
+    CreateTable,
+    ExecutableDDLElement,
+    SetColumnComment,
+    SetTableComment,
+)
+from sqlalchemy.sql import quoted_name
 
 from plaud_provider.database.dialect import code_of
 from plaud_provider.database.types import JsonText
@@ -29,7 +36,7 @@ _MYSQL_TEXTS: tuple[type, ...] = (mysql.TINYTEXT, mysql.TEXT, mysql.MEDIUMTEXT, 
 
 def create_or_check(
     connection: sa.Connection, *, tables: DeclaredTables, dialect: Dialect, title: str
-) -> None:
+) -> list[CreateView]:
     """
     Create tables that are not there, and compare those that are with what we need.
 
@@ -39,6 +46,7 @@ def create_or_check(
     :param tables: What we need.
     :param dialect: What this kind of database does in its own way.
     :param title: What they are in, for messages.
+    :return: What makes the views that are not there.
     :raises PlaudTableMismatchError: that names every column that does not fit.
     :raises PlaudConfigurationError: if no table of this database would do.
     :raises PlaudWarehouseError: if there is no such schema.
@@ -76,6 +84,12 @@ def create_or_check(
         log.info("Added column %s to table %s of an earlier version", column.name, column.table.fullname)
     for table in new:
         _create(connection, table)
+    longest = connection.dialect.max_identifier_length
+    return [
+        CreateView(name, tables.schema, query)
+        for name, query in tables.views.items()
+        if len(name.encode()) <= longest and not inspector.has_table(name, tables.schema)
+    ]
 
 
 def keys(inspector: sa.Inspector, dialect: Dialect, table: sa.Table) -> set[frozenset[str]]:
@@ -210,6 +224,8 @@ def holds(there: sa.types.TypeEngine[Any], dialect: sa.Dialect, column: sa.Colum
     if isinstance(needed, sa.Integer):
         is_whole = isinstance(there, sa.Numeric) and not isinstance(there, sa.Float) and there.scale == 0
         return is_whole or (isinstance(there, sa.Integer) and not isinstance(there, sa.SmallInteger))
+    if isinstance(needed, sa.Date):
+        return isinstance(there, sa.Date) or (is_sqlite and is_text and length is None)
     return (isinstance(there, sa.DateTime) and (is_sqlite or there.timezone)) or (
         is_sqlite and is_text and length is None
     )
@@ -240,8 +256,20 @@ def _create(connection: sa.Connection, table: sa.Table) -> None:
     # DuckDB scans a column faster than it keeps an index.
     for index in table.indexes if connection.dialect.name != "duckdb" else ():
         connection.execute(CreateIndex(index))
-    if connection.dialect.supports_comments and not connection.dialect.inline_comments:
+    if _has_comments_apart(connection):
         connection.execute(SetTableComment(table))
+        for column in table.columns:
+            _comment(connection, column)
+
+
+def _has_comments_apart(connection: sa.Connection) -> bool:
+    """Whether comments are statements of their own; MySQL has them in those that create."""
+    return connection.dialect.supports_comments and not connection.dialect.inline_comments
+
+
+def _comment(connection: sa.Connection, column: sa.Column[Any]) -> None:
+    if column.comment is not None:
+        connection.execute(SetColumnComment(column))
 
 
 def _is_added(connection: sa.Connection, column: sa.Column[Any]) -> bool:
@@ -252,6 +280,8 @@ def _is_added(connection: sa.Connection, column: sa.Column[Any]) -> bool:
         if not code_of(error).startswith("42"):
             raise
         return False
+    if _has_comments_apart(connection):
+        _comment(connection, column)
     return True
 
 
@@ -264,6 +294,46 @@ def _with_comment(element: _CreateTable, compiler: Any, **options: Any) -> str:
     # SQLite keeps the text of the statement.
     start, _, end = compiler.visit_create_table(element, **options).rpartition(")")
     return f"{start}/* {element.element.comment} */\n){end}"
+
+
+class CreateView(ExecutableDDLElement):
+    """
+    ``CREATE VIEW``.
+
+    :param name: Its name, taken literally.
+    :param schema: Schema that it is in; ``None`` for the connection's own.
+    :param query: What it shows.
+    """
+
+    def __init__(self, name: str, schema: str | None, query: sa.Select[Any]) -> None:
+        self.name = quoted_name(name, quote=True)
+        self.schema = schema
+        self.query = query
+
+
+@compiles(CreateView)
+def _create_view(element: CreateView, compiler: Any, **_: Any) -> str:
+    name = compiler.preparer.format_table(sa.table(element.name, schema=element.schema))
+    return f"CREATE VIEW {name} AS {compiler.sql_compiler.process(element.query, literal_binds=True)}"
+
+
+@compiles(CreateView, "postgresql")
+def _create_view_of_a_function(element: CreateView, compiler: Any, **_: Any) -> str:
+    # PostgreSQL lets nobody alter, move or drop what a view shows. A function looks its tables up when it is
+    # called, so that what is there for convenience is in nobody's way; the planner takes it for its query.
+    name = compiler.preparer.format_table(sa.table(element.name, schema=element.schema))
+    query = compiler.sql_compiler.process(element.query, literal_binds=True)
+    columns = ", ".join(
+        f"{compiler.preparer.quote(column.name)} {column.type.compile(dialect=compiler.dialect)}"
+        for column in element.query.selected_columns
+    )
+    made = f"RETURNS TABLE ({columns}) LANGUAGE sql STABLE AS {_text(query)}"
+    create = f"CREATE OR REPLACE FUNCTION {name}() {made}; CREATE VIEW {name} AS SELECT * FROM {name}()"
+    return f"DO {_text(f'BEGIN {create}; END')}"
+
+
+def _text(sql: str) -> str:
+    return "'" + sql.replace("'", "''") + "'"
 
 
 class _AddColumn(ExecutableDDLElement):

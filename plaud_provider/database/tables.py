@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.sql import quoted_name
@@ -28,16 +29,25 @@ class DeclaredTables:
     :param schema: Schema that they are in; ``None`` for the connection's own.
     :param parameters: The tables, each with the argument that names it.
     :param keyed: Those whose primary key the database itself has to enforce.
+    :param views: Views of them, for people, by name: they are made where they can be, and nothing depends on
+        them.
     """
 
     def __init__(
-        self, schema: str | None, parameters: Mapping[sa.Table, str], *, keyed: frozenset[sa.Table]
+        self,
+        schema: str | None,
+        parameters: Mapping[sa.Table, str],
+        *,
+        keyed: frozenset[sa.Table],
+        views: Mapping[str, sa.Select[Any]] | None = None,
     ) -> None:
         self.schema = schema
         self.parameters = parameters
         self.keyed = keyed
+        self.views = views or {}
         for table in parameters:
-            table.comment = f"Created by airflow-provider-plaud {__version__}"
+            what = f"{table.comment}. " if table.comment else ""
+            table.comment = f"{what}Created by airflow-provider-plaud {__version__}"
             for option, value in _MYSQL.items():
                 table.kwargs[f"mysql_{option}"] = value
 

@@ -102,6 +102,14 @@ with DAG(
             title="Bad recordings allowed",
             description="Of a run: a number, or below 1 a share; empty: any number",
         ),
+        "max_changed": Param(
+            20,
+            type=["null", "number"],
+            minimum=0,
+            title="Changed recordings allowed",
+            description="Paid for before, and their files have another version now: a number, or below 1 a "
+            "share; 0: never; empty: any number",
+        ),
         "language": Param(
             None,
             type=["null", "string"],
@@ -134,6 +142,7 @@ with DAG(
         max_audio_hours="{{ params.max_audio_hours }}",
         resubmit="{{ params.resubmit }}",
         max_failed="{{ params.max_failed }}",
+        max_changed="{{ params.max_changed }}",
         language="{{ params.language }}",
         speaker_diarization="{{ params.speaker_diarization }}",
         chunk_size="{{ params.chunk_size }}",

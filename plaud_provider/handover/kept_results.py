@@ -80,11 +80,12 @@ class ResultStore:
     def load(self, region: str, transcription_id: str) -> Transcription | None:
         """Return what was saved; ``None`` if nothing was, or what is there is no answer about this one."""
         name = kept_name(region, transcription_id)
-        content = self._files.read(name)
-        if content is None:
+        found = [self._files.read(name)]
+        if found == [None]:
             return None
         try:
-            return parse_transcription(content, requested_id=transcription_id)
+            # Handed on, not held here as well: it may be large.
+            return parse_transcription(found.pop() or b"", requested_id=transcription_id)
         except PlaudResponseError:
             log.warning(
                 "results_path: %s in %s is no answer about transcription %s, and is not used.",

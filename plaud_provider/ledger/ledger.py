@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from plaud_provider import metrics
+from plaud_provider.api.limits import LATE_AFTER
 from plaud_provider.database.connections import kind_of, look_up
 from plaud_provider.database.database import DIALECTS, once_committed, open_database
 from plaud_provider.database.rows import batches
@@ -36,6 +37,8 @@ Arguments = ParamSpec("Arguments")
 
 #: Keys per statement: SQLite before 3.32 takes 999 variables, and :meth:`Ledger.failed` three for each id.
 BATCH = 300
+#: References per query, likewise.
+LOOKED_UP = 900
 LAPSED = (
     "Its task ended or stalled while it was being sent, and noted no answer: Plaud may have accepted and "
     "billed it. Compare with Plaud's own account, then have it submitted again if it is not there."
@@ -91,6 +94,7 @@ class Ledger:
     :meth:`failed`                ``processing``                                 ``failed``, with its id
     :meth:`expired`               ``processing``; ``landed``, but elsewhere      ``expired``
     :meth:`known_again`           ``expired``                                    ``processing``
+    :meth:`found_at_plaud`        ``unknown``                                    ``processing``, nobody waits
     :meth:`purge`                 all but ``claimed`` and ``submitting``         the same, and ``purged_at``
     ============================  =============================================  ==========================
 
@@ -557,6 +561,38 @@ class Ledger:
             updated_at=self._now,
         )
 
+    def found_at_plaud(self, key: str, transcription_id: str) -> bool:
+        """
+        Note that a person has found a recording of unknown outcome in Plaud's console, and under which id.
+
+        Nobody waits for it: the next run over its folder, or any that takes up what is overdue, lands it.
+
+        :param key: Its key.
+        :param transcription_id: The id that Plaud shows.
+        :return: ``False`` if it is not ``unknown``, or purged, or another recording has this id; nothing has
+            changed then.
+        """
+
+        def note(connection: sa.Connection) -> bool:
+            # What was being sent when its lease ended is unknown, too.
+            self._rows(connection, [key])
+            is_taken = sa.select(self._c.recording_key).where(self._c.transcription_id == transcription_id)
+            if connection.scalar(is_taken) not in (None, key):
+                return False
+            changed = self._change(
+                connection,
+                sa.and_(self._has_key([key]), self._is(State.UNKNOWN), self._c.purged_at.is_(None)),
+                state=State.PROCESSING.value,
+                transcription_id=transcription_id,
+                error=None,
+                lease_until=None,
+                finished_at=None,
+                updated_at=self._now,
+            )
+            return changed == 1
+
+        return self._run(note)
+
     def settle(
         self,
         landed: Collection[str],
@@ -733,6 +769,25 @@ class Ledger:
         )
         return self._run(lambda connection: [row_to_entry(row) for row in connection.execute(query)])
 
+    def late(self, *, region: str, client_id: str) -> int:
+        """
+        Return how many recordings have been at Plaud for so long that their results are soon lost.
+
+        :param region: Plaud region.
+        :param client_id: Plaud client id.
+        """
+        query = (
+            sa.select(sa.func.count())
+            .select_from(self._table)
+            .where(
+                self._c.region == region,
+                self._c.client_id == client_id,
+                self._is(State.PROCESSING),
+                self._c.submitted_at <= self._clock(-LATE_AFTER),
+            )
+        )
+        return self._run(lambda connection: int(connection.execute(query).scalar_one()))
+
     # What is known
 
     def entries(self, keys: Collection[str]) -> dict[str, Entry]:
@@ -761,6 +816,40 @@ class Ledger:
             }
 
         return self._in_batches(keys, find)
+
+    def paid_uris(
+        self,
+        uris: Collection[str],
+        *,
+        region: str,
+        client_id: str,
+        language: str | None,
+        speaker_diarization: bool,
+    ) -> set[str]:
+        """
+        Return those references of which a recording was paid for, or may have been, whatever its version.
+
+        :param uris: References as they are stored, also tens of thousands.
+        :param region: Plaud region.
+        :param client_id: Plaud client id.
+        :param language: Language that was asked for: another one is another transcription.
+        :param speaker_diarization: Whether speakers were asked for, likewise.
+        """
+        c = self._c
+        # Each statement reads the whole table: an index of texts of any length is none that all databases
+        # have, and a hundred thousand rows are read in some hundredths of a second.
+        query = sa.select(c.audio_uri).where(
+            c.region == region,
+            c.client_id == client_id,
+            c.language.is_not_distinct_from(language),
+            c.speaker_diarization == speaker_diarization,
+            sa.or_(c.transcription_id.is_not(None), self._is(State.SUBMITTING, State.UNKNOWN)),
+        )
+
+        def find(connection: sa.Connection, some: Sequence[str]) -> dict[str, str]:
+            return {uri: uri for uri in connection.scalars(query.where(c.audio_uri.in_(some)))}
+
+        return set(self._in_batches(uris, find, size=LOOKED_UP))
 
     def origins(
         self, transcription_ids: Collection[str], *, region: str, connection: sa.Connection | None = None
@@ -981,7 +1070,11 @@ class Ledger:
         return self._rows(connection, keys, *more)
 
     def _in_batches(
-        self, keys: Collection[str], work: Callable[[sa.Connection, Sequence[str]], dict[str, Result]]
+        self,
+        keys: Collection[str],
+        work: Callable[[sa.Connection, Sequence[str]], dict[str, Result]],
+        *,
+        size: int = BATCH,
     ) -> dict[str, Result]:
         """
         Do something with keys in as many transactions as it takes, and return all that they return.
@@ -989,7 +1082,7 @@ class Ledger:
         In the order of the keys: two tasks that lock the same ones wait for each other, not in a circle.
         """
         found: dict[str, Result] = {}
-        for some in batches(sorted(set(keys)), BATCH):
+        for some in batches(sorted(set(keys)), size):
             found |= self._run(work, some)
         return found
 

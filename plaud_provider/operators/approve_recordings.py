@@ -14,6 +14,8 @@ from plaud_provider.operators.chunk import COUNTS_KEY
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from plaud_provider.submit.summary import Price
+
 APPROVE = "Approve"
 REJECT = "Reject"
 #: What a plan tells besides what is new, as people read it.
@@ -45,8 +47,9 @@ class ApproveRecordingsOperator(HITLOperator):
     :param list_task_id: The task that listed.
     :param approve_above_hours: Up to so many hours of new audio nobody is asked; 0 or more; ``None`` for any
         number (templated).
-    :param price_per_hour: What an hour of audio costs, in your currency, to say what the plan costs
-        (templated); left out, no money is named.
+    :param price_per_hour: What an hour of audio costs, as in ``0.28 USD``, to say what the plan costs
+        (templated); by default as the connection has it.
+    :param plaud_conn_id: Connection of type ``plaud`` (templated).
     :param plan_only: Whether nothing is going to be submitted: then nobody is asked (templated).
     :param subject: The question, as people see it (templated).
     :return: The paths of the chunks; none if it was rejected.
@@ -57,6 +60,7 @@ class ApproveRecordingsOperator(HITLOperator):
         "manifests",
         "approve_above_hours",
         "price_per_hour",
+        "plaud_conn_id",
         "plan_only",
         "subject",
     )
@@ -70,6 +74,7 @@ class ApproveRecordingsOperator(HITLOperator):
         list_task_id: str,
         approve_above_hours: float | str | None,
         price_per_hour: float | str | None = None,
+        plaud_conn_id: str = "plaud_default",
         plan_only: bool | str = False,
         subject: str = "Transcribe these recordings, and pay for them?",
         trigger_rule: str = "none_failed",
@@ -85,19 +90,23 @@ class ApproveRecordingsOperator(HITLOperator):
         self.list_task_id = list_task_id
         self.approve_above_hours = approve_above_hours
         self.price_per_hour = price_per_hour
+        self.plaud_conn_id = plaud_conn_id
         self.plan_only = plan_only
 
     def execute(self, context: Context) -> list[str]:
         """Go on if the plan is small; else ask."""
+        from plaud_provider.hooks.connection import PlaudConnection
+        from plaud_provider.submit.summary import known_price
+
         manifests = self._chunks()
         most = optional_number("approve_above_hours", self.approve_above_hours, minimum=0)
-        price = optional_number("price_per_hour", self.price_per_hour, minimum=0)
         plans = [*self._pull(context, self.plan_task_id), *self._pull(context, self.list_task_id)]
         hours = sum(plan.get("audio_hours", 0.0) for plan in plans)
         if validate_boolean("plan_only", self.plan_only) or most is None or hours <= most:
             self.log.info("%.2f hours of new audio: nobody needs to be asked.", hours)
             return manifests
-        self.body = plan_in_words(plans, most=most, price_per_hour=price)
+        price = known_price(self.price_per_hour, PlaudConnection(self.plaud_conn_id))
+        self.body = question_in_words(plans, most=most, price=price)
         self.log.info("Asking whether to go on. %s", self.body)
         super().execute(context)
         raise AssertionError("unreachable")
@@ -125,13 +134,13 @@ class ApproveRecordingsOperator(HITLOperator):
         return [one for one in found if one]
 
 
-def plan_in_words(plans: Sequence[Mapping[str, float]], *, most: float, price_per_hour: float | None) -> str:
+def question_in_words(plans: Sequence[Mapping[str, float]], *, most: float, price: Price | None) -> str:
     """
     Return a plan as people decide on it, in Markdown.
 
     :param plans: Counts of the listing and of the plans of all chunks.
     :param most: Up to so many hours nobody is asked.
-    :param price_per_hour: What an hour costs; ``None``: that is not known.
+    :param price: What an hour costs; ``None``: that is not known.
     """
 
     def total(name: str) -> float:
@@ -139,8 +148,8 @@ def plan_in_words(plans: Sequence[Mapping[str, float]], *, most: float, price_pe
 
     hours = total("audio_hours")
     lines = [f"**{total('new'):,.0f} recordings are new, with {hours:,.1f} hours of audio.**"]
-    if price_per_hour is not None:
-        lines.append(f"At {price_per_hour:g} an hour that is about **{hours * price_per_hour:,.2f}**.")
+    if price is not None:
+        lines.append(f"That costs **{price.of(hours)}**.")
     else:
         lines.append("What an hour costs is not known here (price_per_hour).")
     rest = [f"{total(name):,.0f} {words}" for name, words in _REST.items() if total(name)]

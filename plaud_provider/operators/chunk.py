@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,13 @@ from airflow.sdk import BaseOperator
 from plaud_provider.api.arguments import (
     TextArguments,
     optional,
-    validate_boolean,
-    validate_language,
-    validate_webhook_url,
+    split_words,
     validate_words,
 )
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.lineage.moved import Target, TellsLineage
 from plaud_provider.recordings.mapping import HarmlessLabel
+from plaud_provider.transfers.metadata import refuse_wrong_metadata
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -26,11 +25,15 @@ if TYPE_CHECKING:
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.entry import Owner, State
     from plaud_provider.ledger.ledger import Ledger
-    from plaud_provider.submit.course import Terms
     from plaud_provider.submit.stop import Stop
+    from plaud_provider.submit.summary import Price
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 COUNTS_KEY = "counts"
+#: XCom with some of the recordings of a chunk that were refused or did not land, and why.
+PROBLEMS_KEY = "problems"
+#: How many of them.
+SHOWN = 5
 #: Until recordings that another task is about to submit are looked at again.
 HELD_SECONDS = 30.0
 
@@ -58,6 +61,13 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     :param schema: Schema of both tables (templated); ``None`` for the connection's own.
     :param transcripts_table: Table for transcriptions (templated).
     :param segments_table: Table for segments (templated).
+    :param metadata: As for ``TranscriptionToSqlOperator`` (templated): fields of all recordings.
+    :param metadata_pattern: Likewise (templated).
+    :param metadata_path: Likewise (templated).
+    :param metadata_columns: Likewise (templated).
+    :param metadata_timezone: Likewise (templated).
+    :param price_per_hour: What Plaud asks for an hour of audio, as in ``0.28 USD`` (templated), for what is
+        said of plans and runs; by default as the Plaud connection has it, else no money is spoken of.
     """
 
     template_fields: Sequence[str] = (
@@ -68,6 +78,12 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
         "schema",
         "transcripts_table",
         "segments_table",
+        "metadata",
+        "metadata_pattern",
+        "metadata_path",
+        "metadata_columns",
+        "metadata_timezone",
+        "price_per_hour",
     )
     #: Whether the listing of its run has opened ledger and warehouse before.
     _comes_after_list = True
@@ -82,6 +98,12 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
         schema: str | None = None,
         transcripts_table: str = "plaud_transcripts",
         segments_table: str = "plaud_segments",
+        metadata: Mapping[str, Any] | str | None = None,
+        metadata_pattern: str | None = None,
+        metadata_path: str | None = None,
+        metadata_columns: Sequence[str] | str | None = None,
+        metadata_timezone: str | None = None,
+        price_per_hour: float | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -92,11 +114,24 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
         self.schema = schema
         self.transcripts_table = transcripts_table
         self.segments_table = segments_table
+        self.metadata = metadata
+        self.metadata_pattern = metadata_pattern
+        self.metadata_path = metadata_path
+        self.metadata_columns = metadata_columns
+        self.metadata_timezone = metadata_timezone
+        self.price_per_hour = price_per_hour
+        refuse_wrong_metadata(self)
 
     def _plaud(self) -> PlaudConnection:
         from plaud_provider.hooks.connection import PlaudConnection
 
         return PlaudConnection(self.plaud_conn_id, optional(self.region))
+
+    def _price(self) -> Price | None:
+        """Return what an hour of audio costs, where the arguments or the connection say so."""
+        from plaud_provider.submit.summary import known_price
+
+        return known_price(self.price_per_hour, self._plaud())
 
     def _ledger(self) -> AbstractContextManager[Ledger]:
         from plaud_provider.ledger.ledger import open_ledger
@@ -112,6 +147,7 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
             optional(self.schema),
             self.transcripts_table,
             self.segments_table,
+            metadata_columns=split_words(self.metadata_columns),
             ledger=ledger,
             is_checked=self._comes_after_list,
         )
@@ -150,17 +186,6 @@ class ChunkOperator(ArchiveOperator):
         except PlaudInputError as missing:
             self.log.warning("No recording of this chunk was prepared: %s", missing)
             return {}
-
-
-def checked_terms(language: str | None, speaker_diarization: object, webhook_url: str | None = None) -> Terms:
-    """Return how recordings are to be transcribed, from arguments that templates may have rendered."""
-    from plaud_provider.submit.course import Terms
-
-    return Terms(
-        language=validate_language(optional(language)),
-        speaker_diarization=validate_boolean("speaker_diarization", speaker_diarization),
-        webhook_url=validate_webhook_url(optional(webhook_url)),
-    )
 
 
 def states_to_resubmit(words: object) -> list[State]:

@@ -17,7 +17,8 @@ from plaud_provider.api.waiting import BACKSTOP, NOT_FOUND_REASON, WaitResult
 from plaud_provider.exceptions import PlaudArchiveError, error_class
 from plaud_provider.handover.wait_record import WaitRecord
 from plaud_provider.lineage.moved import Moved, folders_of, some_ids
-from plaud_provider.operators.chunk import COUNTS_KEY, ChunkOperator, shown
+from plaud_provider.operators.chunk import COUNTS_KEY, PROBLEMS_KEY, SHOWN, ChunkOperator, shown
+from plaud_provider.transfers.metadata import describer_of
 from plaud_provider.triggers.transcription import TranscriptionTrigger
 
 if TYPE_CHECKING:
@@ -30,13 +31,10 @@ if TYPE_CHECKING:
     from plaud_provider.transfers.landing import Tally
     from plaud_provider.warehouse.writer import WarehouseWriter
 
-#: XCom with some of the recordings of a chunk that did not land, and why.
-PROBLEMS_KEY = "problems"
 #: Task state with how many rows a wait has written, stretch by stretch.
 ROWS_KEY = "plaud_rows"
 #: For how long what other runs have left at Plaud is waited for at most: the next run comes back to it.
 LEFT_OVER_SECONDS = 3600.0
-SHOWN = 5
 ENDS = ("landed", "failed", "unknown", "expired", "processing", "not_submitted")
 REMEDIES = {
     "failed": "Failed ones are rows of the ledger with their reasons; resubmit=['failed'] submits them again "
@@ -213,6 +211,7 @@ class LandRecordingsOperator(ChunkOperator):
             chunk.plaud,
             results=self._results(),
             ledger=chunk.ledger,
+            describer=describer_of(self),
             keep_raw=validate_boolean("keep_raw", self.keep_raw),
             dag_id=ti.dag_id,
             run_id=ti.run_id,

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
-from plaud_provider.api.arguments import optional, split_words, validate_number
+from plaud_provider.api.arguments import optional, optional_number, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.lineage.moved import Moved, folders_of
-from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, checked_terms, states_to_resubmit
+from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, states_to_resubmit
+from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AUDIO_EXTENSIONS, CONVERTED_EXTENSIONS, wrapped
+from plaud_provider.transfers.metadata import describer_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
     from plaud_provider.submit.settled import Listing
 
 
+#: Recordings that were paid for by another version of their content and may be paid for again unasked.
+MAX_CHANGED = 20
 #: Characters of a folder's name that are taken from an id; with what makes it unique, any storage takes it.
 LONGEST_NAME = 200
 
 
-class ListRecordingsOperator(ArchiveOperator):
+class ListRecordingsOperator(TermsOperator, ArchiveOperator):
     """
     List recordings, and write those that are left to do in chunks for further tasks.
 
@@ -73,11 +77,21 @@ class ListRecordingsOperator(ArchiveOperator):
         maps a task only so often (``[core] max_map_length``).
     :param language: As the recordings are to be submitted: it is a part of their identity (templated).
     :param speaker_diarization: Likewise (templated).
+    :param model: Likewise (templated).
+    :param hotwords: Likewise (templated).
+    :param decode_silence: Likewise (templated).
+    :param detection_level: Likewise (templated).
     :param public_urls: Likewise (templated).
     :param identity_params: Likewise (templated).
     :param resubmit: Likewise (templated).
+    :param max_changed: How many recordings may be left to do that were paid for before by another version of
+        their content (templated): a number, by default 20, or below 1 a share of what is listed; ``None`` for
+        any number. A few are files that were replaced; if all are, more likely a bucket was encrypted or
+        copied anew, and everything would be paid for again. Beyond it none of them is left to do, the others
+        are, and ``ReportRecordingsOperator`` fails; ``0`` leaves them out and fails nothing.
     :param convert: ``mp3``, if the task that submits converts (templated): names of what can be converted are
         listed then as well, unless ``suffixes`` says which.
+    :param upload: As for the task that submits (templated).
     :return: The paths of the chunks; empty if nothing is to be done.
     :raises PlaudInputError: if the folder does not exist or an argument is wrong.
     :raises PlaudConfigurationError: if a connection, its rights or an extra is missing, or the warehouse is
@@ -88,6 +102,7 @@ class ListRecordingsOperator(ArchiveOperator):
 
     template_fields: Sequence[str] = (
         *ArchiveOperator.template_fields,
+        *TermsOperator.template_fields,
         "path",
         "recordings",
         "results_path",
@@ -96,12 +111,12 @@ class ListRecordingsOperator(ArchiveOperator):
         "modified_after",
         "modified_before",
         "chunk_size",
-        "language",
-        "speaker_diarization",
         "public_urls",
         "identity_params",
         "resubmit",
         "convert",
+        "upload",
+        "max_changed",
     )
     ui_color = "#f1f3f4"
     _comes_after_list = False
@@ -118,12 +133,12 @@ class ListRecordingsOperator(ArchiveOperator):
         modified_after: datetime | str | None = None,
         modified_before: datetime | str | None = None,
         chunk_size: int | str = 200,
-        language: str | None = None,
-        speaker_diarization: bool | str = False,
         public_urls: Mapping[str, str] | str | None = None,
         identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
         convert: str | None = None,
+        upload: str = "auto",
+        max_changed: float | str | None = MAX_CHANGED,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -136,12 +151,12 @@ class ListRecordingsOperator(ArchiveOperator):
         self.modified_after = modified_after
         self.modified_before = modified_before
         self.chunk_size = chunk_size
-        self.language = language
-        self.speaker_diarization = speaker_diarization
         self.public_urls = public_urls
         self.identity_params = identity_params
         self.resubmit = resubmit
         self.convert = convert
+        self.upload = upload
+        self.max_changed = max_changed
 
     def execute(self, context: Context) -> list[str]:
         """List and write."""
@@ -149,6 +164,9 @@ class ListRecordingsOperator(ArchiveOperator):
         from plaud_provider.warehouse.loaders.choice import refuse_unserved
 
         refuse_unserved(self.sql_conn_id)
+        # What describes recordings is used once they are paid for.
+        if (describer := describer_of(self)) is not None:
+            describer.check()
         size = int(validate_number("chunk_size", self.chunk_size, minimum=1))
         # One is for what other runs have left.
         max_chunks = max(1, conf.getint("core", "max_map_length", fallback=1024) - 1)
@@ -173,6 +191,8 @@ class ListRecordingsOperator(ArchiveOperator):
             keyed = [Keyed(key=entry.recording_key, uri=entry.audio_uri or "") for entry in left]
             chunks.append(write_left(keyed, manifest_folder(self.results_path, context)))
         settled: dict[str, Any] = {**listing.settled, "left_by_others": len(left)}
+        if listing.changed:
+            settled |= {"changed": listing.changed, "changed_left": listing.changed_left}
         context["ti"].xcom_push(key=COUNTS_KEY, value=settled)
         self._moved = Moved(self._folders(), {"chunks": len(chunks), **settled})
         self.log.info(
@@ -182,11 +202,14 @@ class ListRecordingsOperator(ArchiveOperator):
             ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in listing.settled.items()),
             len(left),
         )
+        if listing.changed_left:
+            self.log.warning("%s", changed_in_words(listing.changed_left, self.max_changed))
         if listing.purged:
             self.log.info("%d recording(s) are purged, and left out.", listing.purged)
         return chunks
 
     def _listing(self, ledger: Ledger) -> Listing:
+        from plaud_provider.recordings.upload import validate_upload
         from plaud_provider.submit.plan import Plan, Rules
         from plaud_provider.submit.settled import Listing
 
@@ -196,10 +219,11 @@ class ListRecordingsOperator(ArchiveOperator):
             public_urls=validate_public_urls(self.public_urls),
             resubmit=resubmit,
             identity_params=validate_identity_params(self.identity_params),
+            upload=validate_upload(self.upload),
         )
-        terms = checked_terms(self.language, self.speaker_diarization)
-        plan = Plan(self._plaud().settings.account, terms, rules)
-        return Listing(plan, ledger, self._writer(ledger), resubmit)
+        plan = Plan(self._plaud().settings.account, self._terms(), rules)
+        max_changed = optional_number("max_changed", self.max_changed, minimum=0)
+        return Listing(plan, ledger, self._writer(ledger), resubmit, max_changed)
 
     def _wanted_suffixes(self) -> Sequence[str]:
         from plaud_provider.recordings.convert import validate_convert
@@ -259,6 +283,16 @@ class ListRecordingsOperator(ArchiveOperator):
             modified_before=_moment("modified_before", self.modified_before),
         )
         return found, f"under {path}"
+
+
+def changed_in_words(count: float, max_changed: object) -> str:
+    """Return what to say of recordings that have changed and are left out, as they are too many."""
+    return (
+        f"{count:g} recordings were paid for before, and their files have another version now (replaced, or "
+        f"in a bucket that was encrypted or copied anew). They were not submitted: max_changed={max_changed} "
+        "allows fewer. To pay for them again set max_changed to None, or to that number; if their content is "
+        "the same set it to 0, which leaves them out."
+    )
 
 
 def manifest_folder(results_path: str, context: Context, task_id: str | None = None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +11,9 @@ from airflow.sdk.exceptions import AirflowSkipException
 from plaud_provider.api.arguments import optional_number, validate_boolean
 from plaud_provider.exceptions import PlaudArchiveError, PlaudError
 from plaud_provider.lineage.moved import Moved
-from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator
-from plaud_provider.operators.land_recordings import (
-    ENDS,
-    PROBLEMS_KEY,
-    SHOWN,
-    examples,
-    in_words,
-    remedies,
-)
-from plaud_provider.operators.list_recordings import manifest_folder
+from plaud_provider.operators.chunk import COUNTS_KEY, PROBLEMS_KEY, SHOWN, ArchiveOperator
+from plaud_provider.operators.land_recordings import ENDS, examples, in_words, remedies
+from plaud_provider.operators.list_recordings import MAX_CHANGED, changed_in_words, manifest_folder
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -34,6 +26,11 @@ _SETTLED = {
 }
 #: XCom with the report as text and as data, for callbacks and notifiers; also if the task fails.
 SUMMARY_KEY = "summary"
+#: What a plan says, beside ``total``.
+_SAID = (
+    *("total", "new", "audio_hours", "waiting", "refused", "changed", "changed_left", "left"),
+    *_SETTLED.values(),
+)
 _PLANNED = ("landed_before", "waiting", "new", "refused", "submitted", "audio_hours")
 
 
@@ -63,6 +60,7 @@ class ReportRecordingsOperator(ArchiveOperator):
     :param land_task_id: The tasks that landed; in a plan, those that planned.
     :param max_failed: How many recordings of the run, listed before or now, may be failed, expired or of
         unknown outcome: a number, or below 1 a share of them (templated); ``None`` for any number.
+    :param max_changed: As for ``ListRecordingsOperator`` (templated).
     :param keep_raw: Whether kept answers stay after they are landed (templated).
     :param plan_only: Whether nothing was to be submitted (templated).
     :return: The counts of the whole run.
@@ -74,6 +72,7 @@ class ReportRecordingsOperator(ArchiveOperator):
         "manifests",
         "results_path",
         "max_failed",
+        "max_changed",
         "keep_raw",
         "plan_only",
     )
@@ -87,6 +86,7 @@ class ReportRecordingsOperator(ArchiveOperator):
         submit_task_id: str,
         land_task_id: str,
         max_failed: float | str | None = 0.1,
+        max_changed: float | str | None = MAX_CHANGED,
         keep_raw: bool | str = False,
         plan_only: bool | str = False,
         trigger_rule: str = "all_done",
@@ -99,6 +99,7 @@ class ReportRecordingsOperator(ArchiveOperator):
         self.submit_task_id = submit_task_id
         self.land_task_id = land_task_id
         self.max_failed = max_failed
+        self.max_changed = max_changed
         self.keep_raw = keep_raw
         self.plan_only = plan_only
 
@@ -111,12 +112,16 @@ class ReportRecordingsOperator(ArchiveOperator):
                 "The recordings could not be listed, or not planned; see those tasks. Nothing was sent."
             )
         max_failed = optional_number("max_failed", self.max_failed, minimum=0)
+        max_changed = optional_number("max_changed", self.max_changed, minimum=0)
         is_only_plan = validate_boolean("plan_only", self.plan_only)
         counts = self._counts(context, is_only_plan=is_only_plan)
-        self.log.info("%s", _summary(counts, is_only_plan=is_only_plan))
+        said = self._summary(context, counts, is_only_plan=is_only_plan)
+        self.log.info("%s", said)
         self._moved = Moved((), counts, audio_seconds=counts["audio_hours"] * 3600)
         broken = self._broken(context)
         self._clear_up(context, is_done=not broken)
+        if not is_only_plan:
+            self._warn_of_late()
         complaints = []
         if broken:
             complaints.append(
@@ -125,12 +130,14 @@ class ReportRecordingsOperator(ArchiveOperator):
             )
         if not is_only_plan and (too_many := _too_many(counts, max_failed)) is not None:
             complaints.append(too_many)
+        if not is_only_plan and counts.get("changed_left") and max_changed != 0:
+            complaints.append(changed_in_words(counts["changed_left"], self.max_changed))
         problems = sorted(
             problem for some in self._pull(context, self.land_task_id, PROBLEMS_KEY) for problem in some
         )
         told = {
             "version": 1,
-            "text": " ".join([_summary(counts, is_only_plan=is_only_plan), *complaints]),
+            "text": " ".join([said, *complaints]),
             "is_good": not complaints,
             "counts": counts,
             "problems": problems[:SHOWN],
@@ -145,6 +152,22 @@ class ReportRecordingsOperator(ArchiveOperator):
                 context["outlet_events"][outlet].extra.update(counts)
         return counts
 
+    def _summary(self, context: Context, counts: Mapping[str, float], *, is_only_plan: bool) -> str:
+        """Return the run in one line, and the files that were refused."""
+        from plaud_provider.submit.summary import plan_in_words
+
+        settled = self._pull(context, self.list_task_id)
+        planned = [*self._pull(context, self.submit_task_id), *settled]
+        plan = {name: _sum(planned, name) for name in _SAID}
+        plan["total"] += sum(_sum(settled, name) for name in (*_SETTLED.values(), "changed_left"))
+        words = plan_in_words(plan, self._price())
+        if not is_only_plan:
+            words += f" Now {in_words(counts)}."
+        refused = sorted(
+            problem for some in self._pull(context, self.submit_task_id, PROBLEMS_KEY) for problem in some
+        )
+        return f"{words} Refused:{examples(refused).removeprefix(' Such as:')}" if refused else words
+
     def _counts(self, context: Context, *, is_only_plan: bool) -> dict[str, float]:
         settled = self._pull(context, self.list_task_id)
         planned = self._pull(context, self.submit_task_id)
@@ -152,8 +175,10 @@ class ReportRecordingsOperator(ArchiveOperator):
         counts = {end: _sum(landed, end) + _sum(settled, _SETTLED.get(end, "")) for end in ENDS}
         chunks = planned if is_only_plan else landed
         return {
-            "total": _sum(chunks, "total") + sum(_sum(settled, name) for name in _SETTLED.values()),
+            "total": _sum(chunks, "total")
+            + sum(_sum(settled, name) for name in (*_SETTLED.values(), "changed_left")),
             **counts,
+            **{name: _sum(settled, name) for name in ("changed", "changed_left") if _sum(settled, name)},
             **{name: _sum(planned, name) + _sum(settled, name) for name in _PLANNED},
         }
 
@@ -186,39 +211,29 @@ class ReportRecordingsOperator(ArchiveOperator):
         except PlaudError as problem:
             self.log.warning("What is left over at results_path stays for the next run: %s", problem)
 
+    def _warn_of_late(self) -> None:
+        """Warn of what is soon lost at Plaud; that this fails is no reason for the run to."""
+        from plaud_provider.ledger.summary import soon_lost
 
-def _summary(counts: Mapping[str, float], *, is_only_plan: bool) -> str:
-    """Return the run in one line."""
-    parts = [
-        f"{counts['landed_before']:g} landed before",
-        f"{counts['waiting']:g} waiting",
-        f"{counts['new']:g} new, {_length(counts['audio_hours'])} of audio",
-    ]
-    if counts["refused"]:
-        parts.append(f"{counts['refused']:g} that cannot be submitted")
-    plan = f"{counts['total']:g} recordings: {', '.join(parts)}."
-    return plan if is_only_plan else f"{plan} Now {in_words(counts)}."
-
-
-def _length(hours: float) -> str:
-    """Return a length as people say it, such as ``1 h 12 min``."""
-    seconds = round(hours * 3600)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60:,} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+        try:
+            plaud = self._plaud()
+            with self._ledger() as ledger:
+                late = ledger.late(region=plaud.region, client_id=plaud.client_id)
+        except PlaudError as problem:
+            self.log.warning("Whether recordings are late at Plaud is not known: %s", problem)
+            return
+        if late:
+            self.log.warning("%s", soon_lost(f"{late} recording{'s' * (late != 1)} of this client"))
 
 
 def _too_many(counts: Mapping[str, float], max_failed: float | None) -> str | None:
     bad = counts["failed"] + counts["unknown"] + counts["expired"]
     if max_failed is None:
         return None
-    share = max_failed * counts["total"] if max_failed < 1 else max_failed
-    # 0.29 of 100 is a little less than 29 to a computer.
-    allowed = math.floor(share + 1e-9)
-    return (
-        f"{bad:g} recordings failed, max_failed={max_failed:g} allows {allowed}." if bad > allowed else None
-    )
+    from plaud_provider.submit.settled import allowed
+
+    most = allowed(max_failed, counts["total"])
+    return f"{bad:g} recordings failed, max_failed={max_failed:g} allows {most}." if bad > most else None
 
 
 def _sum(counts: Iterable[Mapping[str, float]], name: str) -> float:

@@ -20,14 +20,16 @@ from plaud_provider.ledger.entry import Entry, State
 from plaud_provider.submit.expired import look_again
 from plaud_provider.submit.plan import ROUNDS, Candidate, Plan, claim
 from plaud_provider.submit.send import Claimed, Sender
+from plaud_provider.submit.summary import plan_in_words
 
 if TYPE_CHECKING:
+    from plaud_provider.api.terms import Terms
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.entry import Owner
     from plaud_provider.ledger.ledger import Ledger
-    from plaud_provider.submit.course import Terms
     from plaud_provider.submit.plan import Rules
     from plaud_provider.submit.stop import Stop
+    from plaud_provider.submit.summary import Price
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +73,18 @@ class ChunkSubmit:
         self.accepted: dict[str, str] = {}
         self.audio_seconds = 0.0
 
-    def plan(self, *, is_only_plan: bool = False) -> dict[str, Any]:
+    def plan(self, *, is_only_plan: bool = False, price: Price | None = None) -> dict[str, Any]:
         """
         Find out what is to be submitted, say so, and return it in numbers.
 
         :param is_only_plan: Whether nothing is going to be submitted: then Plaud is asked for nothing.
+        :param price: What an hour of audio costs.
         """
+        counts = self._planned(is_only_plan=is_only_plan)
+        log.info("%s", plan_in_words(counts, price))
+        return counts
+
+    def _planned(self, *, is_only_plan: bool) -> dict[str, Any]:
         seal = UrlSeal(self._plaud.settings.account.secret_key)
         found = read_manifest(self._manifest, unseal=seal.unseal)
         listed = {one.key: one for one in self._plan.identified(found)}
@@ -92,6 +100,10 @@ class ChunkSubmit:
         known = [entry for key, entry in entries.items() if key not in claimable and key in self._uris]
         left = [entry for entry in known if entry.purged_at is None]
         return _plan(len(listed) - (len(known) - len(left)), left, self._new)
+
+    def refusals(self) -> list[str]:
+        """Return why recordings that :meth:`plan` has found are refused."""
+        return [str(one.problem) for one in self._new if one.is_refused]
 
     def _are_known_again(self, entries: Collection[Entry]) -> bool:
         if not any(entry.state is State.EXPIRED for entry in entries):
@@ -234,7 +246,7 @@ class ChunkSubmit:
 
 
 def _plan(total: int, known: Sequence[Entry], examined: Sequence[Candidate]) -> dict[str, Any]:
-    """Say what is going to be done, and return it in numbers."""
+    """Return what is going to be done, in numbers."""
     states = Counter(entry.state for entry in known)
     new = [one for one in examined if one.problem is None]
     hours = sum(one.duration_seconds or 0.0 for one in new) / 3600
@@ -243,23 +255,12 @@ def _plan(total: int, known: Sequence[Entry], examined: Sequence[Candidate]) -> 
         "landed_before": states[State.LANDED],
         "waiting": states[State.PROCESSING] + states[State.CLAIMED] + states[State.SUBMITTING],
         "new": len(new),
-        "refused": len(examined) - len(new),
+        "refused": sum(one.is_refused for one in examined),
         "failed_before": states[State.FAILED],
         "unknown_before": states[State.UNKNOWN],
         "expired_before": states[State.EXPIRED],
         "audio_hours": round(hours, 4),
     }
-    parts = [
-        f"{counts['landed_before']} landed before",
-        f"{counts['waiting']} waiting",
-        f"{len(new)} new, about {hours:.1f} audio hours",
-    ]
-    rest = {
-        "that cannot be submitted": counts["refused"],
-        "failed before": counts["failed_before"],
-        "of unknown outcome": counts["unknown_before"],
-        "expired": counts["expired_before"],
-    }
-    parts += [f"{count} {what}" for what, count in rest.items() if count]
-    log.info("%d recordings: %s.", total, ", ".join(parts))
-    return dict(counts)
+    # What goes beyond the run's audio hours, or could not be read now.
+    left = total - sum(count for name, count in counts.items() if name not in ("total", "audio_hours"))
+    return {**counts, "left": left} if left > 0 else dict(counts)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from plaud_provider.api.waiting import RETENTION
+from plaud_provider.api.limits import RETENTION
 from plaud_provider.ledger.entry import State
 
 if TYPE_CHECKING:
@@ -38,15 +39,23 @@ class Listing:
     :param ledger: The ledger.
     :param writer: The target.
     :param resubmit: States that recordings are submitted again from.
+    :param max_changed: How many recordings that were paid for by another version of their content may be left
+        to do: a number, or below 1 a share of those that are listed; ``None`` for any number.
     """
 
     def __init__(
-        self, plan: Plan, ledger: Ledger, writer: WarehouseWriter, resubmit: Collection[State]
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        writer: WarehouseWriter,
+        resubmit: Collection[State],
+        max_changed: float | None = None,
     ) -> None:
         self._plan = plan
         self._ledger = ledger
         self._writer = writer
         self._resubmit = frozenset(resubmit)
+        self._max_changed = max_changed
         self._listed_overdue: set[str] = set()
         account = plan.account
         self._overdue = {
@@ -60,6 +69,8 @@ class Listing:
         }
         #: How many recordings are settled, by how.
         self.settled = Counter(dict.fromkeys(("landed_before", *_SETTLED.values()), 0))
+        #: How many were paid for by another version, and how many of them are left out, as they are too many.
+        self.changed = self.changed_left = 0
         #: How many are left out, as their text was removed for good.
         self.purged = 0
 
@@ -67,15 +78,23 @@ class Listing:
         """
         Yield recordings that are left to do, and count the others.
 
-        :param found: The listing; not more than a page of it is in memory.
+        Those that were paid for by another version come last: only then is known how many they are.
+
+        :param found: The listing; not more than a page of it is in memory, and what has changed.
         """
         listed = iter(found)
+        total = 0
+        changed: list[Found] = []
         oldest = datetime.now(tz=UTC) - RETENTION
         while page := list(islice(listed, PAGE)):
             keys = self._keys(page)
             known = self._ledger.outcomes([key for key in keys if key is not None])
             landed = self._writer.landed(
                 [one.transcription_id for one in known.values() if one.transcription_id]
+            )
+            total += len(page)
+            paid = self._paid_by_another_version(
+                [one for one, key in zip(page, keys, strict=True) if key is not None and key not in known]
             )
             for one, key in zip(page, keys, strict=True):
                 if key in self._overdue:
@@ -84,10 +103,36 @@ class Listing:
                     self.purged += 1
                     continue
                 how = self._settled_as(known[key], landed, oldest) if key in known else None
-                if how is None:
-                    yield one
-                else:
+                if how is not None:
                     self.settled[how] += 1
+                elif key is not None and key not in known and one.audio.uri in paid:
+                    self.changed += 1
+                    if self._may_be_taken(self.changed):
+                        changed.append(one)
+                else:
+                    yield one
+        if self._max_changed is None or self.changed <= allowed(self._max_changed, total):
+            yield from changed
+        else:
+            self.changed_left = self.changed
+
+    def _may_be_taken(self, changed: int) -> bool:
+        """Whether so many may have changed; a share is known at the end only."""
+        limit = self._max_changed
+        return limit is None or 0 < limit < 1 or changed <= limit
+
+    def _paid_by_another_version(self, new: Collection[Found]) -> set[str]:
+        """Return the references of recordings that were paid for, by whatever is there no more."""
+        # What tells two URLs apart may be in a query, which is not stored.
+        uris = [one.audio.uri for one in new if self._plan.is_told_by_its_uri(one.audio)]
+        account, terms = self._plan.account, self._plan.terms
+        return self._ledger.paid_uris(
+            uris,
+            region=account.region.value,
+            client_id=account.client_id,
+            language=terms.language,
+            speaker_diarization=terms.speaker_diarization,
+        )
 
     def overdue(self) -> list[Entry]:
         """Return what other runs have left at Plaud, and is not in this listing."""
@@ -109,3 +154,14 @@ class Listing:
             # It is asked for once more, which is free.
             return None
         return _SETTLED[state]
+
+
+def allowed(limit: float, total: float) -> int:
+    """
+    Return how many a limit allows.
+
+    :param limit: A number, or below 1 a share.
+    :param total: Of how many.
+    """
+    # 0.29 of 100 is a little less than 29 to a computer.
+    return math.floor((limit * total if limit < 1 else limit) + 1e-9)

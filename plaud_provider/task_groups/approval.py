@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, XComArg
 
 #: Arguments of the group that are those of this step.
-ARGUMENTS = ("approve_above_hours", "price_per_hour", "plan_only")
+ARGUMENTS = ("approve_above_hours", "price_per_hour", "plaud_conn_id", "plan_only")
 
 
 class Arguments(Protocol):

@@ -32,6 +32,16 @@ _LEFT_OUT: Any = _LeftOut()
 _RENAMED = {"dry_run": "plan_only", "chunks_at_once": "max_active_tis_per_dag"}
 #: Arguments that say what of a folder is listed.
 _OF_FOLDERS = {"path", "pattern", "suffixes", "modified_after", "modified_before"}
+#: What Airflow shows of each task, unless somebody gives them a ``doc_md``.
+_TASK_DOCS: Mapping[type[BaseOperator], str] = {
+    ListRecordingsOperator: "Lists the recordings, counts what the ledger has settled, and writes the rest "
+    "in chunks. **Pays nothing.** Clear it to list anew.",
+    SubmitRecordingsOperator: "Submits what nobody has submitted yet. **Plaud bills its audio length.** "
+    "Clear it to go on with what it left; nothing is paid twice.",
+    LandRecordingsOperator: "Waits in the triggerer, lands transcripts as they finish, and counts. "
+    "**Pays nothing.** It fails if something is neither landed nor known to be bad. Clear it to wait again.",
+    ReportRecordingsOperator: "Sums the run up, judges it by `max_failed`, and clears up. **Pays nothing.**",
+}
 #: Arguments of the tasks that this group sets.
 _OWN = (
     "task_id",
@@ -57,19 +67,30 @@ def transcribe_archive(
     modified_before: datetime | str | None = _LEFT_OUT,
     language: str | None = _LEFT_OUT,
     speaker_diarization: bool | str = _LEFT_OUT,
+    model: str | None = _LEFT_OUT,
+    hotwords: Sequence[str] | str = _LEFT_OUT,
+    decode_silence: bool | str = _LEFT_OUT,
+    detection_level: str | None = _LEFT_OUT,
     webhook_url: str | None = _LEFT_OUT,
     schema: str | None = _LEFT_OUT,
     transcripts_table: str = _LEFT_OUT,
     segments_table: str = _LEFT_OUT,
+    metadata: Mapping[str, Any] | str | None = _LEFT_OUT,
+    metadata_pattern: str | None = _LEFT_OUT,
+    metadata_path: str | os.PathLike[str] | None = _LEFT_OUT,
+    metadata_columns: Sequence[str] | str | None = _LEFT_OUT,
+    metadata_timezone: str | None = _LEFT_OUT,
     chunk_size: int | str = _LEFT_OUT,
     chunks_at_once: int = _LEFT_OUT,
     max_failed: float | str | None = _LEFT_OUT,
+    max_changed: float | str | None = _LEFT_OUT,
+    price_per_hour: float | str | None = _LEFT_OUT,
     max_audio_hours: float | str | None = _LEFT_OUT,
     approve_above_hours: float | str | None = _LEFT_OUT,
-    price_per_hour: float | str | None = _LEFT_OUT,
-    max_recording_hours: float | str = _LEFT_OUT,
+    max_recording_hours: float | str | None = _LEFT_OUT,
     unreadable: str = _LEFT_OUT,
     convert: str | None = _LEFT_OUT,
+    upload: str = _LEFT_OUT,
     resubmit: Sequence[str] | str = _LEFT_OUT,
     dry_run: bool | str = _LEFT_OUT,
     timeout: timedelta | float = _LEFT_OUT,
@@ -113,25 +134,43 @@ def transcribe_archive(
     :param modified_before: Only recordings last changed before.
     :param language: BCP-47 code; left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers; by default not.
+    :param model: Speech model; see ``SubmitTranscriptionOperator``. This and the next three are options of
+        the API ``embedded``.
+    :param hotwords: Words that are likely to be said, such as names.
+    :param decode_silence: Whether what is taken for silence is transcribed as well; by default not.
+    :param detection_level: For what the language is detected: ``segment`` or ``chapter``.
     :param webhook_url: https URL to which Plaud posts results.
     :param schema: Schema of both tables of the warehouse.
     :param transcripts_table: Table for transcriptions; by default ``plaud_transcripts``.
     :param segments_table: Table for segments; by default ``plaud_segments``.
+    :param metadata: Fields of all recordings; see ``TranscriptionToSqlOperator``.
+    :param metadata_pattern: Fields that references have in them, such as
+        ``{agent}/{date:%Y-%m-%d}/{call_id}.mp3``; see there.
+    :param metadata_path: A list of fields, as CSV or JSON lines; see there.
+    :param metadata_columns: Fields that are columns of their own as well.
+    :param metadata_timezone: Time zone of times that tell none; by default UTC.
     :param chunk_size: Recordings per chunk; by default 200.
     :param chunks_at_once: Chunks submitted at once, over all runs of the DAG, by default 2: they share one
         quota, and more of them only hold more workers.
     :param max_failed: How many recordings of a run may be bad before its ``report`` fails: a number, or below
         1 a share, by default 0.1; ``None`` for any number.
+    :param max_changed: How many recordings that were paid for before may be paid for again as their files
+        have another version: a number, by default 20, or below 1 a share; ``None`` for any number, ``0`` for
+        none without failing.
+    :param price_per_hour: What an hour of audio costs, as in ``0.28 USD``, for plans and reports; by default
+        as the connection has it.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
     :param approve_above_hours: A run that would submit more hours of new audio stops after its plan, until a
         person approves of it in Airflow's *Required Actions*, or rejects it; left out, nobody is asked. It
         adds the tasks ``plan`` and ``approve``, which read the headers of what is new once more.
-    :param price_per_hour: What an hour of audio costs you, to say there what the plan costs.
-    :param max_recording_hours: Longer recordings are refused; by default 24.
+    :param max_recording_hours: Longer recordings are refused; by default 24, and 6 with
+        ``speaker_diarization``.
     :param unreadable: What to do with recordings that cannot be measured: ``refuse``, by default, or
         ``send``.
     :param convert: ``mp3``: what is no MP3 or M4A is converted, and kept at ``results_path`` until it is
         landed; see ``SubmitTranscriptionOperator``.
+    :param upload: When recordings are uploaded to Plaud's own storage: ``auto``, by default, ``always`` or
+        ``never``; see ``SubmitTranscriptionOperator``.
     :param resubmit: What to pay for again: any of ``failed``, ``expired`` and ``unknown``.
     :param dry_run: Whether only to say what a run would do and cost.
     :param timeout: Seconds or timedelta from a chunk's first look to its deadline; by default 24
@@ -205,6 +244,8 @@ def _tasks(function: str, given: dict[str, Any], group_id: str, task_arguments: 
             of_chunks["map_index_template"] = "{{ task.manifest.rpartition('/')[2].partition('.')[0] }}"
 
         def arguments(operator: type[BaseOperator], **others: Any) -> dict[str, Any]:
+            if "doc_md" not in defaults:
+                others = {"doc_md": _TASK_DOCS[operator], **others}
             return others | {name: given[name] for name in _names(operator) & given.keys()}
 
         listing = ListRecordingsOperator(

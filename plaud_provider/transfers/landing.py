@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.hooks.plaud import PlaudHook
     from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.recordings.describer import Describer
+    from plaud_provider.recordings.description import Description
     from plaud_provider.warehouse.rows import Landing
     from plaud_provider.warehouse.writer import Landed, WarehouseWriter
 
@@ -115,6 +117,7 @@ class Lander:
     :param plaud: Connection of the client that is asked for what is not kept.
     :param results: Where a wait has kept final answers, if it has.
     :param ledger: Ledger of submissions, if there is one; what is landed is marked there.
+    :param describer: Says what else is known of recordings; ``None``: nothing.
     :param keep_raw: Whether kept answers stay after they are landed.
     :param dag_id: Dag that lands.
     :param run_id: Run that lands.
@@ -127,6 +130,7 @@ class Lander:
         *,
         results: ResultStore | None = None,
         ledger: Ledger | None = None,
+        describer: Describer | None = None,
         keep_raw: bool = False,
         dag_id: str,
         run_id: str,
@@ -135,6 +139,7 @@ class Lander:
         self._plaud = plaud
         self._results = results
         self._ledger = ledger
+        self._describer = describer
         self._keep_raw = keep_raw
         self._dag_id = dag_id
         self._run_id = run_id
@@ -150,8 +155,9 @@ class Lander:
         """
         tally = Tally()
         recordings = self._without_purged(recordings)
+        descriptions = self._descriptions(recordings)
         try:
-            for slab in self._slabs(recordings, tally):
+            for slab in self._slabs(recordings, descriptions, tally):
                 self._land_slab(slab, tally)
                 log.info(
                     "Landed %d of %d transcription(s) so far, %d of them failed, with %d segments.",
@@ -213,8 +219,25 @@ class Lander:
         ]
         self._ledger.expired(dict.fromkeys(gone, NOT_FOUND_REASON), region=region)
 
-    def _slabs(self, recordings: Mapping[str, str | None], tally: Tally) -> Iterator[list[Landing]]:
+    def _descriptions(self, recordings: Mapping[str, str | None]) -> Mapping[str, Description]:
+        """Return what else is known of recordings, by the ids of their transcriptions."""
+        if self._describer is None:
+            return {}
+        uris = dict(recordings)
+        if self._ledger is not None and (unnamed := [known for known, uri in uris.items() if uri is None]):
+            origins = self._ledger.origins(unnamed, region=self._plaud.region)
+            uris |= {known: entry.audio_uri for known, entry in origins.items()}
+        described = self._describer.describe(uris.values())
+        return {known: described[uri] for known, uri in uris.items()}
+
+    def _slabs(
+        self,
+        recordings: Mapping[str, str | None],
+        descriptions: Mapping[str, Description],
+        tally: Tally,
+    ) -> Iterator[list[Landing]]:
         """Yield what is final in lists that are landed at once."""
+        from plaud_provider.recordings.description import NOTHING
         from plaud_provider.warehouse.rows import Landing
 
         slab: list[Landing] = []
@@ -224,10 +247,12 @@ class Lander:
                 landing = Landing(
                     transcription,
                     region=self._plaud.region,
+                    api=self._plaud.api,
                     landed_at=datetime.now(tz=UTC),
                     audio_uri=recordings[transcription.transcription_id],
                     dag_id=self._dag_id,
                     run_id=self._run_id,
+                    description=descriptions.get(transcription.transcription_id, NOTHING),
                 )
                 slab.append(landing)
                 segments += 1 + len(transcription.segments)

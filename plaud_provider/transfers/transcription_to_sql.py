@@ -7,18 +7,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import Asset, BaseOperator
 
-from plaud_provider.api.arguments import TextArguments, optional, validate_boolean, validate_transcription_ids
+from plaud_provider.api.arguments import (
+    TextArguments,
+    optional,
+    split_words,
+    validate_boolean,
+    validate_transcription_ids,
+)
 from plaud_provider.exceptions import PlaudInputError, PlaudTranscriptionFailedError
 from plaud_provider.lineage.moved import Moved, Target, TellsLineage, folders_of, some_ids
 from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
 from plaud_provider.transfers.landing import Lander, Tally, failures
+from plaud_provider.transfers.metadata import describer_of, refuse_wrong_metadata
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from plaud_provider.handover.kept_results import ResultStore
     from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.recordings.describer import Describer
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 
@@ -64,6 +72,22 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         is landed is marked there, in the same transaction if it is the warehouse's connection.
     :param on_failed: What becomes of the task when it has landed transcriptions that Plaud reports as failed:
         ``continue``, or ``fail``, without retries and with Plaud's reasons.
+    :param metadata: Fields of the recording, or of all that the task lands: a mapping of names to values,
+        or its JSON text (templated). They are the JSON object of the column ``metadata``.
+    :param metadata_pattern: Fields that references have in them (templated): text such as
+        ``{agent}/{date:%Y-%m-%d}/{call_id}.mp3``, matched with the end of the path; what comes after a colon
+        is a format of ``strptime``, and all formats together are the columns ``recording_date`` and
+        ``recording_started_at``. Or a regular expression with named groups, searched for in the reference.
+        See :class:`~plaud_provider.recordings.field_pattern.FieldPattern`.
+    :param metadata_path: A list of fields (templated): ``.csv``, ``.tsv`` or ``.jsonl`` with a column
+        ``reference``, on a disk or in object storage, of any length. See
+        :class:`~plaud_provider.recordings.field_list.FieldList`. It outranks the pattern, and ``metadata``
+        outranks both; in each, the fields ``recording_started_at`` or ``started_at`` and ``recording_date``
+        or ``date``, in ISO 8601, are those columns. What is not found is NULL, and one warning says how many.
+    :param metadata_columns: Fields that are text columns of their own as well (templated), added where the
+        table lacks them. Names as in SQL: letters of ASCII, digits and ``_``.
+    :param metadata_timezone: IANA name of the time zone of times that tell none (templated); ``UTC`` by
+        default.
     :return: ``{"version": 1, "transcripts": n, "segments": n, "failed": n}``: the rows landed, and how many
         transcriptions had failed.
     :raises PlaudInputError: for ids, names or references that cannot be; nothing was sent.
@@ -91,6 +115,11 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         "results_path",
         "keep_raw",
         "ledger_conn_id",
+        "metadata",
+        "metadata_pattern",
+        "metadata_path",
+        "metadata_columns",
+        "metadata_timezone",
     )
     ui_color = "#fef7e0"
 
@@ -109,6 +138,11 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         keep_raw: bool = False,
         ledger_conn_id: str | None = None,
         on_failed: Literal["continue", "fail"] = "continue",
+        metadata: Mapping[str, Any] | str | None = None,
+        metadata_pattern: str | None = None,
+        metadata_path: str | None = None,
+        metadata_columns: Sequence[str] | str | None = None,
+        metadata_timezone: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -126,6 +160,12 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         self.results_path = results_path
         self.keep_raw = keep_raw
         self.ledger_conn_id = ledger_conn_id
+        self.metadata = metadata
+        self.metadata_pattern = metadata_pattern
+        self.metadata_path = metadata_path
+        self.metadata_columns = metadata_columns
+        self.metadata_timezone = metadata_timezone
+        refuse_wrong_metadata(self)
 
     def _convert_audio_uri(self, value: Any) -> Any:
         """Wrap references when assigned, so that rendered fields show them unsigned; Airflow calls this."""
@@ -141,12 +181,18 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         from plaud_provider.warehouse.writer import open_warehouse
 
         recordings = self._recordings()
+        if (describer := describer_of(self)) is not None:
+            describer.check()
         tally = Tally()
         if recordings:
             writer = open_warehouse(
-                self.sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table
+                self.sql_conn_id,
+                optional(self.schema),
+                self.transcripts_table,
+                self.segments_table,
+                metadata_columns=split_words(self.metadata_columns),
             )
-            tally = self._load(recordings, writer, context)
+            tally = self._load(recordings, writer, describer, context)
         else:
             self.log.info("There is nothing to land: transcription_id is an empty list.")
         self._moved = Moved(
@@ -187,7 +233,13 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
             recordings[transcription_id] = recordings.get(transcription_id) or reference
         return recordings
 
-    def _load(self, recordings: dict[str, str | None], writer: WarehouseWriter, context: Context) -> Tally:
+    def _load(
+        self,
+        recordings: dict[str, str | None],
+        writer: WarehouseWriter,
+        describer: Describer | None,
+        context: Context,
+    ) -> Tally:
         from plaud_provider.hooks.connection import PlaudConnection
 
         ti = context["ti"]
@@ -205,6 +257,7 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
             plaud,
             results=self._results(),
             ledger=self._ledger(),
+            describer=describer,
             keep_raw=validate_boolean("keep_raw", self.keep_raw),
             dag_id=ti.dag_id,
             run_id=ti.run_id,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from airflow.api_fastapi.app import get_auth_manager
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import RedirectResponse
 
-from plaud_provider.views import webhooks
+from plaud_provider.views import docs, ledger, pages, transcripts, webhooks
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,5 +54,14 @@ def create_app() -> FastAPI:
     """Return the application; it has no page that describes its routes, as Airflow's own has one."""
     app = FastAPI(title="Plaud", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(SecurityHeaders)
-    app.include_router(webhooks.router)
+    for part in (pages, docs, transcripts, ledger, webhooks):
+        app.include_router(part.router)
+    app.add_exception_handler(HTTPException, _to_login)  # type: ignore[arg-type]
     return app
+
+
+async def _to_login(request: Request, problem: HTTPException) -> Response:
+    """Show Airflow's login to a person who is not logged in; everything else is answered as it is."""
+    if problem.status_code == 401 and "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse(get_auth_manager().get_url_login(next_url=str(request.url)))
+    return await http_exception_handler(request, problem)

@@ -9,17 +9,10 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import Any
-from urllib.parse import urlsplit
 
-from airflow.providers.common.compat.sdk import AirflowPlugin, conf
+from airflow.providers.common.compat.sdk import AirflowPlugin
 
-#: Where the application is mounted; pages and the receiver of webhooks are below it.
-PREFIX = "/plaud"
-
-
-def base_path() -> str:
-    """Return the path that Airflow itself is served below, from ``[api] base_url``, without a last slash."""
-    return urlsplit(str(conf.get("api", "base_url", fallback=""))).path.rstrip("/")
+from plaud_provider.views.address import PREFIX, pages_path
 
 
 class PlaudPlugin(AirflowPlugin):
@@ -40,9 +33,16 @@ class PlaudPlugin(AirflowPlugin):
         return [{"app": create_app(), "url_prefix": PREFIX, "name": "Plaud"}]
 
     @cached_property
+    def operator_extra_links(self) -> list[Any]:  # type: ignore[override]
+        """Links on the tasks of our operators, for who looks at one."""
+        from plaud_provider.views.links import DocsLink, TranscriptsLink
+
+        return [TranscriptsLink(), DocsLink()]
+
+    @cached_property
     def external_views(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """Where Airflow shows the pages: in its navigation, and as tabs of runs and task instances."""
-        pages = f"{base_path()}{PREFIX}"
+        pages = pages_path()
         run = "dag_id={DAG_ID}&run_id={RUN_ID}"
         return [
             {

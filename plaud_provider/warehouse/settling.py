@@ -47,6 +47,7 @@ def with_origins(
             landing._replace(
                 audio_uri=landing.audio_uri or origin.audio_uri,
                 submitted_at=landing.submitted_at or origin.submitted_at,
+                model=landing.model or origin.model,
             )
         )
     return completed

@@ -153,4 +153,4 @@ class TranscriptReader:
                 yield one, parse_transcription(text.encode(), requested_id=one.transcription_id)
 
     def _run(self, work: Callable[[sa.Connection], Result]) -> Result:
-        return self.database.run(work, failed=f"{self._table.fullname} could not be read")
+        return self.database.run(work, failed=f"{self._table.fullname} could not be read", only_reads=True)

@@ -101,6 +101,7 @@ def open_warehouse(
     transcripts_table: str = DEFAULT_TRANSCRIPTS_TABLE,
     segments_table: str = DEFAULT_SEGMENTS_TABLE,
     *,
+    metadata_columns: Sequence[str] = (),
     ledger: Ledger | None = None,
     is_checked: bool = False,
 ) -> WarehouseWriter:
@@ -111,6 +112,8 @@ def open_warehouse(
     :param schema: Schema of both tables; ``None`` for the connection's own. It has to exist.
     :param transcripts_table: Table for transcriptions, taken literally.
     :param segments_table: Table for segments, likewise.
+    :param metadata_columns: Fields of recordings that are columns of their own; each landing has to have
+        them.
     :param ledger: A ledger that is open; if it is behind the same connection, what it has open is used.
     :param is_checked: Whether a task before has opened it, and so has checked its tables.
     :raises PlaudConfigurationError: if the connection is missing or its type is none of these.
@@ -118,7 +121,7 @@ def open_warehouse(
     :raises PlaudTableMismatchError: if an existing table cannot hold the rows.
     :raises PlaudWarehouseError: if the warehouse is away, locked or refuses.
     """
-    tables = plaud_tables(schema, transcripts_table, segments_table)
+    tables = plaud_tables(schema, transcripts_table, segments_table, metadata_columns)
     writer = WarehouseWriter(choose_loader(sql_conn_id, tables, ledger=ledger))
     writer.ensure_tables(is_checked=is_checked)
     return writer

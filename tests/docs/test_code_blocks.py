@@ -120,6 +120,8 @@ def test_sql(block: Block, plaud: EmulatorServer, warehouse: Warehouse) -> None:
 ROWS: dict[str, list[tuple[Any, ...]]] = {
     "group by transcription_id, speaker": [("txn_0001", "Speaker 1", 2)],
     "like '%invoice%'": [("s3://calls/2024/0001.mp3", 0, "Speaker 1", "About my invoice.")],
+    "select recording_date, status": [(None, "completed", 1, None), (None, "failed", 1, None)],
+    "select speaker, seconds, segments": [("Speaker 1", 2, 1, 3, 1)],
     "from plaud_transcripts where status = 'failed'": [("s3://calls/2024/0003.mp3", "no speech", None)],
     "group by state\n": [
         ("failed", 3, 1),

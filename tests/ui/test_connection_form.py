@@ -23,7 +23,12 @@ from tests.ui.screens import (
     save,
 )
 
-EXTRA_FIELDS = ("element_requests_per_minute", "element_budget_conn_id", "element_allowed_hosts")
+EXTRA_FIELDS = (
+    "element_requests_per_minute",
+    "element_budget_conn_id",
+    "element_allowed_hosts",
+    "element_price_per_hour",
+)
 
 
 def stored(playground: Playground, conn_id: str) -> dict[str, Any]:
@@ -53,7 +58,13 @@ def test_it_asks_for_what_plaud_needs_and_no_more(page: Page) -> None:
     ]  # fmt: skip
 
     open_extra_fields(form)
-    assert labels(form)[2:] == ["Region", "Requests per minute", "Budget connection", "Allowed hosts"]
+    assert labels(form)[2:] == [
+        "Region",
+        "Requests per minute",
+        "Budget connection",
+        "Allowed hosts",
+        "Price per hour",
+    ]
     expect(form.locator("[name=element_region]")).to_have_value("us")
     assert options(page, form.get_by_label("Region")) == ["us", "eu", "jp"]
     expect(form.locator("[name=element_requests_per_minute]")).to_have_value("60")
@@ -115,6 +126,7 @@ def test_the_hook_reads_what_the_form_stores(page: Page, playground: Playground)
     fill(form, {"element_requests_per_minute": "120"})
     fill(form, {"element_budget_conn_id": "warehouse"})
     fill(form, {"element_allowed_hosts": "other.example, gateway.example"})
+    fill(form, {"element_price_per_hour": "0.28 USD"})
     save(page, form)
 
     connection = stored(playground, "plaud_eu")
@@ -125,6 +137,7 @@ def test_the_hook_reads_what_the_form_stores(page: Page, playground: Playground)
         "requests_per_minute": 120,
         "budget_conn_id": "warehouse",
         "allowed_hosts": "other.example, gateway.example",
+        "price_per_hour": "0.28 USD",
     }
     assert settings.account.base_url == "https://gateway.example"
     assert (settings.requests_per_minute, settings.budget_conn_id) == (120, "warehouse")
@@ -145,6 +158,7 @@ def test_the_hook_takes_what_was_left_empty_for_its_default(page: Page, playgrou
         "requests_per_minute": None,
         "budget_conn_id": None,
         "allowed_hosts": None,
+        "price_per_hour": None,
     }
     assert settings.account.base_url == "https://openapi.plaud.ai"
     assert (settings.requests_per_minute, settings.budget_conn_id) == (60, None)

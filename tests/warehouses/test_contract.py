@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from plaud_provider.api.models import Status
-from plaud_provider.exceptions import PlaudError, PlaudTableMismatchError, PlaudWarehouseError
+from plaud_provider.exceptions import (
+    PlaudError,
+    PlaudInputError,
+    PlaudTableMismatchError,
+    PlaudWarehouseError,
+)
+from plaud_provider.recordings.description import describe
 from plaud_provider.warehouse.rows import Landing
 from tests.unit.warehouse.warehouses import NOW, landing, segment
 from tests.warehouses.lakes import SEGMENTS, TRANSCRIPTS, Lake, LostConnectionError
@@ -63,6 +69,9 @@ def test_first_landing_is_there_in_every_column(lake: Lake) -> None:
         "error": None,
         "dag_id": "a_dag",
         "run_id": "a_run",
+        "recording_started_at": None,
+        "recording_date": None,
+        "metadata": None,
     }
     assert (first["submitted_at"], moment(first["completed_at"]), moment(first["landed_at"])) == (
         None,
@@ -75,6 +84,77 @@ def test_first_landing_is_there_in_every_column(lake: Lake) -> None:
         ("txn_1", 0, 0.0, 1.25, "speaker_0", "Sentence 0."),
         ("txn_1", 1, 1.5, 2.75, "speaker_1", "Sentence 1."),
     ]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_known_of_a_recording_is_in_columns_that_can_be_joined(lake: Lake, text: str) -> None:
+    zone = timezone(timedelta(hours=9))
+    known = {"started_at": datetime(1969, 12, 31, 9, 30, tzinfo=zone), "agent": text, "score": 7.5}
+    described = [
+        landing(key, description=describe(fields, ("agent", "team"), UTC))
+        for key, fields in {"txn_1": known, "txn_2": {}}.items()
+    ]
+    lake.writer().replace([landing("txn_1"), landing("txn_2")])
+
+    # A table that is there gets the columns; twice is once.
+    for _ in range(2):
+        writer = lake.writer(metadata_columns=["agent", "team"])
+        writer.replace(described)
+
+    first, second = lake.transcripts()
+    kept = text.replace("\0", lake.nul)
+    assert moment(first["recording_started_at"]) == datetime(1969, 12, 31, 0, 30, tzinfo=UTC)
+    assert str(first["recording_date"]) == "1969-12-31"
+    assert json.loads(first["metadata"]) == {
+        "started_at": "1969-12-31T09:30:00+09:00",
+        "agent": kept,
+        "score": 7.5,
+    }
+    names = ("recording_started_at", "recording_date", "metadata")
+    assert {second[name] for name in names} == {None}
+    assert lake.read("plaud_transcripts", ["agent", "team"], "transcription_id") == [
+        {"agent": kept, "team": None},
+        {"agent": None, "team": None},
+    ]
+    # Who does not name a field does not touch its column.
+    lake.writer().replace([landing("txn_1")])
+    assert lake.transcripts()[0]["metadata"] is None
+
+
+def test_speakers_are_summed_up_alike_in_every_warehouse(lake: Lake) -> None:
+    said = [
+        ("A", 0.0, 6.0, "one  two\n\tthree "),
+        ("B", 6.0, 8.0, "\u00e9t\u00e9 \u65e5\u672c\u8a9e"),
+        ("A", 8.0, None, "" + " " * 30),
+        ("A", 8.0, 7.0, "x" + " " * 30 + "y"),
+        (None, None, None, "\r\nfour\r\n"),
+    ]
+    rows = [
+        segment(index, speaker=speaker, start_seconds=start, end_seconds=end, text=text)
+        for index, (speaker, start, end, text) in enumerate(said)
+    ]
+    lake.writer().replace([landing("txn_1", segments=tuple(rows)), landing("txn_2", segments=1)])
+    lake.writer()
+
+    columns = ["transcription_id", "speaker", "seconds", "segments", "words", "share"]
+    found = {
+        (row["transcription_id"], row["speaker"]): [float(row[name]) for name in columns[2:]]
+        for row in lake.read("plaud_speakers", columns, "transcription_id")
+    }
+    assert found == {
+        ("txn_1", "A"): [6.0, 3, 5, 0.75],
+        ("txn_1", "B"): [2.0, 1, 2, 0.25],
+        ("txn_1", None): [0.0, 1, 1, 0.0],
+        ("txn_2", "speaker_0"): [1.25, 1, 2, 1.0],
+    }
+
+
+def test_view_of_other_people_stays_and_keeps_nothing_from_landing(lake: Lake) -> None:
+    lake.create_view("plaud_speakers", "select 1 as theirs")
+
+    lake.writer().replace([landing("txn_1")])
+
+    assert lake.read("plaud_speakers", ["theirs"], "theirs") == [{"theirs": 1}]
 
 
 def test_landing_again_changes_only_when_and_by_whom(lake: Lake) -> None:
@@ -168,6 +248,10 @@ def test_seconds_are_doubles(lake: Lake, seconds: float) -> None:
 
 def test_names_with_quotes_are_taken_literally(lake: Lake) -> None:
     names = ("we\"ird `it's` name", "O'Brien; drop table plaud_segments; --")
+    if not lake.takes_quotes:
+        with pytest.raises(PlaudInputError, match=r"transcripts_table: .*cannot be a name"):
+            lake.writer(transcripts_table=names[0], segments_table=names[1])
+        return
     for _ in range(2):
         writer = lake.writer(transcripts_table=names[0], segments_table=names[1])
         writer.replace([landing("txn_1")])
@@ -235,6 +319,7 @@ def test_role_that_may_not_write_is_told_so_and_the_rows_stay(lake: Lake) -> Non
     assert "SENTINEL" not in str(told.value)
 
 
+@pytest.mark.timeout(400)  # Each of many steps lands five times.
 def test_connection_lost_at_any_step_leaves_the_old_rows_or_the_new_and_a_retry_lands(lake: Lake) -> None:
     old = [landing(known, text="old", segments=stretches("old", 3)) for known in ("txn_1", "txn_2")]
     new = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy.sql import quoted_name
 
 from plaud_provider.api.models import Status
 from plaud_provider.database.connections import hook_of
@@ -25,6 +27,7 @@ from plaud_provider.exceptions import (
 )
 from plaud_provider.warehouse.loaders.loader import Removed, Stored
 from plaud_provider.warehouse.loaders.ordered import OrderedLoader
+from plaud_provider.warehouse.speakers import speakers, speakers_name
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from plaud_provider.warehouse.loaders.loader import Landed
     from plaud_provider.warehouse.rows import Landing
     from plaud_provider.warehouse.tables import PlaudTables
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -58,6 +63,8 @@ _HOLD: Mapping[str, re.Pattern[str]] = {
     "Float64": re.compile(r"Float64"),
     "Int32": re.compile(r"U?Int(32|64|128|256)"),
     "DateTime64(6, 'UTC')": re.compile(r"DateTime64\([6-9](, '.*')?\)"),
+    # A Date ends in 2149 and begins in 1970: older recordings would become others.
+    "Date32": re.compile(r"Date32"),
 }
 
 
@@ -174,7 +181,7 @@ class ClickHouseLoader(OrderedLoader):
                 "words). Create it (it is not created here), or correct the name. Nothing was written."
             )
         for table, parameter in self._tables.parameters.items():
-            there = self._there(table)
+            there = self._there(str(table.name))
             if there:
                 self._check(table, parameter, there)
             else:
@@ -185,24 +192,50 @@ class ClickHouseLoader(OrderedLoader):
             "group by transcription_id)"
         )
         for table, name in zip(self._tables.parameters, (transcripts, segments), strict=True):
-            view = self._name(table, view=True)
-            self._client.command(f"create view if not exists {view} as select * from {name} where {latest}")
+            there = self._there(f"{table.name}_current")
+            # Its columns are those that its table had when it was made.
+            if not there.keys() >= self._columns[table].keys():
+                view = self._name(table, view=True)
+                self._client.command(f"create or replace view {view} as select * from {name} where {latest}")
+        self._create_speakers()
 
-    def _there(self, table: sa.Table) -> dict[str, str]:
-        """Return the columns that a table has, with their types; none if there is no such table."""
+    def _create_speakers(self) -> None:
+        """Make the view of speakers if this user may; nothing depends on it."""
+        segments = self._tables.segments
+        name = speakers_name(str(segments.name))
+        if self._there(name):
+            return
+        columns = [sa.column(column.name, column.type) for column in segments.columns]
+        current = sa.table(quoted_name(f"{segments.name}_current", quote=True), *columns)
+        current.schema = self._tables.schema
+        query = speakers(current).compile(compile_kwargs={"literal_binds": True})
+        schema = "" if self._tables.schema is None else f"{_quoted(str(self._tables.schema))}."
+        try:
+            self._client.command(f"create view if not exists {schema}{_quoted(name)} as {query}")
+        except Exception as error:
+            code = next(iter(_CODE.findall(str(error))), type(error).__name__)
+            log.info("View %s was not created (%s). Nothing depends on it; see docs/model.md.", name, code)
+
+    def _there(self, name: str) -> dict[str, str]:
+        """Return the columns that a table or view has, with their types; none if there is no such one."""
         query = (
             "select name, type from system.columns where table = {table:String} "
             "and database = if({database:String} = '', currentDatabase(), {database:String})"
         )
-        return dict(self._rows(query, table=str(table.name), database=str(self._tables.schema or "")))
+        return dict(self._rows(query, table=name, database=str(self._tables.schema or "")))
 
     def _create(self, table: sa.Table) -> str:
-        columns = ", ".join(f"{_quoted(name)} {kind}" for name, kind in self._columns[table].items())
+        columns = ", ".join(self._declared(table, name) for name in self._columns[table])
         keys = ", ".join(_quoted(column.name) for column in table.primary_key)
         return (
             f"create table if not exists {self._name(table)} ({columns}) engine = MergeTree "
             f"order by ({keys}) partition by toYYYYMM(landed_at) comment '{table.comment}'"
         )
+
+    def _declared(self, table: sa.Table, name: str) -> str:
+        """Return a column as statements declare it."""
+        comment = table.c[name].comment if name in table.c else "landed_at of its transcript"
+        return f"{_quoted(name)} {self._columns[table][name]} comment '{comment}'"
 
     def _check(self, table: sa.Table, parameter: str, there: Mapping[str, str]) -> None:
         problems = []
@@ -210,7 +243,7 @@ class ClickHouseLoader(OrderedLoader):
             found = there.get(name)
             if found is None and kind.startswith("Nullable"):
                 self._client.command(
-                    f"alter table {self._name(table)} add column if not exists {_quoted(name)} {kind}"
+                    f"alter table {self._name(table)} add column if not exists {self._declared(table, name)}"
                 )
             elif found is None:
                 problems.append(f"column {name!r} is missing, {kind} is needed")
@@ -300,6 +333,8 @@ class ClickHouseLoader(OrderedLoader):
 def _type_of(column: sa.Column[Any]) -> str:
     if isinstance(column.type, UtcTime):
         kind = "DateTime64(6, 'UTC')"
+    elif isinstance(column.type, sa.Date):
+        kind = "Date32"
     elif isinstance(column.type, sa.Float):
         kind = "Float64"
     else:
@@ -328,6 +363,7 @@ def _arrow(columns: Columns, types: Mapping[str, str]) -> Any:
         "Float64": pa.float64(),
         "Int32": pa.int32(),
         "DateTime64(6, 'UTC')": pa.timestamp("us", tz="UTC"),
+        "Date32": pa.date32(),
     }
 
     def kind(name: str) -> Any:

@@ -176,15 +176,15 @@ class RowsLoader(Loader):
         write: Callable[[sa.Table, Sequence[Row]], None],
     ) -> int:
         nuls = 0
-        for part in _parts(landings):
+        for part in parts(landings):
             rows = [landing.transcript_row() for landing in part]
-            nuls += self.database.dialect.clean(rows, json=("raw",))
+            nuls += self.database.dialect.clean(rows, json=("raw", "metadata"))
             write(self._tables.transcripts, rows)
         return nuls
 
     def _insert_segments(self, connection: sa.Connection, landings: Sequence[Landing], nuls: int) -> Landed:
         count = 0
-        for part in _parts(landings):
+        for part in parts(landings):
             columns = segment_columns(part)
             nuls += self.database.dialect.clean(columns.values())
             self.database.dialect.insert(connection, self._tables.segments, columns)
@@ -196,8 +196,12 @@ def _ids(landings: Sequence[Landing]) -> list[str]:
     return [landing.transcription_id for landing in landings]
 
 
-def _parts(landings: Sequence[Landing]) -> Iterator[list[Landing]]:
-    """Yield landings, so many at once that their rows take a bounded amount of memory."""
+def parts(landings: Sequence[Landing]) -> Iterator[list[Landing]]:
+    """
+    Yield landings, so many at once that their rows take a bounded amount of memory.
+
+    :param landings: Landings.
+    """
     part: list[Landing] = []
     characters = 0
     for landing in landings:

@@ -166,6 +166,22 @@ def test_as_long_as_nothing_is_known_and_nothing_to_spare_only_a_few_are_looked_
     assert len(set(looks)) == len(looks)
 
 
+def test_as_long_as_nothing_is_known_few_of_many_are_looked_at_whatever_the_quota_has_to_spare() -> None:
+    schedule = Schedule([Job(f"txn_{n}", 0.0, 1.0) for n in range(200)], interval=30, now=0)
+
+    guesses = 0
+    for second in range(20):
+        while due := schedule.take(now=float(second), spare=1e6):
+            guesses += 1
+            schedule.again(due, now=float(second))
+    assert 5 <= guesses <= 20
+
+    due = schedule.take(now=20.0, spare=1e6)
+    assert due is not None
+    schedule.seen(due, now=20.0)
+    assert sum(schedule.take(now=20.0 + step / 1000, spare=1e6) is not None for step in range(200)) >= 180
+
+
 def test_the_first_ones_looked_at_are_those_that_are_probably_done_first() -> None:
     jobs = [Job(f"txn_{number}", START, 1000.0 + 37 * number % 3000) for number in range(100)]
     player = Player(jobs)
@@ -386,6 +402,13 @@ def test_a_thousand_at_sixty_a_minute_take_hardly_more_than_one_look_each() -> N
 
     assert statistics.mean(run.looks for run in runs) <= 1.2
     assert statistics.mean(run.seconds / run.ideal_seconds for run in runs) <= 1.05
+
+
+def test_where_plaud_tells_no_times_the_looks_tell_them_nearly_as_well() -> None:
+    runs = [figures(long_tails(1000, seed=seed), 60, plauds=lambda _: None) for seed in range(5)]
+
+    assert statistics.mean(run.looks for run in runs) <= 1.25
+    assert statistics.mean(run.seconds / run.ideal_seconds for run in runs) <= 1.08
 
 
 @pytest.mark.parametrize("recordings", [steady, constant])

@@ -82,7 +82,9 @@ def test_first_warehouse_is_landed_in(first: Warehouse) -> None:
 
     assert writer.replace([landing("txn_1")]) == writer.replace([landing("txn_1")]) == (1, 2, 0)
 
-    assert first.rows("select * from plaud_transcripts where transcription_id = 'txn_old'") == before
+    [old] = first.rows("select * from plaud_transcripts where transcription_id = 'txn_old'")
+    # What this version knows of a recording and that one did not is behind it.
+    assert (old[: len(before[0])], set(old[len(before[0]) :])) == (before[0], {None})
     assert writer.replace([landing("txn_old", segments=1)]) == (1, 1, 0)
 
 

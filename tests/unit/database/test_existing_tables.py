@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from plaud_provider.database.fit import holds
 from plaud_provider.exceptions import PlaudInputError, PlaudTableMismatchError, PlaudWarehouseError
 from plaud_provider.warehouse.tables import plaud_tables
-from tests.unit.warehouse.warehouses import Warehouse, landing
+from tests.unit.warehouse.warehouses import CONN_ID, Warehouse, landing
 
 COLUMNS = {
     "transcription_id": "varchar not null",
@@ -298,3 +299,57 @@ def test_what_fits_in_postgresql(column: str, there: sa.types.TypeEngine[Any], f
 )
 def test_what_holds_a_time_in_sqlite(there: sa.types.TypeEngine[Any], fits: bool) -> None:
     assert holds(there, sqlite.dialect(), plaud_tables().transcripts.c.landed_at) is fits
+
+
+def test_view_keeps_nobody_from_altering_moving_or_dropping_what_it_shows(warehouse: Warehouse) -> None:
+    def landed(transcription_id: str) -> list[Any]:
+        writer = warehouse.writer()
+        writer.ensure_tables()
+        writer.replace([landing(transcription_id, segments=1)])
+        return warehouse.rows("select transcription_id from plaud_speakers")
+
+    assert landed("txn_1") == [("txn_1",)]
+    if warehouse.kind == "postgres":
+        warehouse.run(
+            "alter table plaud_segments alter column text type varchar",
+            "alter table plaud_segments rename to old",
+        )
+        assert landed("txn_2") == [("txn_2",)]
+    warehouse.run("drop table plaud_segments")
+    assert landed("txn_3") == [("txn_3",)]
+
+
+def test_views_have_the_names_of_their_tables(warehouse: Warehouse) -> None:
+    for segments, view in (
+        ("call_segments", "call_speakers"),
+        ("100 %", "100 %_speakers"),
+        ("segments", "speakers"),
+    ):
+        writer = warehouse.writer(f"{segments} t", segments)
+        writer.ensure_tables()
+        writer.replace([landing("txn_1")])
+
+        assert warehouse.rows(f'select speaker, words from "{view}" order by 1') == [
+            ("speaker_0", 2),
+            ("speaker_1", 2),
+        ]
+
+
+def test_role_that_may_not_create_a_view_lands_without_it(
+    postgres_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres_warehouse.writer().ensure_tables()
+    postgres_warehouse.run(
+        "drop view plaud_speakers",
+        "do $$ begin create role lander login; exception when duplicate_object then null; end $$",
+        "grant usage on schema public to lander",
+        "revoke create on schema public from public",
+        "grant select, insert, update, delete on all tables in schema public to lander",
+    )
+    told = json.loads(postgres_warehouse.connection) | {"login": "lander"}
+    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(told))
+
+    writer = postgres_warehouse.writer()
+    writer.ensure_tables()
+
+    assert writer.replace([landing("txn_1")]) == (1, 2, 0)

@@ -8,7 +8,8 @@ import pytest
 
 from plaud_provider.cli import main
 from plaud_provider.ledger.ledger import Owner, State
-from plaud_provider.ledger.summary import count_states, duration, print_summary
+from plaud_provider.ledger.summary import count_states, print_summary
+from plaud_provider.recordings.length import duration
 from tests.unit.ledger.ledgers import Clock, ledger_in, recording
 from tests.unit.warehouse.conftest import warehouse as warehouse
 from tests.unit.warehouse.warehouses import CONN_ID, Warehouse
@@ -67,6 +68,15 @@ def test_it_is_printed_for_people(warehouse: Warehouse, capsys: pytest.CaptureFi
     assert "processing: 1 are at Plaud, the first of them for 3 h 12 min" in said
     assert "unknown: they may be billed" in said
     assert "The length of 1 is not known" in said
+
+
+def test_what_is_soon_lost_at_plaud_is_said(warehouse: Warehouse, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(warehouse)
+
+    assert print_summary(CONN_ID, now=NOW + timedelta(days=4, hours=23)) == 0
+    assert "have not landed" not in capsys.readouterr().out
+    assert print_summary(CONN_ID, now=NOW + timedelta(days=5)) == 0
+    assert "5 or more days ago and have not landed. Plaud keeps results for 7 days" in capsys.readouterr().out
 
 
 def test_the_command_tells_what_it_cannot_read(

@@ -9,7 +9,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException, TaskDeferred
 
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.operators.approve_recordings import ApproveRecordingsOperator, plan_in_words
+from plaud_provider.operators.approve_recordings import ApproveRecordingsOperator, question_in_words
 from plaud_provider.operators.chunk import COUNTS_KEY
 from tests.unit.tasks import task_context
 
@@ -32,7 +32,7 @@ def context() -> Any:
 
 
 def task(**arguments: Any) -> ApproveRecordingsOperator:
-    told = {"approve_above_hours": 10, "price_per_hour": 0.28, "manifests": CHUNKS, **arguments}
+    told = {"approve_above_hours": 10, "price_per_hour": "0.28 USD", "manifests": CHUNKS, **arguments}
     return ApproveRecordingsOperator(task_id="approve", plan_task_id="plan", list_task_id="list", **told)
 
 
@@ -69,7 +69,7 @@ def test_a_large_plan_waits_with_its_numbers_and_money(asked: list[dict[str, Any
     assert detail["options"] == ["Approve", "Reject"]
     assert detail["defaults"] is None
     assert "**300 recordings are new, with 24.5 hours of audio.**" in detail["body"]
-    assert "At 0.28 an hour that is about **6.86**." in detail["body"]
+    assert "That costs **about 6.86 USD**." in detail["body"]
     assert "1,080 landed before, 20 at Plaud already, 3 failed before" in detail["body"]
 
 
@@ -86,7 +86,7 @@ def test_a_click_decides(chosen: str, left: list[str]) -> None:
 
 
 def test_without_a_price_no_money_is_named() -> None:
-    words = plan_in_words([PLAN], most=1, price_per_hour=None)
+    words = question_in_words([PLAN], most=1, price=None)
 
     assert "What an hour costs is not known here" in words
 

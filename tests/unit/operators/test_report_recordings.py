@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -17,7 +18,7 @@ from plaud_provider.operators.chunk import COUNTS_KEY
 from plaud_provider.operators.land_recordings import PROBLEMS_KEY
 from plaud_provider.operators.list_recordings import manifest_folder
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
-from tests.unit.operators.archives import Archive
+from tests.unit.operators.archives import SUBMIT, Archive
 from tests.unit.tasks import task_context
 from tests.unit.warehouse.warehouses import CONN_ID
 
@@ -50,6 +51,7 @@ def report(
     land_states: tuple[str, ...] = ("success", "success"),
     list_state: str = "success",
     problems: list[Any] | None = None,
+    refused: list[str] | None = None,
     **arguments: Any,
 ) -> tuple[Any, Any]:
     """Run the report of two chunks; return its result and its context."""
@@ -71,6 +73,7 @@ def report(
             ("submit", COUNTS_KEY): [{**SUBMITTED, "submitted": 188}] * 2 if submitted is None else submitted,
             ("land", COUNTS_KEY): [LANDED] * 2 if landed is None else landed,
             ("land", PROBLEMS_KEY): [problems or []],
+            ("submit", PROBLEMS_KEY): [refused or []],
         },
         states={"land": list(land_states), "list": [list_state]},
     )
@@ -96,10 +99,55 @@ def test_a_report_sums_up(archive: Archive, capfd: pytest.CaptureFixture[str]) -
         "not_submitted": 0,
     }
     said = "".join(capfd.readouterr())
-    assert (
-        "1000 recordings: 600 landed before, 24 waiting, 376 new, 19 h 1 min of audio, 2 that cannot" in said
-    )
+    assert "1000 recordings: 600 landed before, 24 waiting, 376 new, 19 h 1 min of audio, 2 refused." in said
     assert "Now 1000 recordings: 998 landed, 2 failed." in said
+
+
+@pytest.mark.parametrize("is_plan", [True, False])
+def test_one_new_of_three_adds_up_with_names_and_money(
+    archive: Archive, is_plan: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    archive.add("a.wav", seconds=3600)
+    archive.folder.joinpath("b.wav").write_bytes(b"")
+    archive.folder.joinpath("c.wav").write_bytes(b"no sound")
+    archive.list()
+    context = archive.context(SUBMIT)
+    counts = archive.submit_task(plan_only=is_plan).execute(context)
+
+    report(
+        archive,
+        settled=None,
+        submitted=[counts],
+        landed=[{}] if is_plan else [{**LANDED, "total": 3, "landed": 1, "failed": 2}],
+        refused=context["ti"].xcom(PROBLEMS_KEY),
+        plan_only=is_plan,
+        price_per_hour="0.28 USD",
+        max_failed=None,
+    )
+
+    said = "".join(capfd.readouterr())
+    plan = (
+        "3 recordings: 0 landed before, 0 waiting, 1 new, 1 h 0 min of audio for about 0.28 USD, 2 refused."
+    )
+    assert plan in said
+    assert ("Now 3 recordings: 1 landed, 2 failed." in said) is not is_plan
+    told = said[said.index("Refused:") :]
+    assert "b.wav' is empty" in told
+    assert "c.wav'" in told
+
+
+def test_price_is_that_of_the_connection_and_a_wrong_one_stops_nothing(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    connection = json.loads(os.environ["AIRFLOW_CONN_PLAUD_DEFAULT"])
+    extra = connection.get("extra") or {}
+    for price, words in (("0.25 EUR", "for about 4.75 EUR, 2 refused"), ("cheap", "of audio, 2 refused")):
+        told = {**connection, "extra": {**extra, "price_per_hour": price}}
+        monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(told))
+
+        report(archive)
+
+        assert words in "".join(capfd.readouterr())
 
 
 def test_assets_get_the_counts_and_aliases_are_left_alone(archive: Archive) -> None:

@@ -88,11 +88,28 @@ def test_the_plan_is_said_in_numbers(archive: Archive, caplog: pytest.LogCapture
     counts = archive.submit("second")
 
     said = (
-        "7 recordings: 1 landed before, 1 waiting, 1 new, about 1.0 audio hours, 1 that cannot be submitted, "
+        "7 recordings: 1 landed before, 1 waiting, 1 new, 1 h 0 min of audio, 1 refused, "
         "1 failed before, 1 of unknown outcome, 1 expired."
     )
     assert said in caplog.text
     assert counts["failed_before"] == counts["unknown_before"] == counts["expired_before"] == 1
+
+
+def test_what_is_left_for_another_run_is_counted(archive: Archive, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    archive.add("a.wav", "b.wav", seconds=3600)
+    archive.list()
+    archive.submit(max_audio_hours=1)
+    archive.add("c.wav")
+    archive.list()
+
+    counts = archive.submit(max_audio_hours=1)
+
+    assert counts["left"] == 2
+    assert (
+        "3 recordings: 0 landed before, 1 waiting, 0 new, 0 s of audio, 2 left for another run."
+        in caplog.text
+    )
 
 
 # What another task is about to submit
@@ -335,6 +352,21 @@ def test_what_is_too_long_is_not_sent(archive: Archive) -> None:
 
     assert archive.posted() == ["short.wav"]
     assert archive.states() == {"long.wav": "failed", "short.wav": "processing"}
+
+
+def test_with_speakers_a_recording_may_be_six_hours_long_unless_somebody_says_otherwise(
+    archive: Archive,
+) -> None:
+    archive.add("long.wav", seconds=6.5 * 3600)
+    archive.list()
+    archive.submit(speaker_diarization=True)
+
+    assert archive.posted() == []
+    assert "more than the 6 hours" in (archive.entries()["long.wav"].error or "")
+    assert archive.submit(speaker_diarization=True, max_recording_hours=7, resubmit=["failed"])["new"] == 0
+    archive.list("second")
+    archive.submit("second", speaker_diarization=True, max_recording_hours=7, resubmit=["failed"])
+    assert archive.posted() == ["long.wav"]
 
 
 def test_what_is_refused_by_plaud_is_a_row_with_its_reason(archive: Archive) -> None:

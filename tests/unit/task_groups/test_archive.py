@@ -43,6 +43,10 @@ VALUES: dict[str, Any] = {
     "modified_before": "{{ data_interval_end }}",
     "language": "en",
     "speaker_diarization": True,
+    "model": "plaud-omni-3",
+    "hotwords": ["Plaud Note"],
+    "decode_silence": True,
+    "detection_level": "chapter",
     "webhook_url": "https://me.example/hook",
     "schema": "speech",
     "transcripts_table": "calls",
@@ -54,9 +58,17 @@ VALUES: dict[str, Any] = {
     "max_recording_hours": 3.0,
     "unreadable": "send",
     "convert": "mp3",
+    "upload": "always",
     "resubmit": ["failed"],
     "dry_run": True,
     "timeout": 3600.0,
+    "max_changed": 7,
+    "price_per_hour": "0.28 USD",
+    "metadata": {"campaign": "spring"},
+    "metadata_pattern": "{agent}/{call}.mp3",
+    "metadata_path": "/crm/calls.csv",
+    "metadata_columns": ["agent"],
+    "metadata_timezone": "Asia/Tokyo",
     "poke_interval": 7.0,
     "partial_count": 11,
     "partial_seconds": 12.0,
@@ -107,6 +119,16 @@ def test_it_makes_a_listing_two_tasks_a_chunk_and_a_report() -> None:
     assert set(chunk.children) == set(CHUNK)
 
 
+def test_each_task_says_what_it_does_and_costs_unless_somebody_says_something_else() -> None:
+    docs = {task.task_id: task.doc_md or "" for task in made().tasks}
+
+    assert set(docs) == {LIST, *CHUNK, REPORT}
+    assert "Plaud bills" in docs[SUBMIT]
+    assert all("Pays nothing" in docs[task_id] for task_id in (LIST, LAND, REPORT))
+    for given in (made(doc_md="mine"), made(default_args={"doc_md": "mine"})):
+        assert {task.doc_md for task in given.tasks} == {"mine"}
+
+
 def test_tasks_come_one_after_the_other_whatever_happens() -> None:
     dag = made()
 
@@ -153,7 +175,7 @@ def test_every_argument_is_known_here() -> None:
     parameters = set(inspect.signature(transcribe_archive).parameters)
 
     # What adds a step of its own is tested by itself.
-    step = {"approve_above_hours", "price_per_hour", "chunk_outlets"}
+    step = {"approve_above_hours", "chunk_outlets"}
     assert parameters == set(VALUES) | step | {"group_id", "task_arguments"}
 
 

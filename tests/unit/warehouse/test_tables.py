@@ -28,13 +28,43 @@ def test_columns_are_those_of_the_design() -> None:
             "dag_id",
             "run_id",
         ),
-        "raw",
+        *("raw", "api", "model", "recording_started_at", "recording_date", "metadata"),
     ]
     assert tables.segments.columns.keys() == [
-        *("transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text")
+        *("transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text"),
+        "language",
     ]
     assert [c.name for c in tables.transcripts.primary_key] == ["transcription_id"]
     assert [c.name for c in tables.segments.primary_key] == ["transcription_id", "segment_index"]
+
+
+def test_every_column_and_table_says_what_it_holds() -> None:
+    for table in plaud_tables(metadata_columns=["agent"]).parameters:
+        assert "per" in (table.comment or "")
+        assert all(column.comment for column in table.columns), table.columns.keys()
+        # Warehouses write them into statements between single quotes.
+        assert not any("'" in (column.comment or "") for column in table.columns)
+
+
+def test_fields_become_text_columns_that_may_be_empty() -> None:
+    columns = plaud_tables(metadata_columns=["agent", "call_id"]).transcripts.columns
+
+    assert columns.keys()[-3:] == ["metadata", "agent", "call_id"]
+    assert columns["agent"].nullable
+    assert isinstance(columns["agent"].type, sa.Text)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "1a", "a-b", "ä", "a" * 64, 'a"', "status", "Status", "METADATA", 7, None]
+)
+def test_field_that_cannot_be_a_column_is_refused(name: Any) -> None:
+    with pytest.raises(PlaudInputError, match=r"^metadata_columns: .*Nothing was sent"):
+        plaud_tables(metadata_columns=[name])
+
+
+def test_field_that_is_a_column_twice_is_refused() -> None:
+    with pytest.raises(PlaudInputError, match=r"^metadata_columns: 'Agent' is a column"):
+        plaud_tables(metadata_columns=["agent", "Agent"])
 
 
 def test_seconds_are_64_bit_and_times_have_a_zone_in_postgresql() -> None:

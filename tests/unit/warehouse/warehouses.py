@@ -80,9 +80,9 @@ class Warehouse:
     def tables(self) -> set[str]:
         listing = {
             "sqlite": "select name from sqlite_master where type = 'table'",
-            "duckdb": "select table_name from information_schema.tables",
+            "duckdb": "select table_name from information_schema.tables where table_type = 'BASE TABLE'",
             "postgres": "select table_name from information_schema.tables "
-            "where table_schema not in ('pg_catalog', 'information_schema')",
+            "where table_schema not in ('pg_catalog', 'information_schema') and table_type = 'BASE TABLE'",
         }
         return {row[0] for row in self.rows(listing[self.kind])}
 
