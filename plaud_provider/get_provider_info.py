@@ -57,7 +57,13 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": _INTEGRATION, "python-modules": ["plaud_provider.sensors.transcription"]}
         ],
         "triggers": [
-            {"integration-name": _INTEGRATION, "python-modules": ["plaud_provider.triggers.transcription"]}
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": [
+                    "plaud_provider.triggers.transcription",
+                    "plaud_provider.triggers.new_recordings",
+                ],
+            }
         ],
         "transfers": [
             {

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from plaud_provider import metrics
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.entry import Entry
     from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.transfers.landing import Tally
     from plaud_provider.warehouse.writer import WarehouseWriter
 
+#: Task state with how many rows a wait has written, stretch by stretch.
+ROWS_KEY = "plaud_rows"
 #: For how long what other runs have left at Plaud is waited for at most: the next run comes back to it.
 LEFT_OVER_SECONDS = 3600.0
 ENDS = ("landed", "failed", "unknown", "expired", "processing", "not_submitted")
@@ -62,6 +66,8 @@ class LandRecordingsOperator(ChunkOperator):
     **A retry** goes on with the same deadline and lands first what was kept; **a clear** begins a new one.
     What is not final at the deadline stays ``processing`` in the ledger: the next run takes it up.
 
+    Each Asset in ``outlets`` gets the chunk's counts as ``extra`` of its event.
+
     :param manifest: As for all tasks of a chunk.
     :param ledger_conn_id: Likewise.
     :param plaud_conn_id: Likewise.
@@ -91,8 +97,8 @@ class LandRecordingsOperator(ChunkOperator):
 
     template_fields: Sequence[str] = (*ChunkOperator.template_fields, "results_path", "keep_raw", "plan_only")
     ui_color = "#fef7e0"
-    #: Rows of transcriptions and of segments that this attempt has written.
-    _rows = (0, 0)
+    #: What this process has written, where Airflow keeps no notes for the next one.
+    _written: Mapping[str, Any] = {}
 
     def __init__(
         self,
@@ -143,7 +149,6 @@ class LandRecordingsOperator(ChunkOperator):
         event: Any = None,
         started_at: float = 0.0,
         end_time: float | None = None,
-        rows: Sequence[int] = (0, 0),
     ) -> dict[str, int]:
         """
         Take the trigger's event: land what has finished, and go on.
@@ -151,9 +156,7 @@ class LandRecordingsOperator(ChunkOperator):
         :param event: What :class:`~plaud_provider.triggers.transcription.TranscriptionTrigger` yielded.
         :param started_at: Epoch seconds of the first look of this run.
         :param end_time: Epoch seconds at which the wait ends.
-        :param rows: Rows of transcriptions and of segments that were written before.
         """
-        self._rows = (rows[0], rows[1])
         result = WaitResult.from_event(event)
         plaud = self._plaud()
         with self._ledger() as ledger:
@@ -215,8 +218,30 @@ class LandRecordingsOperator(ChunkOperator):
         )
         waiting = chunk.waiting
         tally = lander.land({known: waiting[known].audio_uri for known in transcription_ids})
-        self._rows = (self._rows[0] + tally.transcripts, self._rows[1] + tally.segments)
+        self._note_rows(context, tally)
         chunk.look()
+
+    @staticmethod
+    def _cycle(context: Context) -> int:
+        """Return what is another one after each clear: Airflow raises it by the task's retries."""
+        return int(getattr(context["ti"], "max_tries", 0) or 0)
+
+    def _rows(self, context: Context) -> dict[str, int]:
+        """Return how many rows the task has written since it was cleared last."""
+        store: Any = context.get("task_state_store")
+        noted = self._written if store is None else store.get(ROWS_KEY) or {}
+        is_ours = noted.get("cycle") == self._cycle(context)
+        return {name: noted[name] if is_ours else 0 for name in ("transcripts", "segments")}
+
+    def _note_rows(self, context: Context, tally: Tally) -> None:
+        rows = self._rows(context)
+        self._written = {
+            "cycle": self._cycle(context),
+            "transcripts": rows["transcripts"] + tally.transcripts,
+            "segments": rows["segments"] + tally.segments,
+        }
+        if (store := context.get("task_state_store")) is not None:
+            store.set(ROWS_KEY, dict(self._written), retention=timedelta(seconds=self.timeout + 7 * 86400))
 
     def _land_kept(self, chunk: _Chunk, context: Context) -> None:
         """Land what is kept, by an earlier attempt or by another run."""
@@ -253,9 +278,13 @@ class LandRecordingsOperator(ChunkOperator):
             self._results().remove_landed(chunk.plaud.region, ids, keep_raw=False)
         counts = chunk.counts()
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
+        rows = self._rows(context)
         self._moved = chunk.moved(counts)._replace(
-            target=self._tables(), transcripts=self._rows[0], segments=self._rows[1]
+            target=self._tables(), transcripts=rows["transcripts"], segments=rows["segments"]
         )
+        for outlet in self.outlets:
+            if isinstance(outlet, Asset):
+                context["outlet_events"][outlet].extra.update(counts)
         problems = chunk.problems()
         context["ti"].xcom_push(key=PROBLEMS_KEY, value=problems[:SHOWN])
         self.log.info("%s.", in_words(counts))
@@ -287,7 +316,7 @@ class LandRecordingsOperator(ChunkOperator):
                 audio_seconds=[entry.duration_seconds for entry in entries],
             ),
             method_name="resume",
-            kwargs={"started_at": started_at, "end_time": end_time, "rows": list(self._rows)},
+            kwargs={"started_at": started_at, "end_time": end_time},
             timeout=timedelta(seconds=max(0.0, end_time - time.time())) + BACKSTOP,
         )
 

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from plaud_provider.api.arguments import optional_number, validate_boolean
 from plaud_provider.exceptions import PlaudArchiveError, PlaudError
 from plaud_provider.lineage.moved import Moved
-from plaud_provider.operators.chunk import COUNTS_KEY, PROBLEMS_KEY, ArchiveOperator
+from plaud_provider.operators.chunk import COUNTS_KEY, PROBLEMS_KEY, SHOWN, ArchiveOperator
 from plaud_provider.operators.land_recordings import ENDS, examples, in_words, remedies
 from plaud_provider.operators.list_recordings import MAX_CHANGED, changed_in_words, manifest_folder
 
@@ -24,6 +24,8 @@ _SETTLED = {
     "unknown": "unknown_before",
     "expired": "expired_before",
 }
+#: XCom with the report as text and as data, for callbacks and notifiers; also if the task fails.
+SUMMARY_KEY = "summary"
 #: What a plan says, beside ``total``.
 _SAID = (
     *("total", "new", "audio_hours", "waiting", "refused", "changed", "changed_left", "left"),
@@ -40,7 +42,9 @@ class ReportRecordingsOperator(ArchiveOperator):
     or if more recordings are bad than ``max_failed`` allows. What the run has left at ``results_path`` is
     removed: its chunks unless something is left to do, and what has landed or is too old to be of use.
 
-    Each Asset in ``outlets`` gets the counts as ``extra`` of its event.
+    Each Asset in ``outlets`` gets the counts as ``extra`` of its event. The XCom ``summary`` has the report
+    for callbacks and notifiers, whether the task succeeds or fails: ``text``, ``is_good``, ``counts``, and in
+    ``problems`` some of the recordings that did not land, with their reasons.
 
     :param ledger_conn_id: As for all tasks of an archive.
     :param plaud_conn_id: Likewise.
@@ -111,7 +115,8 @@ class ReportRecordingsOperator(ArchiveOperator):
         max_changed = optional_number("max_changed", self.max_changed, minimum=0)
         is_only_plan = validate_boolean("plan_only", self.plan_only)
         counts = self._counts(context, is_only_plan=is_only_plan)
-        self.log.info("%s", self._summary(context, counts, is_only_plan=is_only_plan))
+        said = self._summary(context, counts, is_only_plan=is_only_plan)
+        self.log.info("%s", said)
         self._moved = Moved((), counts, audio_seconds=counts["audio_hours"] * 3600)
         broken = self._broken(context)
         self._clear_up(context, is_done=not broken)
@@ -127,10 +132,18 @@ class ReportRecordingsOperator(ArchiveOperator):
             complaints.append(too_many)
         if not is_only_plan and counts.get("changed_left") and max_changed != 0:
             complaints.append(changed_in_words(counts["changed_left"], self.max_changed))
+        problems = sorted(
+            problem for some in self._pull(context, self.land_task_id, PROBLEMS_KEY) for problem in some
+        )
+        told = {
+            "version": 1,
+            "text": " ".join([said, *complaints]),
+            "is_good": not complaints,
+            "counts": counts,
+            "problems": problems[:SHOWN],
+        }
+        context["ti"].xcom_push(key=SUMMARY_KEY, value=told)
         if complaints:
-            problems = sorted(
-                problem for some in self._pull(context, self.land_task_id, PROBLEMS_KEY) for problem in some
-            )
             raise PlaudArchiveError(
                 f"{' '.join(complaints)} ({in_words(counts)}). {remedies(counts)}{examples(problems)}"
             )

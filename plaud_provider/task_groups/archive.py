@@ -102,6 +102,7 @@ def transcribe_archive(
     public_urls: Mapping[str, str] | str | None = _LEFT_OUT,
     keep_raw: bool | str = _LEFT_OUT,
     outlets: Sequence[Asset] = _LEFT_OUT,
+    chunk_outlets: Sequence[Asset] = _LEFT_OUT,
     group_id: str = "transcribe",
     **task_arguments: Any,
 ) -> TaskGroup:
@@ -185,6 +186,8 @@ def transcribe_archive(
     :param keep_raw: Whether finished transcripts stay at ``results_path`` after they are landed; by
         default not.
     :param outlets: Assets that a run updates; each gets the counts as ``extra`` of its event.
+    :param chunk_outlets: Assets that each chunk updates when it is landed, likewise: what follows need not
+        wait for the whole run.
     :param group_id: Id of the group.
     :param task_arguments: Arguments for all tasks, such as ``retries``, ``queue`` or ``pool``. A
         ``trigger_rule`` is that of ``list``: it says when the group starts.
@@ -263,6 +266,7 @@ def _tasks(function: str, given: dict[str, Any], group_id: str, task_arguments: 
                 # What one attempt has submitted is waited for, whatever became of the rest.
                 trigger_rule="all_done",
                 **arguments(LandRecordingsOperator, **of_chunks),
+                **({"outlets": given["chunk_outlets"]} if "chunk_outlets" in given else {}),
             )
             submit >> land
 

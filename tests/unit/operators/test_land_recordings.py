@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
 from plaud_provider.api import waiting
@@ -524,3 +525,17 @@ def test_execution_timeout_ends_a_wait_and_a_retry_goes_on(chunk: Archive) -> No
     chunk.plaud.advance(601)
 
     assert chunk.land(try_number=2, execution_timeout=timedelta(seconds=60))["landed"] == 3
+
+
+def test_a_landed_chunk_is_an_event_of_its_assets(archive: Archive) -> None:
+    archive.add("a.wav", "b.wav")
+    archive.list()
+    archive.submit()
+    archive.plaud.state.clock.advance(3600)
+    archive.keep("a.wav", "b.wav")
+    asset, context = Asset("chunks"), archive.context("land")
+
+    archive.land_task(timeout=0, outlets=[asset]).execute(context)
+
+    extra = context["outlet_events"][asset].extra
+    assert (extra["total"], extra["landed"], extra["failed"]) == (2, 2, 0)

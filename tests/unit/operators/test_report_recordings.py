@@ -369,3 +369,26 @@ def test_a_run_does_not_fail_since_it_cannot_be_cleared_up(
 
     assert counts["landed"] == 998
     assert "stays for the next run" in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(("max_failed", "is_good"), [(2, True), (1, False)])
+def test_callbacks_get_the_report_as_text_and_as_data(
+    archive: Archive, max_failed: float, is_good: bool
+) -> None:
+    pushed: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "tests.unit.tasks.TaskInstance.xcom_push", lambda ti, key, value: pushed.append((key, value))
+        )
+        if is_good:
+            report(archive, max_failed=max_failed, problems=["s3://calls/a.wav: noise"])
+        else:
+            with pytest.raises(PlaudArchiveError):
+                report(archive, max_failed=max_failed, problems=["s3://calls/a.wav: noise"])
+
+    [(key, told)] = pushed
+    assert (key, told["is_good"]) == ("summary", is_good)
+    assert told["counts"]["landed"] == 998
+    assert told["text"].startswith("1000 recordings: 600 landed before")
+    assert ("max_failed=1 allows 1" in told["text"]) is not is_good
+    assert told["problems"] == ["s3://calls/a.wav: noise"]

@@ -157,6 +157,13 @@ def test_with_a_limit_a_person_is_asked_between_plan_and_submit() -> None:
     assert dag.get_task(REPORT).manifests.operator is approve
 
 
+def test_each_chunk_may_update_assets_of_its_own() -> None:
+    dag = made(chunk_outlets=[Asset("chunks")], outlets=[Asset("calls")])
+
+    assert dag.get_task(LAND).outlets == [Asset("chunks")]
+    assert dag.get_task(REPORT).outlets == [Asset("calls")]
+
+
 def test_a_limit_in_default_args_asks_as_well() -> None:
     dag = made(default_args={"approve_above_hours": 12.5, "price_per_hour": 0.28})
     approve = dag.get_task("transcribe.approve")
@@ -168,7 +175,7 @@ def test_every_argument_is_known_here() -> None:
     parameters = set(inspect.signature(transcribe_archive).parameters)
 
     # What adds a step of its own is tested by itself.
-    step = {"approve_above_hours"}
+    step = {"approve_above_hours", "chunk_outlets"}
     assert parameters == set(VALUES) | step | {"group_id", "task_arguments"}
 
 
