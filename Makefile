@@ -57,7 +57,7 @@ $(STAMP_DIST): $(STAMP)
 	$(call install,$(VENV),constraints.txt,dist)
 $(STAMP_WAREHOUSES): pyproject.toml setup.cfg constraints-warehouses.txt | $(filter .uv/bin/uv,$(UV))
 	$(call install,$(VENV_WAREHOUSES),constraints-warehouses.txt,warehouses)
-	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse]'
+	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse,iceberg,delta]'
 
 demo: $(STAMP) ## Run real Airflow on embedded parts: recordings in, transcripts out
 	@$(PY) -m demo
@@ -69,8 +69,9 @@ test: $(STAMP) ## Run all tests
 	@$(PY) -m pytest $(PARALLEL) --ignore tests/integration
 	@$(PY) -m pytest tests/integration
 
-test-warehouses: $(STAMP_WAREHOUSES) ## Run the warehouses' contract on MariaDB and ClickHouse, the ledger on MariaDB
-	@PLAUD_TEST_WAREHOUSES="mysql clickhouse" $(VENV_WAREHOUSES)/bin/python -m pytest tests/warehouses
+test-warehouses: $(STAMP_WAREHOUSES) ## Run the warehouses' contract on MariaDB, ClickHouse, Iceberg, Delta and Parquet, the ledger on MariaDB
+	@PLAUD_TEST_WAREHOUSES="mysql clickhouse iceberg delta parquet iceberg-s3 delta-s3 parquet-s3" \
+		$(VENV_WAREHOUSES)/bin/python -m pytest tests/warehouses
 	@PLAUD_TEST_WAREHOUSES=mysql $(VENV_WAREHOUSES)/bin/python -m pytest -k mysql tests/unit/ledger
 
 test-ui: $(STAMP_UI) ## Run the tests in a browser (Chromium)
@@ -113,7 +114,7 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 
 lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for each Airflow
 	@$(COMPILE) --group dev --group dist --group docs --group ui -o constraints.txt
 	@$(COMPILE) --group airflow32 -o constraints-airflow-3.2.txt
-	@$(COMPILE) --extra mysql --extra clickhouse --group warehouses -o constraints-warehouses.txt
+	@$(COMPILE) --extra mysql --extra clickhouse --extra iceberg --extra delta --group warehouses -o constraints-warehouses.txt
 
 clean: ## Remove what the targets created
 	@rm -rf docs/_build $(VENV) $(VENV32) $(VENV_WAREHOUSES) .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

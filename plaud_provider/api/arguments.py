@@ -47,7 +47,7 @@ _TEXTS = frozenset(
         *("path", "results_path", "manifest", "pattern"),
         *("plaud_conn_id", "sql_conn_id", "ledger_conn_id", "region", "schema"),
         *("transcripts_table", "segments_table", "language", "webhook_url", "on_unknown_submit"),
-        *("unreadable", "convert"),
+        *("unreadable", "convert", "lake_path", "lake_format", "lake_catalog_conn_id"),
     ]
 )
 

@@ -61,6 +61,9 @@ class ListRecordingsOperator(ArchiveOperator):
     :param schema: Likewise.
     :param transcripts_table: Likewise.
     :param segments_table: Likewise.
+    :param lake_path: Likewise.
+    :param lake_format: Likewise.
+    :param lake_catalog_conn_id: Likewise.
     :param pattern: Only recordings whose path below ``path`` matches, as in ``**/sales-*.mp3`` (templated).
     :param suffixes: Only names that end so, whatever their case; by default ``.m4a``, ``.mp3``, ``.mpga``,
         ``.wav``, ``.wave`` (templated).
@@ -147,7 +150,10 @@ class ListRecordingsOperator(ArchiveOperator):
         from plaud_provider.handover.manifest import Keyed, write_left, write_manifest
         from plaud_provider.warehouse.loaders.choice import refuse_unserved
 
-        refuse_unserved(self.sql_conn_id)
+        self._ledger_conn()
+        self._lake()
+        if (sql_conn_id := optional(self.sql_conn_id)) is not None:
+            refuse_unserved(sql_conn_id)
         size = int(validate_number("chunk_size", self.chunk_size, minimum=1))
         # One is for what other runs have left.
         max_chunks = max(1, conf.getint("core", "max_map_length", fallback=1024) - 1)

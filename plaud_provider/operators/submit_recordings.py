@@ -55,6 +55,9 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
     :param schema: Likewise.
     :param transcripts_table: Likewise.
     :param segments_table: Likewise.
+    :param lake_path: Likewise.
+    :param lake_format: Likewise.
+    :param lake_catalog_conn_id: Likewise.
     :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers (templated).
     :param webhook_url: https URL to which Plaud posts results (templated).

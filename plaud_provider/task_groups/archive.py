@@ -46,7 +46,7 @@ def transcribe_archive(
     path: str | os.PathLike[str] = _LEFT_OUT,
     *,
     results_path: str | os.PathLike[str] = _LEFT_OUT,
-    sql_conn_id: str = _LEFT_OUT,
+    sql_conn_id: str | None = _LEFT_OUT,
     ledger_conn_id: str | None = _LEFT_OUT,
     plaud_conn_id: str = _LEFT_OUT,
     region: str | None = _LEFT_OUT,
@@ -60,6 +60,9 @@ def transcribe_archive(
     schema: str | None = _LEFT_OUT,
     transcripts_table: str = _LEFT_OUT,
     segments_table: str = _LEFT_OUT,
+    lake_path: str | os.PathLike[str] | None = _LEFT_OUT,
+    lake_format: str = _LEFT_OUT,
+    lake_catalog_conn_id: str | None = _LEFT_OUT,
     chunk_size: int | str = _LEFT_OUT,
     chunks_at_once: int = _LEFT_OUT,
     max_failed: float | str | None = _LEFT_OUT,
@@ -99,7 +102,8 @@ def transcribe_archive(
         ``ListRecordingsOperator``.
     :param results_path: Folder that workers and triggerers share, for chunks and for finished transcripts
         until they are landed; private, since it holds transcripts.
-    :param sql_conn_id: Connection of the warehouse; by default ``warehouse_default``.
+    :param sql_conn_id: Connection of the warehouse; by default ``warehouse_default``, or none if there is a
+        ``lake_path``.
     :param ledger_conn_id: Connection of the ledger: PostgreSQL, SQLite or DuckDB; by default the warehouse.
     :param plaud_conn_id: Connection of type ``plaud``; by default ``plaud_default``.
     :param region: What you take that connection's region to be.
@@ -113,6 +117,11 @@ def transcribe_archive(
     :param schema: Schema of both tables of the warehouse.
     :param transcripts_table: Table for transcriptions; by default ``plaud_transcripts``.
     :param segments_table: Table for segments; by default ``plaud_segments``.
+    :param lake_path: Folder of an open lake that transcripts land in as well, or alone if no ``sql_conn_id``
+        is given, such as ``s3://conn@bucket/lake``. Alone, it needs a ``ledger_conn_id``.
+    :param lake_format: ``iceberg``, by default, ``delta`` or ``parquet``.
+    :param lake_catalog_conn_id: Connection of Iceberg's catalog: REST, Glue or SQL; needed unless
+        ``lake_path`` is local.
     :param chunk_size: Recordings per chunk; by default 200.
     :param chunks_at_once: Chunks submitted at once, over all runs of the DAG, by default 2: they share one
         quota, and more of them only hold more workers.

@@ -47,10 +47,16 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
     :param transcription_id: An id or a list of ids (templated), such as ``submit.output`` of a mapped task.
         An id that is there twice is landed once; an empty list is nothing to do.
     :param sql_conn_id: Connection of the warehouse (templated): PostgreSQL, MySQL, MariaDB, DuckDB (a file),
-        SQLite or ClickHouse. Any other is refused by name.
+        SQLite or ClickHouse. Any other is refused by name. By default ``warehouse_default``, or none if there
+        is a ``lake_path``.
     :param schema: Schema of both tables (templated); ``None`` for the connection's own. It has to exist.
     :param transcripts_table: Table for transcriptions (templated); taken literally, always quoted.
     :param segments_table: Table for segments (templated); likewise.
+    :param lake_path: Folder of an open lake that transcripts land in as well, or alone if no ``sql_conn_id``
+        is given (templated): ``s3://conn@bucket/folder``, ``gs://…``, ``abfs://…`` or an absolute path.
+    :param lake_format: Format of its tables (templated): ``iceberg``, ``delta`` or ``parquet``.
+    :param lake_catalog_conn_id: Connection of Iceberg's catalog (templated): ``iceberg`` (REST), ``aws``
+        (Glue), ``postgres``, ``mysql`` or ``sqlite`` (SQL). It may be left out for a local ``lake_path``.
     :param audio_uri: Reference to the recording, or a list of as many as there are ids (templated), stored
         with the transcription. Shown and stored without its query.
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
@@ -90,6 +96,9 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
         "results_path",
         "keep_raw",
         "ledger_conn_id",
+        "lake_path",
+        "lake_format",
+        "lake_catalog_conn_id",
     )
     ui_color = "#fef7e0"
 
@@ -97,7 +106,7 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
         self,
         *,
         transcription_id: str | Sequence[str],
-        sql_conn_id: str = "warehouse_default",
+        sql_conn_id: str | None = None,
         schema: str | None = None,
         transcripts_table: str = "plaud_transcripts",
         segments_table: str = "plaud_segments",
@@ -108,6 +117,9 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
         keep_raw: bool = False,
         ledger_conn_id: str | None = None,
         on_failed: Literal["continue", "fail"] = "continue",
+        lake_path: str | None = None,
+        lake_format: str = "iceberg",
+        lake_catalog_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -115,7 +127,10 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
             raise PlaudInputError(f"on_failed: {on_failed!r} is not 'continue' or 'fail'.")
         self.on_failed = on_failed
         self.transcription_id = transcription_id
-        self.sql_conn_id = sql_conn_id
+        self.sql_conn_id = "warehouse_default" if sql_conn_id is None and lake_path is None else sql_conn_id
+        self.lake_path = lake_path
+        self.lake_format = lake_format
+        self.lake_catalog_conn_id = lake_catalog_conn_id
         self.schema = schema
         self.transcripts_table = transcripts_table
         self.segments_table = segments_table
@@ -137,13 +152,18 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
 
     def execute(self, context: Context) -> dict[str, int]:
         """Fetch and land, slab by slab."""
+        from plaud_provider.warehouse.lake import checked_lake
         from plaud_provider.warehouse.writer import open_warehouse
 
         recordings = self._recordings()
         tally = Tally()
         if recordings:
             writer = open_warehouse(
-                self.sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table
+                optional(self.sql_conn_id),
+                optional(self.schema),
+                self.transcripts_table,
+                self.segments_table,
+                lake=checked_lake(self.lake_path, self.lake_format, optional(self.lake_catalog_conn_id)),
             )
             tally = self._load(recordings, writer, context)
         else:
@@ -183,12 +203,16 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
         ti = context["ti"]
         plaud = PlaudConnection(self.plaud_conn_id, optional(self.region))
         self.log.info(
-            "Landing %d transcription(s) of Plaud region '%s' in %r and %r of warehouse %r.",
+            "Landing %d transcription(s) of Plaud region '%s' in %r and %r of %s.",
             len(recordings),
             plaud.region,
             self.transcripts_table,
             self.segments_table,
-            self.sql_conn_id,
+            " and ".join(
+                f"{kind} {place!r}"
+                for kind, place in (("warehouse", self.sql_conn_id), ("lake", self.lake_path))
+                if place
+            ),
         )
         lander = Lander(
             writer,

@@ -127,7 +127,10 @@ def test_it_says_what_and_whose_it_is(distribution: Distribution) -> None:
     assert urls
     assert all(re.fullmatch(r"[\w ]+, https://\S+", url) for url in urls)
     extras = distribution.metadata.get_all("Provides-Extra") or []
-    assert sorted(extras) == ["azure", "clickhouse", "duckdb", "gcs", "mysql", "postgres", "s3", "sqlite"]
+    assert sorted(extras) == [
+        *("azure", "clickhouse", "delta", "duckdb", "gcs", "iceberg", "mysql", "parquet", "postgres", "s3"),
+        "sqlite",
+    ]
 
 
 def test_its_description_has_no_link_that_only_a_checkout_has(distribution: Distribution) -> None:

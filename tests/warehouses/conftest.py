@@ -1,17 +1,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from plaud_provider.emulator.server import EmulatorServer
+from tests.unit.conftest import plaud, plaud_server
+from tests.unit.operators.archives import Archive
 from tests.unit.postgres_server import postgres_database, postgres_server
+from tests.unit.s3_server import s3, s3_server
+from tests.unit.warehouse.warehouses import connected
 from tests.warehouses.lakes import CHOSEN, KINDS, Lake
 from tests.warehouses.mariadb_server import mariadb_database, mariadb_server
 
-__all__ = ["mariadb_database", "mariadb_server", "postgres_database", "postgres_server"]
+__all__ = [
+    "mariadb_database",
+    "mariadb_server",
+    "plaud",
+    "plaud_server",
+    "postgres_database",
+    "postgres_server",
+    "s3",
+    "s3_server",
+]
 
 # The development environment has neither server nor driver.
 collect_ignore = [] if "mysql" in CHOSEN else ["test_mysql.py"]
+if not {"iceberg", "delta", "parquet"} <= set(CHOSEN):
+    collect_ignore.append("test_lake.py")
 
 
 @pytest.fixture(params=CHOSEN)
@@ -19,3 +36,10 @@ def lake(request: pytest.FixtureRequest) -> Iterator[Lake]:
     made = KINDS[request.param](request)
     yield made
     made.close()
+
+
+@pytest.fixture
+def archive(plaud: EmulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
+    """An empty archive, with a ledger in SQLite."""
+    warehouse = connected("sqlite", tmp_path, monkeypatch)
+    return Archive(tmp_path / "calls", tmp_path / "results", warehouse, plaud)
