@@ -64,7 +64,7 @@ $(STAMP_DIST): $(STAMP)
 	$(call install,$(VENV),constraints.txt,dist)
 $(STAMP_WAREHOUSES): pyproject.toml setup.cfg constraints-warehouses.txt | $(filter .uv/bin/uv,$(UV))
 	$(call install,$(VENV_WAREHOUSES),constraints-warehouses.txt,warehouses)
-	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse]'
+	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse,iceberg,delta]'
 
 
 $(STAMP_SNOWFLAKE): pyproject.toml setup.cfg constraints-snowflake.txt | $(filter .uv/bin/uv,$(UV))
@@ -91,8 +91,9 @@ test: $(STAMP) ## Run all tests
 	@$(PY) -m pytest $(PARALLEL) --ignore tests/integration
 	@$(PY) -m pytest tests/integration
 
-test-warehouses: $(STAMP_WAREHOUSES) $(STAMP_SNOWFLAKE) $(STAMP_BIGQUERY) $(STAMP_LOCAL_BIGQUERY) ## Run the warehouses' contract on MariaDB, ClickHouse and stand-ins for Snowflake and BigQuery, the ledger on MariaDB
-	@PLAUD_TEST_WAREHOUSES="mysql clickhouse" $(VENV_WAREHOUSES)/bin/python -m pytest tests/warehouses
+test-warehouses: $(STAMP_WAREHOUSES) $(STAMP_SNOWFLAKE) $(STAMP_BIGQUERY) $(STAMP_LOCAL_BIGQUERY) ## Run the warehouses' contract on MariaDB, ClickHouse, Iceberg, Delta, Parquet, and stand-ins for Snowflake and BigQuery
+	@PLAUD_TEST_WAREHOUSES="mysql clickhouse iceberg delta parquet iceberg-s3 delta-s3 parquet-s3" \
+		$(VENV_WAREHOUSES)/bin/python -m pytest tests/warehouses
 	@PLAUD_TEST_WAREHOUSES=mysql $(VENV_WAREHOUSES)/bin/python -m pytest -k mysql tests/unit/ledger
 	@PLAUD_TEST_WAREHOUSES=snowflake .venv-snowflake/bin/python -m pytest tests/warehouses
 	@PLAUD_TEST_WAREHOUSES=bigquery .venv-bigquery/bin/python -m pytest tests/warehouses
@@ -137,7 +138,7 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 
 lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for each Airflow
 	@$(COMPILE) --group dev --group dist --group docs --group ui -o constraints.txt
 	@$(COMPILE) --group airflow32 -o constraints-airflow-3.2.txt
-	@$(COMPILE) --extra mysql --extra clickhouse --group warehouses -o constraints-warehouses.txt
+	@$(COMPILE) --extra mysql --extra clickhouse --extra iceberg --extra delta --group warehouses -o constraints-warehouses.txt
 	@$(COMPILE) --extra snowflake --group snowflake -o constraints-snowflake.txt
 	@$(COMPILE) --extra bigquery --group bigquery -o constraints-bigquery.txt
 	@$(UV) pip compile --quiet --upgrade --python-version 3.13 --group local-bigquery --override tests/warehouses/local-bigquery-override.txt \

@@ -50,6 +50,7 @@ _TEXTS = frozenset(
         *("model", "detection_level"),
         *("unreadable", "convert", "upload"),
         *("metadata_pattern", "metadata_path", "metadata_timezone"),
+        *("lake_path", "lake_format", "lake_catalog_conn_id"),
     ]
 )
 

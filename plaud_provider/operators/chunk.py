@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.submit.stop import Stop
     from plaud_provider.submit.summary import Price
+    from plaud_provider.warehouse.lake import Lake
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 COUNTS_KEY = "counts"
@@ -54,10 +55,11 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     A task of an archive: it knows the client that pays, the ledger, and the target of the transcripts.
 
     :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB; by default the
-        warehouse.
+        warehouse. A lake cannot keep one: with ``lake_path`` alone it has to be given.
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
     :param region: What you take that connection's region to be (templated); checked before any request.
-    :param sql_conn_id: Connection of the warehouse (templated).
+    :param sql_conn_id: Connection of the warehouse (templated); by default ``warehouse_default``, or none if
+        there is a ``lake_path``.
     :param schema: Schema of both tables (templated); ``None`` for the connection's own.
     :param transcripts_table: Table for transcriptions (templated).
     :param segments_table: Table for segments (templated).
@@ -68,6 +70,11 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     :param metadata_timezone: Likewise (templated).
     :param price_per_hour: What Plaud asks for an hour of audio, as in ``0.28 USD`` (templated), for what is
         said of plans and runs; by default as the Plaud connection has it, else no money is spoken of.
+    :param lake_path: Folder of an open lake that transcripts land in as well, or alone if no ``sql_conn_id``
+        is given (templated): ``s3://conn@bucket/folder``, ``gs://…``, ``abfs://…`` or an absolute path.
+    :param lake_format: Format of its tables (templated): ``iceberg``, ``delta`` or ``parquet``.
+    :param lake_catalog_conn_id: Connection of Iceberg's catalog (templated): ``iceberg`` (REST), ``aws``
+        (Glue), ``postgres``, ``mysql`` or ``sqlite`` (SQL). It may be left out for a local ``lake_path``.
     """
 
     template_fields: Sequence[str] = (
@@ -84,6 +91,9 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
         "metadata_columns",
         "metadata_timezone",
         "price_per_hour",
+        "lake_path",
+        "lake_format",
+        "lake_catalog_conn_id",
     )
     #: Whether the listing of its run has opened ledger and warehouse before.
     _comes_after_list = True
@@ -94,7 +104,7 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
         ledger_conn_id: str | None = None,
         plaud_conn_id: str = "plaud_default",
         region: str | None = None,
-        sql_conn_id: str = "warehouse_default",
+        sql_conn_id: str | None = None,
         schema: str | None = None,
         transcripts_table: str = "plaud_transcripts",
         segments_table: str = "plaud_segments",
@@ -104,10 +114,18 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
         metadata_columns: Sequence[str] | str | None = None,
         metadata_timezone: str | None = None,
         price_per_hour: float | str | None = None,
+        lake_path: str | None = None,
+        lake_format: str = "iceberg",
+        lake_catalog_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if sql_conn_id is None and lake_path is None:
+            sql_conn_id = "warehouse_default"
         self.sql_conn_id = sql_conn_id
+        self.lake_path = lake_path
+        self.lake_format = lake_format
+        self.lake_catalog_conn_id = lake_catalog_conn_id
         self.ledger_conn_id = sql_conn_id if ledger_conn_id is None else ledger_conn_id
         self.plaud_conn_id = plaud_conn_id
         self.region = region
@@ -133,34 +151,55 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
 
         return known_price(self.price_per_hour, self._plaud())
 
+    def _ledger_conn(self) -> str:
+        conn_id = optional(self.ledger_conn_id) or optional(self.sql_conn_id)
+        if conn_id is None:
+            raise PlaudInputError(
+                "ledger_conn_id: it is missing, and a lake cannot keep the ledger, which says what has been "
+                "paid for. Pass a connection to PostgreSQL, MySQL, MariaDB, SQLite or DuckDB beside "
+                "lake_path. Nothing was sent."
+            )
+        return conn_id
+
     def _ledger(self) -> AbstractContextManager[Ledger]:
         from plaud_provider.ledger.ledger import open_ledger
 
-        conn_id = optional(self.ledger_conn_id) or self.sql_conn_id
-        return closing(open_ledger(conn_id, keeps_connection=True, is_checked=self._comes_after_list))
+        return closing(
+            open_ledger(self._ledger_conn(), keeps_connection=True, is_checked=self._comes_after_list)
+        )
 
     def _writer(self, ledger: Ledger) -> WarehouseWriter:
         from plaud_provider.warehouse.writer import open_warehouse
 
         return open_warehouse(
-            self.sql_conn_id,
+            optional(self.sql_conn_id),
             optional(self.schema),
             self.transcripts_table,
             self.segments_table,
             metadata_columns=split_words(self.metadata_columns),
+            lake=self._lake(),
             ledger=ledger,
             is_checked=self._comes_after_list,
         )
 
-    def _tables(self) -> Target:
-        """Return the tables, as lineage names them."""
-        return Target(self.sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table)
+    def _tables(self) -> Target | None:
+        """Return the tables, as lineage names them; ``None`` of a lake alone."""
+        sql_conn_id = optional(self.sql_conn_id)
+        if sql_conn_id is None:
+            return None
+        return Target(sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table)
 
     def _target(self) -> str:
         from plaud_provider.warehouse.tables import plaud_tables
 
         tables = plaud_tables(optional(self.schema), self.transcripts_table, self.segments_table)
-        return tables.target(self.sql_conn_id)
+        lake = self._lake()
+        return tables.target(optional(self.sql_conn_id) or (lake.path if lake else ""))
+
+    def _lake(self) -> Lake | None:
+        from plaud_provider.warehouse.lake import checked_lake
+
+        return checked_lake(self.lake_path, self.lake_format, optional(self.lake_catalog_conn_id))
 
 
 class ChunkOperator(ArchiveOperator):

@@ -76,6 +76,9 @@ class LandRecordingsOperator(ChunkOperator):
     :param schema: Likewise.
     :param transcripts_table: Likewise.
     :param segments_table: Likewise.
+    :param lake_path: Likewise.
+    :param lake_format: Likewise.
+    :param lake_catalog_conn_id: Likewise.
     :param results_path: Folder in which the trigger keeps final answers until they are landed (templated), as
         an ``ObjectStoragePath`` that workers and triggerers share: ``s3://conn@bucket/folder`` or a path.
         They are whole transcripts: keep the folder private.

@@ -66,6 +66,9 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
     :param schema: Likewise.
     :param transcripts_table: Likewise.
     :param segments_table: Likewise.
+    :param lake_path: Likewise.
+    :param lake_format: Likewise.
+    :param lake_catalog_conn_id: Likewise.
     :param pattern: Only recordings whose path below ``path`` matches, as in ``**/sales-*.mp3`` (templated).
     :param suffixes: Only names that end so, whatever their case; by default ``.m4a``, ``.mp3``, ``.mpga``,
         ``.wav``, ``.wave`` (templated).
@@ -163,7 +166,10 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         from plaud_provider.handover.manifest import Keyed, write_left, write_manifest
         from plaud_provider.warehouse.loaders.choice import refuse_unserved
 
-        refuse_unserved(self.sql_conn_id)
+        self._ledger_conn()
+        self._lake()
+        if (sql_conn_id := optional(self.sql_conn_id)) is not None:
+            refuse_unserved(sql_conn_id)
         # What describes recordings is used once they are paid for.
         if (describer := describer_of(self)) is not None:
             describer.check()

@@ -53,6 +53,9 @@ class ReportRecordingsOperator(ArchiveOperator):
     :param schema: Likewise.
     :param transcripts_table: Likewise.
     :param segments_table: Likewise.
+    :param lake_path: Likewise.
+    :param lake_format: Likewise.
+    :param lake_catalog_conn_id: Likewise.
     :param manifests: What the listing returned (templated).
     :param results_path: Folder that the tasks share (templated).
     :param list_task_id: The task that listed; if it was skipped, so is this one.

@@ -58,6 +58,9 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
     :param schema: Likewise.
     :param transcripts_table: Likewise.
     :param segments_table: Likewise.
+    :param lake_path: Likewise.
+    :param lake_format: Likewise.
+    :param lake_catalog_conn_id: Likewise.
     :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers (templated).
     :param model: As for ``SubmitTranscriptionOperator`` (templated).

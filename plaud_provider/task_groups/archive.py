@@ -57,7 +57,7 @@ def transcribe_archive(
     path: str | os.PathLike[str] = _LEFT_OUT,
     *,
     results_path: str | os.PathLike[str] = _LEFT_OUT,
-    sql_conn_id: str = _LEFT_OUT,
+    sql_conn_id: str | None = _LEFT_OUT,
     ledger_conn_id: str | None = _LEFT_OUT,
     plaud_conn_id: str = _LEFT_OUT,
     region: str | None = _LEFT_OUT,
@@ -80,6 +80,9 @@ def transcribe_archive(
     metadata_path: str | os.PathLike[str] | None = _LEFT_OUT,
     metadata_columns: Sequence[str] | str | None = _LEFT_OUT,
     metadata_timezone: str | None = _LEFT_OUT,
+    lake_path: str | os.PathLike[str] | None = _LEFT_OUT,
+    lake_format: str = _LEFT_OUT,
+    lake_catalog_conn_id: str | None = _LEFT_OUT,
     chunk_size: int | str = _LEFT_OUT,
     chunks_at_once: int = _LEFT_OUT,
     max_failed: float | str | None = _LEFT_OUT,
@@ -124,7 +127,8 @@ def transcribe_archive(
         ``ListRecordingsOperator``.
     :param results_path: Folder that workers and triggerers share, for chunks and for finished transcripts
         until they are landed; private, since it holds transcripts.
-    :param sql_conn_id: Connection of the warehouse; by default ``warehouse_default``.
+    :param sql_conn_id: Connection of the warehouse; by default ``warehouse_default``, or none if there is a
+        ``lake_path``.
     :param ledger_conn_id: Connection of the ledger: PostgreSQL, SQLite or DuckDB; by default the warehouse.
     :param plaud_conn_id: Connection of type ``plaud``; by default ``plaud_default``.
     :param region: What you take that connection's region to be.
@@ -149,6 +153,11 @@ def transcribe_archive(
     :param metadata_path: A list of fields, as CSV or JSON lines; see there.
     :param metadata_columns: Fields that are columns of their own as well.
     :param metadata_timezone: Time zone of times that tell none; by default UTC.
+    :param lake_path: Folder of an open lake that transcripts land in as well, or alone if no ``sql_conn_id``
+        is given, such as ``s3://conn@bucket/lake``. Alone, it needs a ``ledger_conn_id``.
+    :param lake_format: ``iceberg``, by default, ``delta`` or ``parquet``.
+    :param lake_catalog_conn_id: Connection of Iceberg's catalog: REST, Glue or SQL; needed unless
+        ``lake_path`` is local.
     :param chunk_size: Recordings per chunk; by default 200.
     :param chunks_at_once: Chunks submitted at once, over all runs of the DAG, by default 2: they share one
         quota, and more of them only hold more workers.

@@ -56,10 +56,16 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
     :param transcription_id: An id or a list of ids (templated), such as ``submit.output`` of a mapped task.
         An id that is there twice is landed once; an empty list is nothing to do.
     :param sql_conn_id: Connection of the warehouse (templated): PostgreSQL, MySQL, MariaDB, DuckDB (a file),
-        SQLite or ClickHouse. Any other is refused by name.
+        SQLite or ClickHouse. Any other is refused by name. By default ``warehouse_default``, or none if there
+        is a ``lake_path``.
     :param schema: Schema of both tables (templated); ``None`` for the connection's own. It has to exist.
     :param transcripts_table: Table for transcriptions (templated); taken literally, always quoted.
     :param segments_table: Table for segments (templated); likewise.
+    :param lake_path: Folder of an open lake that transcripts land in as well, or alone if no ``sql_conn_id``
+        is given (templated): ``s3://conn@bucket/folder``, ``gs://…``, ``abfs://…`` or an absolute path.
+    :param lake_format: Format of its tables (templated): ``iceberg``, ``delta`` or ``parquet``.
+    :param lake_catalog_conn_id: Connection of Iceberg's catalog (templated): ``iceberg`` (REST), ``aws``
+        (Glue), ``postgres``, ``mysql`` or ``sqlite`` (SQL). It may be left out for a local ``lake_path``.
     :param audio_uri: Reference to the recording, or a list of as many as there are ids (templated), stored
         with the transcription. Shown and stored without its query.
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
@@ -120,6 +126,9 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         "metadata_path",
         "metadata_columns",
         "metadata_timezone",
+        "lake_path",
+        "lake_format",
+        "lake_catalog_conn_id",
     )
     ui_color = "#fef7e0"
 
@@ -127,7 +136,7 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         self,
         *,
         transcription_id: str | Sequence[str],
-        sql_conn_id: str = "warehouse_default",
+        sql_conn_id: str | None = None,
         schema: str | None = None,
         transcripts_table: str = "plaud_transcripts",
         segments_table: str = "plaud_segments",
@@ -143,6 +152,9 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         metadata_path: str | None = None,
         metadata_columns: Sequence[str] | str | None = None,
         metadata_timezone: str | None = None,
+        lake_path: str | None = None,
+        lake_format: str = "iceberg",
+        lake_catalog_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -150,7 +162,10 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
             raise PlaudInputError(f"on_failed: {on_failed!r} is not 'continue' or 'fail'.")
         self.on_failed = on_failed
         self.transcription_id = transcription_id
-        self.sql_conn_id = sql_conn_id
+        self.sql_conn_id = "warehouse_default" if sql_conn_id is None and lake_path is None else sql_conn_id
+        self.lake_path = lake_path
+        self.lake_format = lake_format
+        self.lake_catalog_conn_id = lake_catalog_conn_id
         self.schema = schema
         self.transcripts_table = transcripts_table
         self.segments_table = segments_table
@@ -178,6 +193,7 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
 
     def execute(self, context: Context) -> dict[str, int]:
         """Fetch and land, slab by slab."""
+        from plaud_provider.warehouse.lake import checked_lake
         from plaud_provider.warehouse.writer import open_warehouse
 
         recordings = self._recordings()
@@ -186,21 +202,26 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         tally = Tally()
         if recordings:
             writer = open_warehouse(
-                self.sql_conn_id,
+                optional(self.sql_conn_id),
                 optional(self.schema),
                 self.transcripts_table,
                 self.segments_table,
                 metadata_columns=split_words(self.metadata_columns),
+                lake=checked_lake(self.lake_path, self.lake_format, optional(self.lake_catalog_conn_id)),
             )
             tally = self._load(recordings, writer, describer, context)
         else:
             self.log.info("There is nothing to land: transcription_id is an empty list.")
+        sql_conn_id = optional(self.sql_conn_id)
         self._moved = Moved(
             folders_of(recordings.values()),
             tally.counts,
             some_ids(recordings),
             tally.audio_seconds,
-            Target(self.sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table),
+            # Lineage has no name for the tables of a lake yet.
+            None
+            if sql_conn_id is None
+            else Target(sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table),
             tally.transcripts,
             tally.segments,
         )
@@ -245,12 +266,16 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         ti = context["ti"]
         plaud = PlaudConnection(self.plaud_conn_id, optional(self.region))
         self.log.info(
-            "Landing %d transcription(s) of Plaud region '%s' in %r and %r of warehouse %r.",
+            "Landing %d transcription(s) of Plaud region '%s' in %r and %r of %s.",
             len(recordings),
             plaud.region,
             self.transcripts_table,
             self.segments_table,
-            self.sql_conn_id,
+            " and ".join(
+                f"{kind} {place!r}"
+                for kind, place in (("warehouse", self.sql_conn_id), ("lake", self.lake_path))
+                if place
+            ),
         )
         lander = Lander(
             writer,

@@ -18,6 +18,7 @@ from plaud_provider.warehouse.tables import DEFAULT_SEGMENTS_TABLE, DEFAULT_TRAN
 
 if TYPE_CHECKING:
     from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.warehouse.lake import Lake
     from plaud_provider.warehouse.loaders.loader import Loader
 
 __all__ = ["Landed", "WarehouseWriter", "open_warehouse"]
@@ -132,24 +133,29 @@ class WarehouseWriter:
 
 
 def open_warehouse(
-    sql_conn_id: str,
+    sql_conn_id: str | None,
     schema: str | None = None,
     transcripts_table: str = DEFAULT_TRANSCRIPTS_TABLE,
     segments_table: str = DEFAULT_SEGMENTS_TABLE,
     *,
     metadata_columns: Sequence[str] = (),
+    lake: Lake | None = None,
     ledger: Ledger | None = None,
     is_checked: bool = False,
 ) -> WarehouseWriter:
     """
-    Return the writer of a warehouse whose tables are there and fit; they are created if they are not there.
+    Return the writer of a warehouse, a lake, or both.
 
-    :param sql_conn_id: Airflow connection of a type that :data:`.choice.LOADERS` has.
+    Its tables are there and fit; they are created if they are not there.
+
+    :param sql_conn_id: Airflow connection of a type that :data:`.choice.LOADERS` has; ``None`` for a lake
+        alone.
     :param schema: Schema of both tables; ``None`` for the connection's own. It has to exist.
     :param transcripts_table: Table for transcriptions, taken literally.
     :param segments_table: Table for segments, likewise.
     :param metadata_columns: Fields of recordings that are columns of their own; each landing has to have
         them.
+    :param lake: A lake to land in as well, or alone.
     :param ledger: A ledger that is open; if it is behind the same connection, what it has open is used.
     :param is_checked: Whether a task before has opened it, and so has checked its tables.
     :raises PlaudConfigurationError: if the connection is missing or its type is none of these.
@@ -158,6 +164,6 @@ def open_warehouse(
     :raises PlaudWarehouseError: if the warehouse is away, locked or refuses.
     """
     tables = plaud_tables(schema, transcripts_table, segments_table, metadata_columns)
-    writer = WarehouseWriter(choose_loader(sql_conn_id, tables, ledger=ledger))
+    writer = WarehouseWriter(choose_loader(sql_conn_id, tables, lake=lake, ledger=ledger))
     writer.ensure_tables(is_checked=is_checked)
     return writer

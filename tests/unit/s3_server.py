@@ -52,6 +52,8 @@ class Gate:
     def reset(self) -> None:
         self.later = timedelta()
         self.is_forbidden = False
+        #: Whether nothing may be written.
+        self.is_read_only = False
         #: How reads of objects with the connection's credentials are refused: status and code.
         self.read_refusal: tuple[str, str] | None = None
         #: What is told of objects besides.
@@ -90,6 +92,8 @@ class Gate:
             return self._presigned_refusal(environ, path, query)
         access_key = re.search(r"Credential=([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
         if self.is_forbidden or not access_key or access_key.group(1) != ACCESS_KEY:
+            return "403 Forbidden", "AccessDenied"
+        if self.is_read_only and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return "403 Forbidden", "AccessDenied"
         if environ["REQUEST_METHOD"] == "GET" and "list-type" not in query:
             return self.read_refusal

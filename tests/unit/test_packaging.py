@@ -127,8 +127,8 @@ def test_it_says_what_and_whose_it_is(distribution: Distribution) -> None:
     assert urls
     assert all(re.fullmatch(r"[\w ]+, https://\S+", url) for url in urls)
     extras = distribution.metadata.get_all("Provides-Extra") or []
-    databases = ["bigquery", "clickhouse", "duckdb", "mysql", "postgres", "redshift"]
-    assert sorted(extras) == sorted([*databases, "azure", "gcs", "s3", "snowflake", "sqlite"])
+    databases = ["bigquery", "clickhouse", "duckdb", "mysql", "postgres", "redshift", "snowflake", "sqlite"]
+    assert sorted(extras) == sorted([*databases, "azure", "delta", "gcs", "iceberg", "parquet", "s3"])
 
 
 def test_its_description_has_no_link_that_only_a_checkout_has(distribution: Distribution) -> None:

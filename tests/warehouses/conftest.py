@@ -2,10 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
+from plaud_provider.emulator.server import EmulatorServer
+from tests.unit.conftest import plaud, plaud_server
+from tests.unit.operators.archives import Archive
 from tests.unit.postgres_server import postgres_database, postgres_server
+from tests.unit.s3_server import s3, s3_server
+from tests.unit.warehouse.warehouses import connected
 from tests.warehouses.bigquery_server import bigquery_server
 from tests.warehouses.lakes import CHOSEN, KINDS, Lake
 from tests.warehouses.mariadb_server import mariadb_database, mariadb_server
@@ -15,8 +21,12 @@ __all__ = [
     "bigquery_server",
     "mariadb_database",
     "mariadb_server",
+    "plaud",
+    "plaud_server",
     "postgres_database",
     "postgres_server",
+    "s3",
+    "s3_server",
     "snowflake_server",
 ]
 
@@ -24,6 +34,8 @@ __all__ = [
 collect_ignore = [f"test_{name}.py" for name in ("mysql", "bigquery") if name not in CHOSEN]
 if find_spec("pyarrow") is None:
     collect_ignore.append("test_sql.py")
+if not {"iceberg", "delta", "parquet"} <= set(CHOSEN):
+    collect_ignore.append("test_lake.py")
 
 
 @pytest.fixture(params=CHOSEN)
@@ -31,3 +43,10 @@ def lake(request: pytest.FixtureRequest) -> Iterator[Lake]:
     made = KINDS[request.param](request)
     yield made
     made.close()
+
+
+@pytest.fixture
+def archive(plaud: EmulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
+    """An empty archive, with a ledger in SQLite."""
+    warehouse = connected("sqlite", tmp_path, monkeypatch)
+    return Archive(tmp_path / "calls", tmp_path / "results", warehouse, plaud)

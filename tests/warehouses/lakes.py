@@ -21,8 +21,14 @@ import pytest
 import sqlalchemy as sa
 
 from plaud_provider.database import copying
+from plaud_provider.warehouse.lake import Lake as OpenFormat
+from plaud_provider.warehouse.lake import folder_name
+from plaud_provider.warehouse.loaders.choice import choose_loader
+from plaud_provider.warehouse.loaders.lake import storage_path
+from plaud_provider.warehouse.loaders.object_store import storage_options
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter, open_warehouse
+from tests.unit.s3_server import S3Server
 from tests.unit.warehouse.warehouses import Warehouse, connected, connected_postgres
 
 CONN_ID = "warehouse_default"
@@ -572,6 +578,222 @@ def _backquoted(name: str) -> str:
     return "`" + name.replace("`", "\\`") + "`"
 
 
+class OpenLake(Lake):
+    """Files in a local folder or in S3, read as people read them: by DuckDB with the query of the docs."""
+
+    has_schemas = False
+
+    def __init__(self, lake: OpenFormat, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.lake = lake
+        self.monkeypatch = monkeypatch
+        self.folder = folder
+
+    def writer(self, **names: Any) -> WarehouseWriter:
+        return open_warehouse(None, lake=self.lake, **names)
+
+    def loader(self, **names: Any) -> Any:
+        return choose_loader(None, plaud_tables(**names), lake=self.lake)
+
+    @abstractmethod
+    def arrow(self, table: str, schema: str | None) -> Any:
+        """Return all rows of a table, past the package."""
+
+    @abstractmethod
+    def create(self, table: str, schema: Any) -> None: ...
+
+    #: How readers find the rows of a transcript once.
+    latest = ""
+
+    def transcripts(self, table: str = "plaud_transcripts", schema: str | None = None) -> Rows:
+        return self._query(
+            f"select {', '.join(TRANSCRIPTS)} from transcripts {self.latest} order by transcription_id",
+            transcripts=self.arrow(table, schema),
+        )
+
+    def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
+        return self._query(
+            f"select {', '.join('s.' + name for name in SEGMENTS)} from segments s "
+            f"join (from transcripts {self.latest}) t using (transcription_id, landed_at) "
+            "order by transcription_id, segment_index",
+            transcripts=self.arrow(self._transcripts_beside(table), schema),
+            segments=self.arrow(table, schema),
+        )
+
+    def _transcripts_beside(self, segments: str) -> str:
+        return "plaud_transcripts" if segments == "plaud_segments" else "we\"ird `it's` name"
+
+    @staticmethod
+    def _query(query: str, **tables: Any) -> Rows:
+        import duckdb
+
+        with duckdb.connect() as connection:
+            for name, table in tables.items():
+                connection.register(name, table)
+            return list(connection.sql(query).to_arrow_table().to_pylist())
+
+    def create_schema(self, name: str) -> None:
+        raise NotImplementedError
+
+    def create_by_hand(self) -> None:
+        import pyarrow as pa
+
+        text, time, double = pa.string(), pa.timestamp("us", tz="UTC"), pa.float64()
+        ours = dict.fromkeys(("reviewed_by", "raw", "run_id", "dag_id", "error", "status", "text"), text)
+        ours |= dict.fromkeys(("landed_at", "completed_at", "submitted_at"), time)
+        counts = dict.fromkeys(("speaker_count", "segment_count"), pa.int64())
+        rest = {"duration_seconds": double, "language": text, "region": text, "audio_uri": text}
+        ours |= counts | rest | {"source": text, "transcription_id": text}
+        self.create("plaud_transcripts", pa.schema(list(ours.items())))
+        segments = {"landed_at": time, "text": text, "speaker": text, "end_seconds": double, "note": text}
+        segments |= {"start_seconds": double, "segment_index": pa.int64(), "transcription_id": text}
+        self.create("plaud_segments", pa.schema(list(segments.items())))
+
+    @contextmanager
+    def interrupted(self, writer: WarehouseWriter, step: int) -> Iterator[Interruption]:
+        interruption = Interruption(step)
+
+        def wrapped(method: Any) -> Any:
+            def call(*arguments: Any, **named: Any) -> Any:
+                # Before it is written, and after it is, when the answer is lost.
+                if interruption.is_now():
+                    raise LostConnectionError
+                answer = method(*arguments, **named)
+                if interruption.is_now():
+                    raise LostConnectionError
+                return answer
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            for where, name in self.steps():
+                patch.setattr(where, name, wrapped(getattr(where, name)))
+            yield interruption
+
+    @abstractmethod
+    def steps(self) -> list[tuple[Any, str]]:
+        """Return the calls that write."""
+
+    def lose_rights(self) -> None:
+        """Go on as a user who may read only; root may do everything."""
+        for path in (self.folder, *self.folder.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        for path in list(self.folder.parents)[:-2]:
+            path.chmod(path.stat().st_mode | 0o055)
+        os.seteuid(NOBODY)
+
+    def close(self) -> None:
+        os.seteuid(os.getuid())
+
+
+NOBODY = 65534
+
+
+class IcebergLake(OpenLake):
+    has_schemas = True
+
+    def create_schema(self, name: str) -> None:
+        self.loader()._catalog.create_namespace(name)
+
+    def create(self, table: str, schema: Any) -> None:
+        catalog = self.loader()._catalog
+        catalog.create_namespace_if_not_exists("plaud")
+        catalog.create_table(("plaud", table), schema, location=f"{self.lake.location}/by_hand/{table}")
+
+    def arrow(self, table: str, schema: str | None) -> Any:
+        return self.loader()._catalog.load_table((schema or "plaud", table)).scan().to_arrow()
+
+    def drop_column(self, table: str, column: str) -> None:
+        with (
+            self.loader()
+            ._catalog.load_table(("plaud", table))
+            .update_schema(allow_incompatible_changes=True) as update
+        ):
+            update.delete_column(column)
+
+    def steps(self) -> list[tuple[Any, str]]:
+        from pyiceberg.table import Table
+
+        return [(Table, name) for name in ("append", "overwrite", "delete")]
+
+
+class DeltaLake(OpenLake):
+    def create(self, table: str, schema: Any) -> None:
+        from deltalake import DeltaTable
+
+        options = storage_options(self.lake)
+        DeltaTable.create(f"{self.lake.location}/{table}", schema, storage_options=options)
+
+    def arrow(self, table: str, schema: str | None) -> Any:
+        return self._table(table).to_pyarrow_table()
+
+    def _table(self, table: str) -> Any:
+        from deltalake import DeltaTable
+
+        uri = f"{self.lake.location}/{folder_name(table)}"
+        return DeltaTable(uri, storage_options=storage_options(self.lake))
+
+    def drop_column(self, table: str, column: str) -> None:
+        from deltalake import write_deltalake
+
+        rest = self._table(table).to_pyarrow_table().drop_columns([column])
+        write_deltalake(self._table(table), rest, mode="overwrite", schema_mode="overwrite")
+
+    def steps(self) -> list[tuple[Any, str]]:
+        import deltalake
+
+        return [(deltalake, "write_deltalake"), (deltalake.DeltaTable, "delete")]
+
+
+class ParquetLake(OpenLake):
+    latest = "qualify row_number() over (partition by transcription_id order by landed_at desc) = 1"
+
+    def create(self, table: str, schema: Any) -> None:
+        import pyarrow.parquet as pq
+
+        path = storage_path(self.lake) / table
+        path.mkdir(parents=True, exist_ok=True)
+        with (path / "a.parquet").open("wb") as file:
+            pq.write_table(schema.empty_table(), file)
+
+    def arrow(self, table: str, schema: str | None) -> Any:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        parts = []
+        for path in self._files(table):
+            with path.open("rb") as file:
+                parts.append(pq.read_table(file))
+        return pa.concat_tables(parts, promote_options="permissive")
+
+    def _files(self, table: str) -> list[Any]:
+        folder = storage_path(self.lake) / folder_name(table)
+        folder.fs.invalidate_cache()
+        return sorted(folder.glob("*.parquet"), key=str)
+
+    def drop_column(self, table: str, column: str) -> None:
+        import pyarrow.parquet as pq
+
+        for path in self._files(table):
+            with path.open("rb") as file:
+                rest = pq.read_table(file).drop_columns([column])
+            with path.open("wb") as file:
+                pq.write_table(rest, file)
+
+    def steps(self) -> list[tuple[Any, str]]:
+        import pyarrow.parquet as pq
+
+        return [(pq, "write_table")]
+
+
+class InS3:
+    """S3 as a lake is in it."""
+
+    server: S3Server
+
+    def lose_rights(self) -> None:
+        self.server.gate.is_read_only = True
+
+
 Make = Callable[[pytest.FixtureRequest], Lake]
 
 
@@ -612,6 +834,25 @@ def _snowflake(request: pytest.FixtureRequest) -> Lake:
     return SnowflakeLake(server, request.getfixturevalue("monkeypatch"))
 
 
+def _open(name: str, kind: type[OpenLake], *, is_in_s3: bool = False) -> Make:
+    def make(request: pytest.FixtureRequest) -> Lake:
+        monkeypatch, folder = request.getfixturevalue("monkeypatch"), request.getfixturevalue("tmp_path")
+        if not is_in_s3:
+            return kind(OpenFormat(str(folder / "lake"), name), monkeypatch, folder)
+        server = request.getfixturevalue("s3")
+        catalog = None
+        if name == "iceberg":
+            catalog = "a_catalog"
+            told = json.dumps({"conn_type": "sqlite", "host": str(folder / "catalog.db")})
+            monkeypatch.setenv("AIRFLOW_CONN_A_CATALOG", told)
+        lake = OpenFormat("s3://aws_calls@calls/lake", name, catalog)
+        made = type(f"S3{kind.__name__}", (InS3, kind), {})(lake, monkeypatch, folder)
+        made.server = server
+        return made  # type: ignore[no-any-return]
+
+    return make
+
+
 KINDS: dict[str, Make] = {
     "sqlite": _in_file("sqlite", SqliteLake),
     "duckdb": _in_file("duckdb", DuckDbLake),
@@ -620,6 +861,12 @@ KINDS: dict[str, Make] = {
     "clickhouse": _clickhouse,
     "snowflake": _snowflake,
     "bigquery": _bigquery,
+    "iceberg": _open("iceberg", IcebergLake),
+    "delta": _open("delta", DeltaLake),
+    "parquet": _open("parquet", ParquetLake),
+    "iceberg-s3": _open("iceberg", IcebergLake, is_in_s3=True),
+    "delta-s3": _open("delta", DeltaLake, is_in_s3=True),
+    "parquet-s3": _open("parquet", ParquetLake, is_in_s3=True),
 }
 #: What the development environment has is tested by default; ``make test-warehouses`` names the others.
 CHOSEN = os.environ.get("PLAUD_TEST_WAREHOUSES", "sqlite duckdb postgres").split()

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from plaud_provider.database.connections import kind_of, look_up
-from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.warehouse.lake import Lake
     from plaud_provider.warehouse.loaders.loader import Loader
     from plaud_provider.warehouse.tables import PlaudTables
 
@@ -73,15 +74,45 @@ LOADERS: Mapping[str, Choice] = {
 }
 
 
-def choose_loader(sql_conn_id: str, tables: PlaudTables, *, ledger: Ledger | None = None) -> Loader:
-    """
-    Return the loader of the warehouse behind a connection. Nothing is opened.
+def _lake(lake: Lake, tables: PlaudTables) -> Loader:
+    """Return the loader of a lake's format; each imports a library of its own."""
+    if lake.format == "iceberg":
+        from plaud_provider.warehouse.loaders.iceberg import IcebergLoader
 
-    :param sql_conn_id: The connection.
+        return IcebergLoader(lake, tables)
+    if lake.format == "delta":
+        from plaud_provider.warehouse.loaders.delta import DeltaLoader
+
+        return DeltaLoader(lake, tables)
+    from plaud_provider.warehouse.loaders.parquet import ParquetLoader
+
+    return ParquetLoader(lake, tables)
+
+
+def choose_loader(
+    sql_conn_id: str | None, tables: PlaudTables, *, lake: Lake | None = None, ledger: Ledger | None = None
+) -> Loader:
+    """
+    Return the loader of the warehouse behind a connection, of a lake, or of both. Nothing is opened.
+
+    :param sql_conn_id: The connection; ``None`` for the lake alone.
     :param tables: Tables to write.
+    :param lake: A lake to land in as well, or alone.
     :param ledger: A ledger that is open; if it is behind the same connection, what it has open is used.
     :raises PlaudConfigurationError: if there is no such connection, or none of its type is served.
     """
+    if lake is not None:
+        lake_loader = _lake(lake, tables)
+        if sql_conn_id is None:
+            return lake_loader
+        from plaud_provider.warehouse.loaders.both import BothLoader
+
+        return BothLoader(choose_loader(sql_conn_id, tables, ledger=ledger), lake_loader)
+    if sql_conn_id is None:
+        raise PlaudInputError(
+            "sql_conn_id: it is empty, and lake_path too, so transcripts have no place to land. Pass a "
+            "connection of a warehouse, or a folder for a lake. Nothing was sent."
+        )
     if ledger is not None and ledger.conn_id == sql_conn_id:
         from plaud_provider.warehouse.loaders.rows import RowsLoader
 

@@ -1,0 +1,61 @@
+"""Landing in a warehouse and in a lake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from plaud_provider.warehouse.loaders.loader import Landed, Loader
+from plaud_provider.warehouse.settling import with_origins
+
+if TYPE_CHECKING:
+    from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.warehouse.rows import Landing
+
+
+class BothLoader(Loader):
+    """
+    Lands in the lake first, then in the warehouse, where the ledger may be.
+
+    So what the ledger calls landed is in both; what is in one only counts as not landed, and is landed again
+    in both.
+
+    :param warehouse: Loader of the warehouse; to the ledger, the target is this one.
+    :param lake: Loader of the lake.
+    """
+
+    def __init__(self, warehouse: Loader, lake: Loader) -> None:
+        self._warehouse = warehouse
+        self._lake = lake
+
+    @property
+    def conn_id(self) -> str:
+        """Connection of the warehouse."""
+        return self._warehouse.conn_id
+
+    @property
+    def kind(self) -> str:
+        """Kind of the warehouse."""
+        return self._warehouse.kind
+
+    @property
+    def target(self) -> str:
+        """What the ledger calls the warehouse."""
+        return self._warehouse.target
+
+    def ensure(self, *, is_checked: bool = False) -> None:
+        """Create or check the tables of both; see the base class."""
+        self._warehouse.ensure(is_checked=is_checked)
+        self._lake.ensure(is_checked=is_checked)
+
+    def landed(self, ids: Sequence[str]) -> set[str]:
+        """Return those that are completed and in both; see the base class."""
+        there = self._warehouse.landed(ids)
+        return self._lake.landed(sorted(there)) if there else set()
+
+    def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
+        """Replace all rows in both; see the base class."""
+        if ledger is not None:
+            landings = with_origins(landings, ledger)
+        self._lake.load(landings)
+        return self._warehouse.load(landings, ledger)

@@ -1,0 +1,84 @@
+"""Delta Lake through delta-rs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from plaud_provider.warehouse.lake import folder_name
+from plaud_provider.warehouse.loaders.folders import FolderLoader
+from plaud_provider.warehouse.loaders.lake import arrow_schema
+from plaud_provider.warehouse.loaders.object_store import storage_options
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+
+class DeltaLoader(FolderLoader):
+    """
+    Lands in Delta tables.
+
+    They have no partitions: the statistics in the log tell readers which files have a day.
+    """
+
+    needs = "deltalake"
+
+    def _open(self, table: sa.Table) -> Any:
+        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            return DeltaTable(self._uri(table), storage_options=storage_options(self._lake))
+        except TableNotFoundError:
+            return None
+
+    def _uri(self, table: sa.Table) -> str:
+        return f"{self._lake.location}/{folder_name(str(table.name))}"
+
+    def _schema(self, opened: Any) -> Any:
+        import pyarrow as pa
+
+        return pa.schema(opened.schema().to_arrow())
+
+    def _create(self, table: sa.Table, columns: Mapping[str, sa.Column[Any]]) -> None:
+        from deltalake import DeltaTable
+
+        options = storage_options(self._lake)
+        DeltaTable.create(self._uri(table), arrow_schema(columns), mode="ignore", storage_options=options)
+
+    def _add_column(self, opened: Any, column: sa.Column[Any]) -> None:
+        from deltalake import Schema
+
+        opened.alter.add_columns(list(Schema.from_arrow(arrow_schema({column.name: column})).fields))
+
+    def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str]) -> Any:
+        import pyarrow.dataset as ds
+
+        found = ds.field("transcription_id").isin(list(ids))
+        return opened.to_pyarrow_dataset().to_table(columns=list(columns), filter=found)
+
+    def _append(self, opened: Any, rows: Any) -> None:
+        from deltalake import write_deltalake
+
+        write_deltalake(opened, rows, mode="append")
+
+    def _replace(self, opened: Any, rows: Any, ids: Sequence[str]) -> None:
+        from deltalake import write_deltalake
+
+        write_deltalake(opened, rows, mode="overwrite", predicate=_these(ids))
+
+    def _delete(self, opened: Any, ids: Sequence[str], before: datetime) -> None:
+        opened.delete(f"{_these(ids)} and landed_at < '{before.isoformat()}'")
+
+    @property
+    def _conflicts(self) -> tuple[type[Exception], ...]:
+        from deltalake.exceptions import CommitFailedError
+
+        return (CommitFailedError,)
+
+
+def _these(ids: Sequence[str]) -> str:
+    """Return the condition for rows of these ids; delta-rs takes it as text only."""
+    quoted = ("'" + known.replace("'", "''") + "'" for known in ids)
+    return f"transcription_id in ({', '.join(quoted)})"

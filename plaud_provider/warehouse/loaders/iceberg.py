@@ -1,0 +1,196 @@
+"""Apache Iceberg through pyiceberg."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from plaud_provider.database.connections import kind_of, look_up
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
+from plaud_provider.warehouse.lake import folder_name
+from plaud_provider.warehouse.loaders.lake import LakeLoader, arrow_schema
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+#: Namespace of the tables where ``schema`` names none.
+NAMESPACE = "plaud"
+#: Catalog where a local lake names none, below ``lake_path``.
+CATALOG_FILE = "catalog.sqlite"
+#: Types of connections that lead to a database for a SQL catalog.
+_SQL = ("postgres", "mysql", "sqlite")
+#: How long commits of other tasks may keep the file of a local catalog locked.
+_LOCKED_SECONDS = 60
+
+
+class IcebergLoader(LakeLoader):
+    """Lands in Iceberg tables of a catalog, partitioned by the day of ``landed_at``."""
+
+    needs = "pyiceberg"
+
+    @cached_property
+    def _catalog(self) -> Any:
+        """
+        The catalog.
+
+        :raises PlaudConfigurationError: if its connection is of a type that leads to none.
+        """
+        if self._lake.catalog_conn_id is None:
+            from pyiceberg.catalog.sql import SqlCatalog
+
+            folder = self._lake.location.removeprefix("file://")
+            os.makedirs(folder, exist_ok=True)
+            uri = f"sqlite:///{folder}/{CATALOG_FILE}?timeout={_LOCKED_SECONDS}"
+            return SqlCatalog("plaud", uri=uri)
+        return self._named_catalog(self._lake.catalog_conn_id)
+
+    def _named_catalog(self, conn_id: str) -> Any:
+        connection = look_up(conn_id, parameter="lake_catalog_conn_id")
+        kind = kind_of(connection)
+        extra = {name: str(value) for name, value in connection.extra_dejson.items()}
+        if kind in _SQL:
+            from pyiceberg.catalog.sql import SqlCatalog
+
+            from plaud_provider.database.database import open_database
+
+            url = open_database(conn_id, connection=connection).engine.url
+            return SqlCatalog("plaud", uri=url.render_as_string(hide_password=False), **self._properties)
+        if kind == "aws":
+            from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+            from pyiceberg.catalog.glue import GlueCatalog
+
+            glue = AwsBaseHook(aws_conn_id=conn_id, client_type="glue").get_conn()
+            return GlueCatalog("plaud", client=glue, **self._properties)
+        if kind == "iceberg":
+            from pyiceberg.catalog import load_catalog
+
+            # As Airflow's own Iceberg provider reads such a connection, which need not be installed.
+            properties = {"type": "rest", **extra}
+            if connection.host:
+                properties["uri"] = connection.host
+            if connection.login and connection.password:
+                properties["credential"] = f"{connection.login}:{connection.password}"
+            return load_catalog("plaud", **properties, **self._properties)
+        raise PlaudConfigurationError(
+            f"lake_catalog_conn_id: connection {conn_id!r} is of type {kind!r}, which leads to no catalog of "
+            "Iceberg. Pass one of type 'iceberg' (REST), 'aws' (Glue), 'postgres', 'mysql' or 'sqlite' "
+            "(SQL). Nothing was sent."
+        )
+
+    @property
+    def _properties(self) -> dict[str, str]:
+        """How files are read and written: as the path says, else as the catalog does."""
+        if self._lake.conn_id is None:
+            return {}
+        return {
+            "py-io-impl": "plaud_provider.warehouse.loaders.iceberg_files.AirflowFileIO",
+            "plaud.lake-path": self._lake.path,
+        }
+
+    def _create_or_check(self) -> None:
+        namespace = self._namespace
+        if not self._catalog.namespace_exists(namespace):
+            if self._tables.schema is not None:
+                raise PlaudWarehouseError(
+                    f"schema: the catalog of lake_path {self._lake.path!r} has no schema {namespace!r} (a "
+                    "namespace, in Iceberg's words). Create it (it is not created here), or correct the "
+                    "name. Nothing was written."
+                )
+            self._catalog.create_namespace_if_not_exists(namespace)
+        super()._create_or_check()
+
+    @property
+    def _namespace(self) -> str:
+        return NAMESPACE if self._tables.schema is None else str(self._tables.schema)
+
+    def _open(self, table: sa.Table) -> Any:
+        from pyiceberg.exceptions import NoSuchTableError
+
+        try:
+            return self._catalog.load_table((self._namespace, str(table.name)))
+        except NoSuchTableError:
+            return None
+
+    def _schema(self, opened: Any) -> Any:
+        return opened.schema().as_arrow()
+
+    def _create(self, table: sa.Table, columns: Mapping[str, sa.Column[Any]]) -> None:
+        from pyiceberg.exceptions import TableAlreadyExistsError
+        from pyiceberg.partitioning import PartitionField, PartitionSpec
+        from pyiceberg.schema import Schema
+        from pyiceberg.transforms import DayTransform
+        from pyiceberg.types import NestedField
+
+        fields = [
+            NestedField(number, field.name, iceberg_type(field.type), required=not field.nullable)
+            for number, field in enumerate(arrow_schema(columns), start=1)
+        ]
+        schema = Schema(*fields)
+        landed_at = schema.find_field("landed_at").field_id
+        day = PartitionField(landed_at, 1000, DayTransform(), "landed_day")
+        folder = f"{folder_name(self._namespace)}/{folder_name(str(table.name))}"
+        try:
+            self._catalog.create_table(
+                (self._namespace, str(table.name)),
+                schema,
+                location=f"{self._lake.location}/{folder}",
+                partition_spec=PartitionSpec(day),
+            )
+        except TableAlreadyExistsError:
+            return
+
+    def _add_column(self, opened: Any, column: sa.Column[Any]) -> None:
+        [field] = arrow_schema({column.name: column})
+        with opened.update_schema() as update:
+            update.add_column(column.name, iceberg_type(field.type))
+
+    def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str]) -> Any:
+        return opened.scan(row_filter=self._these(ids), selected_fields=tuple(columns)).to_arrow()
+
+    def _append(self, opened: Any, rows: Any) -> None:
+        opened.append(rows)
+
+    def _replace(self, opened: Any, rows: Any, ids: Sequence[str]) -> None:
+        with warnings.catch_warnings():
+            # It warns where there is nothing to replace yet.
+            warnings.filterwarnings("ignore", "Delete operation did not match", UserWarning)
+            opened.overwrite(rows, overwrite_filter=self._these(ids))
+
+    def _delete(self, opened: Any, ids: Sequence[str], before: datetime) -> None:
+        from pyiceberg.expressions import And, LessThan
+
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Delete operation did not match", UserWarning)
+            opened.delete(And(self._these(ids), LessThan("landed_at", before.isoformat())))
+
+    @staticmethod
+    def _these(ids: Sequence[str]) -> Any:
+        from pyiceberg.expressions import In
+
+        return In("transcription_id", ids)
+
+    @property
+    def _conflicts(self) -> tuple[type[Exception], ...]:
+        from pyiceberg.exceptions import CommitFailedException, ValidationException
+
+        return CommitFailedException, ValidationException
+
+
+def iceberg_type(kind: Any) -> Any:
+    """Return the type of Iceberg for one of Arrow."""
+    import pyarrow as pa
+    from pyiceberg import types
+
+    return {
+        pa.timestamp("us", tz="UTC"): types.TimestamptzType(),
+        pa.float64(): types.DoubleType(),
+        pa.int64(): types.LongType(),
+        pa.int32(): types.IntegerType(),
+        pa.bool_(): types.BooleanType(),
+        pa.date32(): types.DateType(),
+        pa.string(): types.StringType(),
+    }[kind]

@@ -1,0 +1,163 @@
+"""What open table formats keep beside the contract."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plaud_provider.exceptions import PlaudInputError, PlaudWarehouseError
+from plaud_provider.ledger.ledger import open_ledger
+from plaud_provider.operators.list_recordings import ListRecordingsOperator
+from plaud_provider.warehouse.lake import Lake, checked_lake
+from plaud_provider.warehouse.loaders.choice import choose_loader
+from plaud_provider.warehouse.tables import plaud_tables
+from plaud_provider.warehouse.writer import open_warehouse
+from tests.unit.operators.archives import Archive
+from tests.unit.warehouse.warehouses import CONN_ID, NOW, connected, landing, segment
+
+
+@pytest.mark.parametrize("name", ["iceberg", "delta"])
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_commit_on_an_old_version_of_the_rows_is_refused(name: str, is_there: bool, tmp_path: Path) -> None:
+    tables = plaud_tables()
+    loader = choose_loader(None, tables, lake=Lake(str(tmp_path / "lake"), name))
+    loader.ensure()
+    if is_there:
+        loader.load([landing("txn_1")])
+    old = loader._open(tables.transcripts)
+    loader.load([landing("txn_1", text="newer", landed_at=NOW + timedelta(hours=1))])
+    rows = loader._read(loader._open(tables.transcripts), list(tables.transcripts.c.keys()), ["txn_1"])
+
+    with pytest.raises(loader._conflicts):
+        loader._replace(old, rows.cast(loader._schema(old)), ["txn_1"])
+
+
+@pytest.mark.parametrize("name", ["iceberg", "delta", "parquet"])
+def test_the_later_landing_stays_though_the_earlier_one_publishes_after_it(name: str, tmp_path: Path) -> None:
+    tables = plaud_tables()
+    first, second = (choose_loader(None, tables, lake=Lake(str(tmp_path / "lake"), name)) for _ in range(2))
+    first.ensure()
+    publish = first._publish_transcripts
+
+    def publish_late(landings: object) -> None:
+        second.load(
+            [landing(text="later", segments=(segment(0, text="later"),), landed_at=NOW + timedelta(1))]
+        )
+        publish(landings)
+
+    first._publish_transcripts = publish_late
+
+    first.load([landing(text="earlier", segments=2)])
+
+    read = first._read(first._open(tables.transcripts), ("text", "landed_at"), ["txn_1"]).to_pylist()
+    latest = max(read, key=lambda row: row["landed_at"])
+    segments = first._read(first._open(tables.segments), ("text", "landed_at"), ["txn_1"]).to_pylist()
+    assert latest["text"] == "later"
+    assert [row["text"] for row in segments if row["landed_at"] == latest["landed_at"]] == ["later"]
+
+
+@pytest.mark.parametrize("name", ["iceberg", "delta", "parquet"])
+def test_what_is_in_one_of_two_targets_only_is_not_landed_and_lands_in_both(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected("sqlite", tmp_path, monkeypatch)
+    lake = Lake(str(tmp_path / "lake"), name)
+    alone = {"warehouse": open_warehouse(CONN_ID), "lake": open_warehouse(None, lake=lake)}
+    both = open_warehouse(CONN_ID, lake=lake)
+    alone["warehouse"].replace([landing("txn_1")])
+    alone["lake"].replace([landing("txn_2")])
+
+    assert both.landed(["txn_1", "txn_2"]) == set()
+    both.replace([landing("txn_1"), landing("txn_2")])
+
+    assert both.landed(["txn_1", "txn_2"]) == {"txn_1", "txn_2"}
+    assert alone["warehouse"].landed(["txn_1", "txn_2"]) == {"txn_1", "txn_2"}
+    assert alone["lake"].landed(["txn_1", "txn_2"]) == {"txn_1", "txn_2"}
+
+
+def test_ledger_calls_landed_only_what_is_in_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connected("sqlite", tmp_path, monkeypatch)
+    writer = open_warehouse(CONN_ID, lake=Lake(str(tmp_path / "lake"), "parquet"))
+    with closing(open_ledger(CONN_ID)) as ledger:
+        monkeypatch.setattr(writer.loader._lake, "load", refuse)  # type: ignore[attr-defined]
+        with pytest.raises(PlaudWarehouseError):
+            writer.replace([landing("txn_1")], ledger)
+
+    assert open_warehouse(CONN_ID).landed(["txn_1"]) == set()
+
+
+def refuse(*_: object) -> None:
+    raise PlaudWarehouseError("the lake is away")
+
+
+def test_iceberg_needs_nothing_but_its_catalog_to_be_read(tmp_path: Path) -> None:
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    folder = tmp_path / "lake"
+    open_warehouse(None, lake=Lake(str(folder), "iceberg")).replace([landing("txn_1", segments=2)])
+
+    catalog = SqlCatalog("plaud", uri=f"sqlite:///{folder}/catalog.sqlite")
+    table = catalog.load_table("plaud.plaud_segments")
+    assert table.scan().to_arrow().num_rows == 2
+    assert [field.name for field in table.spec().fields] == ["landed_day"]
+
+
+def test_an_archive_lands_in_a_lake_alone_and_a_further_run_finds_it_there(
+    archive: Archive, tmp_path: Path
+) -> None:
+    archive.add("1.wav", "2.wav")
+    lake = {"sql_conn_id": None, "lake_path": str(tmp_path / "lake"), "lake_format": "delta"}
+    archive.list()
+    archive.submit(**lake)
+
+    counts = archive.land(**lake)
+
+    assert (counts["total"], counts["landed"]) == (2, 2)
+    assert "plaud_transcripts" not in archive.warehouse.tables()
+    entries = archive.entries().values()
+    assert {entry.target for entry in entries} == {f"{lake['lake_path']}:plaud_transcripts"}
+    ids = [str(entry.transcription_id) for entry in entries]
+    assert open_warehouse(None, lake=Lake(str(tmp_path / "lake"), "delta")).landed(ids) == set(ids)
+    listing = ListRecordingsOperator(
+        task_id="list", path=str(archive.folder), results_path=str(archive.results), **LISTED, **lake
+    )
+    assert listing.execute(archive.context("list", "next")) == []
+
+
+LISTED = {"ledger_conn_id": CONN_ID, "public_urls": {}}
+
+
+def test_a_lake_alone_needs_a_ledger_elsewhere_before_anything_is_listed(tmp_path: Path) -> None:
+    listing = ListRecordingsOperator(
+        task_id="list", path="/nowhere", results_path=str(tmp_path), lake_path=str(tmp_path / "lake")
+    )
+
+    with pytest.raises(PlaudInputError, match=r"ledger_conn_id: it is missing.*a lake cannot keep"):
+        listing.execute({})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (("lake", "iceberg", None), "lake_path: .*absolute"),
+        (("ftp://host/lake", "delta", None), "lake_path: "),
+        (("/lake", "hudi", None), "lake_format: 'hudi' is none of 'iceberg', 'delta', 'parquet'"),
+        (("s3://aws@bucket/lake", "iceberg", None), "lake_catalog_conn_id: .* need a catalog"),
+        (("/lake", "delta", "glue"), "lake_catalog_conn_id: .*'delta' have no catalog"),
+        ((None, "iceberg", "glue"), "lake_catalog_conn_id: there is no lake_path"),
+    ],
+)
+def test_a_lake_that_cannot_be_is_refused_by_its_argument(arguments: Any, told: str) -> None:
+    with pytest.raises(PlaudInputError, match=told):
+        checked_lake(*arguments)
+
+
+def test_the_connection_in_a_path_is_not_what_other_programs_are_told() -> None:
+    lake = Lake("s3://aws_calls@bucket/a/lake", "delta")
+
+    assert (lake.conn_id, lake.location) == ("aws_calls", "s3://bucket/a/lake")
+    assert Lake("/a/lake", "delta").location == "file:///a/lake"
