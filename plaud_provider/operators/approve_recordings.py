@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
     from plaud_provider.submit.summary import Price
 
+#: What Airflow shows of the task, unless somebody gives it a ``doc_md``.
+_DOC = (
+    "Sums the plan up. Above `approve_above_hours` it waits for a person: *Approve* under Required Actions "
+    "goes on and **pays**, *Reject* ends the run. Clear it to ask again."
+)
 APPROVE = "Approve"
 REJECT = "Reject"
 #: What a plan tells besides what is new, as people read it.
@@ -82,6 +87,7 @@ class ApproveRecordingsOperator(HITLOperator):
     ) -> None:
         # That of the wait for a person would be one for the task itself.
         kwargs["execution_timeout"] = None
+        kwargs.setdefault("doc_md", _DOC)
         super().__init__(
             subject=subject, options=[APPROVE, REJECT], multiple=False, trigger_rule=trigger_rule, **kwargs
         )

@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import DuplicateTaskIdFound
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
+from plaud_provider.operators.plan_recordings import PlanRecordingsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
 from plaud_provider.task_groups.approval import ask_before
@@ -34,6 +35,8 @@ _RENAMED = {"dry_run": "plan_only", "chunks_at_once": "max_active_tis_per_dag"}
 _OF_FOLDERS = {"path", "pattern", "suffixes", "modified_after", "modified_before"}
 #: What Airflow shows of each task, unless somebody gives them a ``doc_md``.
 _TASK_DOCS: Mapping[type[BaseOperator], str] = {
+    PlanRecordingsOperator: "Says what its chunk would cost, for whoever approves of it. **Pays nothing.** "
+    "Clear it to look at the recordings anew.",
     ListRecordingsOperator: "Lists the recordings, counts what the ledger has settled, and writes the rest "
     "in chunks. **Pays nothing.** Clear it to list anew.",
     SubmitRecordingsOperator: "Submits what nobody has submitted yet. **Plaud bills its audio length.** "
