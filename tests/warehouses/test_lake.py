@@ -16,7 +16,7 @@ from plaud_provider.warehouse.lake import Lake, checked_lake
 from plaud_provider.warehouse.loaders.choice import choose_loader
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import open_warehouse
-from tests.unit.operators.archives import Archive
+from tests.unit.operators.archives import PUBLIC, Archive
 from tests.unit.warehouse.warehouses import CONN_ID, NOW, connected, landing, segment
 
 
@@ -110,9 +110,10 @@ def test_an_archive_lands_in_a_lake_alone_and_a_further_run_finds_it_there(
     archive: Archive, tmp_path: Path
 ) -> None:
     archive.add("1.wav", "2.wav")
-    lake = {"sql_conn_id": None, "lake_path": str(tmp_path / "lake"), "lake_format": "delta"}
+    lake: dict[str, Any] = {"sql_conn_id": None, "lake_path": str(tmp_path / "lake"), "lake_format": "delta"}
     archive.list()
     archive.submit(**lake)
+    archive.plaud.advance(601)
 
     counts = archive.land(**lake)
 
@@ -122,13 +123,11 @@ def test_an_archive_lands_in_a_lake_alone_and_a_further_run_finds_it_there(
     assert {entry.target for entry in entries} == {f"{lake['lake_path']}:plaud_transcripts"}
     ids = [str(entry.transcription_id) for entry in entries]
     assert open_warehouse(None, lake=Lake(str(tmp_path / "lake"), "delta")).landed(ids) == set(ids)
+    lake |= {"ledger_conn_id": CONN_ID, "public_urls": {str(archive.folder): PUBLIC}}
     listing = ListRecordingsOperator(
-        task_id="list", path=str(archive.folder), results_path=str(archive.results), **LISTED, **lake
+        task_id="list", path=str(archive.folder), results_path=str(archive.results), **lake
     )
     assert listing.execute(archive.context("list", "next")) == []
-
-
-LISTED = {"ledger_conn_id": CONN_ID, "public_urls": {}}
 
 
 def test_a_lake_alone_needs_a_ledger_elsewhere_before_anything_is_listed(tmp_path: Path) -> None:
@@ -161,3 +160,18 @@ def test_the_connection_in_a_path_is_not_what_other_programs_are_told() -> None:
 
     assert (lake.conn_id, lake.location) == ("aws_calls", "s3://bucket/a/lake")
     assert Lake("/a/lake", "delta").location == "file:///a/lake"
+
+
+def test_the_query_of_the_docs_finds_the_latest_landing_in_parquet_files(tmp_path: Path) -> None:
+    import duckdb
+
+    writer = open_warehouse(None, lake=Lake(str(tmp_path / "lake"), "parquet"))
+    for text, count in (("old", 3), ("new", 2)):
+        stretches = tuple(segment(index, text=text) for index in range(count))
+        writer.replace([landing("txn_1", text=text, segments=stretches)])
+    page = (Path(__file__).parents[2] / "docs/lake.md").read_text()
+    query = next(part for part in page.split("```sql\n") if "read_parquet" in part).partition("```")[0]
+
+    found = duckdb.sql(query.replace("/shared/lake", str(tmp_path / "lake"))).fetchall()
+
+    assert [row[5] for row in sorted(found, key=lambda row: row[1])] == ["new", "new"]
