@@ -176,3 +176,10 @@ def test_column_that_does_not_fit_is_named(lake: BigQueryLake, column: str, prob
 
     with pytest.raises(PlaudTableMismatchError, match=problem):
         lake.writer()
+
+
+def test_view_in_the_place_of_a_table_is_refused(lake: BigQueryLake) -> None:
+    lake.run(f"create view {lake.dataset}.plaud_segments as select 'txn_1' as transcription_id")
+
+    with pytest.raises(PlaudTableMismatchError, match=r"'plaud_segments'.*is a view, a table is needed"):
+        lake.writer()

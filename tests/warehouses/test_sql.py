@@ -180,9 +180,9 @@ def test_snowflake_table_whose_columns_are_quoted_in_lower_case_is_refused(
 ) -> None:
     recorder, writer = recorded(monkeypatch, snowflake, "snowflake")
     text = ("TEXT", 16777216, None, None, "YES", None, "NO")
-    monkeypatch.setattr(
-        recorder, "fetchall", lambda: [(name, *text) for name in ("transcription_id", "REGION")]
-    )
+    columns = [(name, *text) for name in ("transcription_id", "REGION")]
+    answers = [columns, [("BASE TABLE",)]]
+    monkeypatch.setattr(recorder, "fetchall", lambda: answers.pop(0))
 
     with pytest.raises(
         PlaudTableMismatchError,
@@ -191,6 +191,15 @@ def test_snowflake_table_whose_columns_are_quoted_in_lower_case_is_refused(
         writer.ensure_tables()
 
     assert "'region' is missing" not in str(told.value)
+
+
+def test_snowflake_view_in_the_place_of_a_table_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, writer = recorded(monkeypatch, snowflake, "snowflake")
+    answers = [[("TEXT", "TEXT", 16777216, None, None, "YES", None, "NO")], [("VIEW",)]]
+    monkeypatch.setattr(recorder, "fetchall", lambda: answers.pop(0))
+
+    with pytest.raises(PlaudTableMismatchError, match=r"'plaud_transcripts'.*is a view, a table is needed"):
+        writer.ensure_tables()
 
 
 class Folder:

@@ -15,7 +15,6 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_expone
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudInputError,
-    PlaudTableMismatchError,
     PlaudWarehouseError,
     how_to_install,
 )
@@ -196,10 +195,7 @@ class BigQueryLoader(FilesLoader):
         except NotFound:
             return None
         if there.table_type != "TABLE":
-            raise PlaudTableMismatchError(
-                f"Table {table!r} of warehouse {self.conn_id!r} is a {there.table_type}, a table is needed. "
-                "Move it away (it is then created anew), or name another one. Nothing was written."
-            )
+            raise self._is_no_table(table, there.table_type)
         found = {}
         for field in there.schema:
             size = f"({field.max_length})" if field.max_length else ""

@@ -276,6 +276,13 @@ class FilesLoader(Loader):
                 f"another one in {parameter}. Nothing was written."
             )
 
+    def _is_no_table(self, table: str, kind: str) -> PlaudTableMismatchError:
+        """Return what is said of a view, or of what else stands in the place of a table."""
+        return PlaudTableMismatchError(
+            f"Table {str(table)!r} of warehouse {self.conn_id!r} is a {kind.lower()}, a table is needed. "
+            "Move it away (it is then created anew), or name another one. Nothing was written."
+        )
+
     def _add(self, column: sa.Column[Any]) -> None:
         table: Any = column.table
         statement = self._add_column(column)

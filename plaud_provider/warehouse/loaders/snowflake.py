@@ -172,7 +172,18 @@ class SnowflakeLoader(FilesLoader):
         for name, kind, length, precision, scale, is_nullable, default, is_identity in columns:
             size = {"TEXT": f"({length})", "NUMBER": f"({precision},{scale})"}.get(kind, "")
             found[name] = Found(f"{kind}{size}", is_nullable == "YES", bool(default) or is_identity == "YES")
+        if found:
+            self._refuse_view(table)
         return found or None
+
+    def _refuse_view(self, table: str) -> None:
+        [(kind,)] = self._rows(
+            "select table_type from information_schema.tables "
+            f"where table_schema = current_schema() and table_name = {VALUE}",
+            [self._stored(table)],
+        )
+        if kind != "BASE TABLE":
+            raise self._is_no_table(table, kind)
 
     def _create(self, table: sa.Table) -> list[str]:
         columns = [
