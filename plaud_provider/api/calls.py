@@ -163,7 +163,9 @@ def submit_transcription(
                 raise failure from None
         else:
             is_refused = answer.status in SUCCESS and refusal(answer.body)
-            if not is_refused and (answer.status in SUCCESS or answer.status >= 500):
+            if not is_refused and (
+                answer.status in SUCCESS or answer.status >= 500 or _names_transcription(answer)
+            ):
                 return (yield from _accepted(account, answer))
             if not _says_outcome(answer):
                 raise failures.unknown_outcome(
@@ -314,10 +316,15 @@ def _says_outcome(answer: Response) -> bool:
     """Whether an answer to a submit says what became of it; a page with a 200 does not."""
     if answer.status not in SUCCESS and answer.status < 500:
         return answer.status not in (303, 408)
-    if len(answer.body) > LARGE_BYTES:
-        return False
     if answer.status in SUCCESS and refusal(answer.body):
         return True
+    return _names_transcription(answer)
+
+
+def _names_transcription(answer: Response) -> bool:
+    """Whether a refusal names the transcription that it has made all the same: it may be paid for."""
+    if answer.status in (401, 429) or len(answer.body) > LARGE_BYTES:
+        return False
     try:
         return bool(_accepted_by(answer)(answer.body))
     except PlaudResponseError:
@@ -325,7 +332,7 @@ def _says_outcome(answer: Response) -> bool:
 
 
 def _accepted_by(answer: Response) -> Callable[[bytes], Transcription]:
-    """Return what reads the id of a submit: of a server that is in trouble, only one that is called so."""
+    """Return what reads the id of a submit: of an error, only one that is called a transcription's."""
     return partial(parse_submission, must_be_named=answer.status not in SUCCESS)
 
 

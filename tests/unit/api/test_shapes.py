@@ -144,10 +144,12 @@ def test_a_submit_that_has_no_id_is_a_refusal_or_of_unknown_outcome(
     assert ("Nothing was accepted" in str(raised.value)) is is_certain
 
 
-def test_a_server_in_trouble_that_names_the_transcription_has_accepted_it() -> None:
-    payload = {"transcription_id": "task_exec_1", "status": "PENDING"}
+@BOTH
+@pytest.mark.parametrize("status", [400, 409, 422, 500, 503])
+def test_an_error_that_names_a_transcription_has_made_it(account: Any, status: int) -> None:
+    payload = {"transcription_id": "task_exec_1", "status": "FAILURE", "detail": "bad audio"}
 
-    assert submit(KEYED, answer(500, payload)).transcription_id == "task_exec_1"
+    assert submit(account, answer(status, payload)).transcription_id == "task_exec_1"
 
 
 def test_a_500_at_the_submit_says_that_uploading_avoids_it_where_that_is_so() -> None:
