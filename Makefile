@@ -16,6 +16,13 @@ STAMP_DIST := $(VENV)/.installed-dist
 # system: apt-get install mariadb-server libmariadb-dev pkg-config.
 VENV_WAREHOUSES := .venv-warehouses
 STAMP_WAREHOUSES := $(VENV_WAREHOUSES)/.installed
+# Those that need older libraries than the others.
+STAMP_SNOWFLAKE := .venv-snowflake/.installed
+STAMP_BIGQUERY := .venv-bigquery/.installed
+# The stand-in for BigQuery, which the tests start, needs Python 3.13.
+STAMP_LOCAL_BIGQUERY := .venv-local-bigquery/.installed
+# pyenv has it where no shim leads to.
+PYTHON313 := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) 3.13)
 # The tests of one file share what is costly to start. Those of real processes need the machine for themselves.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 # uv from the PATH, else one of our own in .uv.
@@ -59,6 +66,21 @@ $(STAMP_WAREHOUSES): pyproject.toml setup.cfg constraints-warehouses.txt | $(fil
 	$(call install,$(VENV_WAREHOUSES),constraints-warehouses.txt,warehouses)
 	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse]'
 
+
+$(STAMP_SNOWFLAKE): pyproject.toml setup.cfg constraints-snowflake.txt | $(filter .uv/bin/uv,$(UV))
+	$(call install,.venv-snowflake,constraints-snowflake.txt,snowflake)
+	@VIRTUAL_ENV=.venv-snowflake $(UV) pip install --quiet --constraints constraints-snowflake.txt --editable '.[snowflake]'
+
+$(STAMP_BIGQUERY): pyproject.toml setup.cfg constraints-bigquery.txt | $(filter .uv/bin/uv,$(UV))
+	$(call install,.venv-bigquery,constraints-bigquery.txt,bigquery)
+	@VIRTUAL_ENV=.venv-bigquery $(UV) pip install --quiet --constraints constraints-bigquery.txt --editable '.[bigquery]'
+
+$(STAMP_LOCAL_BIGQUERY): constraints-local-bigquery.txt | $(filter .uv/bin/uv,$(UV))
+	@test -x .venv-local-bigquery/bin/python || $(UV) venv --quiet --python $(PYTHON313) .venv-local-bigquery
+	@VIRTUAL_ENV=.venv-local-bigquery $(UV) pip install --quiet --no-deps --requirements constraints-local-bigquery.txt
+	@touch $@
+
+# API=embedded speaks the other one of Plaud's APIs.
 demo: $(STAMP) ## Run real Airflow on embedded parts: recordings in, transcripts out
 	@$(PY) -m demo
 
@@ -69,9 +91,11 @@ test: $(STAMP) ## Run all tests
 	@$(PY) -m pytest $(PARALLEL) --ignore tests/integration
 	@$(PY) -m pytest tests/integration
 
-test-warehouses: $(STAMP_WAREHOUSES) ## Run the warehouses' contract on MariaDB and ClickHouse, the ledger on MariaDB
+test-warehouses: $(STAMP_WAREHOUSES) $(STAMP_SNOWFLAKE) $(STAMP_BIGQUERY) $(STAMP_LOCAL_BIGQUERY) ## Run the warehouses' contract on MariaDB, ClickHouse and stand-ins for Snowflake and BigQuery, the ledger on MariaDB
 	@PLAUD_TEST_WAREHOUSES="mysql clickhouse" $(VENV_WAREHOUSES)/bin/python -m pytest tests/warehouses
 	@PLAUD_TEST_WAREHOUSES=mysql $(VENV_WAREHOUSES)/bin/python -m pytest -k mysql tests/unit/ledger
+	@PLAUD_TEST_WAREHOUSES=snowflake .venv-snowflake/bin/python -m pytest tests/warehouses
+	@PLAUD_TEST_WAREHOUSES=bigquery .venv-bigquery/bin/python -m pytest tests/warehouses
 
 test-ui: $(STAMP_UI) ## Run the tests in a browser (Chromium)
 	@$(PY) -m pytest tests/ui
@@ -114,6 +138,10 @@ lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for ea
 	@$(COMPILE) --group dev --group dist --group docs --group ui -o constraints.txt
 	@$(COMPILE) --group airflow32 -o constraints-airflow-3.2.txt
 	@$(COMPILE) --extra mysql --extra clickhouse --group warehouses -o constraints-warehouses.txt
+	@$(COMPILE) --extra snowflake --group snowflake -o constraints-snowflake.txt
+	@$(COMPILE) --extra bigquery --group bigquery -o constraints-bigquery.txt
+	@$(UV) pip compile --quiet --upgrade --python-version 3.13 --group local-bigquery --override tests/warehouses/local-bigquery-override.txt \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints-local-bigquery.txt
 
 clean: ## Remove what the targets created
-	@rm -rf docs/_build $(VENV) $(VENV32) $(VENV_WAREHOUSES) .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf docs/_build $(VENV) $(VENV32) $(VENV_WAREHOUSES) .venv-snowflake .venv-bigquery .venv-local-bigquery .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FIGURES = Path(__file__).resolve().parent / "figures"
-SCRIPTS = ("journey", "polling", "second_run", "start", "landing", "waiting", "archive")
+SCRIPTS = (
+    "journey",
+    "polling",
+    "second_run",
+    "start",
+    "landing",
+    "memory",
+    "waiting",
+    "one_recording",
+    "archive",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

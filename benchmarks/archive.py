@@ -37,11 +37,18 @@ RIVAL_B = Contender(
     "rival_requests_threads",
     "select count(*) from threads_transcripts where run_id = '{run_id}'",
 )
+RIVAL_C = Contender(
+    "(c) one deferred wait",
+    "rival_one_wait",
+    "select count(*) from one_wait_transcripts where run_id = '{run_id}'",
+)
 HEADER = (
     "contender", "recordings", "run", "landed", "wall s", "floor", "of it", "tasks", "CPU s", "of which*",
     "each", "requests", "each", "429", "tokens", "paid", "done to seen s",
 )  # fmt: skip
 PARALLELISM = 4
+#: Rival (a) pokes in workers: with four of them it is they that hold it up.
+MORE_PARALLELISM = 16
 #: With 1,000 mapped groups of tasks it had landed nothing after 22 minutes.
 MOST_OF_A = 200
 NOTES = """\
@@ -52,18 +59,21 @@ those refused (429) included. Paid: submits accepted. Floor: what the limits all
 
 
 @contextmanager
-def running_airflow(*, speed: float) -> Iterator[Bench]:
+def running_airflow(*, speed: float, parallelism: int = PARALLELISM) -> Iterator[Bench]:
+    """Start an Airflow with so many workers, and all that it needs."""
     with ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="plaud-benchmark-")))
         warehouse, metadata = Postgres(root / "warehouse"), Postgres(root / "metadata")
         stack.callback(warehouse.stop)
         stack.callback(metadata.stop)
         env = {
-            "AIRFLOW__CORE__PARALLELISM": str(PARALLELISM),
+            "AIRFLOW__CORE__PARALLELISM": str(parallelism),
             # Parsing all files again now and then is nobody's cost, and would fall on whoever runs just then.
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "86400",
             "AIRFLOW_CONN_WAREHOUSE": json.dumps(warehouse.connection()),
             "BENCHMARK_SPEED": f"{speed:g}",
+            # The triggerer imports the trigger of rival (c); and this is the package that is measured.
+            "PYTHONPATH": str(HERE.parent),
         }
         airflow = stack.enter_context(
             AirflowStack(
@@ -163,13 +173,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--charts", action="store_true", help=f"draw {CHARTS.relative_to(CHARTS.parents[2])}/"
     )
+    parser.add_argument(
+        "--more",
+        type=int,
+        default=200,
+        help=f"recordings of (a) with {MORE_PARALLELISM} workers; 0: leave out",
+    )
     parser.add_argument("--ours-only", action="store_true")
+    parser.add_argument("--without-a", action="store_true", help="leave rival (a) out, which takes longest")
     parser.add_argument("--idle-seconds", type=float, default=20.0)
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     # Airflow starts a process per task: without byte code each would compile its imports again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    rivals = [] if options.ours_only else [RIVAL_A, RIVAL_B]
+    rivals = [] if options.ours_only else [RIVAL_A, RIVAL_B, RIVAL_C]
+    if options.without_a:
+        rivals = [one for one in rivals if one is not RIVAL_A]
     print(machine("apache-airflow", "apache-airflow-providers-http", "pandas", "requests", "sqlalchemy"))
     with running_airflow(speed=options.speed) as bench:
         for contender in (OURS, *rivals):
@@ -197,12 +216,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             compare(bench, "A queue", regime, [(OURS, options.queue)], timeout=600)
         if options.limited:
             limited = Regime(request_limit=60, token_limit=10)
-            contenders = [OURS, *([] if options.ours_only else [RIVAL_A, RIVAL_A_RETRIES, RIVAL_B])]
+            contenders = [OURS, *([] if options.ours_only else [RIVAL_A, RIVAL_A_RETRIES, RIVAL_B, RIVAL_C])]
+            if options.without_a:
+                contenders = [one for one in contenders if one not in (RIVAL_A, RIVAL_A_RETRIES)]
             runs = [(contender, options.limited) for contender in contenders]
             compare(bench, "Limits", limited, runs, timeout=900)
         if options.fast:
             fast = Regime(request_limit=60, token_limit=10, speed=options.speed)
             compare(bench, "Limits, a large archive", fast, [(OURS_FAST_CLOCK, options.fast)], timeout=1800)
+    if options.more and not options.ours_only and not options.without_a:
+        with running_airflow(speed=1, parallelism=MORE_PARALLELISM) as bench:
+            warm = Regime(request_limit=0, token_limit=0, processing_seconds=1)
+            for contender in (OURS, RIVAL_A):
+                bench.run(contender, 2, warm, timeout=300)
+            bench.measure_idle("ours", options.idle_seconds)
+            runs = [(contender, options.more) for contender in (OURS, RIVAL_A)]
+            title = f"No limits, {MORE_PARALLELISM} workers"
+            unlimited = Regime(request_limit=0, token_limit=0)
+            compare(bench, title, unlimited, runs, timeout=60 * options.patience)
 
 
 if __name__ == "__main__":

@@ -125,8 +125,15 @@ class Bench:
         self._idle_rates = {component: (after[component] - before[component]) / took for component in after}
         return sum(self._idle_rates.values())
 
-    def run(self, contender: Contender, count: int, regime: Regime, *, timeout: float) -> Figures:
-        """Run a contender over new recordings, against a new emulator."""
+    def run(
+        self, contender: Contender, count: int, regime: Regime, *, timeout: float, earlier: int = 0
+    ) -> Figures:
+        """
+        Run a contender over new recordings, against a new emulator.
+
+        :param earlier: Runs of the same client that go before, over as many other recordings; they are no
+            part of the figures.
+        """
         self._number += 1
         name = f"run_{self._number}"
         archive = self._root / name
@@ -134,6 +141,13 @@ class Bench:
         with self._serving(name, archive, regime) as (emulator, conf):
             run_id = f"{contender.dag_id}_{name}"
             self._stack.wait_for_dag(contender.dag_id)
+            for number in range(earlier):
+                folder = f"earlier_{number}"
+                write_recordings(archive / folder, count)
+                others = {key: f"{conf[key]}/{folder}" for key in ("archive", "public_url")}
+                self._stack.api.trigger(contender.dag_id, conf | others, run_id=f"{run_id}_{folder}")
+                self._wait(contender.dag_id, f"{run_id}_{folder}", time.monotonic() + timeout)
+            asked_before = len(_asked(emulator))
             began, before = time.monotonic(), self._cpu_seconds()
             self._stack.api.trigger(contender.dag_id, conf, run_id=run_id)
             run = self._wait(contender.dag_id, run_id, began + timeout)
@@ -144,7 +158,7 @@ class Bench:
                 component: after[component] - before[component] - took * self._idle_rates.get(component, 0.0)
                 for component in after
             }
-            asked = _Asked(emulator, regime)
+            asked = _Asked(_asked(emulator)[asked_before:], regime)
         instances = self._stack.api.get(f"/dags/{contender.dag_id}/dagRuns/{run_id}/taskInstances", limit=1)
         return Figures(
             contender=contender.name,
@@ -228,12 +242,17 @@ def _cpu_seconds(processes: Iterable[psutil.Process]) -> float:
     return total
 
 
+def _asked(emulator: Emulator) -> list[dict[str, Any]]:
+    """Return the requests that the emulator has seen."""
+    with httpx.Client(base_url=emulator.url, timeout=60, trust_env=False) as client:
+        entries: list[dict[str, Any]] = client.get("/_emulator/ledger").json()
+    return entries
+
+
 class _Asked:
     """What the emulator counted."""
 
-    def __init__(self, emulator: Emulator, regime: Regime) -> None:
-        with httpx.Client(base_url=emulator.url, timeout=60, trust_env=False) as client:
-            entries = client.get("/_emulator/ledger").json()
+    def __init__(self, entries: list[dict[str, Any]], regime: Regime) -> None:
         kinds = Counter(entry["kind"] for entry in entries)
         self.requests = kinds["submit"] + kinds["get"]
         self.tokens = kinds["exchange"] + kinds["refresh"]

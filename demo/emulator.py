@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from datetime import timedelta
@@ -22,6 +23,9 @@ class Emulator:
     """
     A Plaud server for these recordings and their transcripts, on a free port of 127.0.0.1.
 
+    The environment variable ``API`` says which of Plaud's APIs Airflow speaks with it: ``openapi`` (the
+    default) or ``embedded``.
+
     :param supervisor: Starts the process, and ends it.
     :param recordings: Folder of audio files with their transcripts beside them.
     :param work: Folder for its log, which says how to connect to it: not a place for Airflow's logs.
@@ -29,7 +33,8 @@ class Emulator:
 
     def __init__(self, supervisor: Supervisor, recordings: Path, work: Path, *options: str) -> None:
         # Not token_urlsafe: one in 64 begins with a dash, and would be taken for an option.
-        self._secret_key = secrets.token_hex(24)
+        self._secret_key, self._api_key = secrets.token_hex(24), secrets.token_hex(24)
+        self._api = os.environ.get("API", "openapi")
         port_file = work / "emulator.port"
         port_file.unlink(missing_ok=True)
         arguments = {
@@ -37,6 +42,8 @@ class Emulator:
             "--port-file": str(port_file),
             "--client-id": CLIENT_ID,
             "--secret-key": self._secret_key,
+            "--api-key": self._api_key,
+            "--api": self._api,
             "--store": str(recordings),
             "--transcripts": str(recordings),
         }
@@ -73,6 +80,8 @@ class Emulator:
             # What the form would store: when editing, it shows no field that is not there.
             "extra": {
                 "region": "us",
+                "api": self._api,
+                "api_key": self._api_key if self._api == "embedded" else None,
                 "requests_per_minute": 60,
                 "budget_conn_id": None,
                 "allowed_hosts": None,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import socket
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -55,6 +56,7 @@ class Subject:
     results_path: str | None = None
     recording: str | None = None
     _is_connected: bool = field(default=False, init=False)
+    _is_accepted: bool = field(default=False, init=False)
 
     @cached_property
     def hook(self) -> PlaudHook:
@@ -91,10 +93,52 @@ class Subject:
 
     def token(self) -> str:
         """Have the credentials exchanged for a token, which is free."""
-        is_accepted, words = self.connected.test_connection()
-        if not is_accepted:
+        self._is_accepted, words = self.connected.test_connection()
+        if not self._is_accepted:
             raise _WrongError(words)
         return words
+
+    def api(self) -> str:
+        """
+        Ask the other one of Plaud's APIs whether it knows the client, which is free.
+
+        It is asked at its own host in the same region, or where the connection's base URL leads.
+        """
+        from plaud_provider.api.calls import verify_api_key, verify_credentials
+        from plaud_provider.api.dialects import DIALECTS
+        from plaud_provider.hooks.plaud import PlaudHook
+
+        settings = self.connected.settings
+        account = settings.account
+        own = account.dialect
+        [other] = [dialect for dialect in DIALECTS.values() if dialect is not own]
+        try:
+            its_url = other.base_url(account.region)
+        except PlaudError:
+            return f"{own.name}; {other.name} is not offered in region '{account.region.value}'"
+        base_url = its_url if account.base_url == own.base_url(account.region) else account.base_url
+        elsewhere = replace(account, base_url=base_url, dialect=other, api_key=self._api_key() or "")
+        with PlaudHook(self.plaud_conn_id, settings=settings._replace(account=elsewhere)) as hook:
+            try:
+                if elsewhere.api_key and not other.sends_token:
+                    hook.drive(verify_api_key(elsewhere, hook.retry_policy), in_turn=False)
+                else:
+                    hook.drive(verify_credentials(elsewhere, hook.retry_policy), in_turn=False)
+            except PlaudError as refused:
+                return f"{own.name}; {other.name} at {base_url} does not take this client: {refused}"
+        if self._is_accepted:
+            return f"{own.name}; {other.name} at {base_url} takes this client as well"
+        raise _WrongError(
+            f"the client is one of the API {other.name}, at {base_url}: set the connection's field api to it"
+            f"{', and api_key' * (not other.sends_token and not elsewhere.api_key)}"
+        )
+
+    def _api_key(self) -> str | None:
+        """Return the connection's API key, whichever API it says."""
+        from airflow.sdk import BaseHook
+
+        extra = json.loads(BaseHook.get_connection(self.plaud_conn_id).extra or "{}")
+        return str(extra.get("api_key") or "").strip() or None
 
     def clock(self) -> str:
         """Compare this host's clock with that of Plaud's server."""
@@ -218,6 +262,7 @@ CHECKS: dict[str, Callable[[Subject], str]] = {
     "connection": Subject.connection,
     "region": Subject.region_and_host,
     "token": Subject.token,
+    "api": Subject.api,
     "clock": Subject.clock,
     "warehouse": Subject.warehouse,
     "ledger": Subject.ledger,

@@ -33,6 +33,10 @@ class PlaudConfigurationError(PlaudError, AirflowFailException):
     """The connection or a region setting is wrong. Nothing was sent."""
 
 
+class PlaudNotFetchableError(PlaudConfigurationError):
+    """Plaud could not fetch a recording from where it is: nobody serves it, or nothing can sign a URL."""
+
+
 class PlaudInputError(PlaudError, AirflowFailException):
     """An argument is wrong. Nothing was sent, nothing is paid for."""
 

@@ -47,6 +47,9 @@ def get_provider_info() -> dict[str, Any]:
                     "plaud_provider.operators.plan_recordings",
                     "plaud_provider.operators.land_recordings",
                     "plaud_provider.operators.report_recordings",
+                    "plaud_provider.operators.purge_transcriptions",
+                    "plaud_provider.operators.approve_recordings",
+                    "plaud_provider.operators.export_transcription",
                 ],
             }
         ],
@@ -65,6 +68,47 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "connection-types": [_connection_type()],
+        "config": {"plaud": {"description": "Plaud's pages in Airflow's UI.", "options": _options()}},
+    }
+
+
+def _options() -> dict[str, Any]:
+    def option(kind: str, default: str | None, example: str | None, description: str) -> dict[str, Any]:
+        return {
+            "description": description,
+            "version_added": "0.1.0",
+            "type": kind,
+            "example": example,
+            "default": default,
+        }
+
+    return {
+        "sql_conn_id": option(
+            "string",
+            "warehouse_default",
+            None,
+            "Connection of the warehouse that pages read, unless a run's own tasks name another.",
+        ),
+        "schema": option("string", None, "calls", "Schema of its table; the connection's own if left out."),
+        "transcripts_table": option(
+            "string", "plaud_transcripts", None, "Its table of transcripts, likewise."
+        ),
+        "ledger_conn_id": option(
+            "string", None, "ledger", "Connection of the ledger; that of the warehouse if left out."
+        ),
+        "show_transcripts": option(
+            "boolean",
+            "True",
+            None,
+            "Whether pages and downloads have what was said; if not, they have numbers, for everybody.",
+        ),
+        "price_per_hour": option(
+            "string",
+            None,
+            "0.28 USD",
+            "What Plaud bills for an hour of audio, unless the task or its connection says so; prices are "
+            "shown if it is set.",
+        ),
     }
 
 
@@ -89,6 +133,17 @@ def _connection_type() -> dict[str, Any]:
                 "description": "The region that the credentials belong to. Requests never reach another "
                 "region.",
             },
+            "api": {
+                "label": "API",
+                "schema": {"type": "string", "enum": ["openapi", "embedded"], "default": "openapi"},
+                "description": "Which of Plaud's APIs the client is for: openapi (openapi.plaud.…) or "
+                "embedded (platform-….plaud.ai). Plaud's portal says which; see docs/dialects.md.",
+            },
+            "api_key": {
+                "label": "API key",
+                "schema": {"type": ["string", "null"], "format": "password"},
+                "description": "The client's API key, which is not its secret key; for the API embedded.",
+            },
             "requests_per_minute": {
                 "label": "Requests per minute",
                 "schema": {"type": ["integer", "null"], "minimum": 1, "default": 60},
@@ -98,6 +153,24 @@ def _connection_type() -> dict[str, Any]:
                 "label": "Budget connection",
                 "schema": {"type": ["string", "null"]},
                 "description": "Id of a PostgreSQL connection through which several hosts share that limit.",
+            },
+            "webhook_base_url": {
+                "label": "Webhook base URL",
+                "schema": {"type": ["string", "null"]},
+                "description": "https:// URL from which Plaud reaches this Airflow's API server, so that it "
+                "calls when a transcription is final.",
+            },
+            "webhook_secret": {
+                "label": "Webhook secret",
+                "schema": {"type": ["string", "null"], "format": "password"},
+                "description": "What Plaud signs its calls with; while you change it, both with a blank "
+                "between.",
+            },
+            "webhook_path": {
+                "label": "Webhook folder",
+                "schema": {"type": ["string", "null"]},
+                "description": "Folder that API servers and triggerers share, such as "
+                "s3://aws_default@plaud-work/webhooks/; calls leave an empty file there.",
             },
             "allowed_hosts": {
                 "label": "Allowed hosts",

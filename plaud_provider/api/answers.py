@@ -5,21 +5,26 @@ What is paid for must survive an answer that is spelled otherwise than documente
 can be read is read; what cannot is told by the name of its key, never by its value.
 
 ==================  ==================================================================================
-value               spellings, the documented one first; also below ``data``
+value               spellings, the documented one first
 ==================  ==================================================================================
 id                  ``transcriptionId``, ``transcription_id``, ``task_id``, ``taskId``, ``id``; a string
                     without control characters, or a whole number
-status              ``status``, ``task_status``, ``taskStatus``; in any letter case, see :data:`.models.WORDS`
+status              ``task_status``, ``taskStatus``, ``status``, the innermost first; in any letter case,
+                    see :data:`.models.WORDS`
 text                ``text``, ``transcript``
 language            ``language``
 duration            ``duration``, ``duration_seconds``
 segments            ``segments``, ``results``; what is no object in the list is left out
 of a segment        ``start``, ``start_time``; ``end``, ``end_time``; ``speaker``, ``speaker_id``,
-                    ``speakerId``; ``text``
-error               ``error``, ``detail``, ``message``, ``reason``
+                    ``speakerId``; ``text``; ``language``
+error               ``error``, ``detail``, ``message``, ``reason``, text, object or list; ``code``
 created             ``createdAt``, ``created_at``
 completed           ``completedAt``, ``completed_at``
+model               ``model``
 ==================  ==================================================================================
+
+Each may also stand below ``data``, ``result``, ``task`` or ``transcription``. Where a spelling is there and
+empty, the next one is read.
 
 Bytes that are not UTF-8 become U+FFFD; numbers that no warehouse takes (NaN, Infinity, more than 4,300
 digits) are unknown. Keys that are not known here are warned about once per process, by name; status words
@@ -50,21 +55,28 @@ LARGE_BYTES = 256 * 1024
 # Where the answer says whose it is; the others may name something else.
 _NAMING = ("transcriptionId", "transcription_id")
 _ID = (*_NAMING, "task_id", "taskId", "id")
-_STATUS = ("status", "task_status", "taskStatus")
+_STATUS = ("task_status", "taskStatus", "status")
 _TEXT = ("text", "transcript")
 _LANGUAGE = ("language",)
 _DURATION = ("duration", "duration_seconds")
 _SEGMENTS = ("segments", "results")
-_START = ("start", "start_time")
-_END = ("end", "end_time")
+_START = ("start", "start_time", "startTime")
+_END = ("end", "end_time", "endTime")
 _SPEAKER = ("speaker", "speaker_id", "speakerId")
 _ERROR = ("error", "detail", "message", "reason")
+#: Which of them say by themselves that something is wrong; a ``message`` may also be a friendly one.
+_REFUSING = ("error", "detail")
+_CODE = ("code", "error_code", "errorCode")
+_CODES_OF_SUCCESS = frozenset(("", "0", "200", "201", "202", "ok", "success", "none"))
+#: What an answer may be wrapped in, also twice.
+_WRAPPERS = ("data", "result", "transcription", "task")
 _CREATED = ("createdAt", "created_at")
+_MODEL = ("model",)
 _COMPLETED = ("completedAt", "completed_at")
 _KNOWN_KEYS = frozenset(
     (
-        *(*_ID, *_STATUS, *_TEXT, *_LANGUAGE, *_DURATION, *_SEGMENTS, *_ERROR, *_CREATED, *_COMPLETED),
-        *("data", "embeddings", "audioUrl", "webhookUrl", "speakerDiarization"),
+        *(*_ID, *_STATUS, *_TEXT, *_LANGUAGE, *_DURATION, *_SEGMENTS, *_CREATED, *_COMPLETED, *_MODEL),
+        *(*_ERROR, *_CODE, *_WRAPPERS, "embeddings", "audioUrl", "webhookUrl", "speakerDiarization"),
     )
 )
 _KNOWN_SEGMENT_KEYS = frozenset(
@@ -81,15 +93,22 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
     :raises PlaudResponseError: if the body is not one. The body itself is never quoted.
     """
+    return _object(_decoded(body))
+
+
+def _decoded(body: bytes) -> str:
+    """Return a body as text, as json.loads has it; what is not of its encoding is replaced."""
+    return body.decode(json.detect_encoding(body), "replace")
+
+
+def _object(text: str) -> dict[str, Any]:
     try:
-        # As json.loads does for bytes; what is not of that encoding is replaced.
-        text = body.decode(json.detect_encoding(body), "replace")
         # As null they do no harm.
         parsed = json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
     except (ValueError, RecursionError):
         raise PlaudResponseError(
-            f"Plaud's answer ({len(body)} bytes) is not valid JSON; it is not shown here as it may hold a "
-            "transcript."
+            f"Plaud's answer ({len(text)} characters) is not valid JSON; it is not shown here as it may hold "
+            "a transcript."
         ) from None
     if not isinstance(parsed, dict):
         raise PlaudResponseError(
@@ -106,45 +125,85 @@ def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Tran
     :param requested_id: The id that was asked for; an answer that names another one is refused.
     :raises PlaudResponseError: if the answer is not a transcription, or that of another one.
     """
-    payload = parse_json(body)
+    text = _decoded(body)
+    # A long transcript is in memory often enough.
+    del body
+    payload = _object(text)
     places = _places(payload)
     if requested_id is None:
-        return _transcription(payload, places, _usable_id(places))
+        return _transcription(payload, places, _usable_id(places), text)
     named = _first(places, _NAMING)
     if named is not None and str(named) != requested_id:
         raise PlaudResponseError(
             f"Plaud answered with transcription {_shown(named)} where {requested_id} was asked for."
         )
-    return _transcription(payload, places, requested_id)
+    return _transcription(payload, places, requested_id, text)
 
 
-def parse_submission(body: bytes) -> Transcription:
+def parse_submission(body: bytes, *, must_be_named: bool = False) -> Transcription:
     """
     Parse the answer to a submit.
 
     Only its id matters: whatever else may be wrong with it, the recording is paid for, and an id that is
     thrown away cannot be looked up.
 
+    :param must_be_named: Whether only what is called a transcription's id counts as one.
     :raises PlaudResponseError: if there is no usable id in it; what stands in its place is quoted.
     """
     payload = parse_json(body)
     places = _places(payload)
-    transcription_id = _usable_id(places)
+    transcription_id = _usable_id(places, _NAMING if must_be_named else _ID)
     try:
         return _transcription(payload, places, transcription_id)
     except PlaudResponseError:
         return Transcription(transcription_id, Status.PROCESSING, Status.PROCESSING.value)
 
 
+def transcription_id_in(event: Mapping[str, Any]) -> str | None:
+    """
+    Return the id of the transcription that a webhook's event is about; ``None`` if it names none.
+
+    :param event: The event; what it is about stands below ``data``, where its own id does not.
+    """
+    try:
+        return _usable_id(_places(event)[::-1])
+    except PlaudResponseError:
+        return None
+
+
+def refusal(body: bytes) -> str:
+    """
+    Return the reason, if an answer says nothing but that something is wrong; else an empty text.
+
+    Such an answer is a refusal whatever its HTTP status: ``{"detail": "CLIENT_NOT_FOUND"}``. A ``message``
+    alone is none, and what has an id, a status or a result is none either: it may have been paid for.
+    """
+    if len(body) > LARGE_BYTES:
+        return ""
+    try:
+        payload = parse_json(body)
+    except PlaudResponseError:
+        return ""
+    places = _places(payload)
+    if any(_is_said(place.get(n)) for place in places for n in (*_ID, *_STATUS, *_TEXT, *_SEGMENTS)):
+        return ""
+    is_refused = any(_is_said(payload.get(name)) for name in _REFUSING) or (
+        str(_first([payload], _CODE) or "").strip().lower() not in _CODES_OF_SUCCESS
+    )
+    return _error(places) if is_refused else ""
+
+
 def _transcription(
-    payload: dict[str, Any], places: Sequence[Mapping[str, Any]], transcription_id: str
+    payload: dict[str, Any], places: Sequence[Mapping[str, Any]], transcription_id: str, text: str = ""
 ) -> Transcription:
-    """Read all but the id."""
-    reported = _first(places, _STATUS)
-    if not isinstance(reported, str) or not reported.strip():
+    """Read all but the id; ``text`` is what the payload was parsed from."""
+    reported = _status_word(places)
+    if reported is None:
         raise PlaudResponseError(f"Plaud's answer for transcription {transcription_id} has no status.")
-    status = WORDS.get(reported.strip().lower(), Status.PROCESSING)
+    status = WORDS.get(reported.lower(), Status.PROCESSING)
     _warn_of_unknown("keys", {name for place in places for name in place} - _KNOWN_KEYS)
+    # First of all, as the segments are used up.
+    raw = _dump(payload, text)
     return Transcription(
         transcription_id=transcription_id,
         status=status,
@@ -156,33 +215,62 @@ def _transcription(
         error=_error(places) if status is Status.FAILED else None,
         created_at=_time(_first(places, _CREATED)),
         completed_at=_time(_first(places, _COMPLETED)),
-        raw=_dump(payload),
+        raw=raw,
+        model=_text(_first(places, _MODEL)),
     )
 
 
+def _status_word(places: Sequence[Mapping[str, Any]]) -> str | None:
+    """
+    Return the word that says where a transcription stands, if there is one.
+
+    An answer may also have one about itself, around it: the most particular that is known counts, so that
+    what is still in progress is not taken for an empty transcript.
+    """
+    words = [
+        word.strip()
+        for name in _STATUS
+        for place in reversed(places)
+        if isinstance(word := place.get(name), str) and word.strip()
+    ]
+    return next((word for word in words if word.lower() in WORDS), words[0] if words else None)
+
+
 def _places(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return where values may stand: the answer itself, and what is below ``data``."""
-    data = payload.get("data")
-    return [payload, data] if isinstance(data, dict) else [payload]
+    """Return where values may stand: the answer itself, and what is wrapped in it, inwards."""
+    places = [payload]
+    for place in places:
+        if len(places) > len(_WRAPPERS):
+            break
+        for name in _WRAPPERS:
+            inner = place.get(name)
+            if isinstance(inner, list) and len(inner) == 1:
+                [inner] = inner
+            if isinstance(inner, dict):
+                places.append(inner)
+    return places
 
 
 def _first(places: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
-    """Return the first value that is there, by the order of its spellings."""
-    for place in places:
-        for name in names:
-            if place.get(name) is not None:
-                return place[name]
-    return None
+    """Return the first value that is there, by place and by the order of its spellings; a full one if any."""
+    found = [place[name] for place in places for name in names if place.get(name) is not None]
+    return next((value for value in found if _is_said(value)), found[0] if found else None)
 
 
-def _usable_id(places: Sequence[Mapping[str, Any]]) -> str:
-    named = _first(places, _ID)
-    transcription_id = as_transcription_id(named)
-    # A link with a signature in it would be shown wherever an id is.
-    if transcription_id is not None and without_secrets(transcription_id) == transcription_id:
-        return transcription_id
-    is_shown = named != "" and isinstance(named, (str, int, float)) and not isinstance(named, bool)
-    there = f": it has {_shown(named)!r}" if is_shown else ""
+def _is_said(value: object) -> bool:
+    return value is not None and value is not False and value != "" and value != [] and value != {}
+
+
+def _usable_id(places: Sequence[Mapping[str, Any]], names: Sequence[str] = _ID) -> str:
+    found = [place[name] for name in names for place in places if place.get(name) is not None]
+    for named in found:
+        transcription_id = as_transcription_id(named)
+        # A link with a signature in it would be shown wherever an id is.
+        if transcription_id is not None and without_secrets(transcription_id) == transcription_id:
+            return transcription_id
+    shown = found[0] if found else None
+    is_shown = shown != "" and isinstance(shown, (str, int, float)) and not isinstance(shown, bool)
+    there = f": it has {_shown(shown)!r}" if is_shown else ""
     raise PlaudResponseError(f"Plaud's answer has no usable transcriptionId{there}.")
 
 
@@ -227,18 +315,31 @@ def _segments(value: object, transcription_id: str) -> tuple[Segment, ...]:
         return ()
     if not isinstance(value, list):
         raise PlaudResponseError(f"The segments of transcription {transcription_id} are not a list.")
-    items = [item for item in value if isinstance(item, dict)]
-    _warn_of_unknown("keys of segments", {name for item in items[:20] for name in item} - _KNOWN_SEGMENT_KEYS)
-    return tuple(
-        Segment(
-            index=index,
-            start_seconds=_seconds(_first([item], _START)),
-            end_seconds=_seconds(_first([item], _END)),
-            speaker=_text(_first([item], _SPEAKER)),
-            text=_text(_first([item], _TEXT)) or "",
-        )
-        for index, item in enumerate(items)
+    _warn_of_unknown(
+        "keys of segments",
+        {name for item in value[:20] if isinstance(item, dict) for name in item} - _KNOWN_SEGMENT_KEYS,
     )
+    return tuple(_used_up(value))
+
+
+def _used_up(items: list[Any]) -> Iterator[Segment]:
+    """Yield segments, and forget what they are made of: it takes more memory than they do."""
+    index = 0
+    # A long transcript names the same few speakers and languages a hundred thousand times.
+    same: dict[str | None, str | None] = {}
+    for place, item in enumerate(items):
+        if isinstance(item, dict):
+            speaker, language = _text(_first([item], _SPEAKER)), _text(_first([item], _LANGUAGE))
+            yield Segment(
+                index=index,
+                start_seconds=_seconds(_first([item], _START)),
+                end_seconds=_seconds(_first([item], _END)),
+                speaker=same.setdefault(speaker, speaker),
+                text=_text(_first([item], _TEXT)) or "",
+                language=same.setdefault(language, language),
+            )
+            index += 1
+        items[place] = None
 
 
 def _seconds(value: object) -> float | None:
@@ -275,21 +376,45 @@ def _clean(text: str) -> str:
 
 
 def _error(places: Sequence[Mapping[str, Any]]) -> str:
-    """Return the error as one line; its inner shape is not documented, so take a string or an object."""
-    value = _first(places, _ERROR)
-    if isinstance(value, Mapping):
-        parts = [str(value[key]) for key in ("code", "message", "reason", "detail") if value.get(key)]
-        text = ": ".join(parts) or json.dumps(value, default=str)
-    else:
-        text = "" if value is None else str(value)
+    """Return the error as one line; its inner shape is not documented, so take text, an object or a list."""
+    text = _words(_first(places, _ERROR))
+    code = str(_first(places, _CODE) or "")
+    if code.strip().lower() not in _CODES_OF_SUCCESS and code not in text:
+        text = f"{code}: {text}" if text else code
     text = without_secrets(_clean(" ".join(text.split())))
     return text[:MAX_ERROR_CHARACTERS] or "no reason given"
 
 
-def _dump(payload: dict[str, Any]) -> str:
+def _words(error: object) -> str:
+    """Return what an error says; of an object its known fields, of a list of objects (FastAPI) each one's."""
+    if isinstance(error, list) and error and all(isinstance(one, Mapping) for one in error):
+        return "; ".join(_fields(one) for one in error[:10])
+    if isinstance(error, Mapping):
+        return _fields(error)
+    return "" if error is None else str(error)
+
+
+def _fields(error: Mapping[str, Any]) -> str:
+    parts = [str(error[n]) for n in ("code", "message", "msg", "reason", "detail") if error.get(n)]
+    return ": ".join(parts) or json.dumps(error, default=str)
+
+
+def _dump(payload: dict[str, Any], text: str) -> str:
     """Return a payload as JSON, without secrets in its keys and texts; transcripts stay as they are."""
     redact(payload, transcripts=_TEXT, errors=_ERROR)
+    if _is_written_so(payload, text):
+        return text
     return _clean("".join(_pieces(payload)))
+
+
+def _is_written_so(payload: dict[str, Any], text: str) -> bool:
+    """Whether a text is what would be made of a payload, as that of a kept answer is."""
+    end = 0
+    for piece in _pieces(payload):
+        if not text.startswith(piece, end):
+            return False
+        end += len(piece)
+    return end == len(text)
 
 
 def _pieces(answer: Mapping[str, Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from plaud_provider.api.regions import is_loopback
+from plaud_provider.api.hosts import is_loopback
 from plaud_provider.exceptions import PlaudInputError
 
 # Patterns are compiled when they are first needed: each task is a new process.
@@ -47,7 +47,8 @@ _TEXTS = frozenset(
         *("path", "results_path", "manifest", "pattern"),
         *("plaud_conn_id", "sql_conn_id", "ledger_conn_id", "region", "schema"),
         *("transcripts_table", "segments_table", "language", "webhook_url", "on_unknown_submit"),
-        *("unreadable", "convert"),
+        *("model", "detection_level"),
+        *("unreadable", "convert", "upload"),
         *("metadata_pattern", "metadata_path", "metadata_timezone"),
     ]
 )

@@ -7,22 +7,35 @@ and sends the answer back, or throws what went wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 #: Statuses of success: which of them means what is not documented.
 SUCCESS = range(200, 300)
 
 
 class Operation(StrEnum):
-    """The API's four calls."""
+    """The API's calls, and the parts of an upload, which go to the storage behind it."""
 
     EXCHANGE = "exchange"
     REFRESH = "refresh"
     SUBMIT = "submit"
     GET = "get"
+    USER_TOKEN = "user token"
+    UPLOAD = "upload"
+    PART = "part"
+
+
+class Part(Protocol):
+    """A body that is read while it is sent: a stretch of a recording."""
+
+    def __len__(self) -> int:
+        """Return its bytes."""
+
+    def open(self) -> BinaryIO:
+        """Open it, to be read once; each time anew, and in any thread."""
 
 
 # What has a secret or a transcript in it is no tuple: Airflow's log masker takes tuples apart, and would show
@@ -41,7 +54,7 @@ class Request:
     method: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
-    body: bytes | None = field(default=None, repr=False)
+    body: bytes | Part | None = field(default=None, repr=False)
     repeatable: bool = True
 
 
@@ -119,6 +132,7 @@ class TokenState(NamedTuple):
         many tasks with a wrong secret key do not ask one after the other.
     :param status: What Plaud answered to the last request that failed; 0 if there was no answer.
     :param reason: What was wrong where the status does not say it, in words that may be logged.
+    :param user_token: The newest token for uploads, if any.
     """
 
     token: Token | None = None
@@ -128,6 +142,7 @@ class TokenState(NamedTuple):
     refused_until: float = 0.0
     status: int = 0
     reason: str = ""
+    user_token: Token | None = None
 
 
 class SubmitPhase(StrEnum):
@@ -146,6 +161,16 @@ class Send(NamedTuple):
 
     request: Request
     within: float | None = None
+
+
+class SendAll(NamedTuple):
+    """
+    Send requests at once, which need no turn in the quota.
+
+    The answer is a list: for each its :class:`Response`, or the :class:`TransportFailure` in its place.
+    """
+
+    requests: Sequence[Request]
 
 
 class Sleep(NamedTuple):
@@ -204,7 +229,7 @@ class TakeSlot(NamedTuple):
     """
     Wait until the client's quota of requests has room for one more; may raise :class:`TrialDue`.
 
-    :param operation: What is to be sent: ``SUBMIT`` or ``GET``.
+    :param operation: What is to be sent: ``SUBMIT``, ``GET``, ``USER_TOKEN`` or ``UPLOAD``.
     """
 
     operation: Operation
@@ -226,4 +251,16 @@ class ReturnSlot(NamedTuple):
     is_answered: bool | None = None
 
 
-Effect = Send | Sleep | ReadToken | StoreToken | LockToken | UnlockToken | Note | Do | TakeSlot | ReturnSlot
+Effect = (
+    Send
+    | SendAll
+    | Sleep
+    | ReadToken
+    | StoreToken
+    | LockToken
+    | UnlockToken
+    | Note
+    | Do
+    | TakeSlot
+    | ReturnSlot
+)

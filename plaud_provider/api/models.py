@@ -6,11 +6,14 @@ Source: https://docs.plaud.ai (transcription API).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+from plaud_provider.api import exports
+from plaud_provider.exceptions import PlaudInputError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -43,6 +46,7 @@ class Segment:
     :param end_seconds: End in seconds, likewise.
     :param speaker: Speaker label; present when diarization was asked for.
     :param text: What was said.
+    :param language: BCP-47 code of this segment, where the API told it.
     """
 
     index: int
@@ -50,6 +54,7 @@ class Segment:
     end_seconds: float | None
     speaker: str | None
     text: str = field(repr=False)
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +70,11 @@ class Transcription:
     :param duration_seconds: Length of the audio in seconds.
     :param segments: The transcript in stretches, in the API's order.
     :param error: Why it failed, without query strings of URLs and at most 500 characters.
-    :param created_at: When it was submitted (UTC); only the answer to a submit has it.
+    :param created_at: When it was submitted (UTC); only the answer to a submit has it, as ``createdAt`` or
+        else as the date of the answer itself.
     :param completed_at: When it was completed (UTC).
     :param raw: The answer itself as JSON text.
+    :param model: Name of the speech model, where the API told it.
     """
 
     transcription_id: str
@@ -81,6 +88,7 @@ class Transcription:
     created_at: datetime | None = None
     completed_at: datetime | None = None
     raw: str = field(default="{}", repr=False)
+    model: str | None = None
 
     @property
     def is_final(self) -> bool:
@@ -96,6 +104,55 @@ class Transcription:
     def speaker_count(self) -> int:
         """How many different speakers the segments name."""
         return len({segment.speaker for segment in self.segments if segment.speaker is not None})
+
+    def _completed(self, method: str) -> Self:
+        """Return itself, if there is something to export."""
+        if self.status is Status.COMPLETED:
+            return self
+        raise PlaudInputError(
+            f"{method}: transcription {self.transcription_id} is {self.status.value} and has no transcript. "
+            "Export it once it is completed."
+        )
+
+    def to_srt(self) -> str:
+        """
+        Return the transcript as SubRip subtitles, for players and editors.
+
+        Missing times, overlaps and long segments are handled as :mod:`.exports` says. A speaker is named
+        where a segment begins. SRT has no escape for markup: a text that looks like it gets a word joiner
+        (U+2060), which does not show, after each ``<`` and ``{``.
+
+        :raises PlaudInputError: if it is not completed.
+        """
+        return exports.to_srt(self._completed("to_srt"))
+
+    def to_vtt(self) -> str:
+        """
+        Return the transcript as WebVTT subtitles, for browsers; each has its speaker as its voice.
+
+        Missing times, overlaps and long segments are handled as :mod:`.exports` says.
+
+        :raises PlaudInputError: if it is not completed.
+        """
+        return exports.to_vtt(self._completed("to_vtt"))
+
+    def to_text(self) -> str:
+        """
+        Return the transcript as text: a paragraph for each turn of a speaker, which begins with the name.
+
+        :raises PlaudInputError: if it is not completed.
+        """
+        return exports.to_text(self._completed("to_text"))
+
+    def to_markdown(self) -> str:
+        """
+        Return the transcript as Markdown: what is known of it, then a paragraph for each turn of a speaker.
+
+        What was said is escaped: it is text, whatever it looks like.
+
+        :raises PlaudInputError: if it is not completed.
+        """
+        return exports.to_markdown(self._completed("to_markdown"))
 
     def to_frame(self) -> DataFrame:
         """
@@ -125,7 +182,7 @@ class Transcription:
         """
         Return the segments as a pandas frame, one row each.
 
-        Columns: ``transcription_id, segment_index, start_seconds, end_seconds, speaker, text``.
+        Columns: ``transcription_id, segment_index, start_seconds, end_seconds, speaker, text, language``.
         """
         import pandas as pd
 
@@ -137,5 +194,16 @@ class Transcription:
                 "end_seconds": pd.Series([s.end_seconds for s in self.segments], dtype="float64"),
                 "speaker": pd.Series([s.speaker for s in self.segments], dtype="object"),
                 "text": pd.Series([s.text for s in self.segments], dtype="object"),
+                "language": pd.Series([s.language for s in self.segments], dtype="object"),
             }
         )
+
+
+#: What writes a transcription as a file, by the ending of its name; ``json`` is the answer itself.
+EXPORTS: Mapping[str, Callable[[Transcription], str]] = {
+    "srt": Transcription.to_srt,
+    "vtt": Transcription.to_vtt,
+    "txt": Transcription.to_text,
+    "md": Transcription.to_markdown,
+    "json": lambda transcription: transcription.raw,
+}

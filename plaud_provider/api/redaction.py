@@ -8,7 +8,7 @@ passwords before a host, and values of parameters that sign.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 
@@ -76,20 +76,29 @@ def redact(answer: dict[str, Any], *, transcripts: Collection[str], errors: Coll
     :param errors: Keys of errors, below which nothing is a transcript.
     """
     # Not by a function that calls itself: an answer may be nested deeply.
-    open_ones: list[tuple[Any, bool]] = [(answer, False)]
+    open_ones: list[tuple[Any, bool, Iterator[Any]]] = []
     # A long transcript has the same few names a hundred thousand times.
     harmless: set[str] = set()
-    while open_ones:
-        values, is_error = open_ones.pop()
+
+    def enter(values: dict[str, Any] | list[Any], is_error: bool) -> None:
         if isinstance(values, dict):
             _redact_keys(values, harmless)
-        for place in values if isinstance(values, dict) else range(len(values)):
+        places = values if isinstance(values, dict) else range(len(values))
+        open_ones.append((values, is_error, iter(places)))
+
+    enter(answer, False)
+    while open_ones:
+        values, is_error, places = open_ones[-1]
+        for place in places:
             value = values[place]
             if isinstance(value, (dict, list)):
-                open_ones.append((value, is_error or place in errors))
-            elif isinstance(value, str) and (is_error or place not in transcripts):
+                enter(value, is_error or place in errors)
+                break
+            if isinstance(value, str) and (is_error or place not in transcripts):
                 is_secret = isinstance(place, str) and _SECRET_NAME.fullmatch(place) is not None
                 values[place] = "<removed>" if is_secret else without_secrets(value)
+        else:
+            open_ones.pop()
 
 
 def _redact_keys(values: dict[str, Any], harmless: set[str]) -> None:

@@ -11,9 +11,9 @@ audio's length, and from how far off earlier predictions were come two moments f
 - when it is *probably done*: nearly all take no longer (the 95 % quantile).
 
 From the second moment on it is looked at in any case. Between the two a look is a *guess*. Guesses are made
-only from a share of the requests that the client's quota does not need otherwise. After each look in vain the
-next one waits for a share of the time that has passed (backoff). ``benchmarks/polling.py`` compares this with
-looking at a fixed interval.
+only from a share of the requests that the client's quota does not need otherwise, and of many only a few as
+long as nothing is known. After each look in vain the next one waits for a share of the time that has passed
+(backoff). ``benchmarks/polling.py`` compares this with looking at a fixed interval.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ SHARE = 0.4
 FEW = 4
 FEW_MAY_BE = 0.05
 FEW_A_MINUTE = 30.0
+#: Guesses a minute of a larger schedule as long as nothing is known, however much of the quota is unused.
+UNKNOWN_A_MINUTE = 60.0
 #: Backoff. After a look in vain the next guess comes when a tenth of the time so far has passed again, and
 #: the next look in any case when two fifths have.
 GROWTH_OF_GUESS = 0.1
@@ -57,6 +59,11 @@ LONGEST_PAUSE = 1800.0
 #: A look that failed is repeated after the shortest pause, then after twice as long each time, up to so many
 #: seconds.
 LONGEST_RETRY = 120.0
+#: Where Plaud calls when a transcription is final, the first look without a call comes after twice the time
+#: in which it is probably done, and after so many seconds at least: the first to be done are the quickest.
+PATIENCE = 300.0
+#: Of so many last results more than half came without a call: then calls are not relied upon.
+CALLS = 10
 #: Seconds after which to find out again how much of the quota is unused.
 RECHECK = 5.0
 #: Where Plaud does not tell when it finished, a result counts as having taken this part of the expected time,
@@ -93,6 +100,7 @@ class ProcessingTimes:
     def __init__(self) -> None:
         self._known: deque[tuple[float | None, float]] = deque(maxlen=200)
         self._news = 0
+        self._called: deque[bool] = deque(maxlen=CALLS)
         #: Counts how often what is expected has changed.
         self.version = 0
         self._fit()
@@ -104,6 +112,19 @@ class ProcessingTimes:
         # Only now and then: all moments are worked out again afterwards.
         if self._news > len(self._known) // 10:
             self._fit()
+
+    def note_call(self, *, came: bool) -> None:
+        """Remember whether Plaud has called when a transcription was final, where it is to."""
+        was_relied_upon = self.are_calls_relied_upon
+        self._called.append(came)
+        if self.are_calls_relied_upon is not was_relied_upon:
+            self.version += 1
+
+    @property
+    def are_calls_relied_upon(self) -> bool:
+        """Whether Plaud calls when a transcription is final, as far as is known; one call may be lost."""
+        missed = self._called.count(False)
+        return missed < 3 or missed * 2 <= len(self._called)
 
     def expected(self, audio_seconds: float | None) -> float:
         """Return the processing time to expect, in seconds."""
@@ -146,6 +167,7 @@ class _Waiting:
 
     :param began_at: When it was submitted, or else when the schedule began.
     :param looked_at: When a look has last found it processing.
+    :param called_at: When Plaud has called to say that it is final; ``None``: it has not.
     :param not_before: There is no look before, because the last one failed.
     :param failures: How many looks in a row have failed.
     :param is_under_way: Whether it is being looked at.
@@ -156,6 +178,7 @@ class _Waiting:
     job: Job
     began_at: float
     looked_at: float | None
+    called_at: float | None = None
     not_before: float = -math.inf
     failures: int = 0
     is_under_way: bool = False
@@ -172,10 +195,17 @@ class Schedule:
         follow each other after 5 s. In each interval one guess is made even if the quota is used up.
     :param now: When the schedule begins.
     :param times: What is known of how long Plaud takes; by default nothing.
+    :param is_called: Whether Plaud calls when a transcription is final, see :meth:`call`.
     """
 
     def __init__(
-        self, jobs: Iterable[Job], *, interval: float, now: float, times: ProcessingTimes | None = None
+        self,
+        jobs: Iterable[Job],
+        *,
+        interval: float,
+        now: float,
+        times: ProcessingTimes | None = None,
+        is_called: bool = False,
     ) -> None:
         self._interval = max(interval, SHORTEST_INTERVAL)
         self._shortest = min(self._interval, SHORTEST_PAUSE)
@@ -183,6 +213,7 @@ class Schedule:
         self._waiting: dict[str, _Waiting] = {}
         for job in jobs:
             self._waiting.setdefault(job.transcription_id, _begin(job, now))
+        self._is_called = is_called
         self._is_few = len(self._waiting) <= FEW
         # None yet: the first guess waits for nothing, so that something is known soon.
         self._guessed_at: float | None = None
@@ -231,6 +262,16 @@ class Schedule:
         one.is_under_way = True
         return one.job.transcription_id
 
+    def call(self, transcription_id: str, *, now: float) -> None:
+        """
+        Have a transcription looked at, as Plaud has called to say that it is final. The look finds out.
+
+        :param transcription_id: What it is about; what is not waited for is nothing to do.
+        :param now: The time.
+        """
+        if (one := self._waiting.get(transcription_id)) is not None:
+            one.called_at, one.version = now, 0
+
     def again(self, transcription_id: str, *, now: float, answered: bool = True) -> None:
         """
         Put a transcription back that is not final.
@@ -258,6 +299,8 @@ class Schedule:
             unknown. Compared with when Plaud accepted it, by the same clock, that is how long it took.
         """
         one = self._waiting.pop(transcription_id)
+        if self._is_called:
+            self._times.note_call(came=one.called_at is not None)
         at_least = 0.0 if one.looked_at is None else one.looked_at - one.began_at
         at_most = max(at_least, now - one.began_at)
         seconds = UNTOLD * self._times.expected(one.job.audio_seconds)
@@ -272,7 +315,12 @@ class Schedule:
         """Return when the next guess is allowed: by the unused quota, and at least one in each interval."""
         if self._guessed_at is None:
             return -math.inf
-        a_minute = max(self._spare * SHARE, FEW_A_MINUTE if self._is_few else 0.0)
+        a_minute = self._spare * SHARE
+        if self._is_few:
+            a_minute = max(a_minute, FEW_A_MINUTE)
+        elif not self._times:
+            # What a few looks in vain tell of one holds for all.
+            a_minute = min(a_minute, UNKNOWN_A_MINUTE)
         return self._guessed_at + min(self._interval, 60.0 / a_minute if a_minute > 0 else math.inf)
 
     def _free(self) -> list[_Waiting]:
@@ -287,6 +335,8 @@ class Schedule:
     def _moments(self, one: _Waiting) -> tuple[float, float]:
         """Return when the next guess at a transcription is due, and when the next look in any case."""
         may_be, probably = self._times.within(one.job.audio_seconds)
+        if (due := self._due_by_calls(one, probably)) is not None:
+            return max(one.not_before, due), max(one.not_before, due)
         if self._is_few and len(self._times) < ENOUGH:
             audio_seconds = one.job.audio_seconds
             may_be = 0.0 if audio_seconds is None else FEW_MAY_BE * self._times.expected(audio_seconds)
@@ -300,6 +350,22 @@ class Schedule:
             guess = max(guess, one.looked_at + _pause(self._shortest, GROWTH_OF_GUESS * age))
             certain = max(certain, one.looked_at + _pause(self._interval, GROWTH * age))
         return max(one.not_before, min(guess, certain)), max(one.not_before, certain)
+
+    def _due_by_calls(self, one: _Waiting, probably: float) -> float | None:
+        """Return when the next look is due where Plaud calls; ``None`` where that is not relied upon."""
+        looked_at, called_at = one.looked_at, one.called_at
+        if called_at is not None:
+            if looked_at is None or looked_at < called_at:
+                return called_at
+            # The call came too early, or is not true.
+            return looked_at + _pause(SHORTEST_PAUSE, looked_at - called_at)
+        may_be_done_already = one.job.submitted_at is None and looked_at is None
+        if may_be_done_already or not (self._is_called and self._times.are_calls_relied_upon):
+            return None
+        patience = max(PATIENCE, 2 * probably)
+        if looked_at is None:
+            return one.began_at + patience
+        return max(one.began_at + patience, looked_at + _pause(PATIENCE, GROWTH * (looked_at - one.began_at)))
 
 
 def _median(values: Iterable[float]) -> float:

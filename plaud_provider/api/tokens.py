@@ -20,6 +20,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.answers import LARGE_BYTES, parse_json
 from plaud_provider.api.effects import (
     SUCCESS,
@@ -36,7 +37,7 @@ from plaud_provider.api.effects import (
     TransportFailure,
     UnlockToken,
 )
-from plaud_provider.api.requests import Account, exchange_request, refresh_request
+from plaud_provider.api.limits import TOKEN_CALLS_A_MINUTE
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.exceptions import (
     PlaudAccessError,
@@ -51,8 +52,6 @@ from plaud_provider.exceptions import (
     PlaudTokenRejectedError,
 )
 
-#: Documented by Plaud, per client.
-CALLS_A_MINUTE = 10
 #: Minutes for which a token is kept that replaced a rejected one: two hosts that take each other's token away
 #: ask eight times a minute together.
 KEPT_MINUTES = 0.25
@@ -121,7 +120,7 @@ def exchanged_token(account: Account, policy: RetryPolicy) -> Generator[Effect, 
         state, is_locked = yield LockToken()
         if not is_locked:
             continue
-        if len(_recent_calls(state, policy)) >= CALLS_A_MINUTE:
+        if len(_recent_calls(state, policy)) >= TOKEN_CALLS_A_MINUTE:
             yield UnlockToken(state)
             raise _failure(account, TokenState())
         state, token = yield from _renew(account, hasty, state, refresh=False)
@@ -180,8 +179,8 @@ def _earliest_request(state: TokenState, policy: RetryPolicy) -> float:
     if _is_refused(state, policy):
         moments.append(state.refused_until)
     calls = _recent_calls(state, policy)
-    if len(calls) >= CALLS_A_MINUTE:
-        moments.append(calls[-CALLS_A_MINUTE] + policy.minute)
+    if len(calls) >= TOKEN_CALLS_A_MINUTE:
+        moments.append(calls[-TOKEN_CALLS_A_MINUTE] + policy.minute)
     return max(moments)
 
 
@@ -228,7 +227,7 @@ def _renew(
     calls = (*earlier, now)
     if token is not None:
         token.replaces_rejected = rejected is not None
-        return TokenState(token, calls), token
+        return TokenState(token, calls, user_token=state.user_token), token
     if old is not None and status != 429:
         # Its refresh token may be spent by now: whoever is next, most often this call, makes an exchange.
         return state._replace(token=replace(old, refresh_token=None), calls=calls, not_before=0.0), None
@@ -251,8 +250,8 @@ def _spent(token: Token | None, *, now: float) -> Token | None:
 
 def _request(account: Account, refreshing: Token | None) -> Request:
     if refreshing is not None and refreshing.refresh_token:
-        return refresh_request(account, refreshing.refresh_token)
-    return exchange_request(account)
+        return account.dialect.refresh_request(account, refreshing.refresh_token)
+    return account.dialect.exchange_request(account)
 
 
 def _failure(account: Account, state: TokenState) -> PlaudError:
@@ -260,15 +259,15 @@ def _failure(account: Account, state: TokenState) -> PlaudError:
     client, where, status = account.client_id, account.base_url, state.status
     if not state.failures:
         return PlaudRateLimitError(
-            f"This host has made {CALLS_A_MINUTE} token requests for client {client} within a minute, which "
-            "is all that Plaud allows. Nothing was submitted; try again in a minute."
+            f"This host has made {TOKEN_CALLS_A_MINUTE} token requests for client {client} within a minute, "
+            "which is all that Plaud allows. Nothing was submitted; try again in a minute."
         )
     answered = f"{status} {state.failures} times in a row" if state.failures > 1 else f"{status}"
     if status == 429:
         return PlaudRateLimitError(
-            f"Plaud limits the token requests of client {client} ({CALLS_A_MINUTE} a minute is documented) "
-            f"and has answered {answered}. Do other hosts or programs use this client? Nothing was "
-            "submitted; try again in a few minutes.",
+            f"Plaud limits the token requests of client {client} ({TOKEN_CALLS_A_MINUTE} a minute is "
+            f"documented) and has answered {answered}. Do other hosts or programs use this client? Nothing "
+            "was submitted; try again in a few minutes.",
             status_code=status,
         )
     if status in (400, 401, 403) and state.token is not None:

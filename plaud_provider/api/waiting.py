@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from plaud_provider.api.limits import RETENTION
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
@@ -41,8 +42,6 @@ NOT_FOUND_REASON = "Plaud does not know this transcription (any more)"
 PROGRESS_SECONDS = 60.0
 #: XCom of a task that submits: epoch seconds by transcription id.
 SUBMITTED_AT_KEY = "plaud_submitted_at"
-#: For so long Plaud keeps results.
-RETENTION = timedelta(days=7)
 #: Airflow's own timeout of a deferral is so much later than the deadline: it is only there for a trigger that
 #: does not end its wait by itself.
 BACKSTOP = timedelta(minutes=10)

@@ -1,30 +1,14 @@
-"""What is kept in files so that only whoever has the client's secret key can read it."""
+"""URLs that one task leaves for another one in a file, so that only the client itself can read them."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from typing import TYPE_CHECKING
 
+from plaud_provider.encryption import cipher
 from plaud_provider.exceptions import PlaudInputError
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
-
-
-def cipher(secret_key: str, purpose: str) -> Fernet:
-    """
-    Return the cipher for one purpose: whoever can read what it has written could have asked Plaud anyway.
-
-    :param secret_key: Of the client. It is a random API key: a fast hash suffices, a password hash would cost
-        every task.
-    :param purpose: What it is for; what one cipher has written, that of another purpose cannot read.
-    """
-    from cryptography.fernet import Fernet
-
-    key = hashlib.sha256(secret_key.encode()).digest()
-    digest = hashlib.blake2b(f"airflow-provider-plaud {purpose}".encode(), key=key, digest_size=32)
-    return Fernet(base64.urlsafe_b64encode(digest.digest()))
 
 
 class UrlSeal:

@@ -12,7 +12,6 @@ What is kept, and when a token is renewed, is decided in :mod:`plaud_provider.ap
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import os
@@ -21,14 +20,17 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.effects import Token, TokenState
-from plaud_provider.api.requests import Account
 from plaud_provider.api.tokens import LOCK_SECONDS, REQUEST_SECONDS
-from plaud_provider.auth.sealing import cipher
+from plaud_provider.encryption import cipher, named_by
 from plaud_provider.exceptions import PlaudConnectionError
 from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ MAX_POLL_SECONDS = 0.5
 PATIENCE_SECONDS = LOCK_SECONDS + 2 * REQUEST_SECONDS
 
 _FORMAT_VERSION = 2
+#: Fields of a state that are tokens.
+_TOKENS = ("token", "user_token")
 
 
 class _Known(NamedTuple):
@@ -82,7 +86,7 @@ class TokenStore:
         # A connection with another secret key for the same client (an old one, a wrong one) has a file of its
         # own: sharing one, each would overwrite what the other cannot read. Plaud's limit is the client's, so
         # that they share the lock and the moments of their calls.
-        self.path = folder / f"{name}-{_fingerprint(account.secret_key)[:16]}.token"
+        self.path = folder / f"{name}-{named_by(account.secret_key)}.token"
         self.calls_path = folder / f"{name}.calls"
         self.lock_path = folder / f"{name}.lock"
         self._lock = FileLock(
@@ -112,13 +116,15 @@ class TokenStore:
         stored = known.state if known is not None and known.is_stored else None
         fields = _masked(state)._asdict()
         calls = fields.pop("calls")
-        fields["token"] = None if state.token is None else asdict(state.token)
+        for name in _TOKENS:
+            token = fields[name]
+            fields[name] = None if token is None else asdict(token)
         changed: dict[Path, bytes] = {}
         if stored is None or stored.calls != state.calls:
             changed[self.calls_path] = json.dumps(calls).encode()
         if stored is None or stored._replace(calls=state.calls) != state:
             content = json.dumps({"version": _FORMAT_VERSION, **fields}).encode()
-            changed[self.path] = cipher(self._secret_key, "token store").encrypt(content)
+            changed[self.path] = self._cipher().encrypt(content)
         try:
             for path, content in changed.items():
                 self._folder.replace(path, content)
@@ -215,11 +221,13 @@ class TokenStore:
             return TokenState()
         state = TokenState(calls=self._read_calls())
         try:
-            stored = json.loads(cipher(self._secret_key, "token store").decrypt(self.path.read_bytes()))
+            stored = json.loads(self._cipher().decrypt(self.path.read_bytes()))
             if stored.pop("version") != _FORMAT_VERSION:
                 return state
-            token = stored.pop("token")
-            return _masked(TokenState(token=Token(**token) if token else None, calls=state.calls, **stored))
+            for name in _TOKENS:
+                token = stored.get(name)
+                stored[name] = Token(**token) if token else None
+            return _masked(TokenState(calls=state.calls, **stored))
         except FileNotFoundError:
             return state
         except (OSError, InvalidToken, ValueError, TypeError, KeyError, AttributeError) as unreadable:
@@ -248,17 +256,16 @@ class TokenStore:
     def _warn_not_locked(self, reason: str | None) -> None:
         log.warning("Renewing the Plaud token without a lock: %s (%s)", self.lock_path, reason)
 
-
-def _fingerprint(secret_key: str) -> str:
-    return hashlib.sha256(hashlib.sha256(secret_key.encode()).digest()).hexdigest()
+    def _cipher(self) -> Fernet:
+        return cipher(self._secret_key, "token store")
 
 
 def _masked(state: TokenState) -> TokenState:
     """Have Airflow mask the tokens should anything ever log them; never called on an event loop."""
     from airflow.sdk.log import mask_secret
 
-    if state.token is not None:
-        for secret in (state.token.access_token, state.token.refresh_token):
+    for token in (state.token, state.user_token):
+        for secret in (token.access_token, token.refresh_token) if token is not None else ():
             # Each mask recompiles a pattern: once per token and process is enough.
             if secret is not None and secret not in _MASKED:
                 _MASKED.add(secret)

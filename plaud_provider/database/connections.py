@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 # Redshift is reached by PostgreSQL's hook as well.
 _REDSHIFT = ("redshift", "redshift-serverless")
+_SECRET_NAME = r"(?i)token|secret|passw|key"
 
 
 def look_up(conn_id: str, *, parameter: str) -> Connection:
@@ -61,3 +63,22 @@ def hook_of(connection: Connection, *, parameter: str) -> Any:
         f"{connection.conn_id!r} is not installed. Install it: {how_to_install(str(connection.conn_type))}. "
         "Nothing was sent."
     )
+
+
+def safe_message(error: BaseException, connection: Connection) -> str:
+    """
+    Return the first line of a driver's message without the connection's secrets.
+
+    Only for what happens before any row is sent: later messages may quote rows.
+
+    :param error: What the driver raised.
+    :param connection: The connection.
+    """
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    message = f"{type(error).__name__}: {lines[0].strip().rstrip('.') if lines else 'no message'}"
+    secrets = [connection.password]
+    secrets += [value for name, value in connection.extra_dejson.items() if re.search(_SECRET_NAME, name)]
+    for secret in secrets:
+        if isinstance(secret, str) and secret:
+            message = message.replace(secret, "***")
+    return message[:300]

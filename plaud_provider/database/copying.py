@@ -7,15 +7,14 @@ COPY takes no parameters.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 if TYPE_CHECKING:
-    from plaud_provider.database.rows import Columns
+    from plaud_provider.database.rows import Columns, Row
 
 #: Drivers that know it.
 DRIVERS = frozenset({"psycopg2", "psycopg"})
@@ -32,14 +31,28 @@ def copy_rows(connection: sa.Connection, table: sa.Table, values: Columns) -> No
     :param table: The table.
     :param values: The rows, as the values of each column.
     """
-    if not any(values.values()):
-        return
+    if any(values.values()):
+        _run(connection, table, values, _pieces(zip(*values.values(), strict=True)))
+
+
+def copy_large_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """
+    Insert a few rows as :func:`copy_rows` does, of which none is in memory as a whole once more.
+
+    :param connection: A connection of one of :data:`DRIVERS`.
+    :param table: The table.
+    :param rows: The rows, all with the same columns.
+    """
+    _run(connection, table, rows[0], (piece for row in rows for piece in _slices(list(row.values()))))
+
+
+def _run(connection: sa.Connection, table: sa.Table, names: Iterable[str], pieces: Iterable[str]) -> None:
     preparer = connection.dialect.identifier_preparer
-    columns = ", ".join(preparer.format_column(table.c[name]) for name in values)
+    columns = ", ".join(preparer.format_column(table.c[name]) for name in names)
     # Drivers take %% for % in statements with parameters, which this is not.
     statement = f"COPY {preparer.format_table(table)} ({columns}) FROM STDIN".replace("%%", "%")
     try:
-        _copy(connection, statement, _pieces(zip(*values.values(), strict=True)))
+        _copy(connection, statement, pieces)
     except connection.dialect.loaded_dbapi.Error as error:
         failure = error
     else:
@@ -60,8 +73,7 @@ def _copy(connection: sa.Connection, statement: str, pieces: Iterable[str]) -> N
     cursor: Any = connection.connection.cursor()
     try:
         if connection.dialect.driver == "psycopg2":
-            for piece in pieces:
-                cursor.copy_expert(statement, io.StringIO(piece))
+            cursor.copy_expert(statement, _File(iter(pieces)))
         else:
             with cursor.copy(statement) as copy:
                 for piece in pieces:
@@ -70,7 +82,34 @@ def _copy(connection: sa.Connection, statement: str, pieces: Iterable[str]) -> N
         cursor.close()
 
 
-def _pieces(rows: Iterable[Sequence[Any]]) -> Iterable[str]:
+class _File:
+    """
+    Text as psycopg2 reads it: a piece at each read, of whatever length, and nothing at the end.
+
+    :param pieces: The text.
+    """
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+
+    def read(self, size: int = -1) -> str:
+        return next(self._pieces, "")
+
+
+def _slices(row: Sequence[Any]) -> Iterator[str]:
+    """Return a row as text, a slice of a value at a time."""
+    for number, value in enumerate(row):
+        if number:
+            yield "\t"
+        if not isinstance(value, str):
+            yield _text(value)
+            continue
+        for start in range(0, len(value), _PIECE):
+            yield _string(value[start : start + _PIECE])
+    yield "\n"
+
+
+def _pieces(rows: Iterable[Sequence[Any]]) -> Iterator[str]:
     """Return rows as text, many at a time."""
     lines: list[str] = []
     size = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
 
-from plaud_provider.database.connections import hook_of, kind_of, look_up
+from plaud_provider.database.connections import hook_of, kind_of, look_up, safe_message
 from plaud_provider.database.fit import create_or_check
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
@@ -35,7 +34,7 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-_SECRET_NAME = r"(?i)token|secret|passw|key"
+_ONCE_COMMITTED = "plaud_once_committed"
 
 
 class Database:
@@ -93,12 +92,14 @@ class Database:
         failed: str,
         is_patient: bool = False,
         is_one_statement: bool = False,
+        only_reads: bool = False,
     ) -> Result:
         """
         Run ``work`` in a transaction, again while another writer is in the way, for a bounded time.
 
         :param work: What to do; it may be done several times, the last of which counts.
         :param is_one_statement: Whether that is one statement, which needs no transaction around it.
+        :param only_reads: Whether it writes nothing: then it keeps no writer out.
         :param failed: What has not been done, for the message.
         :param is_patient: Whether to wait as well while the database is away, in a restart. Then ``work`` is
             also done again if the connection broke at its commit: it has to be one that can be.
@@ -110,6 +111,7 @@ class Database:
             lambda error: self._refusal(failed, error),
             is_patient=is_patient,
             is_one_statement=is_one_statement,
+            only_reads=only_reads,
         )
 
     def ensure(self, tables: DeclaredTables, *, is_checked: bool = False) -> None:
@@ -183,6 +185,7 @@ class Database:
         is_patient: bool = False,
         is_tried_twice: bool = False,
         is_one_statement: bool = False,
+        only_reads: bool = False,
     ) -> Result:
         """
         Do it; on an error raise what ``tell`` says of it, with nothing left of the error itself.
@@ -197,21 +200,31 @@ class Database:
         def attempt() -> Result:
             nonlocal is_open
             is_open = False
+            told: list[Callable[[], object]] = []
             if is_one_statement and self.dialect.commits_statements:
                 with self.engine.connect() as connection:
                     is_open = True
-                    return work(connection.execution_options(isolation_level="AUTOCOMMIT"))
+                    connection.info[_ONCE_COMMITTED] = told
+                    result = work(connection.execution_options(isolation_level="AUTOCOMMIT"))
+                for tell in told:
+                    tell()
+                return result
             with self.engine.connect() as connection, connection.begin():
                 is_open = True
-                if self.dialect.begin is not None:
+                connection.info[_ONCE_COMMITTED] = told
+                if self.dialect.begin is not None and not only_reads:
                     connection.exec_driver_sql(self.dialect.begin)
-                return work(connection)
+                result = work(connection)
+            for tell in told:
+                tell()
+            return result
 
         def passes(error: BaseException) -> bool:
             return self.dialect.is_passing(error) or (is_patient and self.dialect.is_away(error))
 
         try:
-            return self._retried(attempt, passes, is_tried_twice=is_tried_twice)
+            with self.dialect.turn():
+                return self._retried(attempt, passes, is_tried_twice=is_tried_twice)
         except PlaudError:
             raise
         except Exception as error:
@@ -273,20 +286,17 @@ class Database:
         )
 
     def _safe_message(self, error: Exception) -> str:
-        """
-        Return the first line of a driver's message without the connection's secrets.
+        return safe_message(error, self._hook.get_connection(self.conn_id))
 
-        Only for what happens before any row is sent: later messages may quote rows.
-        """
-        lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-        message = f"{type(error).__name__}: {lines[0].strip().rstrip('.') if lines else 'no message'}"
-        connection = self._hook.get_connection(self.conn_id)
-        secrets = [connection.password]
-        secrets += [value for name, value in connection.extra_dejson.items() if re.search(_SECRET_NAME, name)]
-        for secret in secrets:
-            if isinstance(secret, str) and secret:
-                message = message.replace(secret, "***")
-        return message[:300]
+
+def once_committed(connection: sa.Connection, tell: Callable[[], object]) -> None:
+    """
+    Have something told when the transaction that :meth:`Database.run` began is committed, and only then.
+
+    :param connection: The connection that ``work`` was given.
+    :param tell: Tells it; must not raise.
+    """
+    connection.info[_ONCE_COMMITTED].append(tell)
 
 
 def open_database(

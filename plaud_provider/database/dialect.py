@@ -10,6 +10,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -131,6 +132,10 @@ class Dialect:
         #: Kind of database, by SQLAlchemy's name of the dialect.
         self.name = str(hook.conn_type)
 
+    def turn(self) -> AbstractContextManager[object]:
+        """Wait for this task's turn at the database, where only one at a time can have it."""
+        return nullcontext()
+
     def create_engine(self) -> sa.Engine:
         """
         Return SQLAlchemy's engine. Nothing is opened yet.
@@ -182,6 +187,13 @@ class Dialect:
         """
         for batch in batches(values, _BATCH):
             connection.execute(sa.delete(column.table).where(column.in_(batch)))
+
+    def overwrite_deleted(self, connection: sa.Connection) -> None:
+        """
+        Have what this transaction deletes overwritten where it lay, if this kind of database can be told to.
+
+        :param connection: Where.
+        """
 
     def lock(self, connection: sa.Connection, names: Iterable[str]) -> None:
         """

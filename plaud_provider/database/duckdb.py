@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from plaud_provider.database import arrays
 from plaud_provider.database.dialect import Dialect
 from plaud_provider.database.duckdb_driver import create_engine
+from plaud_provider.database.file_queue import FileQueue
 from plaud_provider.database.rows import columns_of
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class DuckDbDialect(Dialect):
     What DuckDB does in its own way.
 
     It lets one process at a time open a file that is written. So each transaction opens, writes and closes,
-    and waits while another process has the file.
+    takes turns with the other tasks of its host (:class:`~.file_queue.FileQueue`), and waits while another
+    program has the file.
 
     :param hook: Its hook, a ``DuckDBHook``.
     :param parameter: Argument that names its connection, for messages.
@@ -91,6 +93,13 @@ class DuckDbDialect(Dialect):
         if self._path() in ("", ":memory:"):
             raise self._names_no_file("DuckDB")
         return create_engine(self._hook.get_conn)
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Wait for this task's turn at the file; MotherDuck takes several at once."""
+        path = self._path()
+        if path in ("", ":memory:") or path.startswith(("md:", "motherduck:")):
+            return super().turn()
+        return FileQueue(path, seconds=self.wait_seconds).turn()
 
     def insert(self, connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
         """Insert rows; see the base class."""

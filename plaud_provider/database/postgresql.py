@@ -45,6 +45,11 @@ _LOCK_SPACE = "airflow-provider-plaud"
 # What a table may be closed to though another way is open: a feature that it does not go with (COPY with
 # row-level security, an upsert with rules), a key that takes no upsert.
 _CLOSED = ("0A", "42P10", "55000")
+# Nobody may create temporary tables where that right was revoked.
+_NO_TEMPORARY = (*_CLOSED, "42501")
+#: Rows with so many characters are sent by COPY, in pieces: drivers make several copies of a parameter.
+_LARGE_CHARACTERS = 4 * 1024 * 1024
+_STAGED = "plaud_staged"
 _UNUSABLE_KEYS = sa.text(
     "select relname from pg_catalog.pg_index join pg_catalog.pg_class on pg_class.oid = indexrelid "
     "where indrelid = :oid and not (indimmediate and indisvalid)"
@@ -102,8 +107,17 @@ class PostgresDialect(Dialect):
             else:
                 arrays.upsert(connection, table, rows, may_replace)
 
+        def staged() -> None:
+            _upsert_staged(connection, table, rows)
+
         if may_replace is not None:
             upsert()
+        elif (
+            connection.dialect.driver in copying.DRIVERS
+            and _are_large(rows)
+            and self._is_done(connection, staged, f"a temporary table for {table.fullname}", _NO_TEMPORARY)
+        ):
+            pass
         elif not self._is_done(connection, upsert, f"upsert into {table.fullname}"):
             self._update_or_insert(connection, table, rows)
 
@@ -178,13 +192,20 @@ class PostgresDialect(Dialect):
             return "the connection broke" + (f" ({code})" if code else ""), "Retry."
         return super().explain(error)
 
-    def _is_done(self, connection: sa.Connection, work: Callable[[], None], way: str) -> bool:
+    def _is_done(
+        self,
+        connection: sa.Connection,
+        work: Callable[[], None],
+        way: str,
+        closed: tuple[str, ...] = _CLOSED,
+    ) -> bool:
         """
         Do something in a way that a table may be closed to, and return whether it is done.
 
         :param connection: Where ``work`` does it.
         :param work: What to do.
         :param way: The way; one that was found closed is not tried again.
+        :param closed: What begins the codes that say that it is closed.
         """
         if way in self._closed:
             return False
@@ -192,7 +213,7 @@ class PostgresDialect(Dialect):
             with connection.begin_nested():
                 work()
         except DBAPIError as error:
-            if not code_of(error).startswith(_CLOSED):
+            if not code_of(error).startswith(closed):
                 raise
             self._closed.add(way)
             log.info("%s is refused (%s); it is done in another way", way, code_of(error))
@@ -228,6 +249,24 @@ class PostgresDialect(Dialect):
             # another connection to the server for each transaction, knows nothing of it at the sixth.
             options["prepare_threshold"] = None
         return options
+
+
+def _are_large(rows: Sequence[Row]) -> bool:
+    return sum(len(value) for row in rows for value in row.values() if isinstance(value, str)) >= (
+        _LARGE_CHARACTERS
+    )
+
+
+def _upsert_staged(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:
+    """Send rows to a temporary table, and upsert them from there."""
+    staged = sa.Table(_STAGED, sa.MetaData(), *(sa.Column(one.name, one.type) for one in table.c))
+    like = connection.dialect.identifier_preparer.format_table(table)
+    connection.exec_driver_sql(f"create temporary table {_STAGED} (like {like}) on commit drop")
+    copying.copy_large_rows(connection, staged, rows)
+    names = list(rows[0])
+    insert = postgresql.insert(table).from_select(names, sa.select(*(staged.c[name] for name in names)))
+    connection.execute(upsert_of(insert, table, None))
+    connection.exec_driver_sql(f"drop table {_STAGED}")
 
 
 def _has_json(table: sa.Table) -> bool:

@@ -50,6 +50,10 @@ class SqliteDialect(Dialect):
             raise self._names_no_file("SQLite")
         return engine
 
+    def overwrite_deleted(self, connection: sa.Connection) -> None:
+        """Have deleted rows overwritten; else they stay in the file until their pages are used again."""
+        connection.exec_driver_sql("PRAGMA secure_delete = ON")
+
     def upsert(
         self,
         connection: sa.Connection,

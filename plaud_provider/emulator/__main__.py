@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from plaud_provider.emulator.settings import ERROR_STYLES, REGIONS, Settings
+from plaud_provider.emulator.settings import APIS, ERROR_STYLES, REGIONS, Settings
 
 DEFAULT_PORT = 8765
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -68,6 +68,10 @@ def _add_behaviour_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("behaviour (seconds are emulated seconds)")
     group.add_argument("--client-id", default="demo-client", help="the one client")
     group.add_argument("--secret-key", default="demo-secret-key", help="its secret key")
+    group.add_argument("--api-key", default="demo-api-key", help="its API key, for the API embedded")
+    group.add_argument(
+        "--api", choices=APIS, default="openapi", help="of the connection line; both are answered"
+    )
     group.add_argument("--region", choices=REGIONS, default="us", help="informative only")
     _number(group, "--token-seconds", "life of an access token")
     _number(group, "--refresh-token-seconds", "life of a refresh token")
@@ -114,7 +118,11 @@ def _settings(options: argparse.Namespace) -> Settings:
         field.name: getattr(options, field.name) for field in fields(Settings) if hasattr(options, field.name)
     }
     chosen["transcripts"] = tuple(options.transcripts)
-    return Settings(clients={options.client_id: options.secret_key}, **chosen)
+    return Settings(
+        clients={options.client_id: options.secret_key},
+        api_keys={options.client_id: options.api_key},
+        **chosen,
+    )
 
 
 def _serve(settings: Settings, options: argparse.Namespace) -> int:

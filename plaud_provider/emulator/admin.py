@@ -11,7 +11,9 @@ from plaud_provider.emulator.faults import Fault
 from plaud_provider.emulator.state import EmulatorState
 from plaud_provider.emulator.store import MAX_EXPIRES, StoreError
 
-Kind = Literal["exchange", "refresh", "submit", "get", "other"]
+Kind = Literal[
+    "exchange", "refresh", "submit", "get", "user_token", "upload_urls", "upload_complete", "other"
+]
 
 
 class _Order(BaseModel):

@@ -10,16 +10,25 @@ import re
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from plaud_provider.emulator import embedded
+from plaud_provider.emulator.jobs import Job
 from plaud_provider.emulator.limits import SlidingLimit
 from plaud_provider.emulator.state import EmulatorState
+from plaud_provider.emulator.uploads import COMPLETE_PATH, PART_URLS_PATH, USER_TOKEN_PATH
 from plaud_provider.emulator.wire import Answer, Request, error_answer, json_answer
 
 EXCHANGE_PATH = "/oauth/partner/access-token"
 REFRESH_PATH = "/oauth/partner/access-token/refresh"
 TRANSCRIPTIONS_PATH = "/open/partner/ai/transcriptions/"
 
-_METHODS = {EXCHANGE_PATH: "POST", REFRESH_PATH: "POST", TRANSCRIPTIONS_PATH: "POST"}
-_KINDS = {EXCHANGE_PATH: "exchange", REFRESH_PATH: "refresh", TRANSCRIPTIONS_PATH: "submit"}
+_KINDS = {
+    EXCHANGE_PATH: "exchange",
+    REFRESH_PATH: "refresh",
+    TRANSCRIPTIONS_PATH: "submit",
+    USER_TOKEN_PATH: "user_token",
+    PART_URLS_PATH: "upload_urls",
+    COMPLETE_PATH: "upload_complete",
+}
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 _SUBMIT_FIELDS: dict[str, type[str] | type[bool]] = {
     "audioUrl": str,
@@ -38,8 +47,8 @@ def kind_of(method: str, path: str) -> str:
 
 
 def _allowed_method(path: str) -> str | None:
-    if path in _METHODS:
-        return _METHODS[path]
+    if path in _KINDS:
+        return "POST"
     rest = path.removeprefix(TRANSCRIPTIONS_PATH)
     return "GET" if rest != path and "/" not in rest else None
 
@@ -78,9 +87,10 @@ class Contract:
         """Return whose request it is as far as its credentials tell, be they valid or not."""
         token = presented_token(request)
         if token is not None:
-            return self._state.tokens.owner(token)
+            return self._state.tokens.owner(token) or self._state.uploads.owner(token)
         client = presented_client(request)
-        return client[0] if client is not None and client[0] in self._state.settings.clients else None
+        client_id = client[0] if client is not None else request.headers.get(embedded.CLIENT_HEADER)
+        return client_id if client_id in self._state.settings.clients else None
 
     def answer(self, request: Request) -> Answer:
         """Answer one request, and let it take effect."""
@@ -89,6 +99,8 @@ class Contract:
                 return self._token_call(request)
             case "submit" | "get":
                 return self._api_call(request)
+            case "user_token" | "upload_urls" | "upload_complete":
+                return self._upload_call(request)
         allowed = _allowed_method(request.path)
         if allowed is None:
             return error_answer(
@@ -133,6 +145,8 @@ class Contract:
         return json_answer(200, payload, headers={"cache-control": "no-store"})
 
     def _api_call(self, request: Request) -> Answer:
+        if embedded.is_spoken_by(request):
+            return self._embedded_call(request)
         state = self._state
         token = presented_token(request)
         client_id = None if token is None else state.tokens.owner(token)
@@ -145,6 +159,17 @@ class Contract:
         if request.kind == "get":
             return self._get(request, client_id)
         return self._submit(request, client_id)
+
+    def _upload_call(self, request: Request) -> Answer:
+        state = self._state
+        token = presented_token(request) or ""
+        if request.kind == "user_token":
+            client_id, is_valid = state.tokens.owner(token), state.tokens.is_valid(token, state.clock.now())
+        else:
+            client_id, is_valid = state.uploads.owner(token), state.uploads.is_valid(token)
+        if client_id is None or not is_valid:
+            return json_answer(401, {"detail": "TOKEN_INVALID"})
+        return self._over_limit(state.request_limit, client_id) or state.uploads.answer(request, client_id)
 
     def _submit(self, request: Request, client_id: str) -> Answer:
         if request.media_type != "application/json":
@@ -167,10 +192,45 @@ class Contract:
         self._state.listen(job)
         return json_answer(200, self._state.jobs.accepted(job), transcription_id=job.transcription_id)
 
+    def _embedded_call(self, request: Request) -> Answer:
+        state = self._state
+        client_id = request.headers.get(embedded.CLIENT_HEADER, "")
+        api_key = state.settings.api_keys.get(client_id, "")
+        given = request.headers.get(embedded.KEY_HEADER, "")
+        if not api_key or not hmac.compare_digest(api_key.encode(), given.encode()):
+            return json_answer(401, {"detail": "CLIENT_NOT_FOUND"})
+        refusal = self._over_limit(state.request_limit, client_id)
+        if refusal is not None:
+            return refusal
+        if request.kind == "submit":
+            return self._embedded_submit(request, client_id)
+        job = state.jobs.find(unquote(request.path.removeprefix(TRANSCRIPTIONS_PATH)), client_id)
+        if job is None or not job.is_embedded:
+            return json_answer(404, {"detail": "TASK_NOT_FOUND"})
+        payload = state.jobs.result(job)
+        if not job.is_verbatim:
+            payload = embedded.result(payload, embeddings=job.embeddings)
+        return json_answer(200, payload, transcription_id=job.transcription_id)
+
+    def _embedded_submit(self, request: Request, client_id: str) -> Answer:
+        try:
+            body = json.loads(request.body)
+        except (ValueError, RecursionError):
+            body = None
+        if request.media_type != "application/json":
+            return json_answer(415, {"detail": "UNSUPPORTED_MEDIA_TYPE"})
+        if (wrong := embedded.problem(body)) is not None or not _is_http_url(body["file_url"]):
+            return json_answer(422, {"detail": wrong or "file_url must be an http or https URL."})
+        job: Job = self._state.jobs.add(client_id, is_embedded=True, **embedded.order(body))
+        self._state.listen(job)
+        return json_answer(
+            200, embedded.accepted(job.transcription_id), transcription_id=job.transcription_id
+        )
+
     def _get(self, request: Request, client_id: str) -> Answer:
         transcription_id = unquote(request.path.removeprefix(TRANSCRIPTIONS_PATH))
         job = self._state.jobs.find(transcription_id, client_id)
-        if job is None:
+        if job is None or job.is_embedded:
             return error_answer(404, "not_found", "There is no such transcription.")
         return json_answer(200, self._state.jobs.result(job), transcription_id=job.transcription_id)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, field_validator
 from typing_extensions import override
 
+from plaud_provider.emulator.embedded import is_uploaded, respelled
 from plaud_provider.emulator.wire import WHOLE, Answer, Delivery, Request, error_answer, json_answer
 
 MAX_INFLATED_BYTES = 512 * 1024 * 1024
@@ -18,27 +19,49 @@ _HTML = "<!DOCTYPE html><html><head><title>Sign in</title></head><body><h1>Sign 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
+Kind = Literal[
+    "exchange",
+    "refresh",
+    "submit",
+    "get",
+    "user_token",
+    "upload_urls",
+    "upload_complete",
+    "upload_storage",
+    "store",
+    "other",
+]
+#: What is no call of the API: a file of the store, or a part or file that is uploaded.
+STORAGES = ("store", "upload_storage")
+
+
 class Match(BaseModel):
     """
     Which requests a fault is for; what is left out matches all.
 
-    Requests for files of the store are met only by faults that name them (``"kind": "store"``).
+    Requests for files of the store, and for what is uploaded, are met only by faults that name them
+    (``"kind": "store"``, ``"kind": "upload_storage"``).
+
+    :param external_url: Only submits of a recording that is not in Plaud's own storage, or (``false``) all
+        but those: the API ``embedded`` is said to answer them with 500.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["exchange", "refresh", "submit", "get", "store", "other"] | None = None
+    kind: Kind | None = None
     method: str | None = None
     path_contains: str | None = None
     body_contains: str | None = None
+    external_url: bool | None = None
 
     def accepts(self, request: Request) -> bool:
         """Return whether it is for this request."""
         return (
-            (self.kind == request.kind or (self.kind is None and request.kind != "store"))
+            (self.kind == request.kind or (self.kind is None and request.kind not in STORAGES))
             and (self.method is None or self.method.upper() == request.method)
             and (self.path_contains or "") in request.path
             and (self.body_contains or "").encode() in request.body
+            and self.external_url in (None, request.kind == "submit" and not is_uploaded(request))
         )
 
 
@@ -252,6 +275,27 @@ class Patch(_Fault):
         return _with_body(answer, patched)
 
 
+class Respell(_Fault):
+    """
+    Tell the same in other words, as has been seen or is likely.
+
+    ``capitals``: the status word; ``speaker_id``, ``speaker``: the label's key; ``no_times``: no start, end,
+    createdAt or completedAt; ``task_id``: id and status as ``task_id`` and ``task_status`` below ``data``.
+    """
+
+    action: Literal["respell"]
+    words: list[Literal["capitals", "speaker_id", "speaker", "no_times", "task_id"]] = Field(min_length=1)
+
+    @override
+    def change(self, answer: Answer) -> Answer:
+        payload = _json_object(answer)
+        if payload is None:
+            return answer
+        for word in self.words:
+            payload = respelled(payload, word)
+        return _with_body(answer, payload)
+
+
 class Inflate(_Fault):
     """Blow the answer's ``text`` up to so many bytes; with ``gzip`` few of them are on the wire."""
 
@@ -289,6 +333,7 @@ Fault = Annotated[
     | Malformed
     | Body
     | Patch
+    | Respell
     | Inflate,
     Field(discriminator="action"),
 ]

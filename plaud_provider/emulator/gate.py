@@ -14,10 +14,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plaud_provider.emulator.contract import Contract, kind_of, presented_token
 from plaud_provider.emulator.faultbook import Ordered
-from plaud_provider.emulator.faults import Delay, ExpireTokens, Fault, Inflate
+from plaud_provider.emulator.faults import STORAGES, Delay, ExpireTokens, Fault, Inflate
 from plaud_provider.emulator.ledger import DROPPED, Entry
 from plaud_provider.emulator.state import EmulatorState
 from plaud_provider.emulator.store import PREFIX as STORE_PREFIX
+from plaud_provider.emulator.uploads import PART_BYTES, STORAGE_PREFIX
 from plaud_provider.emulator.wire import WHOLE, Answer, Delivery, Request, error_answer
 
 logger = logging.getLogger("plaud_provider.emulator")
@@ -27,6 +28,7 @@ TRANSPORT = "plaud_emulator.transport"
 MAX_BODY_BYTES = 1024 * 1024
 _SEND_BYTES = 1024 * 1024
 _BODILESS = (204, 304)
+_STORAGE_KINDS = {STORE_PREFIX: "store", STORAGE_PREFIX: "upload_storage"}
 _UNHANDLED = Answer(200, b"")
 
 
@@ -62,7 +64,7 @@ class Gate:
         state = self._state
         with state.lock:
             entry = None
-            if request.kind != "store":
+            if request.kind not in STORAGES:
                 client_id = self._contract.client_of(request)
                 entry = state.ledger.open(request, state.clock.now(), client_id, presented_token(request))
             met = state.faults.meet(request)
@@ -94,6 +96,8 @@ class Gate:
         return None
 
     async def _handle(self, request: Request, entry: Entry | None) -> Answer:
+        if request.kind == "upload_storage":
+            return await asyncio.to_thread(self._state.uploads.answer_storage, request)
         if len(request.body) > MAX_BODY_BYTES:
             return error_answer(413, "body_too_large", f"The body has more than {MAX_BODY_BYTES} bytes.")
         if entry is None:
@@ -116,18 +120,20 @@ def _close(entry: Entry | None, answer: Answer, delivery: Delivery) -> None:
 
 async def _read(scope: Scope, receive: Receive) -> Request | None:
     """Read a request to its end; ``None`` if the client leaves before. A huge body is kept in part."""
+    path = scope["raw_path"].decode("ascii", "replace")
+    most = PART_BYTES if path.startswith(STORAGE_PREFIX) else MAX_BODY_BYTES
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        if len(body) <= MAX_BODY_BYTES:
+        if len(body) <= most:
             body += message.get("body", b"")
         if not message.get("more_body", False):
             break
-    path = scope["raw_path"].decode("ascii", "replace")
     method = scope["method"]
-    kind = "store" if path.startswith(STORE_PREFIX) else kind_of(method, path)
+    prefix = next((prefix for prefix in _STORAGE_KINDS if path.startswith(prefix)), "")
+    kind = _STORAGE_KINDS[prefix] if prefix else kind_of(method, path)
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     return Request(kind, method, path, scope["query_string"].decode("latin-1"), headers, bytes(body))
 

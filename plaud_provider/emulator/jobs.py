@@ -39,7 +39,10 @@ class Job:
     One transcription. Moments are those of the emulator's clock.
 
     :param outcome: What the download gave; ``None`` while it runs.
-    :param forced: What the admin API set instead: what is answered, as it is.
+    :param forced: What the admin API set instead.
+    :param is_verbatim: Whether that is answered as it is, in either API.
+    :param is_embedded: Whether it was submitted by the API ``embedded``.
+    :param embeddings: Whether voices were asked for as numbers.
     """
 
     transcription_id: str
@@ -51,6 +54,9 @@ class Job:
     webhook_url: str | None = field(default=None, repr=False)
     outcome: Heard | Refused | None = field(default=None, repr=False)
     forced: dict[str, Any] | None = field(default=None, repr=False)
+    is_verbatim: bool = False
+    is_embedded: bool = False
+    embeddings: bool = False
 
 
 class JobBook:
@@ -75,16 +81,20 @@ class JobBook:
         language: str | None = None,
         speaker_diarization: bool = False,
         webhook_url: str | None = None,
+        is_embedded: bool = False,
+        embeddings: bool = False,
     ) -> Job:
         """Take a new transcription in."""
         job = Job(
-            f"txn_{secrets.token_hex(12)}",
+            f"{'task_exec' if is_embedded else 'txn'}_{secrets.token_hex(12)}",
             client_id,
             self._clock.now(),
             audio_url,
             language,
             speaker_diarization,
             webhook_url,
+            is_embedded=is_embedded,
+            embeddings=embeddings,
         )
         self._jobs[job.transcription_id] = job
         return job
@@ -122,14 +132,14 @@ class JobBook:
             ``text``, ``segments``, ``language``, ``duration`` or ``error``.
         """
         if "payload" in change:
-            job.forced = dict(change["payload"])
+            job.forced, job.is_verbatim = dict(change["payload"]), True
             return
         forced: dict[str, Any] = {"transcriptionId": job.transcription_id, "status": change["status"]}
         if change["status"] == "completed":
             forced |= self._forced_transcript(job, change)
         elif change["status"] == "failed":
             forced["error"] = change.get("error", {"code": "forced", "message": "Failed by the admin API."})
-        job.forced = forced
+        job.forced, job.is_verbatim = forced, False
 
     def counts(self) -> dict[str, int]:
         """Return how many transcriptions there are per status."""

@@ -24,12 +24,15 @@ QUOTAS = {
     "refresh": "token_requests",
     "submit": "api_requests",
     "get": "api_requests",
+    "user_token": "api_requests",
+    "upload_urls": "api_requests",
+    "upload_complete": "api_requests",
 }
 COUNTS = (
     "requests", "exchanges", "refreshes", "submits_accepted", "gets", "refused_429", "unauthorized_401",
     "other_4xx", "answers_5xx", "dropped", "in_flight", "faulted",
 )  # fmt: skip
-_URL_FIELDS = ("audioUrl", "webhookUrl")
+_URL_FIELDS = ("audioUrl", "webhookUrl", "file_url")
 
 
 @dataclass(slots=True)
@@ -67,7 +70,7 @@ class Entry:
     @property
     def audio_url(self) -> str | None:
         """What was submitted, if it was accepted, with the values of its query as fingerprints."""
-        return str(self.body["audioUrl"]) if self.accepted else None
+        return str(self.body.get("audioUrl") or self.body["file_url"]) if self.accepted else None
 
     def view(self, emulated_time: str) -> dict[str, Any]:
         """Return the entry as JSON values."""

@@ -108,15 +108,18 @@ class EmulatorServer:
 
     @property
     def airflow_connection(self) -> str:
-        """The Airflow connection to it, as JSON, for its first client. It contains the secret key."""
+        """The Airflow connection to it, as JSON, for its first client. It contains the client's secrets."""
         client_id, secret_key = next(iter(self.settings.clients.items()))
+        extra = {"region": self.settings.region}
+        if self.settings.api != "openapi":
+            extra |= {"api": self.settings.api, "api_key": self.settings.api_keys.get(client_id, "")}
         return json.dumps(
             {
                 "conn_type": "plaud",
                 "login": client_id,
                 "password": secret_key,
                 "host": self.url,
-                "extra": {"region": self.settings.region},
+                "extra": extra,
             }
         )
 
@@ -175,6 +178,10 @@ class EmulatorServer:
         :raises StoreError: if there is no such file.
         """
         return self.url + self.state.sign(path, expires)
+
+    def uploads(self) -> list[dict[str, Any]]:
+        """Return every upload: its bytes, how often each part was sent, whether it is complete."""
+        return self.state.uploads.view()
 
     def ledger(self, *, kind: str | None = None, after: int = 0) -> list[dict[str, Any]]:
         """Return every contract request in order, as ``/_emulator/ledger`` does."""

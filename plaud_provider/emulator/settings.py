@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+APIS = ("openapi", "embedded")
 REGIONS = ("us", "eu", "jp")
 ERROR_STYLES = ("object", "string")
 DAY = 86400.0
@@ -19,6 +20,9 @@ class Settings:
     Settings of one emulator. Seconds are emulated seconds unless said otherwise.
 
     :param clients: Secret key by client id.
+    :param api_keys: API key by client id, for the API ``embedded``. Both APIs are answered: calls with a
+        token are of ``openapi``, calls with a key of ``embedded``.
+    :param api: The API of the connection line: ``openapi`` or ``embedded``.
     :param region: ``us``, ``eu`` or ``jp``. Informative: it appears in the connection line and in the state.
     :param token_seconds: Life of an access token; what ``expires_in`` says, in whole seconds.
     :param refresh_token_seconds: Life of a refresh token. The contract does not document it.
@@ -38,6 +42,8 @@ class Settings:
     """
 
     clients: Mapping[str, str] = field(default_factory=lambda: {"demo-client": "demo-secret-key"}, repr=False)
+    api_keys: Mapping[str, str] = field(default_factory=lambda: {"demo-client": "demo-api-key"}, repr=False)
+    api: str = "openapi"
     region: str = "us"
     token_seconds: float = DAY
     refresh_token_seconds: float = 30 * DAY
@@ -63,7 +69,7 @@ class Settings:
                 raise ValueError(
                     "clients: a client id is not empty and has no colon; a secret key is not empty."
                 )
-        for name, choices in (("region", REGIONS), ("error_style", ERROR_STYLES)):
+        for name, choices in (("api", APIS), ("region", REGIONS), ("error_style", ERROR_STYLES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is none of {', '.join(choices)}.")
         for name in ("token_seconds", "refresh_token_seconds", "fetch_seconds", "fetch_bytes"):
@@ -83,6 +89,7 @@ class Settings:
         """Return the settings without secrets, as JSON values."""
         return {
             "client_ids": sorted(self.clients),
+            "api": self.api,
             "region": self.region,
             "token_seconds": self.token_seconds,
             "refresh_token_seconds": self.refresh_token_seconds,

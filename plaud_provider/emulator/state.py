@@ -18,6 +18,7 @@ from plaud_provider.emulator.settings import Settings
 from plaud_provider.emulator.store import ObjectStore
 from plaud_provider.emulator.tokens import TokenBook
 from plaud_provider.emulator.transcripts import TranscriptLibrary, placeholder
+from plaud_provider.emulator.uploads import UploadBook
 
 logger = logging.getLogger("plaud_provider.emulator")
 
@@ -37,6 +38,8 @@ class EmulatorState:
         self.library = TranscriptLibrary(settings.transcripts)
         self.store = ObjectStore(settings.store, settings.store_key)
         self._downloads = Background()
+        # By whatever clock there is at that time.
+        self.uploads = UploadBook(lambda: self.clock, max_bytes=settings.fetch_bytes)
         self._start()
 
     def _start(self) -> None:
@@ -52,6 +55,7 @@ class EmulatorState:
         self.jobs = JobBook(settings, self.clock)
         self.ledger = Ledger()
         self.faults = FaultBook()
+        self.uploads.close()
 
     def reset(self) -> None:
         """Forget tokens, transcriptions, ledger, faults and changes of the clock; the settings stay."""
@@ -59,8 +63,9 @@ class EmulatorState:
             self._start()
 
     def close(self) -> None:
-        """Let the background threads end."""
+        """Let the background threads end, and remove what was uploaded."""
         self._downloads.close()
+        self.uploads.close()
 
     def listen(self, job: Job) -> None:
         """Fetch a transcription's recording in the background."""

@@ -22,7 +22,7 @@ class Request:
     """
     One request, read to its end.
 
-    :param kind: ``exchange``, ``refresh``, ``submit``, ``get``, ``store`` or ``other``.
+    :param kind: One of :data:`plaud_provider.emulator.faults.Kind`.
     :param path: The path as it was sent, still percent-encoded, without the query.
     :param headers: By lower-case name.
     """

@@ -7,7 +7,6 @@ for again. A kept file that cannot be used counts as none, since Plaud still has
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 import re
@@ -20,7 +19,7 @@ from typing import Self
 from plaud_provider.api.answers import parse_transcription
 from plaud_provider.api.models import Transcription
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudResponseError
-from plaud_provider.storage.folder import parse_folder
+from plaud_provider.storage.folder import open_from_loop, parse_folder
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +64,7 @@ class ResultStore:
         :raises AirflowNotFoundException: if there is no such connection. A failure of Airflow's API looks the
             same, so that another attempt may find it.
         """
-        if self._files.conn_id:
-            from airflow.providers.common.compat.connection import get_async_connection
-
-            await get_async_connection(self._files.conn_id)
-        # A lookup of the file system's own then goes from that thread over this loop to the supervisor.
-        await asyncio.to_thread(self._files.open)
+        await open_from_loop(self._files)
         return self
 
     def save(self, transcription: Transcription, region: str) -> None:
@@ -86,11 +80,12 @@ class ResultStore:
     def load(self, region: str, transcription_id: str) -> Transcription | None:
         """Return what was saved; ``None`` if nothing was, or what is there is no answer about this one."""
         name = kept_name(region, transcription_id)
-        content = self._files.read(name)
-        if content is None:
+        found = [self._files.read(name)]
+        if found == [None]:
             return None
         try:
-            return parse_transcription(content, requested_id=transcription_id)
+            # Handed on, not held here as well: it may be large.
+            return parse_transcription(found.pop() or b"", requested_id=transcription_id)
         except PlaudResponseError:
             log.warning(
                 "results_path: %s in %s is no answer about transcription %s, and is not used.",

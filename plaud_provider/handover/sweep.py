@@ -2,7 +2,8 @@
 Removing what runs have left at results_path: what is landed, and what is too old to be of use.
 
 The rule, at the end of any run over a folder: a kept answer, and a converted recording, goes once it has
-landed or failed by the ledger, or is older than Plaud keeps results; chunks of other runs go after a month.
+landed or failed by the ledger, or is older than Plaud keeps results; what is remembered of an upload goes
+after the day for which it is of use, chunks of other runs after a month.
 What a run is still waiting for is neither. Files that are not ours stay.
 """
 
@@ -12,11 +13,12 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
-from plaud_provider.api.waiting import RETENTION
+from plaud_provider.api.limits import RETENTION, UPLOAD_RETENTION
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.handover.kept_results import KEPT_NAME, kept_name
 from plaud_provider.handover.manifest import MANIFESTS
 from plaud_provider.recordings.converted import CONVERTED, converted_name
+from plaud_provider.recordings.upload_memory import UPLOADED
 from plaud_provider.storage.folder import parse_folder
 
 #: A run over a very large archive takes weeks.
@@ -42,6 +44,9 @@ def sweep(results_path: str, ended_since: Callable[[datetime], Iterable[tuple[st
     for name, modified in folder.files():
         if name.startswith(manifests):
             if modified < now - OLDEST_MANIFEST.total_seconds():
+                removed.append(name)
+        elif name.startswith(f"{UPLOADED}/"):
+            if modified < now - (UPLOAD_RETENTION + CLOCKS_APART).total_seconds():
                 removed.append(name)
         elif KEPT_NAME.fullmatch(name) or name.startswith(f"{CONVERTED}/"):
             if modified < now - RETENTION.total_seconds():

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.log import mask_secret
 
-from plaud_provider.api.regions import Region, refuse_other_region, resolve_base_url
-from plaud_provider.api.requests import Account
+from plaud_provider.api.account import Account
+from plaud_provider.api.dialects import DIALECTS, OPENAPI, Dialect
+from plaud_provider.api.hosts import resolve_base_url
+from plaud_provider.api.limits import REQUESTS_A_MINUTE
+from plaud_provider.api.regions import Region, refuse_other_region
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.hooks.transport import ca_bundle
 
@@ -19,8 +26,23 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
 DEFAULT_CONN_ID = "plaud_default"
-#: Plaud's documented figure is second-hand; the connection may say another.
-DEFAULT_REQUESTS_PER_MINUTE = 60.0
+#: Where the API server takes Plaud's calls; the id of the connection follows.
+WEBHOOKS_PATH = "/plaud/webhooks"
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """
+    How Plaud's calls come to those who wait.
+
+    :param url: What Plaud is to call when a transcription is final.
+    :param secrets: Any of them may have signed a call.
+    :param path: Folder of the marks that calls leave.
+    """
+
+    url: str
+    secrets: tuple[str, ...] = field(repr=False)
+    path: str
 
 
 class PlaudSettings(NamedTuple):
@@ -31,6 +53,7 @@ class PlaudSettings(NamedTuple):
     :param requests_per_minute: Quota of submit and result calls together.
     :param budget_conn_id: Airflow connection of the SQL database that several hosts share the quota through;
         ``None`` if only this host uses the client.
+    :param webhooks: How Plaud calls; ``None`` if it does not.
     :param price_per_hour: What an hour of audio costs, as the connection has it, unchecked: no wrong price
         keeps anything from being done.
     """
@@ -38,7 +61,16 @@ class PlaudSettings(NamedTuple):
     account: Account
     requests_per_minute: float
     budget_conn_id: str | None = None
+    webhooks: WebhookSettings | None = None
     price_per_hour: object = None
+
+    def webhook_url(self, given: str | None) -> str | None:
+        """
+        Return what Plaud is to call.
+
+        :param given: What a user has named in place of our own receiver.
+        """
+        return given or (None if self.webhooks is None else self.webhooks.url)
 
 
 class PlaudConnection:
@@ -64,6 +96,11 @@ class PlaudConnection:
     def region(self) -> str:
         """Its region: ``us``, ``eu`` or ``jp``."""
         return self.settings.account.region.value
+
+    @property
+    def api(self) -> str:
+        """Which of Plaud's APIs it speaks: ``openapi`` or ``embedded``."""
+        return self.settings.account.dialect.name
 
     @cached_property
     def client_id(self) -> str:
@@ -100,7 +137,10 @@ def no_connection(plaud_conn_id: str) -> str:
 
 
 #: What is read of a connection's extra.
-FIELDS = ("region", "requests_per_minute", "allowed_hosts", "budget_conn_id", "price_per_hour")
+FIELDS = (
+    *("region", "api", "api_key", "requests_per_minute", "allowed_hosts", "budget_conn_id", "price_per_hour"),
+    *("webhook_base_url", "webhook_secret", "webhook_path"),
+)
 
 
 def read_connection(connection: Connection, *, region: str | None) -> PlaudSettings:
@@ -126,16 +166,51 @@ def read_connection(connection: Connection, *, region: str | None) -> PlaudSetti
     requests_per_minute = _requests_per_minute(extra.get("requests_per_minute"), conn_id)
     host, allowed_hosts = _host(connection), _names(extra.get("allowed_hosts"))
     connected = Region.parse(str(extra.get("region") or Region.US.value))
-    base_url = resolve_base_url(connected, host, allowed_hosts=allowed_hosts)
+    dialect = _dialect(extra.get("api"), conn_id)
+    api_key = _api_key(extra.get("api_key"), dialect, client_id, conn_id)
+    base_url = resolve_base_url(connected, host, allowed_hosts=allowed_hosts, dialect=dialect)
     refuse_other_region(connected, region, conn_id)
-    account = Account(connected, base_url, client_id, secret_key)
-    budget_conn_id = str(extra.get("budget_conn_id") or "").strip() or None
-    return PlaudSettings(account, requests_per_minute, budget_conn_id, extra.get("price_per_hour"))
+    account = Account(connected, base_url, client_id, secret_key, dialect, api_key)
+    return PlaudSettings(
+        account,
+        requests_per_minute,
+        str(extra.get("budget_conn_id") or "").strip() or None,
+        _webhooks(extra, dialect, conn_id),
+        extra.get("price_per_hour"),
+    )
+
+
+def _webhooks(extra: dict[str, Any], dialect: Dialect, conn_id: str) -> WebhookSettings | None:
+    given = {name: str(extra.get(name) or "").strip() for name in FIELDS if name.startswith("webhook_")}
+    if not any(given.values()):
+        return None
+    if "webhook_url" in dialect.lacks:
+        raise PlaudConfigurationError(
+            f"Connection {conn_id!r}: Plaud's API {dialect.name!r} has no webhooks. Empty "
+            f"{', '.join(given)}. Nothing was sent."
+        )
+    for name, value in given.items():
+        if not value:
+            raise PlaudConfigurationError(
+                f"Connection {conn_id!r}: {name} is empty. Plaud's calls need all of {', '.join(given)}: "
+                "fill it in, or empty the others. Nothing was sent."
+            )
+    base, secrets = given["webhook_base_url"], tuple(given["webhook_secret"].split())
+    for secret in secrets:
+        mask_secret(secret)
+    if not re.fullmatch(r"https://[^\s/?#@]+(/[^\s?#]*)?", base):
+        raise PlaudConfigurationError(
+            f"Connection {conn_id!r}: webhook_base_url is not an https:// URL without user and query, such "
+            "as https://airflow.example.com, from which Plaud can reach this Airflow's API server. Nothing "
+            "was sent."
+        )
+    url = f"{base.rstrip('/')}{WEBHOOKS_PATH}/{quote(conn_id, safe='')}"
+    return WebhookSettings(url, secrets, given["webhook_path"])
 
 
 def _extra(connection: Connection) -> dict[str, Any]:
     """
-    Return the extra, which holds no secret.
+    Return the extra, whose secrets are masked in all logs.
 
     Not by ``extra_dejson``: that takes one that it cannot read for empty, so that the region would be
     another one; and it masks every value in all logs, names of hosts included.
@@ -155,6 +230,8 @@ def _extra(connection: Connection) -> dict[str, Any]:
                 f"Connection {connection.conn_id!r}: the extra has {name!r}, which is not read. Is it to "
                 f"be {meant!r}? Rename it or take it out. Nothing was sent."
             )
+    if extra.get("api_key"):
+        mask_secret(extra["api_key"])
     return extra
 
 
@@ -173,6 +250,30 @@ def _credential(value: str | None, name: str, conn_id: str) -> str:
             f"Connection {conn_id!r}: the {name} is empty. Fill it in. Nothing was sent."
         )
     return credential
+
+
+def _dialect(value: object, conn_id: str) -> Dialect:
+    name = str(value or "").strip().lower() or OPENAPI.name
+    if name not in DIALECTS:
+        raise PlaudConfigurationError(
+            f"Connection {conn_id!r}: api is {value!r}; it takes one of {', '.join(DIALECTS)} (default "
+            f"{OPENAPI.name}). Nothing was sent."
+        )
+    return DIALECTS[name]
+
+
+def _api_key(value: object, dialect: Dialect, client_id: str, conn_id: str) -> str:
+    """Return the API key of a dialect that has one, if it and the client id can be sent as headers."""
+    if dialect.sends_token:
+        return ""
+    api_key = _credential(None if value is None else str(value), "field api_key (Plaud API key)", conn_id)
+    for name, text in (("api_key (Plaud API key)", api_key), ("login (Plaud client id)", client_id)):
+        if not text.isascii() or not text.isprintable() or " " in text:
+            raise PlaudConfigurationError(
+                f"Connection {conn_id!r}: the {name} has characters that no header can have. Is it copied "
+                "whole, and nothing else? Nothing was sent."
+            )
+    return api_key
 
 
 def _host(connection: Connection) -> str:
@@ -200,7 +301,7 @@ def _names(value: object) -> list[str]:
 
 def _requests_per_minute(value: object, conn_id: str) -> float:
     if value is None or value == "":
-        return DEFAULT_REQUESTS_PER_MINUTE
+        return REQUESTS_A_MINUTE
     try:
         number = float(str(value))
     except ValueError:
@@ -208,6 +309,6 @@ def _requests_per_minute(value: object, conn_id: str) -> float:
     if not math.isfinite(number) or number <= 0:
         raise PlaudConfigurationError(
             f"Connection {conn_id!r}: requests_per_minute is {value!r}; it takes a number above 0 (default "
-            f"{DEFAULT_REQUESTS_PER_MINUTE:.0f}). Nothing was sent."
+            f"{REQUESTS_A_MINUTE:.0f}). Nothing was sent."
         )
     return number

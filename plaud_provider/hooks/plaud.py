@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.providers.http.hooks.http import HttpHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from plaud_provider import metrics
 from plaud_provider.api import calls
-from plaud_provider.api.arguments import validate_language, validate_number, validate_webhook_url
-from plaud_provider.api.effects import Request, Response, SubmitPhase
+from plaud_provider.api.arguments import validate_number
+from plaud_provider.api.effects import Operation, Request, Response, SubmitPhase
 from plaud_provider.api.regions import refuse_other_region
 from plaud_provider.api.retry import RetryPolicy
+from plaud_provider.api.terms import checked_terms
 from plaud_provider.api.waiting import Wait
 from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.exceptions import PlaudError, PlaudTranscriptionFailedError, PlaudWaitTimeoutError
@@ -148,8 +150,13 @@ class PlaudHook(HttpHook):
         language: str | None = None,
         webhook_url: str | None = None,
         speaker_diarization: bool = False,
+        model: str | None = None,
+        hotwords: Sequence[str] = (),
+        decode_silence: bool = False,
+        detection_level: str | None = None,
         url_validity: timedelta | float = timedelta(hours=6),
         public_urls: Mapping[str, str] | None = None,
+        upload: str = "auto",
         on_phase: Callable[[SubmitPhase], None] | None = None,
     ) -> Transcription:
         """
@@ -160,8 +167,14 @@ class PlaudHook(HttpHook):
         :param language: BCP-47 code; left out, the language is detected.
         :param webhook_url: Where Plaud posts the result.
         :param speaker_diarization: Whether to label speakers.
+        :param model: As for ``SubmitTranscriptionOperator``.
+        :param hotwords: Likewise.
+        :param decode_silence: Likewise.
+        :param detection_level: Likewise.
         :param url_validity: How long Plaud has to fetch what is signed here.
         :param public_urls: From where Plaud can fetch local files: base URL by folder.
+        :param upload: When the recording is uploaded to Plaud's own storage: ``auto``, ``always`` or
+            ``never``, as for ``SubmitTranscriptionOperator``; it is remembered on this host.
         :param on_phase: Told right before each POST (``SENDING``) and when one certainly was not accepted
             (``NOT_ACCEPTED``), so that a caller can note what a killed process leaves behind.
         :return: The transcription, ``processing``.
@@ -169,19 +182,26 @@ class PlaudHook(HttpHook):
         :raises PlaudSubmitOutcomeUnknownError: if it may have been accepted and the answer was lost.
         :raises PlaudError: any other of its classes: it was not accepted.
         """
-        from plaud_provider.recordings.sources import fetchable_url
+        from plaud_provider.recordings.upload import looked_at, uploaded
 
         account = self.settings.account
-        language, webhook_url = validate_language(language), validate_webhook_url(webhook_url)
-        url = fetchable_url(audio_url, url_validity=url_validity, public_urls=public_urls)
-        call = calls.submit_transcription(
-            account,
-            self.retry_policy,
-            audio_url=url.reveal(),
-            language=language,
-            webhook_url=webhook_url,
-            speaker_diarization=speaker_diarization,
+        terms = checked_terms(
+            language,
+            speaker_diarization,
+            self.settings.webhook_url(webhook_url),
+            model=model,
+            hotwords=hotwords,
+            decode_silence=decode_silence,
+            detection_level=detection_level,
         )
+        account.dialect.check(terms)
+        source, item = looked_at(
+            account, audio_url, url_validity=url_validity, public_urls=public_urls, upload=upload
+        )
+        url = (
+            source.url().reveal() if item is None else self.drive(uploaded(account, self.retry_policy, item))
+        )
+        call = calls.submit_transcription(account, self.retry_policy, audio_url=url, terms=terms)
         return self.drive(call, on_phase=on_phase)
 
     def transcribe(
@@ -214,6 +234,7 @@ class PlaudHook(HttpHook):
         transcription_id = self.submit_transcription(reference, **options).transcription_id
         submitted_at = time.time()
         self.log.info("Plaud accepted %s as transcription %s.", AudioReference(reference), transcription_id)
+        self._tell_lineage(AudioReference(reference))
         wait = Wait([transcription_id], started_at=submitted_at, deadline=submitted_at + seconds)
         trouble: PlaudError | None = None
         while (end := wait.result(now=time.time())) is None:
@@ -242,6 +263,17 @@ class PlaudHook(HttpHook):
             )
         return transcription
 
+    def _tell_lineage(self, audio: AudioReference) -> None:
+        """Tell the task around this call where a recording came from, if anybody collects that."""
+        from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+        uri = f"file://{audio.uri}" if audio.uri.startswith("/") else audio.uri
+        try:
+            get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
+        except Exception as error:
+            # It is paid for: a name that Airflow takes for no asset must not lose its transcript.
+            self.log.debug("Lineage could not be told of it: %s", type(error).__name__)
+
     def get_transcription(self, transcription_id: str) -> Transcription:
         """
         Ask for a transcription; costs one API call of the quota, no money.
@@ -250,12 +282,22 @@ class PlaudHook(HttpHook):
         :raises PlaudNotFoundError: if Plaud does not know it (results are kept for a few days).
         :raises PlaudError: its other classes, after retries where they may pass.
         """
-        return self.drive(calls.get_transcription(self.settings.account, transcription_id, self.retry_policy))
+        call = calls.get_transcription(self.settings.account, transcription_id, self.retry_policy)
+        transcription = self.drive(call)
+        metrics.count(metrics.RESULTS, transcription.is_final)
+        return transcription
 
     def test_connection(self) -> tuple[bool, str]:
-        """Exchange the credentials for a token, past every cache: what the Test button does."""
+        """
+        Ask Plaud whether it knows the client: what the Test button does. Nothing is submitted.
+
+        The credentials are exchanged for a token, past every cache. Where the API has a key, an id that
+        nobody has is looked up with it before: that a key is refused can be seen, that it may submit cannot.
+        """
         try:
             account = self.settings.account
+            if not account.dialect.sends_token:
+                self.drive(calls.verify_api_key(account, self.retry_policy), in_turn=False)
             token = self.drive(calls.verify_credentials(account, self.retry_policy), in_turn=False)
         except PlaudError as refused:
             # Airflow tests a copy of the connection, under an id that nobody knows.
@@ -263,10 +305,16 @@ class PlaudHook(HttpHook):
         finally:
             self.close()
         hours = token.lifetime / 3600
-        return True, (
+        words = (
             f"Plaud accepted client {account.client_id} at {account.base_url} (region "
             f"'{account.region.value}'); the token is valid for {hours:.1f} hours."
         )
+        if not account.dialect.sends_token:
+            words += (
+                " That token is for uploads. The API key was not refused when an id that nobody has was "
+                "looked up; whether it may submit is only seen at the first submit, which costs money."
+            )
+        return True, words
 
     def get_conn(
         self, headers: dict[Any, Any] | None = None, extra_options: dict[str, Any] | None = None
@@ -319,6 +367,13 @@ class PlaudHook(HttpHook):
 
     def _send(self, request: Request, within: float | None) -> Response:
         limits = self._limits.of(request, within)
+        if request.operation is Operation.PART:
+            # To the host of its URL; several threads send parts at once.
+            from plaud_provider.storage.bucket import no_debug_records
+
+            # urllib3 would log the whole URL.
+            with no_debug_records(), open_requests_session(request.url) as session:
+                return send_with_requests(session, request, limits)
         if not request.repeatable:
             with self.get_conn() as session:
                 return send_with_requests(session, request, limits)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from plaud_provider import metrics
 from plaud_provider.api import calls
-from plaud_provider.api.arguments import validate_language, validate_webhook_url
 from plaud_provider.api.effects import SubmitPhase
 from plaud_provider.api.regions import refuse_other_region
 from plaud_provider.api.retry import RetryPolicy
+from plaud_provider.api.terms import checked_terms
 from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, no_connection, read_connection
 from plaud_provider.hooks.shells import AsyncShell
@@ -118,9 +119,11 @@ class PlaudAsyncHook(BaseHook):
 
     async def get_transcription(self, transcription_id: str) -> Transcription:
         """Ask for a transcription; see :meth:`~plaud_provider.hooks.plaud.PlaudHook.get_transcription`."""
-        return await self.drive(
+        transcription = await self.drive(
             calls.get_transcription(self.settings.account, transcription_id, self.retry_policy)
         )
+        metrics.count(metrics.RESULTS, transcription.is_final)
+        return transcription
 
     async def spare_requests(self) -> float:
         """Return how many requests a minute the client's quota has to spare."""
@@ -133,8 +136,13 @@ class PlaudAsyncHook(BaseHook):
         language: str | None = None,
         webhook_url: str | None = None,
         speaker_diarization: bool = False,
+        model: str | None = None,
+        hotwords: Sequence[str] = (),
+        decode_silence: bool = False,
+        detection_level: str | None = None,
         url_validity: timedelta | float = timedelta(hours=6),
         public_urls: Mapping[str, str] | None = None,
+        upload: str = "auto",
         on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None,
     ) -> Transcription:
         """
@@ -142,22 +150,31 @@ class PlaudAsyncHook(BaseHook):
 
         See :meth:`~plaud_provider.hooks.plaud.PlaudHook.submit_transcription`.
         """
-        language, webhook_url = validate_language(language), validate_webhook_url(webhook_url)
+        account = self.settings.account
+        terms = checked_terms(
+            language,
+            speaker_diarization,
+            self.settings.webhook_url(webhook_url),
+            model=model,
+            hotwords=hotwords,
+            decode_silence=decode_silence,
+            detection_level=detection_level,
+        )
+        account.dialect.check(terms)
         from asgiref.sync import sync_to_async
 
-        from plaud_provider.recordings.sources import fetchable_url
+        from plaud_provider.recordings.upload import looked_at, uploaded
 
         # A storage is asked by blocking calls, its connection through the supervisor; see _open_quota.
-        ask = sync_to_async(fetchable_url, thread_sensitive=False)
-        url = await ask(audio_url, url_validity=url_validity, public_urls=public_urls)
-        call = calls.submit_transcription(
-            self.settings.account,
-            self.retry_policy,
-            audio_url=url.reveal(),
-            language=language,
-            webhook_url=webhook_url,
-            speaker_diarization=speaker_diarization,
+        look = sync_to_async(looked_at, thread_sensitive=False)
+        source, item = await look(
+            account, audio_url, url_validity=url_validity, public_urls=public_urls, upload=upload
         )
+        if item is None:
+            url = (await asyncio.to_thread(source.url)).reveal()
+        else:
+            url = await self.drive(uploaded(account, self.retry_policy, item))
+        call = calls.submit_transcription(account, self.retry_policy, audio_url=url, terms=terms)
         return await self.drive(call, on_phase=on_phase)
 
     def drive(

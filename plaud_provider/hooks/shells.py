@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from plaud_provider import metrics
 from plaud_provider.api.effects import (
     Do,
     Effect,
@@ -27,11 +29,13 @@ from plaud_provider.api.effects import (
     Response,
     ReturnSlot,
     Send,
+    SendAll,
     Sleep,
     StoreToken,
     SubmitPhase,
     TakeSlot,
     TokenState,
+    TransportFailure,
     UnlockToken,
 )
 from plaud_provider.quota.turns import AsyncTurn, Turn
@@ -88,7 +92,12 @@ class Shell(ABC, Generic[AnyTurn]):
             case Send(request, within):
                 if self._turn is not None:
                     self._turn.has_sent = True
-                return await self._send(request, within)
+                metrics.sent(request.operation.value)
+                response = await self._send(request, within)
+                metrics.answered(request.operation.value, response.status)
+                return response
+            case SendAll(requests):
+                return await self._send_all(requests)
             case ReturnSlot() if self._turn is not None:
                 await self._give_back(self._turn, effect)
             case Sleep(seconds, reason):
@@ -117,6 +126,9 @@ class Shell(ABC, Generic[AnyTurn]):
 
     @abstractmethod
     async def _send(self, request: Request, within: float | None) -> Response: ...
+
+    @abstractmethod
+    async def _send_all(self, requests: Sequence[Request]) -> list[Response | TransportFailure]: ...
 
     @abstractmethod
     async def _sleep(self, seconds: float) -> None: ...
@@ -162,6 +174,16 @@ class BlockingShell(Shell[Turn]):
     async def _send(self, request: Request, within: float | None) -> Response:
         return self._sender(request, within)
 
+    async def _send_all(self, requests: Sequence[Request]) -> list[Response | TransportFailure]:
+        def send(request: Request) -> Response | TransportFailure:
+            try:
+                return self._sender(request, None)
+            except TransportFailure as failure:
+                return failure
+
+        with ThreadPoolExecutor(len(requests), "plaud-parts") as senders:
+            return list(senders.map(send, requests))
+
     async def _sleep(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251
 
@@ -205,6 +227,15 @@ class AsyncShell(Shell[AsyncTurn]):
 
     async def _send(self, request: Request, within: float | None) -> Response:
         return await self._sender(request, within)
+
+    async def _send_all(self, requests: Sequence[Request]) -> list[Response | TransportFailure]:
+        async def send(request: Request) -> Response | TransportFailure:
+            try:
+                return await self._sender(request, None)
+            except TransportFailure as failure:
+                return failure
+
+        return await asyncio.gather(*map(send, requests))
 
     async def _sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from plaud_provider.api.effects import Request, TransportFailure
-from plaud_provider.api.regions import is_loopback
+from plaud_provider.api.effects import Operation, Request, TransportFailure
+from plaud_provider.api.hosts import is_loopback
 from plaud_provider.exceptions import PlaudConfigurationError
 
 CHUNK_BYTES = 64 * 1024
@@ -33,6 +33,7 @@ class Limits(NamedTuple):
     :param total_seconds: For the whole exchange.
     :param submit_seconds: For the whole exchange of a submit, however long its answer lets wait for itself:
         it is paid for. Less than the lease of a submit in the ledger.
+    :param part_seconds: For the whole exchange of a part of an upload: 5 MB.
     :param response_bytes: Of an answer, after decompression.
     """
 
@@ -40,6 +41,7 @@ class Limits(NamedTuple):
     read_seconds: float = 30.0
     total_seconds: float = 60.0
     submit_seconds: float = 150.0
+    part_seconds: float = 300.0
     response_bytes: int = 128 * 1024 * 1024
 
     def of(self, request: Request, within: float | None = None) -> Limits:
@@ -51,6 +53,8 @@ class Limits(NamedTuple):
         """
         if not request.repeatable:
             return self._replace(read_seconds=self.submit_seconds, total_seconds=self.submit_seconds)
+        if request.operation is Operation.PART:
+            return self._replace(total_seconds=self.part_seconds)
         return self if within is None else self._replace(total_seconds=min(self.total_seconds, within))
 
 

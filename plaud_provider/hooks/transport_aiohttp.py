@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import ssl
 import zlib
@@ -11,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from plaud_provider.api.effects import Request, Response, TransportFailure
+from plaud_provider.api.effects import Operation, Part, Request, Response, TransportFailure
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.hooks.transport import (
     CHUNK_BYTES,
@@ -58,11 +59,20 @@ class AiohttpTransport:
         :param within: Seconds in which the whole answer has to be there, if less than the limits allow.
         :raises TransportFailure: if there is no usable answer.
         """
+        if request.operation is Operation.PART:
+            return await self._send_part(request)
         is_reused = request.repeatable
         if is_reused not in self._sessions:
             self._sessions[is_reused] = open_aiohttp_session(self._tls, reuse_connections=is_reused)
         limits = self._limits.of(request, within)
         return await send_with_aiohttp(self._sessions[is_reused], request, limits, proxy=self._proxy)
+
+    async def _send_part(self, request: Request) -> Response:
+        """Send a part of an upload, to the host of its URL."""
+        tls = await asyncio.to_thread(tls_context, request.url)
+        proxy = await asyncio.to_thread(aiohttp_proxy, request.url)
+        async with open_aiohttp_session(tls, reuse_connections=False) as session:
+            return await send_with_aiohttp(session, request, self._limits.of(request), proxy=proxy)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -81,31 +91,39 @@ async def send_with_aiohttp(
     import aiohttp
     from yarl import URL
 
+    body = request.body
+    if body is not None and not isinstance(body, bytes):
+        body = await asyncio.to_thread(_whole, body)
     try:
         async with session.request(
             request.method,
             # Already quoted; it would unquote "%3B".
             URL(request.url, encoded=True),
-            data=request.body,
+            # It complains of a large body that is no file.
+            data=io.BytesIO(body) if body is not None and len(body) > CHUNK_BYTES else body,
             headers={**request.headers, "Accept-Encoding": ENCODINGS},
+            # The signature of a part's URL may be for none.
+            skip_auto_headers=("Content-Type",),
             allow_redirects=False,
             proxy=proxy,
             timeout=aiohttp.ClientTimeout(
                 total=limits.total_seconds, sock_connect=limits.connect_seconds, sock_read=limits.read_seconds
             ),
         ) as answer:
-            body = bytearray()
+            received = bytearray()
             async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
-                body += chunk
-                if len(body) > limits.response_bytes:
+                received += chunk
+                if len(received) > limits.response_bytes:
                     raise too_large(limits)
             headers = _joined(answer.headers)
             if "content-encoding" in headers:
                 # Not on the loop: a few kilobytes may become many megabytes.
                 return Response(
-                    answer.status, headers, await asyncio.to_thread(decoded, bytes(body), headers, limits)
+                    answer.status,
+                    headers,
+                    await asyncio.to_thread(decoded, bytes(received), headers, limits),
                 )
-            return Response(answer.status, headers, bytes(body))
+            return Response(answer.status, headers, bytes(received))
     except aiohttp.ClientConnectorCertificateError as failure:
         raise bad_certificate(failure.certificate_error) from None
     except aiohttp.ClientConnectorDNSError:
@@ -121,6 +139,11 @@ async def send_with_aiohttp(
         raise too_slow(limits, sent=True) from None
     except (aiohttp.ClientError, OSError, zlib.error) as failure:
         raise TransportFailure(class_of(failure), sent=True) from None
+
+
+def _whole(part: Part) -> bytes:
+    with part.open() as file:
+        return file.read()
 
 
 def _joined(received: Mapping[str, str]) -> dict[str, str]:

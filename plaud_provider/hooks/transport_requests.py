@@ -16,7 +16,7 @@ import zlib
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
-from plaud_provider.api.effects import Request, Response, TransportFailure
+from plaud_provider.api.effects import Part, Request, Response, TransportFailure
 from plaud_provider.hooks.transport import (
     CHUNK_BYTES,
     ENCODINGS,
@@ -182,7 +182,7 @@ def _watched(pool: type[HTTPConnectionPool], sockets: _Sockets) -> type[HTTPConn
     return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 
 
-class _Body(io.BytesIO):
+class _Body(io.RawIOBase):
     """
     A request body that knows whether it has begun to leave, and can be kept back.
 
@@ -190,8 +190,10 @@ class _Body(io.BytesIO):
     request, whatever went wrong and in whichever of the layers below.
     """
 
-    def __init__(self, content: bytes) -> None:
-        super().__init__(content)
+    def __init__(self, content: bytes | Part) -> None:
+        super().__init__()
+        self._content = io.BytesIO(content) if isinstance(content, bytes) else content.open()
+        self._size = len(content)
         self._lock = threading.Lock()
         self._kept_back = False
         self.has_left = False
@@ -201,7 +203,18 @@ class _Body(io.BytesIO):
             if self._kept_back:
                 raise OSError("given up")
             self.has_left = True
-        return super().read(size)
+        return self._content.read(-1 if size is None else size)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def tell(self) -> int:
+        """Return where it begins: requests asks before it is read, for how much is left."""
+        return 0
+
+    def close(self) -> None:
+        self._content.close()
+        super().close()
 
     def keep_back(self) -> None:
         with self._lock:

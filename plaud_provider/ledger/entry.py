@@ -70,6 +70,7 @@ class Recording(NamedTuple):
     :param duration_seconds: Its length, where the file's header tells.
     :param target: Where its transcript is to be landed, as
         :attr:`~plaud_provider.warehouse.writer.WarehouseWriter.target` says it; ``None``: not known yet.
+    :param model: Speech model that is asked for; ``None``: Plaud's choice.
     """
 
     recording_key: str
@@ -80,6 +81,7 @@ class Recording(NamedTuple):
     speaker_diarization: bool = False
     duration_seconds: float | None = None
     target: str | None = None
+    model: str | None = None
 
 
 class Entry(NamedTuple):
@@ -105,6 +107,8 @@ class Entry(NamedTuple):
     :param finished_at: When it became ``landed``, ``failed``, ``unknown`` or ``expired``.
     :param updated_at: When this row was changed last.
     :param target: Where it has landed last, or is to be landed.
+    :param model: Speech model that is asked for.
+    :param purged_at: When its text was removed for good; it is not transcribed or landed again by itself.
     """
 
     recording_key: str
@@ -125,6 +129,8 @@ class Entry(NamedTuple):
     finished_at: datetime | None
     updated_at: datetime
     target: str | None = None
+    model: str | None = None
+    purged_at: datetime | None = None
 
     @property
     def is_released(self) -> bool:

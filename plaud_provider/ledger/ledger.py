@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeV
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from plaud_provider import metrics
+from plaud_provider.api.limits import LATE_AFTER
 from plaud_provider.database.connections import kind_of, look_up
-from plaud_provider.database.database import DIALECTS, open_database
+from plaud_provider.database.database import DIALECTS, once_committed, open_database
 from plaud_provider.database.rows import batches
 from plaud_provider.database.types import UtcTime, host_clock
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
@@ -41,6 +43,10 @@ LAPSED = (
     "Its task ended or stalled while it was being sent, and noted no answer: Plaud may have accepted and "
     "billed it. Compare with Plaud's own account, then have it submitted again if it is not there."
 )
+#: What is kept of why a recording failed, once it is purged.
+PURGED_REASON = "its reason was purged"
+#: Rows that are read at once, where all are.
+PAGE = 5000
 #: Kinds of database that keep a ledger, for messages.
 LEDGER_DATABASES = "PostgreSQL, MySQL, MariaDB, SQLite or DuckDB"
 OWNER_COLUMNS = tuple(f"owner_{name}" for name in Owner._fields)
@@ -56,11 +62,13 @@ class Outcome(NamedTuple):
     :param state: Its state.
     :param transcription_id: Plaud's id, once accepted.
     :param submitted_at: When it was sent.
+    :param is_purged: Whether its text was removed for good.
     """
 
     state: State
     transcription_id: str | None
     submitted_at: datetime | None
+    is_purged: bool = False
 
 
 class Ledger:
@@ -86,6 +94,8 @@ class Ledger:
     :meth:`failed`                ``processing``                                 ``failed``, with its id
     :meth:`expired`               ``processing``; ``landed``, but elsewhere      ``expired``
     :meth:`known_again`           ``expired``                                    ``processing``
+    :meth:`found_at_plaud`        ``unknown``                                    ``processing``, nobody waits
+    :meth:`purge`                 all but ``claimed`` and ``submitting``         the same, and ``purged_at``
     ============================  =============================================  ==========================
 
     A step is one conditional statement: it happens if the row is in a state, and with the owner, that it
@@ -198,7 +208,12 @@ class Ledger:
                 rows,
                 may_replace=lambda new: self._may_claim(new, resubmit, resubmit_own=resubmit_own),
             )
-            return {key: entry for key, entry in self._entries(connection, keys).items() if key not in beyond}
+            found = {
+                key: entry for key, entry in self._entries(connection, keys).items() if key not in beyond
+            }
+            claimed = sum(entry.is_claimed_by(owner) for entry in found.values())
+            self._tell(connection, State.CLAIMED, claimed)
+            return found
 
         return self._in_batches(by_key, claim)
 
@@ -239,9 +254,12 @@ class Ledger:
             there.owner_try_number <= new.owner_try_number,
         )
         has_lapsed = there.lease_until <= new.claimed_at
-        return sa.or_(
-            sa.and_(self._is(State.CLAIMED), sa.or_(has_lapsed, is_earlier_try)),
-            sa.and_(self._is(*sorted(resubmit)), sa.true() if resubmit_own else sa.not_(is_same_run)),
+        return sa.and_(
+            there.purged_at.is_(None),
+            sa.or_(
+                sa.and_(self._is(State.CLAIMED), sa.or_(has_lapsed, is_earlier_try)),
+                sa.and_(self._is(*sorted(resubmit)), sa.true() if resubmit_own else sa.not_(is_same_run)),
+            ),
         )
 
     def claimable(
@@ -317,7 +335,7 @@ class Ledger:
         :param owner: Who sends it.
         :return: ``False`` if somebody else has taken it over: then it must not be sent.
         """
-        return self._step(self._to_submitting, key, owner)
+        return self._step(State.SUBMITTING, self._to_submitting, key, owner)
 
     @cached_property
     def _to_submitting(self) -> sa.Update:
@@ -336,7 +354,7 @@ class Ledger:
         :param key: A recording that this owner was sending, or whose sending has become ``unknown``.
         :param owner: Who sent it.
         """
-        return self._step(self._to_claimed, key, owner)
+        return self._step(State.CLAIMED, self._to_claimed, key, owner)
 
     @cached_property
     def _to_claimed(self) -> sa.Update:
@@ -358,7 +376,7 @@ class Ledger:
         :param owner: Who sent it.
         :param error: What happened.
         """
-        return self._step(self._to_unknown, key, owner, new_error=kept_error(error))
+        return self._step(State.UNKNOWN, self._to_unknown, key, owner, new_error=kept_error(error))
 
     @cached_property
     def _to_unknown(self) -> sa.Update:
@@ -378,7 +396,7 @@ class Ledger:
         :param owner: Who has it.
         :param error: Why.
         """
-        return self._step(self._to_refused, key, owner, new_error=kept_error(error))
+        return self._step(State.FAILED, self._to_refused, key, owner, new_error=kept_error(error))
 
     @cached_property
     def _to_refused(self) -> sa.Update:
@@ -420,9 +438,9 @@ class Ledger:
             "new_submitted_at": submitted_at,
             "new_accepted_at": accepted_at,
         }
-        return self._step(self._to_processing, recording.recording_key, owner, **accepted) or self._run(
-            self._note_late, recording, owner, accepted
-        )
+        return self._step(
+            State.PROCESSING, self._to_processing, recording.recording_key, owner, **accepted
+        ) or self._run(self._note_late, recording, owner, accepted)
 
     @cached_property
     def _to_processing(self) -> sa.Update:
@@ -467,9 +485,11 @@ class Ledger:
             **{name.removeprefix("new_"): value for name, value in accepted.items()},
             "lease_until": now + self.LEASE_OF_WAIT,
             "error": error,
+            "purged_at": there.purged_at if there is not None else None,
         }
         self.database.dialect.clean([row])
         self.database.dialect.upsert(connection, self._table, [row])
+        self._tell(connection, State.PROCESSING, 1, recording_key=key, transcription_id=transcription_id)
         return False
 
     # What became of it at Plaud
@@ -531,6 +551,7 @@ class Ledger:
             sa.and_(
                 self._c.region == region,
                 self._is(State.EXPIRED),
+                self._c.purged_at.is_(None),
                 self._c.transcription_id.in_(sorted(transcription_ids)),
             ),
             state=State.PROCESSING.value,
@@ -539,6 +560,38 @@ class Ledger:
             finished_at=None,
             updated_at=self._now,
         )
+
+    def found_at_plaud(self, key: str, transcription_id: str) -> bool:
+        """
+        Note that a person has found a recording of unknown outcome in Plaud's console, and under which id.
+
+        Nobody waits for it: the next run over its folder, or any that takes up what is overdue, lands it.
+
+        :param key: Its key.
+        :param transcription_id: The id that Plaud shows.
+        :return: ``False`` if it is not ``unknown``, or purged, or another recording has this id; nothing has
+            changed then.
+        """
+
+        def note(connection: sa.Connection) -> bool:
+            # What was being sent when its lease ended is unknown, too.
+            self._rows(connection, [key])
+            is_taken = sa.select(self._c.recording_key).where(self._c.transcription_id == transcription_id)
+            if connection.scalar(is_taken) not in (None, key):
+                return False
+            changed = self._change(
+                connection,
+                sa.and_(self._has_key([key]), self._is(State.UNKNOWN), self._c.purged_at.is_(None)),
+                state=State.PROCESSING.value,
+                transcription_id=transcription_id,
+                error=None,
+                lease_until=None,
+                finished_at=None,
+                updated_at=self._now,
+            )
+            return changed == 1
+
+        return self._run(note)
 
     def settle(
         self,
@@ -583,7 +636,12 @@ class Ledger:
             told = {known: reasons[known] for known in ids if reasons[known] is not None}
             changed += self._change(
                 connection,
-                sa.and_(self._c.region == region, start, self._c.transcription_id.in_(ids)),
+                sa.and_(
+                    self._c.region == region,
+                    start,
+                    self._c.purged_at.is_(None),
+                    self._c.transcription_id.in_(ids),
+                ),
                 state=state.value,
                 error=sa.case(told, value=self._c.transcription_id, else_=None) if told else None,
                 lease_until=None,
@@ -591,7 +649,76 @@ class Ledger:
                 updated_at=self._now,
                 **more,
             )
+        self._tell(connection, state, changed, region=region, **more)
         return changed
+
+    # What is forgotten
+
+    def purge(self, keys: Collection[str]) -> set[str]:
+        """
+        Note that the text of recordings is removed for good: nobody claims, waits for or lands them again.
+
+        Key, ids, state and times stay, so that nothing is paid for twice; reasons, which Plaud words, go.
+        Deleting a row by hand is how a recording becomes a new one.
+
+        :param keys: Recording keys.
+        :return: Which of them are purged, now or before. Those that a task has claimed or is sending are not:
+            of them there is no text yet.
+        """
+        is_open = self._is(State.CLAIMED, State.SUBMITTING)
+
+        def purge(connection: sa.Connection, some: Sequence[str]) -> dict[str, bool]:
+            chosen = self._has_key(some)
+            self._lock(connection, chosen)
+            self._note_lapsed(connection, chosen)
+            changed = self._change(
+                connection,
+                sa.and_(chosen, self._c.purged_at.is_(None), sa.not_(is_open)),
+                purged_at=self._now,
+                error=sa.case((self._c.error.is_(None), sa.null()), else_=PURGED_REASON),
+                lease_until=None,
+                updated_at=self._now,
+            )
+            once_committed(connection, partial(metrics.changed, "purged", changed))
+            query = sa.select(self._c.recording_key).where(chosen, self._c.purged_at.is_not(None))
+            return dict.fromkeys(connection.scalars(query), True)
+
+        return set(self._in_batches(keys, purge))
+
+    def purged(self, transcription_ids: Collection[str], *, region: str) -> set[str]:
+        """
+        Return those of transcriptions whose text is removed for good.
+
+        :param transcription_ids: Ids that Plaud gave.
+        :param region: Plaud region.
+        """
+        c = self._c
+
+        def find(connection: sa.Connection) -> set[str]:
+            return {
+                known
+                for batch in batches(sorted(set(transcription_ids)), BATCH)
+                for known in connection.scalars(
+                    sa.select(c.transcription_id).where(
+                        c.region == region, c.transcription_id.in_(batch), c.purged_at.is_not(None)
+                    )
+                )
+            }
+
+        return self._run(find)
+
+    def chosen(self, is_chosen: Callable[[Entry], bool]) -> list[Entry]:
+        """
+        Return the rows that something holds for; all are read, a page at a time.
+
+        :param is_chosen: Whether a row is one of them.
+        """
+
+        def choose(connection: sa.Connection) -> list[Entry]:
+            rows = connection.execution_options(yield_per=PAGE).execute(sa.select(self._table))
+            return [entry for row in rows if is_chosen(entry := row_to_entry(row))]
+
+        return self._run(choose)
 
     # Who waits
 
@@ -632,6 +759,7 @@ class Ledger:
                 c.region == region,
                 c.client_id == client_id,
                 self._is(State.PROCESSING),
+                c.purged_at.is_(None),
                 c.transcription_id.is_not(None),
                 sa.or_(c.target.is_(None), c.target == target),
                 sa.or_(c.lease_until.is_(None), c.lease_until <= self._now),
@@ -640,6 +768,25 @@ class Ledger:
             .limit(most)
         )
         return self._run(lambda connection: [row_to_entry(row) for row in connection.execute(query)])
+
+    def late(self, *, region: str, client_id: str) -> int:
+        """
+        Return how many recordings have been at Plaud for so long that their results are soon lost.
+
+        :param region: Plaud region.
+        :param client_id: Plaud client id.
+        """
+        query = (
+            sa.select(sa.func.count())
+            .select_from(self._table)
+            .where(
+                self._c.region == region,
+                self._c.client_id == client_id,
+                self._is(State.PROCESSING),
+                self._c.submitted_at <= self._clock(-LATE_AFTER),
+            )
+        )
+        return self._run(lambda connection: int(connection.execute(query).scalar_one()))
 
     # What is known
 
@@ -660,10 +807,12 @@ class Ledger:
         c = self._c
 
         def find(connection: sa.Connection, some: Sequence[str]) -> dict[str, Outcome]:
-            query = sa.select(c.recording_key, c.state, c.transcription_id, c.submitted_at)
+            query = sa.select(c.recording_key, c.state, c.transcription_id, c.submitted_at, c.purged_at)
             return {
-                key: Outcome(State(state), known, submitted_at)
-                for key, state, known, submitted_at in connection.execute(query.where(self._has_key(some)))
+                key: Outcome(State(state), known, submitted_at, purged_at is not None)
+                for key, state, known, submitted_at, purged_at in connection.execute(
+                    query.where(self._has_key(some))
+                )
             }
 
         return self._in_batches(keys, find)
@@ -764,6 +913,20 @@ class Ledger:
         )
         return self._run(lambda connection: [(row[0], row[1], row[2]) for row in connection.execute(query)])
 
+    def queue(self) -> tuple[int, float]:
+        """Return how many recordings are at Plaud, and for how many seconds the first of them has been."""
+        c = self._c
+        query = sa.select(sa.func.count(), sa.func.min(c.submitted_at, type_=c.submitted_at.type)).where(
+            self._is(State.PROCESSING), c.purged_at.is_(None)
+        )
+
+        def look(connection: sa.Connection) -> tuple[int, float]:
+            many, oldest = connection.execute(query).one()
+            age = (self._time(connection) - oldest).total_seconds() if oldest is not None else 0.0
+            return int(many), max(0.0, age)
+
+        return self._run(look)
+
     def counts(self) -> dict[State, int]:
         """Return how many recordings are in each state."""
         query = sa.select(self._c.state, sa.func.count()).group_by(self._c.state)
@@ -807,7 +970,7 @@ class Ledger:
             .values(state=state.value, updated_at=self._now, **values)
         )
 
-    def _step(self, statement: sa.Update, key: str, owner: Owner, **values: Any) -> bool:
+    def _step(self, state: State, statement: sa.Update, key: str, owner: Owner, **values: Any) -> bool:
         """Take one recording of this owner a step further, and return whether that happened."""
         mine = {f"is_{name}": value for name, value in owner_columns(owner).items()}
         parameters = {"is_key": key, "is_again": False, **mine, **values}
@@ -815,6 +978,7 @@ class Ledger:
         def step(connection: sa.Connection) -> bool:
             try:
                 count = connection.execute(statement, parameters).rowcount
+                self._tell(connection, state, count, recording_key=key)
             except DBAPIError as error:
                 # Without a transaction around it, it may be done all the same.
                 parameters["is_again"] |= self.database.dialect.is_away(error)
@@ -845,6 +1009,7 @@ class Ledger:
             "accepted_at": None,
             "finished_at": None,
             "updated_at": now,
+            "purged_at": None,
         }
 
     def _is(self, *states: State) -> sa.ColumnElement[bool]:
@@ -853,6 +1018,11 @@ class Ledger:
 
     def _has_key(self, keys: Sequence[str]) -> sa.ColumnElement[bool]:
         return self._c.recording_key.in_(keys)
+
+    @staticmethod
+    def _tell(connection: sa.Connection, state: State, many: int, **about: Any) -> None:
+        """Have a change of state told once it is committed: a transaction may be tried several times."""
+        once_committed(connection, partial(metrics.changed, state.value, many, **about))
 
     def _change(self, connection: sa.Connection, where: sa.ColumnElement[bool], /, **values: Any) -> int:
         """Change all rows that a condition holds for, locked in the order of their keys."""
@@ -872,7 +1042,7 @@ class Ledger:
     def _note_lapsed(self, connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
         """Make ``unknown``, of rows that are locked, what was being sent when its lease ended."""
         lapsed = sa.update(self._table).where(where, self._is_lapsed)
-        connection.execute(
+        changed = connection.execute(
             lapsed.values(
                 state=State.UNKNOWN.value,
                 error=LAPSED,
@@ -881,6 +1051,7 @@ class Ledger:
                 updated_at=self._now,
             )
         )
+        self._tell(connection, State.UNKNOWN, changed.rowcount)
 
     def _entries(self, connection: sa.Connection, keys: Sequence[str]) -> dict[str, Entry]:
         return {row.recording_key: row_to_entry(row) for row in self._rows(connection, keys)}

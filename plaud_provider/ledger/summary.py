@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from plaud_provider.api.limits import LATE_AFTER, RETENTION
 from plaud_provider.database.database import Database, open_database
 from plaud_provider.exceptions import PlaudError
 from plaud_provider.ledger.entry import State
@@ -112,6 +113,21 @@ def _lines(counts: Sequence[StateCount], now: datetime) -> Iterator[str]:
     if waiting is not None:
         age = duration((now - waiting.oldest).total_seconds())
         yield f"processing: {waiting.recordings:,} are at Plaud, the first of them for {age}"
+        if now - waiting.oldest >= LATE_AFTER:
+            yield f"processing: {soon_lost('some of them')}"
     for one in counts:
         if one.state in ADVICE:
             yield f"{one.state.value}: {ADVICE[one.state]}"
+
+
+def soon_lost(which: str) -> str:
+    """
+    Return what to say of recordings that are late (:data:`plaud_provider.api.limits.LATE_AFTER`).
+
+    :param which: How many, in words.
+    """
+    return (
+        f"{which} were submitted {LATE_AFTER.days} or more days ago and have not landed. Plaud keeps results "
+        f"for {RETENTION.days} days, then they are lost and paid for: run the DAG over their folder now, "
+        "which pays for nothing again."
+    )

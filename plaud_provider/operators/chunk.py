@@ -12,12 +12,10 @@ from plaud_provider.api.arguments import (
     TextArguments,
     optional,
     split_words,
-    validate_boolean,
-    validate_language,
-    validate_webhook_url,
     validate_words,
 )
-from plaud_provider.exceptions import PlaudError, PlaudInputError
+from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.lineage.moved import Target, TellsLineage
 from plaud_provider.recordings.mapping import HarmlessLabel
 from plaud_provider.transfers.metadata import refuse_wrong_metadata
 
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.entry import Owner, State
     from plaud_provider.ledger.ledger import Ledger
-    from plaud_provider.submit.course import Terms
     from plaud_provider.submit.stop import Stop
     from plaud_provider.submit.summary import Price
     from plaud_provider.warehouse.writer import WarehouseWriter
@@ -52,7 +49,7 @@ class EndsInOrder:
             self._stop.set()
 
 
-class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
+class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     """
     A task of an archive: it knows the client that pays, the ledger, and the target of the transcripts.
 
@@ -132,18 +129,9 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
 
     def _price(self) -> Price | None:
         """Return what an hour of audio costs, where the arguments or the connection say so."""
-        from plaud_provider.submit.summary import validate_price
+        from plaud_provider.submit.summary import known_price
 
-        if (price := validate_price(self.price_per_hour)) is not None:
-            return price
-        try:
-            return validate_price(
-                self._plaud().settings.price_per_hour, f"Connection {self.plaud_conn_id!r}: price_per_hour"
-            )
-        except PlaudError as problem:
-            # A price is only spoken of.
-            self.log.warning("%s", problem)
-            return None
+        return known_price(self.price_per_hour, self._plaud())
 
     def _ledger(self) -> AbstractContextManager[Ledger]:
         from plaud_provider.ledger.ledger import open_ledger
@@ -163,6 +151,10 @@ class ArchiveOperator(TextArguments, HarmlessLabel, BaseOperator):
             ledger=ledger,
             is_checked=self._comes_after_list,
         )
+
+    def _tables(self) -> Target:
+        """Return the tables, as lineage names them."""
+        return Target(self.sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table)
 
     def _target(self) -> str:
         from plaud_provider.warehouse.tables import plaud_tables
@@ -194,17 +186,6 @@ class ChunkOperator(ArchiveOperator):
         except PlaudInputError as missing:
             self.log.warning("No recording of this chunk was prepared: %s", missing)
             return {}
-
-
-def checked_terms(language: str | None, speaker_diarization: object, webhook_url: str | None = None) -> Terms:
-    """Return how recordings are to be transcribed, from arguments that templates may have rendered."""
-    from plaud_provider.submit.course import Terms
-
-    return Terms(
-        language=validate_language(optional(language)),
-        speaker_diarization=validate_boolean("speaker_diarization", speaker_diarization),
-        webhook_url=validate_webhook_url(optional(webhook_url)),
-    )
 
 
 def states_to_resubmit(words: object) -> list[State]:

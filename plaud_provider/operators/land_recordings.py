@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
+from plaud_provider import metrics
 from plaud_provider.api.arguments import optional, validate_boolean, validate_number
 from plaud_provider.api.waiting import BACKSTOP, NOT_FOUND_REASON, WaitResult
 from plaud_provider.exceptions import PlaudArchiveError, error_class
 from plaud_provider.handover.wait_record import WaitRecord
+from plaud_provider.lineage.moved import Moved, folders_of, some_ids
 from plaud_provider.operators.chunk import COUNTS_KEY, PROBLEMS_KEY, SHOWN, ChunkOperator, shown
 from plaud_provider.transfers.metadata import describer_of
 from plaud_provider.triggers.transcription import TranscriptionTrigger
@@ -89,6 +91,8 @@ class LandRecordingsOperator(ChunkOperator):
 
     template_fields: Sequence[str] = (*ChunkOperator.template_fields, "results_path", "keep_raw", "plan_only")
     ui_color = "#fef7e0"
+    #: Rows of transcriptions and of segments that this attempt has written.
+    _rows = (0, 0)
 
     def __init__(
         self,
@@ -134,7 +138,12 @@ class LandRecordingsOperator(ChunkOperator):
             return self._go_on(chunk, context, wait.started_at, end_time)
 
     def resume(
-        self, context: Context, event: Any = None, started_at: float = 0.0, end_time: float | None = None
+        self,
+        context: Context,
+        event: Any = None,
+        started_at: float = 0.0,
+        end_time: float | None = None,
+        rows: Sequence[int] = (0, 0),
     ) -> dict[str, int]:
         """
         Take the trigger's event: land what has finished, and go on.
@@ -142,7 +151,9 @@ class LandRecordingsOperator(ChunkOperator):
         :param event: What :class:`~plaud_provider.triggers.transcription.TranscriptionTrigger` yielded.
         :param started_at: Epoch seconds of the first look of this run.
         :param end_time: Epoch seconds at which the wait ends.
+        :param rows: Rows of transcriptions and of segments that were written before.
         """
+        self._rows = (rows[0], rows[1])
         result = WaitResult.from_event(event)
         plaud = self._plaud()
         with self._ledger() as ledger:
@@ -203,7 +214,8 @@ class LandRecordingsOperator(ChunkOperator):
             run_id=ti.run_id,
         )
         waiting = chunk.waiting
-        lander.land({known: waiting[known].audio_uri for known in transcription_ids})
+        tally = lander.land({known: waiting[known].audio_uri for known in transcription_ids})
+        self._rows = (self._rows[0] + tally.transcripts, self._rows[1] + tally.segments)
         chunk.look()
 
     def _land_kept(self, chunk: _Chunk, context: Context) -> None:
@@ -215,7 +227,14 @@ class LandRecordingsOperator(ChunkOperator):
 
         return ResultStore(self.results_path)
 
+    @staticmethod
+    def _tell_queue(ledger: Ledger) -> None:
+        waiting, oldest = ledger.queue()
+        metrics.level(metrics.WAITING, waiting)
+        metrics.level(metrics.OLDEST, oldest)
+
     def _go_on(self, chunk: _Chunk, context: Context, started_at: float, end_time: float) -> dict[str, int]:
+        self._tell_queue(chunk.ledger)
         if chunk.waiting and time.time() < end_time:
             self._defer(chunk.waiting, started_at, end_time)
         if chunk.waiting:
@@ -228,8 +247,15 @@ class LandRecordingsOperator(ChunkOperator):
         return self._concluded(chunk, context)
 
     def _concluded(self, chunk: _Chunk, context: Context) -> dict[str, int]:
+        if chunk.purged:
+            # A trigger may have kept what was purged while it waited.
+            ids = [entry.transcription_id for entry in chunk.purged if entry.transcription_id]
+            self._results().remove_landed(chunk.plaud.region, ids, keep_raw=False)
         counts = chunk.counts()
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
+        self._moved = chunk.moved(counts)._replace(
+            target=self._tables(), transcripts=self._rows[0], segments=self._rows[1]
+        )
         problems = chunk.problems()
         context["ti"].xcom_push(key=PROBLEMS_KEY, value=problems[:SHOWN])
         self.log.info("%s.", in_words(counts))
@@ -261,7 +287,7 @@ class LandRecordingsOperator(ChunkOperator):
                 audio_seconds=[entry.duration_seconds for entry in entries],
             ),
             method_name="resume",
-            kwargs={"started_at": started_at, "end_time": end_time},
+            kwargs={"started_at": started_at, "end_time": end_time, "rows": list(self._rows)},
             timeout=timedelta(seconds=max(0.0, end_time - time.time())) + BACKSTOP,
         )
 
@@ -295,7 +321,10 @@ class _Chunk:
 
     def look(self) -> None:
         """Ask ledger and target anew."""
-        self._entries = self.ledger.entries(self._recordings)
+        entries = self.ledger.entries(self._recordings)
+        #: What is purged is no part of any run.
+        self.purged = [entry for entry in entries.values() if entry.purged_at is not None]
+        self._entries = {key: entry for key, entry in entries.items() if entry.purged_at is None}
         ids = [entry.transcription_id for entry in self._entries.values() if entry.transcription_id]
         self._landed = self.writer.landed(ids)
 
@@ -327,8 +356,18 @@ class _Chunk:
             for entry in self._entries.values()
         )
         counts = {end: ends[State(end)] for end in ENDS if end != "not_submitted"}
-        total = len(self._recordings)
+        total = len(self._recordings) - len(self.purged)
         return {"total": total, **counts, "not_submitted": total - sum(counts.values())}
+
+    def moved(self, counts: Mapping[str, float]) -> Moved:
+        """Return where what is landed came from."""
+        landed = [entry for entry in self._entries.values() if entry.transcription_id in self._landed]
+        return Moved(
+            folders_of(entry.audio_uri for entry in landed),
+            counts,
+            some_ids([str(entry.transcription_id) for entry in landed]),
+            sum(entry.duration_seconds or 0.0 for entry in landed),
+        )
 
     def problems(self) -> list[str]:
         """Return why recordings did not land."""

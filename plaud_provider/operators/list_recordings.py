@@ -13,7 +13,9 @@ from airflow.providers.common.compat.sdk import conf
 
 from plaud_provider.api.arguments import optional, optional_number, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, checked_terms, states_to_resubmit
+from plaud_provider.lineage.moved import Moved, folders_of
+from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, states_to_resubmit
+from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.reference import AUDIO_EXTENSIONS, CONVERTED_EXTENSIONS, wrapped
@@ -33,7 +35,7 @@ MAX_CHANGED = 20
 LONGEST_NAME = 200
 
 
-class ListRecordingsOperator(ArchiveOperator):
+class ListRecordingsOperator(TermsOperator, ArchiveOperator):
     """
     List recordings, and write those that are left to do in chunks for further tasks.
 
@@ -75,6 +77,10 @@ class ListRecordingsOperator(ArchiveOperator):
         maps a task only so often (``[core] max_map_length``).
     :param language: As the recordings are to be submitted: it is a part of their identity (templated).
     :param speaker_diarization: Likewise (templated).
+    :param model: Likewise (templated).
+    :param hotwords: Likewise (templated).
+    :param decode_silence: Likewise (templated).
+    :param detection_level: Likewise (templated).
     :param public_urls: Likewise (templated).
     :param identity_params: Likewise (templated).
     :param resubmit: Likewise (templated).
@@ -85,6 +91,7 @@ class ListRecordingsOperator(ArchiveOperator):
         are, and ``ReportRecordingsOperator`` fails; ``0`` leaves them out and fails nothing.
     :param convert: ``mp3``, if the task that submits converts (templated): names of what can be converted are
         listed then as well, unless ``suffixes`` says which.
+    :param upload: As for the task that submits (templated).
     :return: The paths of the chunks; empty if nothing is to be done.
     :raises PlaudInputError: if the folder does not exist or an argument is wrong.
     :raises PlaudConfigurationError: if a connection, its rights or an extra is missing, or the warehouse is
@@ -95,6 +102,7 @@ class ListRecordingsOperator(ArchiveOperator):
 
     template_fields: Sequence[str] = (
         *ArchiveOperator.template_fields,
+        *TermsOperator.template_fields,
         "path",
         "recordings",
         "results_path",
@@ -103,12 +111,11 @@ class ListRecordingsOperator(ArchiveOperator):
         "modified_after",
         "modified_before",
         "chunk_size",
-        "language",
-        "speaker_diarization",
         "public_urls",
         "identity_params",
         "resubmit",
         "convert",
+        "upload",
         "max_changed",
     )
     ui_color = "#f1f3f4"
@@ -126,12 +133,11 @@ class ListRecordingsOperator(ArchiveOperator):
         modified_after: datetime | str | None = None,
         modified_before: datetime | str | None = None,
         chunk_size: int | str = 200,
-        language: str | None = None,
-        speaker_diarization: bool | str = False,
         public_urls: Mapping[str, str] | str | None = None,
         identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
         convert: str | None = None,
+        upload: str = "auto",
         max_changed: float | str | None = MAX_CHANGED,
         **kwargs: Any,
     ) -> None:
@@ -145,12 +151,11 @@ class ListRecordingsOperator(ArchiveOperator):
         self.modified_after = modified_after
         self.modified_before = modified_before
         self.chunk_size = chunk_size
-        self.language = language
-        self.speaker_diarization = speaker_diarization
         self.public_urls = public_urls
         self.identity_params = identity_params
         self.resubmit = resubmit
         self.convert = convert
+        self.upload = upload
         self.max_changed = max_changed
 
     def execute(self, context: Context) -> list[str]:
@@ -176,6 +181,7 @@ class ListRecordingsOperator(ArchiveOperator):
         if not self.skips_settled:
             chunks = write(found)
             self.log.info("Found recordings for %d chunk(s) %s.", len(chunks), where)
+            self._moved = Moved(self._folders(), {"chunks": len(chunks)})
             return chunks
         with self._ledger() as ledger:
             listing = self._listing(ledger)
@@ -188,6 +194,7 @@ class ListRecordingsOperator(ArchiveOperator):
         if listing.changed:
             settled |= {"changed": listing.changed, "changed_left": listing.changed_left}
         context["ti"].xcom_push(key=COUNTS_KEY, value=settled)
+        self._moved = Moved(self._folders(), {"chunks": len(chunks), **settled})
         self.log.info(
             "%d chunk(s) are to be done %s. Settled: %s. Left at Plaud by other runs: %d.",
             len(chunks),
@@ -197,9 +204,12 @@ class ListRecordingsOperator(ArchiveOperator):
         )
         if listing.changed_left:
             self.log.warning("%s", changed_in_words(listing.changed_left, self.max_changed))
+        if listing.purged:
+            self.log.info("%d recording(s) are purged, and left out.", listing.purged)
         return chunks
 
     def _listing(self, ledger: Ledger) -> Listing:
+        from plaud_provider.recordings.upload import validate_upload
         from plaud_provider.submit.plan import Plan, Rules
         from plaud_provider.submit.settled import Listing
 
@@ -209,9 +219,9 @@ class ListRecordingsOperator(ArchiveOperator):
             public_urls=validate_public_urls(self.public_urls),
             resubmit=resubmit,
             identity_params=validate_identity_params(self.identity_params),
+            upload=validate_upload(self.upload),
         )
-        terms = checked_terms(self.language, self.speaker_diarization)
-        plan = Plan(self._plaud().settings.account, terms, rules)
+        plan = Plan(self._plaud().settings.account, self._terms(), rules)
         max_changed = optional_number("max_changed", self.max_changed, minimum=0)
         return Listing(plan, ledger, self._writer(ledger), resubmit, max_changed)
 
@@ -240,6 +250,14 @@ class ListRecordingsOperator(ArchiveOperator):
         except PlaudInputError:
             # It is said when the task runs.
             return wrapped(value)
+
+    def _folders(self) -> tuple[str, ...]:
+        """Return the folders that are listed."""
+        if self.recordings is None:
+            return folders_of([f"{str(self.path).rstrip('/')}/"])
+        from plaud_provider.recordings.given_lists import given_references
+
+        return folders_of(one.uri for one in given_references(self.recordings))
 
     def _found(self) -> tuple[Iterable[Found], str]:
         """Return what there is, and where in words."""

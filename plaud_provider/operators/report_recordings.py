@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional_number, validate_boolean
 from plaud_provider.exceptions import PlaudArchiveError, PlaudError
+from plaud_provider.lineage.moved import Moved
 from plaud_provider.operators.chunk import COUNTS_KEY, PROBLEMS_KEY, ArchiveOperator
 from plaud_provider.operators.land_recordings import ENDS, examples, in_words, remedies
 from plaud_provider.operators.list_recordings import MAX_CHANGED, changed_in_words, manifest_folder
@@ -103,14 +104,19 @@ class ReportRecordingsOperator(ArchiveOperator):
         if self.manifests is None:
             if self._count(context, self.list_task_id, "skipped"):
                 raise AirflowSkipException("Nothing was listed.")
-            raise PlaudArchiveError("The recordings could not be listed; see that task. Nothing was sent.")
+            raise PlaudArchiveError(
+                "The recordings could not be listed, or not planned; see those tasks. Nothing was sent."
+            )
         max_failed = optional_number("max_failed", self.max_failed, minimum=0)
         max_changed = optional_number("max_changed", self.max_changed, minimum=0)
         is_only_plan = validate_boolean("plan_only", self.plan_only)
         counts = self._counts(context, is_only_plan=is_only_plan)
         self.log.info("%s", self._summary(context, counts, is_only_plan=is_only_plan))
+        self._moved = Moved((), counts, audio_seconds=counts["audio_hours"] * 3600)
         broken = self._broken(context)
         self._clear_up(context, is_done=not broken)
+        if not is_only_plan:
+            self._warn_of_late()
         complaints = []
         if broken:
             complaints.append(
@@ -191,6 +197,20 @@ class ReportRecordingsOperator(ArchiveOperator):
                     sweep(self.results_path, ledger.ended_since)
         except PlaudError as problem:
             self.log.warning("What is left over at results_path stays for the next run: %s", problem)
+
+    def _warn_of_late(self) -> None:
+        """Warn of what is soon lost at Plaud; that this fails is no reason for the run to."""
+        from plaud_provider.ledger.summary import soon_lost
+
+        try:
+            plaud = self._plaud()
+            with self._ledger() as ledger:
+                late = ledger.late(region=plaud.region, client_id=plaud.client_id)
+        except PlaudError as problem:
+            self.log.warning("Whether recordings are late at Plaud is not known: %s", problem)
+            return
+        if late:
+            self.log.warning("%s", soon_lost(f"{late} recording{'s' * (late != 1)} of this client"))
 
 
 def _too_many(counts: Mapping[str, float], max_failed: float | None) -> str | None:

@@ -10,8 +10,8 @@ from plaud_provider.api.arguments import (
     optional,
     optional_number,
     validate_boolean,
-    validate_number,
 )
+from plaud_provider.lineage.moved import Moved, folders_of, some_ids
 from plaud_provider.operators.chunk import (
     COUNTS_KEY,
     HELD_SECONDS,
@@ -19,10 +19,10 @@ from plaud_provider.operators.chunk import (
     SHOWN,
     ChunkOperator,
     EndsInOrder,
-    checked_terms,
     owner_of,
     states_to_resubmit,
 )
+from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
 from plaud_provider.recordings.sources import validate_url_validity
@@ -30,10 +30,11 @@ from plaud_provider.recordings.sources import validate_url_validity
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from plaud_provider.submit.chunk import ChunkSubmit
     from plaud_provider.submit.plan import Rules
 
 
-class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
+class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
     """
     Submit those recordings of a chunk that nobody has submitted yet.
 
@@ -59,6 +60,10 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
     :param segments_table: Likewise.
     :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers (templated).
+    :param model: As for ``SubmitTranscriptionOperator`` (templated).
+    :param hotwords: Likewise (templated).
+    :param decode_silence: Likewise (templated).
+    :param detection_level: Likewise (templated).
     :param webhook_url: https URL to which Plaud posts results (templated).
     :param url_validity: As for ``SubmitTranscriptionOperator`` (templated).
     :param public_urls: Likewise (templated).
@@ -67,9 +72,11 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
         (templated). Rows that this same run wrote are not taken again.
     :param max_audio_hours: Audio hours that this run may submit, over all its chunks (templated); ``None``
         for no limit. What would go beyond is not submitted.
-    :param max_recording_hours: Longer recordings are refused (templated); not by an estimate.
+    :param max_recording_hours: Longer recordings are refused (templated); not by an estimate. ``None``: 24,
+        and 6 if Plaud labels speakers, as it documents.
     :param unreadable: As for ``SubmitTranscriptionOperator`` (templated).
     :param convert: Likewise (templated).
+    :param upload: Likewise (templated).
     :param results_path: Likewise (templated).
     :param plan_only: Whether only to say what would be done, and what it would cost (templated).
     :param max_active_tis_per_dag: Chunks submitted at once, over all runs of the DAG. They share one
@@ -85,8 +92,7 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
 
     template_fields: Sequence[str] = (
         *ChunkOperator.template_fields,
-        "language",
-        "speaker_diarization",
+        *TermsOperator.template_fields,
         "webhook_url",
         "url_validity",
         "public_urls",
@@ -96,6 +102,7 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
         "max_recording_hours",
         "unreadable",
         "convert",
+        "upload",
         "results_path",
         "plan_only",
     )
@@ -104,25 +111,22 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
     def __init__(
         self,
         *,
-        language: str | None = None,
-        speaker_diarization: bool | str = False,
         webhook_url: str | None = None,
         url_validity: timedelta | float | str = timedelta(hours=6),
         public_urls: Mapping[str, str] | str | None = None,
         identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
         max_audio_hours: float | str | None = None,
-        max_recording_hours: float | str = 24.0,
+        max_recording_hours: float | str | None = None,
         unreadable: str = "refuse",
         convert: str | None = None,
+        upload: str = "auto",
         results_path: str | None = None,
         plan_only: bool | str = False,
         max_active_tis_per_dag: int | None = 2,
         **kwargs: Any,
     ) -> None:
         super().__init__(max_active_tis_per_dag=max_active_tis_per_dag, **kwargs)
-        self.language = language
-        self.speaker_diarization = speaker_diarization
         self.webhook_url = webhook_url
         self.url_validity = url_validity
         self.public_urls = public_urls
@@ -130,6 +134,7 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
         self.resubmit = resubmit
         self.unreadable = unreadable
         self.convert = convert
+        self.upload = upload
         self.results_path = results_path
         self.max_audio_hours = max_audio_hours
         self.max_recording_hours = max_recording_hours
@@ -155,7 +160,7 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
         from plaud_provider.submit.stop import Stop
 
         self._stop = Stop()
-        terms = checked_terms(self.language, self.speaker_diarization, self.webhook_url)
+        terms = self._terms(self.webhook_url)
         rules, price = self._rules(), self._price()
         with self._ledger() as ledger:
             chunk = ChunkSubmit(
@@ -165,7 +170,10 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
             counts = chunk.plan(is_only_plan=is_only_plan, price=price)
             context["ti"].xcom_push(key=PROBLEMS_KEY, value=chunk.refusals()[:SHOWN])
             if not is_only_plan:
-                counts["submitted"] = chunk.submit()
+                try:
+                    counts["submitted"] = chunk.submit()
+                finally:
+                    self._note_moved(chunk, counts)
                 if before is not None:
                     counts = _summed(before, counts)
                 if held := chunk.held():
@@ -173,9 +181,16 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         return counts
 
+    def _note_moved(self, chunk: ChunkSubmit, counts: dict[str, Any]) -> None:
+        accepted = chunk.accepted
+        self._moved = Moved(
+            folders_of(accepted.values()), counts, some_ids(accepted), audio_seconds=chunk.audio_seconds
+        )
+
     def _rules(self) -> Rules:
         from plaud_provider.recordings.convert import validate_convert
         from plaud_provider.recordings.examine import validate_unreadable
+        from plaud_provider.recordings.upload import validate_upload
         from plaud_provider.submit.plan import Rules
 
         return Rules(
@@ -184,9 +199,10 @@ class SubmitRecordingsOperator(EndsInOrder, ChunkOperator):
             identity_params=validate_identity_params(self.identity_params),
             resubmit=states_to_resubmit(self.resubmit),
             max_audio_hours=optional_number("max_audio_hours", self.max_audio_hours, minimum=0),
-            max_recording_hours=validate_number("max_recording_hours", self.max_recording_hours, minimum=0),
+            max_recording_hours=optional_number("max_recording_hours", self.max_recording_hours, minimum=0),
             unreadable=validate_unreadable(self.unreadable),
             convert=validate_convert(self.convert),
+            upload=validate_upload(self.upload),
             results_path=optional(self.results_path),
             target=self._target(),
         )

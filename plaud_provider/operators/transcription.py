@@ -7,8 +7,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import BaseOperator
-
 from plaud_provider.api.arguments import (
     TextArguments,
     optional,
@@ -16,7 +14,9 @@ from plaud_provider.api.arguments import (
 )
 from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.operators.chunk import HELD_SECONDS, EndsInOrder, checked_terms, owner_of
+from plaud_provider.lineage.moved import Moved, TellsLineage, folders_of
+from plaud_provider.operators.chunk import HELD_SECONDS, EndsInOrder, owner_of
+from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from plaud_provider.submit.single import OnUnknownSubmit
 
 
-class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, BaseOperator):
+class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, HarmlessLabel, TermsOperator):
     """
     Submit a recording to Plaud and return the transcription id.
 
@@ -52,6 +52,14 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
         which is looked up, and signed right before it is submitted; or a local file (see ``public_urls``).
     :param language: BCP-47 code such as ``en`` (templated); left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers (templated).
+    :param model: Speech model: ``plaud-fast-whisper``, ``plaud-omni-3`` or ``azure-fast-transcribe``
+        (templated); left out, Plaud chooses. This and the next three are options of the API ``embedded``
+        only; they are part of the recording's identity.
+    :param hotwords: Words that are likely to be said, such as names: a list, or text with commas between
+        (templated).
+    :param decode_silence: Whether what is taken for silence is transcribed as well (templated).
+    :param detection_level: For what the language is detected: ``segment`` or ``chapter`` (templated); left
+        out, Plaud chooses.
     :param webhook_url: https URL to which Plaud posts the result (templated).
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
     :param region: What you take the connection's region to be: ``us``, ``eu`` or ``jp`` (templated). If it
@@ -74,8 +82,14 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
         damaged, cut off or none: ``refuse`` it, or ``send`` it, so that Plaud decides (templated).
     :param convert: ``mp3``: a stored or local recording that is no MP3 or M4A is converted, and Plaud fetches
         the MP3; ``None``: none is (templated). A URL is not read, and so not converted.
-    :param results_path: Folder in which it is kept for that (templated): in object storage, where it is
-        signed, or a local one that ``public_urls`` serves.
+    :param upload: When the recording is uploaded to Plaud's own storage (templated), which the API
+        ``embedded`` takes: ``auto``: if Plaud cannot fetch it, as it is a local file that nobody serves, or
+        in a storage whose URL cannot be signed or leads into a private network; ``always``: whatever it is,
+        but for a URL, which is not read here; ``never``. What is no MP3 or M4A is converted to MP3 on the
+        way. With the API ``openapi``, ``always`` is refused, and ``auto`` uploads nothing.
+    :param results_path: Folder in which what is converted is kept (templated): in object storage, where it is
+        signed, or a local one that ``public_urls`` serves. What was uploaded is remembered there as well, and
+        without it on the worker's host.
     :return: The transcription id. The XCom ``plaud_submitted_at`` says when it was submitted, where that is
         known: epoch seconds by transcription id.
     :raises PlaudInputError: for an argument that Plaud could not use; nothing is paid for.
@@ -86,8 +100,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
 
     template_fields: Sequence[str] = (
         "audio_url",
-        "language",
-        "speaker_diarization",
+        *TermsOperator.template_fields,
         "webhook_url",
         "plaud_conn_id",
         "region",
@@ -99,6 +112,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
         "resubmit",
         "unreadable",
         "convert",
+        "upload",
         "results_path",
     )
     ui_color = "#e8f0fe"
@@ -107,8 +121,6 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
         self,
         *,
         audio_url: str,
-        language: str | None = None,
-        speaker_diarization: bool = False,
         webhook_url: str | None = None,
         plaud_conn_id: str = "plaud_default",
         region: str | None = None,
@@ -120,13 +132,12 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
         resubmit: Sequence[str] = (),
         unreadable: str = "refuse",
         convert: str | None = None,
+        upload: str = "auto",
         results_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.audio_url = audio_url
-        self.language = language
-        self.speaker_diarization = speaker_diarization
         self.webhook_url = webhook_url
         self.plaud_conn_id = plaud_conn_id
         self.region = region
@@ -138,6 +149,7 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
         self.resubmit = resubmit
         self.unreadable = unreadable
         self.convert = convert
+        self.upload = upload
         self.results_path = results_path
 
     def _convert_audio_url(self, value: Any) -> Any:
@@ -158,12 +170,13 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
         from plaud_provider.recordings.identity import validate_identity_params
         from plaud_provider.recordings.local_files import validate_public_urls
         from plaud_provider.recordings.sources import validate_url_validity
+        from plaud_provider.recordings.upload import validate_upload
         from plaud_provider.submit.plan import Plan, Rules
         from plaud_provider.submit.single import HeldError, SingleSubmit
         from plaud_provider.submit.stop import Stop
 
         policy, audio = self._checked_policy(), self._checked_audio()
-        terms = checked_terms(self.language, self.speaker_diarization, self.webhook_url)
+        terms = self._terms(self.webhook_url)
         rules = Rules(
             url_validity=validate_url_validity(self.url_validity),
             public_urls=validate_public_urls(self.public_urls),
@@ -171,9 +184,12 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
             identity_params=validate_identity_params(self.identity_params),
             unreadable=validate_unreadable(self.unreadable),
             convert=validate_convert(self.convert),
+            upload=validate_upload(self.upload),
             results_path=optional(self.results_path),
         )
         settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
+        self._refuse_unserved_warehouses(context)
+        terms = terms._replace(webhook_url=settings.webhook_url(terms.webhook_url))
         plan = Plan(settings.account, terms, rules)
         source = plan.source(audio)
         stop = self._stop = Stop()
@@ -196,11 +212,30 @@ class SubmitTranscriptionOperator(EndsInOrder, TextArguments, HarmlessLabel, Bas
         if submitted_at is not None:
             # A sensor behind this task knows then when a result is likely.
             context["ti"].xcom_push(key=SUBMITTED_AT_KEY, value={transcription_id: submitted_at.timestamp()})
+        self._moved = Moved(folders_of([audio.uri]), {"submitted": 1}, (transcription_id,))
         return transcription_id
 
     def resume(self, context: Context, event: Any = None) -> str:
         """Go on after a wait for another task that was about to submit the same recording."""
         return self.execute(context)
+
+    def _refuse_unserved_warehouses(self, context: Context) -> None:
+        """Refuse to pay for what a task behind this one could not load, where that can be known now."""
+        if not self.has_dag():  # type: ignore[no-untyped-call]
+            return
+        from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
+        from plaud_provider.warehouse.loaders.choice import refuse_unserved
+
+        for task in self.get_flat_relatives(upstream=False):
+            if not isinstance(task, TranscriptionToSqlOperator) or not isinstance(task.sql_conn_id, str):
+                continue
+            try:
+                conn_id = task.render_template(task.sql_conn_id, context)
+            except Exception as error:
+                # It may be of use only when that task runs.
+                self.log.debug("sql_conn_id of %s is not known yet (%s).", task.task_id, type(error).__name__)
+                continue
+            refuse_unserved(str(conn_id))
 
     def _ledger_opener(self) -> Callable[[], Ledger] | None:
         conn_id = optional(self.ledger_conn_id)

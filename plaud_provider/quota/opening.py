@@ -7,7 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from plaud_provider.api.requests import Account
+from plaud_provider.api.account import Account
 from plaud_provider.private_folder import PrivateFolder
 from plaud_provider.quota.rule import Rate
 from plaud_provider.quota.stores import FallbackStore, FileStore, MemoryStore, QuotaStore

@@ -194,7 +194,7 @@ class Quota:
         Take a slot, or a place in the queue.
 
         :param ticket: Names the slot: a new one for each request, and the same one when it asks again.
-        :param operation: ``SUBMIT`` or ``GET``.
+        :param operation: What is to be sent; all but ``GET`` wait as submits do.
         :param place: Names the place in the queue, which several requests of a process may use one after the
             other; by default the ticket.
         :param calls: How many requests wait at that place, this one included.
@@ -203,7 +203,7 @@ class Quota:
         """
         self._tidy(now, rate)
         place = place or ticket
-        is_submit = operation is Operation.SUBMIT
+        is_submit = operation is not Operation.GET
         limit = self.limit(now=now, rate=rate)
         needed = self._ahead(place, is_submit) + 1
         at = max(

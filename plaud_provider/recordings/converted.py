@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.recordings import ffmpeg
@@ -120,24 +120,39 @@ class ConvertedRecording:
         :raises PlaudInputError: if it cannot be converted, or less of it than it claims to have.
         :raises PlaudError: as the storages do.
         """
+        # If that fails, it need not be converted.
+        self._converted.url()
         if not self._folder.has(self._name):
             self._convert()
         return self._converted.url()
 
     def _convert(self) -> None:
         with tempfile.NamedTemporaryFile(suffix=".mp3") as target:
-            with self._source.stream() as file:
-                try:
-                    seconds = to_mp3(file, target)
-                except ffmpeg.UnreadableError as error:
-                    raise refused(self.audio, f"{error}: it cannot be converted") from None
-            target.flush()
-            claimed = self._found.seconds if self._found.kind == "measured" else None
-            if claimed is not None and claimed > seconds * TOLERATED_CLAIM + 1:
-                raise refused(
-                    self.audio,
-                    f"is cut off or damaged: of {length_in_words(claimed)} that it claims, "
-                    f"{length_in_words(seconds)} could be converted. Copy or record it again",
-                )
+            convert_recording(self._source, self._found, target)
             self._folder.upload(self._name, target.name)
-        log.info("Converted %s (%s) to MP3.", self.audio.uri, self._found.format.upper())
+
+
+def convert_recording(source: AudioSource, found: Measured, target: IO[bytes]) -> None:
+    """
+    Convert a recording to MP3.
+
+    :param source: The recording.
+    :param found: What is known of it.
+    :param target: An open file, to write to.
+    :raises PlaudInputError: if it cannot be converted, or less of it than it claims to have.
+    :raises PlaudError: as the storages do.
+    """
+    with source.stream() as file:
+        try:
+            seconds = to_mp3(file, target)
+        except ffmpeg.UnreadableError as error:
+            raise refused(source.audio, f"{error}: it cannot be converted") from None
+    target.flush()
+    claimed = found.seconds if found.kind == "measured" else None
+    if claimed is not None and claimed > seconds * TOLERATED_CLAIM + 1:
+        raise refused(
+            source.audio,
+            f"is cut off or damaged: of {length_in_words(claimed)} that it claims, "
+            f"{length_in_words(seconds)} could be converted. Copy or record it again",
+        )
+    log.info("Converted %s (%s) to MP3.", source.audio.uri, found.format.upper())

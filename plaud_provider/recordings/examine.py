@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Literal
 
+from plaud_provider.api.limits import MAX_HOURS
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.recordings.audio import Measured, length_in_words, measure
 from plaud_provider.recordings.reference import refused
@@ -16,8 +17,6 @@ log = logging.getLogger(__name__)
 
 Unreadable = Literal["refuse", "send"]
 
-#: No recording that is longer is submitted.
-MAX_HOURS = 24.0
 #: What Plaud takes, M4A, MP3 and WAV, and what players take for them whatever their name.
 TAKEN = frozenset({"m4a", "mp3", "wav", "aac", "w64"})
 

@@ -24,6 +24,7 @@ def recording_key(
     region: str,
     client_id: str,
     identity_params: Collection[str] | None = None,
+    options: Collection[str] = (),
 ) -> str:
     r"""
     Return the identity of one paid transcription of one recording, as 64 hex digits.
@@ -38,6 +39,8 @@ def recording_key(
     :param region: Plaud region.
     :param client_id: Plaud client id: another client pays on another account.
     :param identity_params: What :func:`validate_identity_params` returned.
+    :param options: What else is asked for (:attr:`plaud_provider.api.terms.Terms.identity`); without any, the
+        key is what it was before there were such options.
     :raises PlaudInputError: if a part contains ``\x00``.
     """
     parts = (
@@ -47,6 +50,7 @@ def recording_key(
         "diarization" if speaker_diarization else "",
         region,
         client_id,
+        *options,
     )
     if "\x00" in "".join(parts):
         raise PlaudInputError(

@@ -15,8 +15,13 @@ from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import quote
 
 from plaud_provider.api.arguments import is_path
-from plaud_provider.api.regions import is_loopback
-from plaud_provider.exceptions import PlaudInputError, PlaudStorageError
+from plaud_provider.api.hosts import is_loopback
+from plaud_provider.exceptions import (
+    PlaudError,
+    PlaudInputError,
+    PlaudNotFetchableError,
+    PlaudStorageError,
+)
 from plaud_provider.recordings.reference import AudioReference, refused
 
 _SCHEME = "file://"
@@ -59,34 +64,31 @@ def is_served(audio: AudioReference, public_urls: Mapping[str, str]) -> bool:
 
 class LocalFile:
     """
-    A recording below a folder that is served at a base URL.
+    A recording below a folder that is served at a base URL, or one that is uploaded.
 
     :param audio: ``file:///…`` or an absolute path, taken as it is, not percent-decoded.
     :param public_urls: What :func:`validate_public_urls` returned.
+    :param is_uploadable: Whether it need not be served.
     :raises PlaudInputError: if Plaud could not fetch it.
     """
 
     is_ranged = False
     is_readable = True
 
-    def __init__(self, audio: AudioReference, public_urls: Mapping[str, str]) -> None:
+    def __init__(
+        self, audio: AudioReference, public_urls: Mapping[str, str], *, is_uploadable: bool = False
+    ) -> None:
         self.audio = audio
         path = _path(audio)
         if not path.startswith("/"):
             raise refused(audio, "names no absolute path; write file:///folder/name.wav")
         if ".." in path.split("/") or "\x00" in path:
             raise refused(audio, "contains '..'; pass the path itself")
-        root = _served_folder(path, public_urls)
-        if root is None:
-            raise refused(
-                audio,
-                "is a local file, which Plaud cannot fetch. Serve its folder and say where, as in "
-                f"{_EXAMPLE}, or put the file into object storage and pass its s3://, gs:// or abfs:// "
-                "reference",
-            )
         self._path = Path(path)
-        self._root = root
-        self._base = public_urls[str(root)]
+        self._root = _served_folder(path, public_urls)
+        self._base = public_urls.get(str(self._root), "")
+        if self._root is None and not is_uploadable:
+            raise self._unserved(PlaudInputError)
         self._read: tuple[_Status, str] | None = None
 
     def connect(self) -> None:
@@ -150,7 +152,7 @@ class LocalFile:
             raise refused(self.audio, why, PlaudStorageError) from None
 
     def _checked(self) -> os.stat_result:
-        if not self._path.resolve().is_relative_to(self._root.resolve()):
+        if self._root is not None and not self._path.resolve().is_relative_to(self._root.resolve()):
             raise refused(self.audio, f"is a link that leads out of {str(self._root)!r}")
         try:
             status = self._path.stat()
@@ -164,9 +166,24 @@ class LocalFile:
         return status
 
     def url(self) -> AudioReference:
-        """Return where Plaud can fetch it."""
+        """
+        Return where Plaud can fetch it.
+
+        :raises PlaudNotFetchableError: if it is not served.
+        """
+        if self._root is None:
+            raise self._unserved(PlaudNotFetchableError)
         relative = self._path.relative_to(self._root)
         return AudioReference(f"{self._base}/{quote(os.fsencode(relative), safe='/')}")
+
+    def _unserved(self, kind: type[PlaudError]) -> PlaudError:
+        return refused(
+            self.audio,
+            "is a local file, which Plaud cannot fetch. Serve its folder and say where, as in "
+            f"{_EXAMPLE}, put the file into object storage and pass its s3://, gs:// or abfs:// "
+            "reference, or use a connection whose API takes uploads (its field api), without upload='never'",
+            kind,
+        )
 
 
 class _ExplainedFile(io.FileIO):

@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from plaud_provider.private_folder import PrivateFolder
 
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 #: Others that write at the same moment are waited for so long; a hash that is not kept is made again.
 BUSY_SECONDS = 5.0
 _NAME = "local_versions.db"
+
+#: The database that a thread has open, and where: opening it for each of many files takes longer than the
+#: lookup. A forked process opens it anew, as SQLite's connections are of one process.
+_kept = threading.local()
 
 
 def known_version(path: str, status: Sequence[int]) -> str | None:
@@ -31,7 +36,7 @@ def known_version(path: str, status: Sequence[int]) -> str | None:
     :param status: What of it changes when its content does.
     """
     try:
-        with closing(_opened()) as database:
+        with _opened() as database:
             row = database.execute(
                 "select version from versions where path = ? and status = ?",
                 (os.fsencode(path), json.dumps(status)),
@@ -51,7 +56,7 @@ def keep_version(path: str, status: Sequence[int], version: str) -> None:
     :param version: The hash.
     """
     try:
-        with closing(_opened()) as database, database:
+        with _opened() as database, database:
             database.execute(
                 "insert or replace into versions values (?, ?, ?)",
                 (os.fsencode(path), json.dumps(status), version),
@@ -60,10 +65,23 @@ def keep_version(path: str, status: Sequence[int], version: str) -> None:
         log.debug("The hash of a local file could not be kept: %s", type(error).__name__)
 
 
-def _opened() -> sqlite3.Connection:
+@contextmanager
+def _opened() -> Iterator[sqlite3.Connection]:
+    """Return this thread's database; after an error it is opened anew."""
     folder = PrivateFolder()
     folder.check()
-    database = sqlite3.connect(folder.path / _NAME, timeout=BUSY_SECONDS)
+    where = (os.getpid(), folder.path)
+    if getattr(_kept, "where", None) != where:
+        _kept.database, _kept.where = _open(os.path.join(folder.path, _NAME)), where
+    try:
+        yield _kept.database
+    except sqlite3.Error:
+        _kept.where = None
+        raise
+
+
+def _open(path: str) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=BUSY_SECONDS)
     try:
         # Whatever a crash does to it: it holds nothing that cannot be found out again.
         database.execute("pragma synchronous = off")

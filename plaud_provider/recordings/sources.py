@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import BinaryIO, Protocol
 
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.recordings.given_urls import MINIMUM_VALIDITY, GivenUrl
-from plaud_provider.recordings.local_files import LocalFile, validate_public_urls
+from plaud_provider.recordings.local_files import LocalFile
 from plaud_provider.recordings.reference import AudioReference, refused
 from plaud_provider.recordings.stored_objects import StoredObject
 from plaud_provider.storage.bucket import FileSystems
@@ -62,6 +61,7 @@ def audio_source(
     url_validity: timedelta,
     public_urls: Mapping[str, str],
     file_systems: FileSystems | None = None,
+    is_uploadable: bool = False,
 ) -> AudioSource:
     """
     Return where a recording is, having checked what can be checked without asking anybody.
@@ -70,43 +70,19 @@ def audio_source(
     :param url_validity: What :func:`validate_url_validity` returned.
     :param public_urls: What :func:`~plaud_provider.recordings.local_files.validate_public_urls` returned.
     :param file_systems: Shared by the recordings of a task, so that each connection is opened once.
+    :param is_uploadable: Whether what Plaud cannot fetch can be uploaded.
     :raises PlaudInputError: if Plaud could not fetch or transcribe it; nothing was sent.
     """
     if audio.scheme in KINDS:
         return StoredObject(audio, url_validity, file_systems)
     if audio.is_local:
-        return LocalFile(audio, public_urls)
+        return LocalFile(audio, public_urls, is_uploadable=is_uploadable)
     if audio.scheme not in ("", "http", "https"):
         raise refused(
             audio,
             f"has the scheme {audio.scheme!r}; pass an https:// URL, or an s3://, gs:// or abfs:// reference",
         )
     return GivenUrl(audio)
-
-
-def fetchable_url(
-    reference: str | os.PathLike[str] | AudioReference,
-    *,
-    url_validity: timedelta | float | str,
-    public_urls: Mapping[str, str] | str | None,
-) -> AudioReference:
-    """
-    Return a URL from which Plaud can fetch a recording, having looked at it where it is in storage.
-
-    :param reference: As for :func:`audio_source`.
-    :param url_validity: For how long it is signed.
-    :param public_urls: From where Plaud can fetch local files.
-    :raises PlaudError: if Plaud could not fetch or transcribe it; nothing was sent.
-    """
-    audio = reference if isinstance(reference, AudioReference) else AudioReference(reference)
-    source = audio_source(
-        audio,
-        url_validity=validate_url_validity(url_validity),
-        public_urls=validate_public_urls(public_urls),
-    )
-    source.connect()
-    source.look()
-    return source.url()
 
 
 def validate_url_validity(value: timedelta | float | str) -> timedelta:

@@ -11,8 +11,8 @@ from datetime import timedelta
 from functools import partial
 from typing import BinaryIO
 
-from plaud_provider.api.regions import is_loopback
-from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.api.hosts import is_loopback
+from plaud_provider.exceptions import PlaudNotFetchableError
 from plaud_provider.recordings.reference import AudioReference, as_argument, refused
 from plaud_provider.storage.bucket import Bucket, FileSystems, parse_location
 from plaud_provider.storage.errors import archived
@@ -66,8 +66,8 @@ class StoredObject:
         """
         Check that the object is there, is a file, has content and can be read; return its version.
 
-        Its beginning is read, which is the only sure way to know that it can be. A further look takes one
-        request, and reads it again only if it has another version.
+        Its beginning is read, which is the only sure way to know that it can be; in S3 that one request tells
+        the rest as well. A further look takes one request, and reads it again only if it has another version.
 
         :raises PlaudInputError: if it cannot be transcribed, or is there and cannot be read: it is archived,
             encrypted, or denied to this connection.
@@ -98,17 +98,17 @@ class StoredObject:
         """
         Return a URL that is signed now.
 
-        :raises PlaudConfigurationError: if the connection cannot sign a URL that Plaud could fetch.
+        :raises PlaudNotFetchableError: if the connection cannot sign a URL that Plaud could fetch.
         :raises PlaudStorageError: if the storage could not be asked.
         """
         signed = AudioReference(self._bucket.sign(self._key, self._validity))
         if signed.scheme != "https" and not is_loopback(signed.host):
-            raise self._misconfigured(
+            raise self._not_fetchable(
                 f"is in a storage to which {self._bucket.connection} leads over {signed.scheme}://; Plaud "
                 "fetches https:// URLs only"
             )
         if signed.expires_at is None:
-            raise self._misconfigured(
+            raise self._not_fetchable(
                 f"was not signed by {self._bucket.connection}. Signing needs {self._needs}. Of a public "
                 "object pass its https:// URL"
             )
@@ -116,6 +116,11 @@ class StoredObject:
 
     def _look(self) -> tuple[ObjectMetadata, bytes]:
         """Look the object up; return that and its beginning."""
+        if self._seen is None:
+            begun = self._bucket.begin(self._key, BLOCK_BYTES)
+            if begun is not None and begun[0].size:
+                self._seen = begun
+                return begun
         found = self._bucket.look_up(self._key)
         if found.size == 0:
             raise refused(self.audio, "is empty")
@@ -126,5 +131,5 @@ class StoredObject:
             self._seen = (found, head)
         return self._seen
 
-    def _misconfigured(self, why: str) -> PlaudConfigurationError:
-        return refused(self.audio, why, PlaudConfigurationError)
+    def _not_fetchable(self, why: str) -> PlaudNotFetchableError:
+        return refused(self.audio, why, PlaudNotFetchableError)

@@ -49,6 +49,9 @@ SHOWN_FAILURES = 5
 REASONS_SECONDS = 15.0
 #: Seconds between two reschedules; the rest before a deadline that is nearer is waited out on the worker.
 SHORTEST_RESCHEDULE = 5.0
+#: A single recording is waited for on the worker for so many seconds after its submit: it is looked at every
+#: five seconds, and a reschedule, which is a new process, would take half as long again.
+SECONDS_ON_WORKER = 60.0
 
 
 class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
@@ -154,13 +157,24 @@ class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
             )
         result = self._wait.result(now=time.time())
         if result is None:
-            left = self._wait.deadline - time.time()
-            if not self.reschedule or left > SHORTEST_RESCHEDULE:
+            pause = self._pause_on_worker(now=time.time()) if self.reschedule else None
+            if pause is None:
                 return PokeReturnValue(is_done=False)
-            # Airflow may fail a task that comes back before its last event is read (apache/airflow#71172).
-            time.sleep(max(0.0, left))
+            time.sleep(pause)
             return self.poke(context)
         return PokeReturnValue(is_done=True, xcom_value=self._conclude(result))
+
+    def _pause_on_worker(self, *, now: float) -> float | None:
+        """Return how long to wait for what a reschedule would come too late for, if there is any."""
+        left = max(0.0, self._wait.deadline - now)
+        # Airflow may fail a task that comes back before its last event is read (apache/airflow#71172).
+        if left <= SHORTEST_RESCHEDULE:
+            return left
+        next_at, (first, *others) = self._schedule.next_at(), self._schedule.waiting()
+        if others or next_at is None or first.submitted_at is None:
+            return None
+        is_soon = next_at < first.submitted_at + SECONDS_ON_WORKER
+        return max(0.0, min(next_at - now, left)) if is_soon else None
 
     def execute_complete(self, context: Context, event: Any = None, deadline: float = 0.0) -> dict[str, Any]:
         """

@@ -141,6 +141,10 @@ class Bucket:
         """
         return self._call(errors.not_found, self._kind.describe, key)
 
+    def begin(self, key: str, size: int) -> tuple[ObjectMetadata, bytes] | None:
+        """Return that and an object's first bytes, where it is one request; ``None`` else."""
+        return self._call(errors.not_found, self._kind.begin, key, size)
+
     def pages(self, prefix: str, *, delimiter: str = "") -> Iterator[Page]:
         """
         List what begins with a prefix.
@@ -264,7 +268,7 @@ class Bucket:
     def _guard(self, explain: ErrorMaker, call: Callable[[], T]) -> T:
         """Call a library; whatever it raises or logs stays here."""
         try:
-            with _no_debug_records():
+            with no_debug_records():
                 return call()
         except PlaudError:
             raise
@@ -307,7 +311,7 @@ class _Silence:
 
 
 @contextmanager
-def _no_debug_records() -> Iterator[None]:
+def no_debug_records() -> Iterator[None]:
     """Keep libraries from logging what they sign or send; botocore does at DEBUG, and in another thread."""
     with _Silence.lock:
         if not _Silence.holders:

@@ -16,6 +16,7 @@ from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudError,
     PlaudInputError,
+    PlaudNotFetchableError,
     PlaudStorageError,
 )
 from plaud_provider.storage.signatures import without_secrets
@@ -128,7 +129,7 @@ def not_signed(argument: Argument, connection: str, error: Exception, *, needs: 
 
     :param needs: What signing in this storage needs.
     """
-    kind = PlaudConfigurationError if _is_misconfigured(error) else PlaudStorageError
+    kind = PlaudNotFetchableError if _is_misconfigured(error) else PlaudStorageError
     return argument.error(
         f"could not be signed with {connection} ({type(error).__name__}). Signing needs {needs}", kind
     )

@@ -6,6 +6,7 @@ Its files are read and written whole: a reader sees all of a file or none of it.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -58,6 +59,22 @@ def parse_folder(
     if ".." in local.split("/") or "\x00" in local:
         raise named.error("contains '..'; pass the path itself")
     return LocalFolder(named, "/" + os.path.normpath(local).lstrip("/"))
+
+
+async def open_from_loop(folder: LocalFolder | StoredFolder) -> None:
+    """
+    Open a folder from an event loop.
+
+    :param folder: The folder.
+    :raises AirflowNotFoundException: if there is no such connection. A failure of Airflow's API looks the
+        same, so that another attempt may find it.
+    """
+    if folder.conn_id:
+        from airflow.providers.common.compat.connection import get_async_connection
+
+        await get_async_connection(folder.conn_id)
+    # A lookup of the file system's own then goes from that thread over this loop to the supervisor.
+    await asyncio.to_thread(folder.open)
 
 
 class StoredFolder:

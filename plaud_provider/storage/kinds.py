@@ -80,6 +80,18 @@ class StorageKind(ABC):
     async def describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
         """Look an object up; ``IsADirectoryError`` if it is a folder."""
 
+    async def begin(
+        self, file_system: Any, bucket: str, key: str, size: int
+    ) -> tuple[ObjectMetadata, bytes] | None:
+        """
+        Look an object up and read its beginning, by one request.
+
+        :param size: Bytes to read at most.
+        :return: Both; ``None`` where that takes two requests, or where :meth:`describe` tells better why it
+            cannot be read.
+        """
+        return None
+
     @abstractmethod
     async def page(self, file_system: Any, bucket: str, prefix: str, *, after: str, delimiter: str) -> Page:
         """
@@ -136,6 +148,23 @@ class S3(StorageKind):
             raise
         metadata = _s3_metadata(key, {**found, "Size": found["ContentLength"]})
         return metadata._replace(is_archived=_is_archived_in_s3(found))
+
+    async def begin(
+        self, file_system: Any, bucket: str, key: str, size: int
+    ) -> tuple[ObjectMetadata, bytes] | None:
+        """Read the beginning of an object: the answer says what it is."""
+        options = {"Bucket": bucket, "Key": key, "Range": f"bytes=0-{size - 1}"}
+        try:
+            found = await file_system._call_s3("get_object", **options)
+        except OSError:
+            return None
+        async with found["Body"] as body:
+            # Whoever knows no ranges would send all of it.
+            whole = int(found.get("ContentRange", "").rpartition("/")[2] or found["ContentLength"])
+            if found["ContentLength"] > size:
+                return None
+            content: bytes = await body.read()
+        return _s3_metadata(key, {**found, "Size": whole}), content
 
     async def page(self, file_system: Any, bucket: str, prefix: str, *, after: str, delimiter: str) -> Page:
         """Return a page of a listing."""

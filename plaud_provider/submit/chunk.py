@@ -23,10 +23,10 @@ from plaud_provider.submit.send import Claimed, Sender
 from plaud_provider.submit.summary import plan_in_words
 
 if TYPE_CHECKING:
+    from plaud_provider.api.terms import Terms
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.entry import Owner
     from plaud_provider.ledger.ledger import Ledger
-    from plaud_provider.submit.course import Terms
     from plaud_provider.submit.plan import Rules
     from plaud_provider.submit.stop import Stop
     from plaud_provider.submit.summary import Price
@@ -63,11 +63,15 @@ class ChunkSubmit:
         self._ledger = ledger
         self._owner = owner
         self._rules = rules
+        terms = terms._replace(webhook_url=plaud.settings.webhook_url(terms.webhook_url))
         self._plan = Plan(plaud.settings.account, terms, rules)
         self._uris: dict[str, str] = {}
         self._new: list[Candidate] = []
         #: Keys of what was to be claimed, whoever has got it.
         self._attempted: set[str] = set()
+        #: References by the ids that Plaud gave, and how long that is together.
+        self.accepted: dict[str, str] = {}
+        self.audio_seconds = 0.0
 
     def plan(self, *, is_only_plan: bool = False, price: Price | None = None) -> dict[str, Any]:
         """
@@ -94,7 +98,8 @@ class ChunkSubmit:
         new = [listed[key] for key in listed if key in claimable]
         self._new = [] if self._are_hours_spent(len(new)) else self._looked_at(new)
         known = [entry for key, entry in entries.items() if key not in claimable and key in self._uris]
-        return _plan(len(listed), known, self._new)
+        left = [entry for entry in known if entry.purged_at is None]
+        return _plan(len(listed) - (len(known) - len(left)), left, self._new)
 
     def refusals(self) -> list[str]:
         """Return why recordings that :meth:`plan` has found are refused."""
@@ -172,6 +177,10 @@ class ChunkSubmit:
             self._ledger.release(self._owner, str(error) or type(error).__name__)
             raise
         outcomes = sender.outcomes
+        for one in ready:
+            if one.key in outcomes and (transcription := outcomes[one.key].transcription) is not None:
+                self.accepted[transcription.transcription_id] = one.audio.uri
+                self.audio_seconds += one.duration_seconds or 0.0
         replaced = [one for one in ready if isinstance(outcomes[one.key].error, PlaudReplacedError)]
         unreadable: list[PlaudError] = [
             outcome.error

@@ -13,6 +13,7 @@ from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plaud_provider import metrics
 from plaud_provider.api import calls
 from plaud_provider.api.effects import Do, Effect, Note, SubmitPhase
 from plaud_provider.exceptions import (
@@ -26,13 +27,16 @@ from plaud_provider.exceptions import (
     PlaudTakenOverError,
     PlaudWarehouseError,
 )
+from plaud_provider.recordings.upload import is_fetchable, uploaded
 
 if TYPE_CHECKING:
+    from plaud_provider.api.account import Account
     from plaud_provider.api.calls import Call
     from plaud_provider.api.models import Transcription
-    from plaud_provider.api.requests import Account
     from plaud_provider.api.retry import RetryPolicy
+    from plaud_provider.api.terms import Terms
     from plaud_provider.recordings.sources import AudioSource
+    from plaud_provider.recordings.upload import Upload
     from plaud_provider.submit.memory import Memory
     from plaud_provider.submit.stop import Stop
 
@@ -42,20 +46,6 @@ log = logging.getLogger(__name__)
 _LEAVES_OTHERS = (PlaudStorageError, PlaudReplacedError, PlaudExpiredUrlError)
 
 
-class Terms(NamedTuple):
-    """
-    How recordings are to be transcribed.
-
-    :param language: BCP-47 code; ``None``: detected.
-    :param speaker_diarization: Whether to label speakers.
-    :param webhook_url: Where Plaud posts results.
-    """
-
-    language: str | None
-    speaker_diarization: bool
-    webhook_url: str | None
-
-
 class Order(NamedTuple):
     """
     A recording to be submitted.
@@ -63,11 +53,17 @@ class Order(NamedTuple):
     :param source: Where it is.
     :param version: Version of its content, as it was identified with.
     :param terms: How it is to be transcribed.
+    :param upload: How it is uploaded, if it is or may be; ``None``: Plaud fetches it from where it is.
+    :param is_uploaded_anyway: Whether it is uploaded even if Plaud could fetch it.
+    :param seconds: Its length, where that is known.
     """
 
     source: AudioSource
     version: str | None
     terms: Terms
+    upload: Upload | None = None
+    is_uploaded_anyway: bool = False
+    seconds: float | None = None
 
     @property
     def uri(self) -> str:
@@ -117,6 +113,7 @@ def submit(
     somebody else has it now                     (it is theirs)            an outcome
     the client is refused (a wrong secret, 402)  released                  raised: the next would be too
     Plaud is away, or says 429 for long          released                  raised
+    it is to be uploaded, and cannot be now      released                  raised: the next could not either
     the task is ended before the POST            released                  raised
     the memory is away before the POST           not accepted              raised
     the memory is away after the POST            the id, in each part of   raised, if no part of it answers;
@@ -131,16 +128,13 @@ def submit(
     :raises PlaudError: if submitting others would be useless. Nothing was accepted, but where the memory is
         away after the POST (:class:`PlaudWarehouseError`).
     """
-    terms = order.terms
-    call = calls.submit_transcription(
-        account,
-        policy,
-        audio_url=partial(_signed_url, order),
-        language=terms.language,
-        webhook_url=terms.webhook_url,
-        speaker_diarization=terms.speaker_diarization,
-    )
+    uploaded_url: str | None = None
     try:
+        # Before anything is noted as being sent: nothing of it is billed.
+        uploaded_url = yield from _uploaded_url(account, policy, order, sending)
+        call = calls.submit_transcription(
+            account, policy, audio_url=partial(_signed_url, order, uploaded_url), terms=order.terms
+        )
         transcription = yield from _noted(call, order, memory, sending)
     except PlaudSubmitOutcomeUnknownError as lost:
         yield Do(partial(memory.unknown, lost))
@@ -152,6 +146,9 @@ def submit(
         raise
     except PlaudError as error:
         if is_of_recording(error):
+            if uploaded_url is not None and order.upload is not None:
+                # Perhaps it is not there any more.
+                yield Do(order.upload.forget)
             yield Do(partial(memory.refused, error))
             return Outcome(error=error)
         yield Do(partial(memory.released, error))
@@ -160,6 +157,8 @@ def submit(
         raise
     # Logged first: should nothing take a note of it, a person can still find the id.
     log.info("Plaud accepted %s as transcription %s.", order.uri, transcription.transcription_id)
+    metrics.count(metrics.SUBMITTED)
+    metrics.count(metrics.AUDIO_SECONDS, order.seconds or 0.0)
     yield Do(partial(memory.accepted, transcription))
     return Outcome(transcription)
 
@@ -169,14 +168,23 @@ def is_of_recording(error: PlaudError) -> bool:
     return isinstance(error, (PlaudInputError, PlaudRequestError)) and not isinstance(error, _LEAVES_OTHERS)
 
 
-def _signed_url(order: Order) -> str:
+def _uploaded_url(account: Account, policy: RetryPolicy, order: Order, sending: Sending) -> Call[str | None]:
+    """Upload a recording that is to be; return where it is then, or ``None`` if Plaud can fetch it."""
+    if order.upload is None:
+        return None
+    if not order.is_uploaded_anyway and (yield Do(partial(is_fetchable, order.source))):
+        return None
+    return (yield from uploaded(account, policy, order.upload, check=sending.stop.check))
+
+
+def _signed_url(order: Order, uploaded_url: str | None) -> str:
     """Sign a recording at the last moment, having made sure that it is still the one that was identified."""
     if order.source.look() != order.version:
         raise PlaudReplacedError(
             f"{order.uri!r} has been replaced since it was identified. Nothing was sent; a retry submits "
             "what is there now."
         )
-    return order.source.url().reveal()
+    return uploaded_url or order.source.url().reveal()
 
 
 def _noted(

@@ -8,8 +8,9 @@ retries and clears (XCom does not). A submit may have both; what is paid for is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 LEDGER_SECONDS = 120.0
 #: Likewise to a task state store: Airflow's own client has tried for a while by then.
 STATE_STORE_SECONDS = 30.0
+#: Between two renewals of a claim: well below its lease.
+RENEW_SECONDS = 30.0
 _NOTE_VERSION = 1
 _NOTE_PREFIX = "plaud_submission_"
 #: That the first attempt of a task has begun, so that a store which was emptied is told from a new one.
@@ -134,6 +137,27 @@ class LedgerMemory:
         self._write(
             "is given up", lambda: self._ledger.release(self._owner, str(error), keys=[self._key]) == 1
         )
+
+    @contextmanager
+    def kept_alive(self) -> Iterator[None]:
+        """Start the lease of the claim anew now and then: a recording may take long to convert and upload."""
+        ended = threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(RENEW_SECONDS):
+                try:
+                    with self._turn:
+                        self._ledger.renew(self._owner)
+                except PlaudWarehouseError as away:
+                    log.warning("The lease could not be renewed; trying again in half a minute. %s", away)
+
+        thread = threading.Thread(target=renew, name="plaud-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def _write(self, what: str, step: Callable[[], bool]) -> None:
         def attempt() -> bool:

@@ -8,19 +8,23 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from plaud_provider.api.limits import longest_recording
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudError, PlaudInputError
 from plaud_provider.ledger.entry import Owner, Recording, State
 from plaud_provider.recordings.convert import KEPT, Convert
-from plaud_provider.recordings.examine import MAX_HOURS, Unreadable, examine
+from plaud_provider.recordings.examine import Unreadable, examine
 from plaud_provider.recordings.identity import recording_key
 from plaud_provider.recordings.local_files import is_served
 from plaud_provider.recordings.reference import AudioReference, refused
 from plaud_provider.recordings.sources import audio_source
+from plaud_provider.recordings.upload import Upload, UploadMode, check_uploadable, mode_of
+from plaud_provider.recordings.upload_memory import UploadMemory
 from plaud_provider.storage.bucket import FileSystems
-from plaud_provider.submit.course import Order, Terms
+from plaud_provider.submit.course import Order
 
 if TYPE_CHECKING:
-    from plaud_provider.api.requests import Account
+    from plaud_provider.api.account import Account
+    from plaud_provider.api.terms import Terms
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.recordings.audio import Measured
     from plaud_provider.recordings.listing import Found
@@ -46,25 +50,27 @@ class Rules(NamedTuple):
     :param public_urls: From where Plaud can fetch local files.
     :param resubmit: States that a recording is submitted again from.
     :param max_audio_hours: Audio hours that the run may submit; ``None`` for no limit.
-    :param max_recording_hours: Longer recordings are refused.
+    :param max_recording_hours: Longer recordings are refused; ``None``: by what Plaud documents.
     :param target: Where transcripts are to be landed, as the ledger says it.
     :param identity_params: Which parameters of a URL's query tell recordings apart; ``None``: whatever does
         not look like a signature, a secret or an expiry.
     :param unreadable: What to do with recordings that cannot be measured.
     :param convert: To what recordings are converted that Plaud does not take; ``None``: they are not.
-    :param results_path: Where what is converted is kept.
+    :param results_path: Where what is converted is kept, and what was uploaded remembered.
+    :param upload: When recordings are uploaded to Plaud's storage.
     """
 
     url_validity: timedelta
     public_urls: Mapping[str, str]
     resubmit: Collection[State]
     max_audio_hours: float | None = None
-    max_recording_hours: float = MAX_HOURS
+    max_recording_hours: float | None = None
     target: str | None = None
     identity_params: Collection[str] | None = None
     unreadable: Unreadable = "refuse"
     convert: Convert | None = None
     results_path: str | None = None
+    upload: UploadMode = "auto"
 
 
 class Candidate(NamedTuple):
@@ -107,15 +113,19 @@ class Plan:
     :param account: The client that pays.
     :param terms: How recordings are to be transcribed.
     :param rules: What may be submitted.
+    :raises PlaudInputError: if the client's API lacks an option.
     """
 
     def __init__(self, account: Account, terms: Terms, rules: Rules) -> None:
+        account.dialect.check(terms)
         self.account = account
         self.terms = terms
         self._rules = rules
         # Each connection to a storage is opened once, not once for each recording.
         self._file_systems = FileSystems()
-        self._converted = _folder_of_converted(rules)
+        self._upload = mode_of(account, rules.upload)
+        self._memory = UploadMemory(account, rules.results_path) if self._upload != "never" else None
+        self._converted = _folder_of_converted(rules, self._upload)
 
     def key(self, audio: AudioReference, version: str | None) -> str:
         """Return the identity of a recording as this client submits it in these terms."""
@@ -127,6 +137,7 @@ class Plan:
             region=self.account.region.value,
             client_id=self.account.client_id,
             identity_params=self._rules.identity_params,
+            options=self.terms.identity,
         )
 
     def is_told_by_its_uri(self, audio: AudioReference) -> bool:
@@ -139,12 +150,15 @@ class Plan:
 
         :raises PlaudInputError: if Plaud could not fetch or transcribe it.
         """
-        return audio_source(
+        source = audio_source(
             audio,
             url_validity=self._rules.url_validity,
             public_urls=self._rules.public_urls,
             file_systems=self._file_systems,
+            is_uploadable=self._upload != "never",
         )
+        check_uploadable(source, self._upload)
+        return source
 
     def identified(self, listed: Sequence[Found]) -> list[Candidate]:
         """
@@ -156,7 +170,7 @@ class Plan:
         unserved = [
             audio
             for audio in (found.audio for found in listed)
-            if not is_served(audio, self._rules.public_urls)
+            if self._upload == "never" and not is_served(audio, self._rules.public_urls)
         ]
         if unserved and len(unserved) == len(listed):
             self.source(unserved[0])
@@ -215,11 +229,14 @@ class Plan:
 
         :raises PlaudError: if it is not to be submitted, or cannot be read.
         """
+        max_hours = self._rules.max_recording_hours
+        if max_hours is None:
+            max_hours = longest_recording(speaker_diarization=self.terms.speaker_diarization)
         return examine(
             source,
-            max_hours=self._rules.max_recording_hours,
+            max_hours=max_hours,
             unreadable=self._rules.unreadable,
-            is_converted=self._rules.convert is not None,
+            is_converted=self._rules.convert is not None or self._upload == "always",
         )
 
     def recording(self, candidate: Candidate) -> Recording:
@@ -231,6 +248,7 @@ class Plan:
             client_id=self.account.client_id,
             language=self.terms.language,
             speaker_diarization=self.terms.speaker_diarization,
+            model=self.terms.model,
             duration_seconds=candidate.duration_seconds,
             target=self._rules.target,
         )
@@ -239,7 +257,14 @@ class Plan:
         """Return what is to be sent for a recording."""
         assert candidate.source is not None  # noqa: S101
         source, found = candidate.source, candidate.found
-        if self._converted is not None and found is not None and found.format not in KEPT:
+        if found is None:
+            return Order(source, candidate.version, self.terms)
+        upload = (
+            None if self._memory is None else Upload(candidate.source, candidate.version, found, self._memory)
+        )
+        is_converted = self._rules.convert is not None and found.format not in KEPT
+        is_uploaded_anyway = self._upload == "always" or (is_converted and self._converted is None)
+        if is_converted and self._converted is not None:
             from plaud_provider.recordings.converted import ConvertedRecording
 
             source = ConvertedRecording(
@@ -250,20 +275,27 @@ class Plan:
                 url_validity=self._rules.url_validity,
                 public_urls=self._rules.public_urls,
             )
-        return Order(source, candidate.version, self.terms)
+        return Order(
+            source, candidate.version, self.terms, upload, is_uploaded_anyway, candidate.duration_seconds
+        )
 
 
-def _folder_of_converted(rules: Rules) -> LocalFolder | StoredFolder | None:
-    if rules.convert is None:
+def _folder_of_converted(rules: Rules, upload: UploadMode) -> LocalFolder | StoredFolder | None:
+    """Return where Plaud fetches what is converted; ``None`` if nothing is, or if it is uploaded."""
+    if rules.convert is None or upload == "always":
         return None
     from plaud_provider.recordings.converted import check_served, converted_folder
 
     if rules.results_path is None:
+        if upload == "auto":
+            return None
         raise PlaudInputError(
             "results_path: it is empty, and convert='mp3' keeps there what Plaud is to fetch. Name a folder. "
             "Nothing was sent, nothing is paid for."
         )
     folder = converted_folder(rules.results_path)
+    if upload == "auto" and not is_served(AudioReference(folder.root), rules.public_urls):
+        return None
     check_served(folder, rules.public_urls)
     return folder
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from plaud_provider.exceptions import PlaudWarehouseError
 from plaud_provider.submit import course
-from plaud_provider.submit.memory import LedgerMemory
+from plaud_provider.submit.memory import RENEW_SECONDS, LedgerMemory
 
 if TYPE_CHECKING:
     from plaud_provider.hooks.connection import PlaudConnection
@@ -29,8 +29,6 @@ CONCURRENCY = 8
 #: Seconds that a submit takes, generously: more of them at once than the quota asks for would only be more
 #: of unknown outcome if the worker is killed.
 SUBMIT_SECONDS = 2.0
-#: Well below the lease of a claim.
-RENEW_SECONDS = 30.0
 #: For how long an answer that is paid for is offered to a ledger that is away.
 LEDGER_SECONDS = 600.0
 

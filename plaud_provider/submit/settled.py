@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from plaud_provider.api.waiting import RETENTION
+from plaud_provider.api.limits import RETENTION
 from plaud_provider.ledger.entry import State
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ class Listing:
         self.settled = Counter(dict.fromkeys(("landed_before", *_SETTLED.values()), 0))
         #: How many were paid for by another version, and how many of them are left out, as they are too many.
         self.changed = self.changed_left = 0
+        #: How many are left out, as their text was removed for good.
+        self.purged = 0
 
     def open_ones(self, found: Iterable[Found]) -> Iterator[Found]:
         """
@@ -97,6 +99,9 @@ class Listing:
             for one, key in zip(page, keys, strict=True):
                 if key in self._overdue:
                     self._listed_overdue.add(key)
+                if key in known and known[key].is_purged:
+                    self.purged += 1
+                    continue
                 how = self._settled_as(known[key], landed, oldest) if key in known else None
                 if how is not None:
                     self.settled[how] += 1

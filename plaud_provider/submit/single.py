@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from plaud_provider.api.waiting import RETENTION
+from plaud_provider.api.limits import RETENTION
 from plaud_provider.exceptions import (
     PlaudError,
     PlaudInputError,
@@ -129,7 +131,7 @@ class SingleSubmit:
         if ledger is not None:
             if (entry := self._claimed(one, ledger)) is not None:
                 return self._attached(entry)
-            in_ledger = LedgerMemory(ledger, self._plan.recording(one), self._owner)
+            in_ledger = LedgerMemory(ledger, self._plan.recording(one), self._owner, turn=threading.Lock())
         # That this Airflow keeps no notes does not matter where the ledger does.
         if earlier.is_unknown and not (in_ledger and earlier.state == "not_recorded"):
             self._may_submit_again(one, earlier.explanation, in_ledger=in_ledger)
@@ -137,12 +139,12 @@ class SingleSubmit:
             raise one.problem
         memory = Memories([note] if in_ledger is None else [in_ledger, note])
         one = self._examined(one, memory)
-        outcome = self._sent(one, memory)
+        outcome = self._sent(one, memory, in_ledger)
         if isinstance(outcome.error, PlaudSubmitOutcomeUnknownError):
             self._may_submit_again(one, str(outcome.error), status_code=outcome.error.status_code)
             if ledger is not None and (entry := self._claimed(one, ledger)) is not None:
                 return self._attached(entry)
-            outcome = self._sent(one, memory)
+            outcome = self._sent(one, memory, in_ledger)
         if outcome.transcription is None:
             raise outcome.error or AssertionError
         return Submitted(outcome.transcription.transcription_id, datetime.now(tz=UTC))
@@ -170,7 +172,7 @@ class SingleSubmit:
             raise
         return one._replace(found=found, duration_seconds=found.seconds)
 
-    def _sent(self, one: Candidate, memory: Memory) -> course.Outcome:
+    def _sent(self, one: Candidate, memory: Memory, in_ledger: LedgerMemory | None) -> course.Outcome:
         order = self._plan.order(one)
         log.info(
             "Submitting %s (language %s, %s speakers) to Plaud region '%s'.",
@@ -180,8 +182,9 @@ class SingleSubmit:
             self._hook.region,
         )
         account = self._hook.settings.account
-        sending = course.Sending(self._stop)
-        return self._hook.drive(course.submit(account, self._hook.retry_policy, order, memory, sending))
+        call = course.submit(account, self._hook.retry_policy, order, memory, course.Sending(self._stop))
+        with nullcontext() if in_ledger is None else in_ledger.kept_alive():
+            return self._hook.drive(call)
 
     def _attached_to_own(self, one: Candidate, earlier: TaskNote, transcription_id: str) -> Submitted:
         log.info(
@@ -225,6 +228,12 @@ class SingleSubmit:
         entry = entries[one.key]
         if entry.is_claimed_by(self._owner):
             return None
+        if entry.purged_at is not None:
+            raise PlaudInputError(
+                f"audio_url: {entry.audio_uri!r} was purged at {entry.purged_at:%Y-%m-%d %H:%M} UTC, and is "
+                "not transcribed again by itself. If it is to be, and paid for again, delete its row of the "
+                f"ledger (recording_key {entry.recording_key}). Nothing was sent."
+            )
         if entry.state is State.FAILED and entry.transcription_id is None:
             raise PlaudInputError(
                 f"audio_url: {entry.audio_uri!r} was refused when {entry.owner.in_words} wanted to submit "

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from plaud_provider.exceptions import PlaudInputError
+from plaud_provider.exceptions import PlaudError, PlaudInputError
 from plaud_provider.recordings.length import duration
+
+if TYPE_CHECKING:
+    from plaud_provider.hooks.connection import PlaudConnection
+
+log = logging.getLogger(__name__)
 
 _PRICE = re.compile(r"\s*(?P<amount>\d+(?:\.\d+)?)\s*(?P<currency>[^\d\s.,][^\d]{0,15}?)?\s*")
 #: How what is always said is counted, and what is said where there is any.
@@ -58,6 +64,38 @@ def validate_price(value: object, where: str = "price_per_hour") -> Price | None
             "sent."
         )
     return Price(amount, found["currency"] or "")
+
+
+def configured_price() -> Price | None:
+    """
+    Return what Airflow's configuration says that an hour of audio costs, ``[plaud] price_per_hour``.
+
+    :raises PlaudInputError: if that is no price.
+    """
+    from airflow.providers.common.compat.sdk import conf
+
+    return validate_price(conf.get("plaud", "price_per_hour", fallback=None), "[plaud] price_per_hour")
+
+
+def known_price(given: object, plaud: PlaudConnection) -> Price | None:
+    """
+    Return what an hour of audio costs, by the argument, the connection or the configuration.
+
+    :param given: The argument ``price_per_hour``.
+    :param plaud: The connection of the client that pays.
+    :raises PlaudInputError: if the argument is no price; nothing was sent.
+    """
+    if (price := validate_price(given)) is not None:
+        return price
+    try:
+        of_connection = validate_price(
+            plaud.settings.price_per_hour, f"Connection {plaud.plaud_conn_id!r}: price_per_hour"
+        )
+        return of_connection or configured_price()
+    except PlaudError as problem:
+        # A price is only spoken of.
+        log.warning("%s", problem)
+        return None
 
 
 def plan_in_words(counts: Mapping[str, float], price: Price | None) -> str:

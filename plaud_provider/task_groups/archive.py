@@ -17,6 +17,7 @@ from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
+from plaud_provider.task_groups.approval import ask_before
 
 
 class _LeftOut:
@@ -31,6 +32,16 @@ _LEFT_OUT: Any = _LeftOut()
 _RENAMED = {"dry_run": "plan_only", "chunks_at_once": "max_active_tis_per_dag"}
 #: Arguments that say what of a folder is listed.
 _OF_FOLDERS = {"path", "pattern", "suffixes", "modified_after", "modified_before"}
+#: What Airflow shows of each task, unless somebody gives them a ``doc_md``.
+_TASK_DOCS: Mapping[type[BaseOperator], str] = {
+    ListRecordingsOperator: "Lists the recordings, counts what the ledger has settled, and writes the rest "
+    "in chunks. **Pays nothing.** Clear it to list anew.",
+    SubmitRecordingsOperator: "Submits what nobody has submitted yet. **Plaud bills its audio length.** "
+    "Clear it to go on with what it left; nothing is paid twice.",
+    LandRecordingsOperator: "Waits in the triggerer, lands transcripts as they finish, and counts. "
+    "**Pays nothing.** It fails if something is neither landed nor known to be bad. Clear it to wait again.",
+    ReportRecordingsOperator: "Sums the run up, judges it by `max_failed`, and clears up. **Pays nothing.**",
+}
 #: Arguments of the tasks that this group sets.
 _OWN = (
     "task_id",
@@ -56,6 +67,10 @@ def transcribe_archive(
     modified_before: datetime | str | None = _LEFT_OUT,
     language: str | None = _LEFT_OUT,
     speaker_diarization: bool | str = _LEFT_OUT,
+    model: str | None = _LEFT_OUT,
+    hotwords: Sequence[str] | str = _LEFT_OUT,
+    decode_silence: bool | str = _LEFT_OUT,
+    detection_level: str | None = _LEFT_OUT,
     webhook_url: str | None = _LEFT_OUT,
     schema: str | None = _LEFT_OUT,
     transcripts_table: str = _LEFT_OUT,
@@ -71,9 +86,11 @@ def transcribe_archive(
     max_changed: float | str | None = _LEFT_OUT,
     price_per_hour: float | str | None = _LEFT_OUT,
     max_audio_hours: float | str | None = _LEFT_OUT,
-    max_recording_hours: float | str = _LEFT_OUT,
+    approve_above_hours: float | str | None = _LEFT_OUT,
+    max_recording_hours: float | str | None = _LEFT_OUT,
     unreadable: str = _LEFT_OUT,
     convert: str | None = _LEFT_OUT,
+    upload: str = _LEFT_OUT,
     resubmit: Sequence[str] | str = _LEFT_OUT,
     dry_run: bool | str = _LEFT_OUT,
     timeout: timedelta | float = _LEFT_OUT,
@@ -116,6 +133,11 @@ def transcribe_archive(
     :param modified_before: Only recordings last changed before.
     :param language: BCP-47 code; left out, Plaud detects it.
     :param speaker_diarization: Whether Plaud labels speakers; by default not.
+    :param model: Speech model; see ``SubmitTranscriptionOperator``. This and the next three are options of
+        the API ``embedded``.
+    :param hotwords: Words that are likely to be said, such as names.
+    :param decode_silence: Whether what is taken for silence is transcribed as well; by default not.
+    :param detection_level: For what the language is detected: ``segment`` or ``chapter``.
     :param webhook_url: https URL to which Plaud posts results.
     :param schema: Schema of both tables of the warehouse.
     :param transcripts_table: Table for transcriptions; by default ``plaud_transcripts``.
@@ -137,11 +159,17 @@ def transcribe_archive(
     :param price_per_hour: What an hour of audio costs, as in ``0.28 USD``, for plans and reports; by default
         as the connection has it.
     :param max_audio_hours: Audio hours that one run may submit; ``None`` for no limit.
-    :param max_recording_hours: Longer recordings are refused; by default 24.
+    :param approve_above_hours: A run that would submit more hours of new audio stops after its plan, until a
+        person approves of it in Airflow's *Required Actions*, or rejects it; left out, nobody is asked. It
+        adds the tasks ``plan`` and ``approve``, which read the headers of what is new once more.
+    :param max_recording_hours: Longer recordings are refused; by default 24, and 6 with
+        ``speaker_diarization``.
     :param unreadable: What to do with recordings that cannot be measured: ``refuse``, by default, or
         ``send``.
     :param convert: ``mp3``: what is no MP3 or M4A is converted, and kept at ``results_path`` until it is
         landed; see ``SubmitTranscriptionOperator``.
+    :param upload: When recordings are uploaded to Plaud's own storage: ``auto``, by default, ``always`` or
+        ``never``; see ``SubmitTranscriptionOperator``.
     :param resubmit: What to pay for again: any of ``failed``, ``expired`` and ``unknown``.
     :param dry_run: Whether only to say what a run would do and cost.
     :param timeout: Seconds or timedelta from a chunk's first look to its deadline; by default 24
@@ -213,6 +241,8 @@ def _tasks(function: str, given: dict[str, Any], group_id: str, task_arguments: 
             of_chunks["map_index_template"] = "{{ task.manifest.rpartition('/')[2].partition('.')[0] }}"
 
         def arguments(operator: type[BaseOperator], **others: Any) -> dict[str, Any]:
+            if "doc_md" not in defaults:
+                others = {"doc_md": _TASK_DOCS[operator], **others}
             return others | {name: given[name] for name in _names(operator) & given.keys()}
 
         listing = ListRecordingsOperator(
@@ -236,10 +266,13 @@ def _tasks(function: str, given: dict[str, Any], group_id: str, task_arguments: 
             )
             submit >> land
 
-        chunks = transcribe_chunk.expand(manifest=listing.output)
+        manifests = listing.output
+        if given.setdefault("approve_above_hours", defaults.get("approve_above_hours")) is not None:
+            manifests = ask_before(listing, given, arguments, task_arguments)
+        chunks = transcribe_chunk.expand(manifest=manifests)
         report = ReportRecordingsOperator(
             task_id="report",
-            manifests=listing.output,
+            manifests=manifests,
             # With the ids of groups around this one.
             list_task_id=listing.task_id,
             submit_task_id=f"{group.group_id}.chunk.submit",

@@ -11,6 +11,7 @@ from functools import cached_property
 from operator import ge
 from typing import TYPE_CHECKING
 
+from plaud_provider import metrics
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.api.waiting import NOT_FOUND_REASON, is_fresh
 from plaud_provider.exceptions import (
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from plaud_provider.recordings.describer import Describer
     from plaud_provider.recordings.description import Description
     from plaud_provider.warehouse.rows import Landing
-    from plaud_provider.warehouse.writer import WarehouseWriter
+    from plaud_provider.warehouse.writer import Landed, WarehouseWriter
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Tally:
     :param transcripts: Rows of transcriptions.
     :param segments: Rows of segments.
     :param failed: Transcriptions that Plaud reports as failed; they are rows too.
+    :param audio_seconds: How long the recordings are together, as far as Plaud says.
     :param processing: Ids that Plaud has not finished.
     :param missing: Ids that Plaud does not know (any more).
     :param reasons: Why, by the ids of those that have failed.
@@ -67,6 +69,7 @@ class Tally:
     transcripts: int = 0
     segments: int = 0
     failed: int = 0
+    audio_seconds: float = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
     processing: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -151,6 +154,7 @@ class Lander:
         :raises PlaudError: its other classes, if Plaud cannot be asked.
         """
         tally = Tally()
+        recordings = self._without_purged(recordings)
         descriptions = self._descriptions(recordings)
         try:
             for slab in self._slabs(recordings, descriptions, tally):
@@ -167,6 +171,30 @@ class Lander:
                 self._hook.close()
         self._note_expired(tally.missing)
         return tally
+
+    def _count(self, landings: list[Landing], landed: Landed, failed: int) -> None:
+        """Count what the ledger does not, and how long Plaud's results took to be rows."""
+        if self._ledger is None:
+            metrics.changed("landed", landed.transcripts - failed)
+            metrics.changed("failed", failed)
+        if landed.transcripts < len(landings):
+            # Some are purged.
+            return
+        for landing in landings:
+            if (done := landing.transcription.completed_at) is not None:
+                metrics.took(metrics.DONE_TO_LANDED, (landing.landed_at - done).total_seconds())
+
+    def _without_purged(self, recordings: Mapping[str, str | None]) -> Mapping[str, str | None]:
+        """Leave out what is purged: Plaud is not asked for it, and what is kept of it goes."""
+        purged = (
+            self._ledger.purged(recordings, region=self._plaud.region) if self._ledger is not None else ()
+        )
+        if not purged:
+            return recordings
+        log.info("%d transcription(s) are purged, and are not landed.", len(purged))
+        if self._results is not None:
+            self._results.remove_landed(self._plaud.region, sorted(purged), keep_raw=False)
+        return {known: audio_uri for known, audio_uri in recordings.items() if known not in purged}
 
     @cached_property
     def _hook(self) -> PlaudHook:
@@ -219,6 +247,7 @@ class Lander:
                 landing = Landing(
                     transcription,
                     region=self._plaud.region,
+                    api=self._plaud.api,
                     landed_at=datetime.now(tz=UTC),
                     audio_uri=recordings[transcription.transcription_id],
                     dag_id=self._dag_id,
@@ -247,6 +276,8 @@ class Lander:
         tally.segments += landed.segments
         failed = [one.transcription for one in landings if one.transcription.status is Status.FAILED]
         tally.failed += len(failed)
+        tally.audio_seconds += sum(one.transcription.duration_seconds or 0.0 for one in landings)
+        self._count(landings, landed, len(failed))
         tally.reasons |= {one.transcription_id: one.error or "it gave no reason" for one in failed}
         if self._results is not None:
             ids = [landing.transcription_id for landing in landings]

@@ -15,6 +15,7 @@ from plaud_provider.api.arguments import (
     validate_transcription_ids,
 )
 from plaud_provider.exceptions import PlaudInputError, PlaudTranscriptionFailedError
+from plaud_provider.lineage.moved import Moved, Target, TellsLineage, folders_of, some_ids
 from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
 from plaud_provider.transfers.landing import Lander, Tally, failures
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from plaud_provider.warehouse.writer import WarehouseWriter
 
 
-class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
+class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     """
     Fetch finished transcriptions from Plaud and land them as rows of two tables.
 
@@ -194,6 +195,15 @@ class TranscriptionToSqlOperator(TextArguments, HarmlessLabel, BaseOperator):
             tally = self._load(recordings, writer, describer, context)
         else:
             self.log.info("There is nothing to land: transcription_id is an empty list.")
+        self._moved = Moved(
+            folders_of(recordings.values()),
+            tally.counts,
+            some_ids(recordings),
+            tally.audio_seconds,
+            Target(self.sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table),
+            tally.transcripts,
+            tally.segments,
+        )
         tally.refuse_unfinished(len(recordings))
         if tally.reasons and self.on_failed == "fail":
             raise PlaudTranscriptionFailedError(failures(tally.reasons))

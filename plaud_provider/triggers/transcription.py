@@ -16,6 +16,7 @@ from plaud_provider.api.retry import ONE_LOOK
 from plaud_provider.api.schedule import Job, ProcessingTimes, Schedule
 from plaud_provider.api.waiting import PROGRESS_SECONDS, Trouble, Wait, WaitResult, after_look
 from plaud_provider.exceptions import PlaudError
+from plaud_provider.handover.marks import LOOK_SECONDS, mark_name, watch_marks
 
 if TYPE_CHECKING:
     from plaud_provider.api.models import Transcription
@@ -212,11 +213,16 @@ class _Looks:
         account = hook.settings.account
         self._known = _KNOWN.setdefault((account.base_url, account.client_id), _Known())
         looked_at, wait.troubles = self._known.looked_at, self._known.troubles
+        webhooks = hook.settings.webhooks
+        self._watch = None if webhooks is None else watch_marks(webhooks.path)
+        region = account.region.value
+        self._marked = {} if webhooks is None else {mark_name(region, one): one for one in wait.pending}
         self._schedule = Schedule(
             [job._replace(looked_at=looked_at.pop(job.transcription_id, job.looked_at)) for job in jobs],
             interval=trigger.poke_interval,
             now=self._now(),
             times=self._known.times,
+            is_called=webhooks is not None,
         )
         self._spare = 0.0
         self._spare_until = 0.0
@@ -228,6 +234,7 @@ class _Looks:
             while (result := self._wait.result(now=time.time())) is None:
                 if news := self._wait.news(now=time.time(), interval=self._trigger.poke_interval):
                     self._trigger.log.info("%s.", news)
+                await self._take_calls()
                 ends_at = self._wait.next_result_at()
                 await self._pause(ends_at=ends_at, next_look_at=await self._start_due_looks())
             if result.outcome == "partial":
@@ -249,6 +256,14 @@ class _Looks:
     def _now(self) -> float:
         return time.monotonic() + self._clock_offset
 
+    async def _take_calls(self) -> None:
+        """Have what Plaud has called about looked at."""
+        if self._watch is None:
+            return
+        await self._watch.look(now=time.time())
+        for mark in self._marked.keys() & self._watch.seen:
+            self._schedule.call(self._marked.pop(mark), now=self._now())
+
     async def _start_due_looks(self) -> float | None:
         """Return when the next look is due; ``None`` if one of those under way has to come back first."""
         while len(self._under_way) < MAX_CONCURRENT_LOOKS:
@@ -267,6 +282,8 @@ class _Looks:
     async def _pause(self, *, ends_at: float, next_look_at: float | None) -> None:
         """Wait until a look has come back, one is due, a line of progress is, or an end has come."""
         pause = max(0.0, min(ends_at - time.time(), PROGRESS_SECONDS))
+        if self._watch is not None:
+            pause = min(pause, LOOK_SECONDS)
         if next_look_at is not None:
             pause = min(pause, max(0.0, next_look_at - self._now()))
         if not self._under_way:

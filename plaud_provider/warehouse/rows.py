@@ -26,6 +26,8 @@ class Landing(NamedTuple):
     :param submitted_at: When it was submitted; ``None`` takes what the API told.
     :param dag_id: Dag that lands it.
     :param run_id: Run that lands it.
+    :param api: Which of Plaud's APIs it was made by.
+    :param model: Speech model that was asked for, where the answer does not tell it.
     :param description: What its user knows of the recording.
     """
 
@@ -36,6 +38,8 @@ class Landing(NamedTuple):
     submitted_at: datetime | None = None
     dag_id: str | None = None
     run_id: str | None = None
+    api: str | None = None
+    model: str | None = None
     description: Description = NOTHING
 
     @property
@@ -64,6 +68,8 @@ class Landing(NamedTuple):
             "dag_id": self.dag_id,
             "run_id": self.run_id,
             "raw": transcription.raw,
+            "api": self.api,
+            "model": transcription.model or self.model,
             "recording_started_at": utc(self.description.started_at),
             "recording_date": self.description.date,
             "metadata": self.description.json,
@@ -84,6 +90,7 @@ def segment_columns(landings: Sequence[Landing]) -> Columns:
         "end_seconds": [_finite(segment.end_seconds) for segment in segments],
         "speaker": [segment.speaker for segment in segments],
         "text": [segment.text for segment in segments],
+        "language": [segment.language for segment in segments],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,16 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.rows import Landing
 
+log = logging.getLogger(__name__)
+
 
 def with_origins(
     landings: Sequence[Landing], ledger: Ledger, connection: sa.Connection | None = None
 ) -> list[Landing]:
     """
     Return landings with what the ledger knows of their recordings and they do not.
+
+    What is purged is left out: whoever still had its text must not bring it back.
 
     :param landings: Landings.
     :param ledger: The ledger.
@@ -35,10 +40,14 @@ def with_origins(
         if origin is None:
             completed.append(landing)
             continue
+        if origin.purged_at is not None:
+            log.info("Transcription %s is purged, and is not landed.", landing.transcription_id)
+            continue
         completed.append(
             landing._replace(
                 audio_uri=landing.audio_uri or origin.audio_uri,
                 submitted_at=landing.submitted_at or origin.submitted_at,
+                model=landing.model or origin.model,
             )
         )
     return completed

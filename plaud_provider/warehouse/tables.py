@@ -15,6 +15,8 @@ from plaud_provider.warehouse.speakers import speakers, speakers_name
 DEFAULT_TRANSCRIPTS_TABLE = "plaud_transcripts"
 DEFAULT_SEGMENTS_TABLE = "plaud_segments"
 
+#: What each column holds, for whoever looks at the tables in the warehouse.
+
 
 class PlaudTables(DeclaredTables):
     """
@@ -97,6 +99,8 @@ def plaud_tables(
         sa.Column("dag_id", LONG_TEXT, comment="DAG that wrote this row"),
         sa.Column("run_id", LONG_TEXT, comment="Run that wrote this row"),
         sa.Column("raw", JsonText, nullable=False, comment="Answer of Plaud as JSON"),
+        sa.Column("api", LONG_TEXT, comment="API of Plaud that it was made by"),
+        sa.Column("model", LONG_TEXT, comment="Speech model"),
         sa.Column("recording_started_at", UtcTime, comment="When the recording begins"),
         sa.Column("recording_date", sa.Date, comment="Day of the recording"),
         sa.Column("metadata", JsonText, comment="Fields of the recording as a JSON object"),
@@ -122,6 +126,7 @@ def plaud_tables(
         sa.Column("end_seconds", sa.Double, comment="From the beginning of the recording"),
         sa.Column("speaker", LONG_TEXT, comment="Label, where speakers were asked for"),
         sa.Column("text", LONG_TEXT, nullable=False, comment="What was said"),
+        sa.Column("language", LONG_TEXT, comment="Language of this segment, where it is told"),
         comment="One row per stretch of speech",
     )
     for name in validate_columns(metadata_columns):

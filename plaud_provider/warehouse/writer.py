@@ -118,6 +118,8 @@ class WarehouseWriter:
             landed = self.loader.load(latest, ledger)
         else:
             latest = with_origins(latest, ledger)
+            if not latest:
+                return Landed(0, 0)
             landed = self.loader.load(latest)
             settle(latest, ledger, self.target)
         if landed.nuls_replaced:

@@ -22,6 +22,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from plaud_provider.api.arguments import optional, validate_language
 from plaud_provider.emulator.server import EmulatorServer
 from tests.dags.conftest import FOLDERS, RunDag, load_dag, states
+from tests.unit.operators.test_purge_transcriptions import forms
 
 # By a thread: Airflow uses the alarm itself while it parses, and takes a signal's away.
 pytestmark = pytest.mark.timeout(120, method="thread")
@@ -36,6 +37,8 @@ URLS = [f"https://calls.s3.amazonaws.com/2024/{n}.mp3?X-Amz-Signature={SIGNATURE
 ARCHIVES = {"plaud_transcribe_archive", "plaud_transcribe_daily"}
 #: What says beforehand what they would cost; its runs are there too.
 PLAN = "plaud_plan_archive"
+#: What removes what the others have landed.
+FORGET = "plaud_forget"
 #: What each of the other DAGs is started with, and how many recordings that is.
 CONFS: dict[str, tuple[dict[str, Any], int]] = {
     "plaud_transcribe_list": ({"recordings": URLS, "language": "en"}, 2),
@@ -100,7 +103,7 @@ def test_parsing_raises_no_deprecation(parsed: dict[str, Any]) -> None:
 
 
 def test_every_dag_is_run_here() -> None:
-    assert set(CONFS) | ARCHIVES | {PLAN} == set(DAG_IDS)
+    assert set(CONFS) | ARCHIVES | {PLAN, FORGET} == set(DAG_IDS)
 
 
 def test_dags_of_a_checkout_are_those_of_the_package() -> None:
@@ -125,6 +128,8 @@ def test_a_dag_explains_itself(dag: DAG) -> None:
         assert sorted(ours) == ["land", "list", "report", "submit"]
     elif dag.dag_id == PLAN:
         assert sorted(ours) == ["list", "plan", "report"]
+    elif dag.dag_id == FORGET:
+        assert ours == ["forget"]
     else:
         assert sorted(ours) == ["load", "submit", "wait"]
     if dag.dag_id != "plaud_transcribe_daily":
@@ -160,9 +165,9 @@ def test_a_form_asks_for_recordings_and_has_valid_defaults_for_the_rest(dag: DAG
     params = [dag.params.get_param(name) for name in dag.params]
     required = [name for name, param in zip(dag.params, params, strict=True) if param.value is NOTSET]
 
-    # Scheduled runs have only defaults.
+    # Scheduled runs have only defaults; a purge that is told nothing removes nothing.
     assert required in ([], ["archive"], ["recording"], ["recordings"])
-    assert (required == []) == (dag.dag_id in ARCHIVES)
+    assert (required == []) == (dag.dag_id in {*ARCHIVES, FORGET})
     for param in params:
         if param.value is not NOTSET:
             # Raises if its own schema refuses it.
@@ -170,6 +175,8 @@ def test_a_form_asks_for_recordings_and_has_valid_defaults_for_the_rest(dag: DAG
 
 
 def test_the_languages_of_a_form_are_those_that_the_operator_takes(dag: DAG) -> None:
+    if dag.dag_id == FORGET:
+        return
     for code in dag.params.get_param("language").schema.get("enum", []):
         validate_language(optional(code))
 
@@ -248,6 +255,38 @@ def test_recordings_become_rows_and_leave_no_trace_elsewhere(
     for secret in (text[:40], "secret-key-canary"):
         assert [table for table, rows in stored.items() if secret in rows] == []
         assert secret not in log
+
+
+def test_what_is_forgotten_is_found_nowhere_any_more(
+    run_dag: RunDag,
+    quick_plaud: EmulatorServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "warehouse.sqlite"
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "sqlite", "host": str(file)})
+    )
+    warehouse = Warehouse("sqlite", file)
+    run_dag("plaud_transcribe_list", CONFS["plaud_transcribe_list"][0])
+    spoken = [text for (text,) in warehouse.query("select text from plaud_segments") if len(text) > 12]
+    assert spoken
+
+    planned = run_dag(FORGET, {"older_than_days": 0})
+    assert warehouse.query("select count(*) from plaud_transcripts") == [(2,)]
+    removed = run_dag(FORGET, {"older_than_days": 0, "remove": True})
+    again = run_dag("plaud_transcribe_list", CONFS["plaud_transcribe_list"][0])
+
+    assert (planned.state, removed.state, again.state) == ("success", "success", "failed")
+    assert warehouse.query("select count(*) from plaud_transcripts") == [(0,)]
+    assert quick_plaud.summary()["submits_accepted"] == 2
+    places = {name: rows.encode() for name, rows in metadata().items()}
+    places |= {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    places["log"] = "".join(capfd.readouterr()).encode()
+    for text in spoken:
+        for form in forms(text):
+            assert [place for place, content in places.items() if form in content] == []
 
 
 def test_recordings_whose_names_are_numbers_land_as_any(

@@ -48,6 +48,15 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("warehouse") / "warehouse.duckdb"
 
 
+def webhooks(warehouse: Path) -> dict[str, str]:
+    """Return what the connection ``plaud_called`` says of Plaud's calls."""
+    return {
+        "webhook_base_url": "https://airflow.example",
+        "webhook_secret": "whsec-canary-5b1f",
+        "webhook_path": str(warehouse.with_name("webhooks")),
+    }
+
+
 @pytest.fixture(scope="session")
 def airflow_stack(
     tmp_path_factory: pytest.TempPathFactory, emulator_server: EmulatorServer, warehouse: Path
@@ -59,8 +68,10 @@ def airflow_stack(
     """
     connection = json.loads(emulator_server.airflow_connection)
     connection["extra"]["requests_per_minute"] = 600
+    called = {**connection, "extra": {**connection["extra"], **webhooks(warehouse)}}
     env = {
         "AIRFLOW_CONN_PLAUD_DEFAULT": json.dumps(connection),
+        "AIRFLOW_CONN_PLAUD_CALLED": json.dumps(called),
         "AIRFLOW_CONN_WAREHOUSE_DEFAULT": json.dumps({"conn_type": "duckdb", "host": str(warehouse)}),
         "AIRFLOW_CONN_WAREHOUSE_SQLITE": json.dumps(
             {"conn_type": "sqlite", "host": str(warehouse.with_suffix(".sqlite"))}

@@ -12,6 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 AT_PARSE_TIME = (
+    "plaud_provider.operators.export_transcription",
     "plaud_provider.operators.report_recordings",
     "plaud_provider.operators.list_recordings",
     "plaud_provider.operators.submit_recordings",

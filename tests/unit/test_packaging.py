@@ -64,13 +64,13 @@ def source_files() -> Iterator[str]:
     yield from FILES
 
 
-def test_the_wheel_has_every_module_the_marker_for_types_and_the_documentation(wheel: Path) -> None:
+def test_the_wheel_has_every_module_the_marker_for_types_the_pages_and_the_documentation(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if name.startswith("plaud_provider/")}
     source = {
         name
         for name in source_files()
-        if name.startswith("plaud_provider/") and name.endswith((".py", "py.typed"))
+        if name.startswith("plaud_provider/") and name.endswith((".py", "py.typed", ".html", ".css", ".js"))
     }
     pages = {f"plaud_provider/docs/{page.name}" for page in (REPOSITORY / "docs").glob("*.md")}
 
@@ -127,7 +127,8 @@ def test_it_says_what_and_whose_it_is(distribution: Distribution) -> None:
     assert urls
     assert all(re.fullmatch(r"[\w ]+, https://\S+", url) for url in urls)
     extras = distribution.metadata.get_all("Provides-Extra") or []
-    assert sorted(extras) == ["azure", "clickhouse", "duckdb", "gcs", "mysql", "postgres", "s3", "sqlite"]
+    databases = ["bigquery", "clickhouse", "duckdb", "mysql", "postgres", "redshift"]
+    assert sorted(extras) == sorted([*databases, "azure", "gcs", "s3", "snowflake", "sqlite"])
 
 
 def test_its_description_has_no_link_that_only_a_checkout_has(distribution: Distribution) -> None:

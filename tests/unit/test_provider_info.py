@@ -160,10 +160,15 @@ def test_airflow_discovers_the_connection_type_and_its_hook(discovered: dict[str
 def test_airflow_discovers_the_form_with_its_fields(discovered: dict[str, Any]) -> None:
     assert sorted(discovered["fields"]) == [
         "extra__plaud__allowed_hosts",
+        "extra__plaud__api",
+        "extra__plaud__api_key",
         "extra__plaud__budget_conn_id",
         "extra__plaud__price_per_hour",
         "extra__plaud__region",
         "extra__plaud__requests_per_minute",
+        "extra__plaud__webhook_base_url",
+        "extra__plaud__webhook_path",
+        "extra__plaud__webhook_secret",
     ]
     assert discovered["behaviour"]["relabeling"]["password"] == "Secret key"
 
@@ -179,3 +184,27 @@ def test_airflow_s_command_line_shows_the_hook(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "plaud_provider.hooks.plaud.PlaudHook" in done.stdout
+
+
+def test_the_plugin_is_found_by_its_entry_point_alone() -> None:
+    # In the metadata as well it would be loaded twice, which Airflow reports as an error.
+    assert "plugins" not in INFO
+
+
+def test_pages_read_the_options_that_are_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    from plaud_provider.submit.summary import configured_price
+    from plaud_provider.views import settings
+
+    options = INFO["config"]["plaud"]["options"]
+    for name in options:
+        monkeypatch.delenv(f"AIRFLOW__PLAUD__{name.upper()}", raising=False)
+
+    place = settings.configured_place()
+
+    assert place.sql_conn_id == place.ledger_conn_id == options["sql_conn_id"]["default"]
+    assert place.transcripts_table == options["transcripts_table"]["default"]
+    assert (settings.shows_text(), configured_price()) == (True, None)
+    monkeypatch.setenv("AIRFLOW__PLAUD__LEDGER_CONN_ID", "ledger")
+    monkeypatch.setenv("AIRFLOW__PLAUD__PRICE_PER_HOUR", "0.3 EUR")
+    assert settings.configured_place().ledger_conn_id == "ledger"
+    assert configured_price() == (0.3, "EUR")

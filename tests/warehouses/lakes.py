@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,6 +63,8 @@ class Lake(ABC):
     nul = "\0"
     #: Whether a schema can be created in it.
     has_schemas = True
+    #: Whether names may have quotes.
+    takes_quotes = True
 
     def writer(self, **names: Any) -> WarehouseWriter:
         """Open it as tasks do."""
@@ -340,6 +343,231 @@ class ClickHouseLake(Lake):
         return [dict(zip(columns, row, strict=True)) for row in found]
 
 
+class SnowflakeLake(Lake):
+    """Snowflake's stand-in, through the real connector."""
+
+    def __init__(self, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+        self.server = server
+        self.database = f"TEST_{uuid.uuid4().hex.upper()}"
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(server.certificate))
+        monkeypatch.setenv("SSL_CERT_FILE", str(server.certificate))
+        self.connect()
+
+    def connect(self, **extra: Any) -> None:
+        told = {
+            "conn_type": "snowflake",
+            "login": "user",
+            "password": "password",
+            "schema": "PUBLIC",
+            "extra": {
+                "account": "local",
+                "database": self.database,
+                "host": "127.0.0.1",
+                "port": self.server.port,
+                "insecure_mode": True,
+                **extra,
+            },
+        }
+        self.monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(told))
+
+    @cached_property
+    def connection(self) -> Any:
+        import snowflake.connector
+
+        return snowflake.connector.connect(
+            user="user",
+            password="password",
+            account="local",
+            host="127.0.0.1",
+            port=self.server.port,
+            database=self.database,
+            schema="PUBLIC",
+            insecure_mode=True,
+            session_parameters={"TIMEZONE": "UTC"},
+        )
+
+    def run(self, statement: str) -> list[Any]:
+        return list(self.connection.cursor().execute(statement).fetchall())
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def transcripts(self, table: str = "plaud_transcripts", schema: str | None = None) -> Rows:
+        return self._read(TRANSCRIPTS, table, schema, "transcription_id")
+
+    def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
+        return self._read(SEGMENTS, table, schema, "transcription_id, segment_index")
+
+    def create_schema(self, name: str) -> None:
+        self.run(f"create schema {name}")
+        # The new one is the session's own now.
+        self.run("use schema PUBLIC")
+
+    def create_by_hand(self) -> None:
+        self.run(
+            "create table PLAUD_TRANSCRIPTS (REVIEWED_BY varchar, RAW variant not null, RUN_ID varchar, "
+            "DAG_ID varchar, LANDED_AT timestamp_tz not null, COMPLETED_AT timestamp_tz, "
+            "SUBMITTED_AT timestamp_tz, ERROR varchar, STATUS varchar not null, SPEAKER_COUNT number(38,0), "
+            "SEGMENT_COUNT bigint not null, TEXT varchar, DURATION_SECONDS double, LANGUAGE string, "
+            "REGION varchar not null, AUDIO_URI varchar, SOURCE varchar default 'plaud', "
+            "TRANSCRIPTION_ID varchar not null)"
+        )
+        self.run(
+            "create table plaud_segments (text varchar not null, speaker varchar, end_seconds float, "
+            "start_seconds float, segment_index int not null, note varchar, "
+            "transcription_id varchar not null)"
+        )
+
+    def drop_column(self, table: str, column: str) -> None:
+        self.run(f"alter table {table} drop column {column}")
+
+    @contextmanager
+    def interrupted(self, writer: WarehouseWriter, step: int) -> Iterator[Interruption]:
+        from snowflake.connector.cursor import SnowflakeCursor
+
+        interruption = Interruption(step)
+        execute = SnowflakeCursor.execute
+
+        def interrupted(cursor: Any, *arguments: Any, **named: Any) -> Any:
+            # Before the server has it, and after it has, when the answer is lost; nothing gets through then.
+            if interruption.is_now() or interruption.has_happened:
+                raise LostConnectionError
+            answer = execute(cursor, *arguments, **named)
+            if interruption.is_now():
+                raise LostConnectionError
+            return answer
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SnowflakeCursor, "execute", interrupted)
+            yield interruption
+
+    def lose_rights(self) -> None:
+        self.connect(role="READER")
+
+    def _read(self, columns: list[str], table: str, schema: str | None, order: str) -> Rows:
+        name = (
+            table
+            if table.islower() and table.replace("_", "").isalpha()
+            else '"' + table.replace('"', '""') + '"'
+        )
+        where = name if schema is None else f"{schema}.{name}"
+        # The stand-in answers 1970 where a time is missing.
+        times = [name for name in columns if name.endswith("_at")]
+        chosen = ", ".join([*columns, *(f"{name} is null" for name in times)])
+        found = []
+        for row in self.run(f"select {chosen} from {where} order by {order}"):
+            values = dict(zip(columns, row, strict=False))
+            missing = dict(zip(times, row[len(columns) :], strict=True))
+            found.append({name: None if missing.get(name) else value for name, value in values.items()})
+        return found
+
+
+class BigQueryLake(Lake):
+    """BigQuery's stand-in, through the real client."""
+
+    takes_quotes = False
+
+    def __init__(self, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+        self.dataset = f"test_{uuid.uuid4().hex}"
+        monkeypatch.setenv("BIGQUERY_EMULATOR_HOST", server.address)
+        extra = {"is_anonymous": True, "project": "plaud", "dataset": self.dataset}
+        told = {"conn_type": "gcpbigquery", "extra": extra}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(told))
+        self.client.create_dataset(self.dataset)
+
+    @cached_property
+    def client(self) -> Any:
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud import bigquery
+
+        return bigquery.Client(project="plaud", credentials=AnonymousCredentials())
+
+    def run(self, statement: str) -> list[Any]:
+        return [tuple(row.values()) for row in self.client.query(statement).result()]
+
+    def close(self) -> None:
+        self.client.close()
+
+    def transcripts(self, table: str = "plaud_transcripts", schema: str | None = None) -> Rows:
+        return self._read(TRANSCRIPTS, table, schema, "transcription_id")
+
+    def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
+        return self._read(SEGMENTS, table, schema, "transcription_id, segment_index")
+
+    def create_schema(self, name: str) -> None:
+        self.client.create_dataset(name)
+
+    def create_by_hand(self) -> None:
+        self.run(
+            f"create table {self.dataset}.plaud_transcripts (reviewed_by string, raw json not null, "
+            "run_id string, DAG_ID string, landed_at timestamp not null, completed_at timestamp, "
+            "submitted_at timestamp, error string, status string not null, speaker_count int64, "
+            "segment_count int64 not null, text string, duration_seconds float64, language string, "
+            "region string not null, audio_uri string, source string default 'plaud', "
+            "transcription_id string not null)"
+        )
+        self.run(
+            f"create table {self.dataset}.plaud_segments (text string not null, speaker string, "
+            "end_seconds float64, start_seconds float64, segment_index int64 not null, note string, "
+            "transcription_id string not null)"
+        )
+
+    def drop_column(self, table: str, column: str) -> None:
+        self.run(f"alter table {self.dataset}.{table} drop column {column}")
+
+    @contextmanager
+    def interrupted(self, writer: WarehouseWriter, step: int) -> Iterator[Interruption]:
+        from google.auth.transport.requests import AuthorizedSession
+
+        interruption = Interruption(step)
+        request = AuthorizedSession.request
+
+        def interrupted(session: Any, method: str, *arguments: Any, **named: Any) -> Any:
+            # Before the server has it, and after it has, when the answer is lost; nothing gets through then.
+            changes = method != "GET"
+            if (changes and interruption.is_now()) or interruption.has_happened:
+                raise LostConnectionError
+            answer = request(session, method, *arguments, **named)
+            if changes and interruption.is_now():
+                raise LostConnectionError
+            return answer
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(AuthorizedSession, "request", interrupted)
+            yield interruption
+        # What was asked for goes on without us.
+        for job in self.client.list_jobs(state_filter="running"):
+            job.result()
+
+    def lose_rights(self) -> None:
+        """Answer as BigQuery does to one who may only look: the stand-in knows no roles."""
+        from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
+        from google.api_core.exceptions import Forbidden
+
+        get_client = BigQueryHook.get_client
+
+        def limited(hook: Any, **named: Any) -> Any:
+            client = get_client(hook, **named)
+            call = client._call_api
+
+            def refuse(*arguments: Any, **details: Any) -> Any:
+                if details.get("method") != "GET":
+                    raise Forbidden("Access Denied", errors=[{"reason": "accessDenied"}])
+                return call(*arguments, **details)
+
+            client._call_api = refuse
+            return client
+
+        self.monkeypatch.setattr(BigQueryHook, "get_client", limited)
+
+    def _read(self, columns: list[str], table: str, schema: str | None, order: str) -> Rows:
+        chosen = ", ".join("to_json_string(raw)" if name == "raw" else name for name in columns)
+        found = self.run(f"select {chosen} from `{schema or self.dataset}.{table}` order by {order}")
+        return [dict(zip(columns, row, strict=True)) for row in found]
+
+
 def _backquoted(name: str) -> str:
     return "`" + name.replace("`", "\\`") + "`"
 
@@ -374,12 +602,24 @@ def _clickhouse(request: pytest.FixtureRequest) -> Lake:
     return ClickHouseLake(request.getfixturevalue("tmp_path"), request.getfixturevalue("monkeypatch"))
 
 
+def _bigquery(request: pytest.FixtureRequest) -> Lake:
+    server = request.getfixturevalue("bigquery_server")
+    return BigQueryLake(server, request.getfixturevalue("monkeypatch"))
+
+
+def _snowflake(request: pytest.FixtureRequest) -> Lake:
+    server = request.getfixturevalue("snowflake_server")
+    return SnowflakeLake(server, request.getfixturevalue("monkeypatch"))
+
+
 KINDS: dict[str, Make] = {
     "sqlite": _in_file("sqlite", SqliteLake),
     "duckdb": _in_file("duckdb", DuckDbLake),
     "postgres": _postgres,
     "mysql": _mysql,
     "clickhouse": _clickhouse,
+    "snowflake": _snowflake,
+    "bigquery": _bigquery,
 }
 #: What the development environment has is tested by default; ``make test-warehouses`` names the others.
 CHOSEN = os.environ.get("PLAUD_TEST_WAREHOUSES", "sqlite duckdb postgres").split()

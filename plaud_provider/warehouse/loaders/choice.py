@@ -29,6 +29,24 @@ def _clickhouse(connection: Connection, tables: PlaudTables) -> Loader:
     return ClickHouseLoader(connection, tables)
 
 
+def _snowflake(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.warehouse.loaders.snowflake import SnowflakeLoader
+
+    return SnowflakeLoader(connection, tables)
+
+
+def _bigquery(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.warehouse.loaders.bigquery import BigQueryLoader
+
+    return BigQueryLoader(connection, tables)
+
+
+def _redshift(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.warehouse.loaders.redshift import RedshiftLoader
+
+    return RedshiftLoader(connection, tables)
+
+
 class Choice(NamedTuple):
     """
     How one type of connection is served.
@@ -48,6 +66,10 @@ LOADERS: Mapping[str, Choice] = {
     "duckdb": Choice("DuckDB", _rows),
     "sqlite": Choice("SQLite", _rows),
     "clickhouse": Choice("ClickHouse", _clickhouse),
+    "snowflake": Choice("Snowflake", _snowflake),
+    "gcpbigquery": Choice("BigQuery", _bigquery),
+    "google_cloud_platform": Choice("BigQuery", _bigquery),
+    "redshift": Choice("Redshift", _redshift),
 }
 
 
@@ -80,6 +102,11 @@ def refuse_unserved(sql_conn_id: str) -> None:
 
 def _choice(connection: Connection) -> Choice:
     kind = kind_of(connection)
+    if kind == "redshift" != connection.conn_type:
+        raise PlaudConfigurationError(
+            f"sql_conn_id: connection {connection.conn_id!r} leads to Redshift through PostgreSQL's hook. "
+            "Make it one of type 'redshift', which has what Redshift needs. Nothing was sent."
+        )
     if (choice := LOADERS.get(kind)) is not None:
         return choice
     served = ", ".join(f"{choice.title} ({name!r})" for name, choice in LOADERS.items())

@@ -25,6 +25,7 @@ from plaud_provider.exceptions import (
     PlaudWarehouseError,
     how_to_install,
 )
+from plaud_provider.warehouse.loaders.loader import Removed, Stored
 from plaud_provider.warehouse.loaders.ordered import OrderedLoader
 from plaud_provider.warehouse.speakers import speakers, speakers_name
 
@@ -115,11 +116,41 @@ class ClickHouseLoader(OrderedLoader):
                 found |= {known for (known,) in self._run(ask, "could not be read")}
         return found
 
-    def remove(self, ids: Sequence[str]) -> None:
-        """Remove all rows of transcriptions; see the base class."""
+    def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
+        """Return what is here and wanted; see the base class."""
+        view = self._name(self._tables.transcripts, view=True)
+        query = f"select {', '.join(Stored._fields)} from {view}"
         with self._connected():
-            # Later than any row.
-            self._remove_older(ids, datetime(2200, 1, 1, tzinfo=UTC))
+            rows = self._run(partial(self._rows, query), "could not be read")
+        return [one for row in rows if is_wanted(one := Stored(*row))]
+
+    def remove(self, ids: Sequence[str]) -> Removed:
+        """
+        Remove all rows of these transcriptions; see the base class.
+
+        By mutations, which write the parts anew: a ``DELETE`` would only hide the rows until a merge.
+        """
+        counts = []
+        with self._connected():
+            for table in reversed(list(self._tables.parameters)):
+                removed = 0
+                for some in batches(ids, _LOOKED_UP):
+                    of_ids = "transcription_id in {ids:Array(String)}"
+                    count = f"select count() from {self._name(table, view=True)} where {of_ids}"
+                    removed += self._run(partial(self._rows, count, ids=list(some)), "could not be read")[0][
+                        0
+                    ]
+                    statement = f"alter table {self._name(table)} delete where {of_ids}"
+                    self._run(
+                        partial(
+                            self._client.command,
+                            f"{statement} settings mutations_sync = 2",
+                            parameters={"ids": list(some)},
+                        ),
+                        "still have rows that were to be removed",
+                    )
+                counts.append(removed)
+        return Removed(transcripts=counts[1], segments=counts[0])
 
     def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
         """Replace all rows of these transcriptions; see the base class."""

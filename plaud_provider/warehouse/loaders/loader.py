@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
+
+from plaud_provider.exceptions import PlaudConfigurationError
 
 if TYPE_CHECKING:
     from plaud_provider.ledger.ledger import Ledger
@@ -24,6 +27,40 @@ class Landed(NamedTuple):
     transcripts: int
     segments: int
     nuls_replaced: int = 0
+
+
+class Stored(NamedTuple):
+    """
+    A transcription that is in the tables; its fields are columns of the table of transcripts.
+
+    :param transcription_id: Its id.
+    :param region: Plaud region.
+    :param audio_uri: Reference to its recording, where that is known.
+    :param segment_count: How many segments it has.
+    :param submitted_at: When it was submitted, where that is known.
+    :param completed_at: When Plaud completed it, where that is known.
+    :param landed_at: When it was landed last.
+    """
+
+    transcription_id: str
+    region: str
+    audio_uri: str | None
+    segment_count: int
+    submitted_at: datetime | None
+    completed_at: datetime | None
+    landed_at: datetime
+
+
+class Removed(NamedTuple):
+    """
+    How many rows were removed.
+
+    :param transcripts: Rows of transcriptions.
+    :param segments: Rows of segments.
+    """
+
+    transcripts: int
+    segments: int
 
 
 class Loader(ABC):
@@ -76,15 +113,6 @@ class Loader(ABC):
         :raises PlaudWarehouseError: if the warehouse cannot be asked.
         """
 
-    def remove(self, ids: Sequence[str]) -> None:
-        """
-        Remove all rows of transcriptions.
-
-        :param ids: Their ids.
-        :raises PlaudWarehouseError: if it was not done.
-        """
-        raise NotImplementedError
-
     @abstractmethod
     def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
         """
@@ -95,3 +123,31 @@ class Loader(ABC):
             transaction.
         :raises PlaudWarehouseError: if the old rows are still what readers find; in words that quote no row.
         """
+
+    def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
+        """
+        Return what is in the tables and wanted, in no order. All rows are looked at, without their texts.
+
+        :param is_wanted: Whether one is wanted.
+        :raises PlaudConfigurationError: if this loader cannot purge.
+        :raises PlaudWarehouseError: if the warehouse cannot be asked.
+        """
+        raise self._cannot_purge()
+
+    def remove(self, ids: Sequence[str]) -> Removed:
+        """
+        Remove all rows of transcriptions, also those that no reader finds; doing it again changes nothing.
+
+        :param ids: Their ids, in order, no id twice.
+        :return: How many rows of those that readers find were removed.
+        :raises PlaudConfigurationError: if this loader cannot purge.
+        :raises PlaudWarehouseError: if they were not removed.
+        """
+        raise self._cannot_purge()
+
+    def _cannot_purge(self) -> PlaudConfigurationError:
+        return PlaudConfigurationError(
+            f"sql_conn_id: connection {self.conn_id!r} leads to {self.kind}, from which this version of "
+            "airflow-provider-plaud cannot remove rows. Delete them there by their transcription_id, from "
+            "both tables; nothing was removed."
+        )

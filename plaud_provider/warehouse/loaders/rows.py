@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from plaud_provider.api.models import Status
 from plaud_provider.database.fit import keys
 from plaud_provider.database.rows import batches, columns_of
-from plaud_provider.warehouse.loaders.loader import Landed, Loader
+from plaud_provider.warehouse.loaders.loader import Landed, Loader, Removed, Stored
 from plaud_provider.warehouse.rows import segment_columns
 from plaud_provider.warehouse.settling import settle, with_origins
 
@@ -28,6 +28,8 @@ _PART = 100
 _PART_CHARACTERS = 32 * 1024 * 1024
 #: Ids per query: SQLite before 3.32 takes 999 variables.
 _LOOKED_UP = 900
+#: Rows that are read at once, where all are.
+_PAGE = 5000
 _KEY = frozenset({"transcription_id"})
 
 
@@ -79,14 +81,34 @@ class RowsLoader(Loader):
 
         return self.database.run(find, failed=f"{self._tables.names} could not be read", is_patient=True)
 
-    def remove(self, ids: Sequence[str]) -> None:
-        """Remove all rows of transcriptions in one transaction; see the base class."""
+    def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
+        """Return what is here and wanted; see the base class."""
+        c = self._tables.transcripts.c
+        query = sa.select(*(c[name] for name in Stored._fields))
 
-        def remove(connection: sa.Connection) -> None:
-            for table in (self._tables.segments, self._tables.transcripts):
-                self.database.dialect.delete(connection, table.c.transcription_id, ids)
+        def choose(connection: sa.Connection) -> list[Stored]:
+            rows = connection.execution_options(yield_per=_PAGE).execute(query)
+            return [one for row in rows if is_wanted(one := Stored(*row))]
 
-        self.database.run(remove, failed=f"{self._tables.names} still have {', '.join(ids)}")
+        return self.database.run(choose, failed=f"{self._tables.names} could not be read", is_patient=True)
+
+    def remove(self, ids: Sequence[str]) -> Removed:
+        """Remove all rows of these transcriptions in one transaction; see the base class."""
+        dialect, tables = self.database.dialect, self._tables
+
+        def remove(connection: sa.Connection) -> Removed:
+            dialect.overwrite_deleted(connection)
+            counts = []
+            for table in (tables.segments, tables.transcripts):
+                known = table.c.transcription_id
+                of_ids = (
+                    sa.select(sa.func.count()).where(known.in_(some)) for some in batches(ids, _LOOKED_UP)
+                )
+                counts.append(sum(connection.scalars(query).one() for query in of_ids))
+                dialect.delete(connection, known, ids)
+            return Removed(transcripts=counts[1], segments=counts[0])
+
+        return self.database.run(remove, failed=f"Rows of {tables.names} were not removed", is_patient=True)
 
     def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
         """Replace all rows of these transcriptions in one transaction; see the base class."""
@@ -111,6 +133,8 @@ class RowsLoader(Loader):
         """
         if ledger is not None:
             landings = with_origins(landings, ledger, connection)
+            if not landings:
+                return Landed(0, 0)
         dialect = self.database.dialect
         if self._has_key is None:
             found = keys(sa.inspect(connection), dialect, self._tables.transcripts)
@@ -154,7 +178,7 @@ class RowsLoader(Loader):
         write: Callable[[sa.Table, Sequence[Row]], None],
     ) -> int:
         nuls = 0
-        for part in _parts(landings):
+        for part in parts(landings):
             rows = [landing.transcript_row() for landing in part]
             nuls += self.database.dialect.clean(rows, json=("raw", "metadata"))
             write(self._tables.transcripts, rows)
@@ -162,7 +186,7 @@ class RowsLoader(Loader):
 
     def _insert_segments(self, connection: sa.Connection, landings: Sequence[Landing], nuls: int) -> Landed:
         count = 0
-        for part in _parts(landings):
+        for part in parts(landings):
             columns = segment_columns(part)
             nuls += self.database.dialect.clean(columns.values())
             self.database.dialect.insert(connection, self._tables.segments, columns)
@@ -174,8 +198,12 @@ def _ids(landings: Sequence[Landing]) -> list[str]:
     return [landing.transcription_id for landing in landings]
 
 
-def _parts(landings: Sequence[Landing]) -> Iterator[list[Landing]]:
-    """Yield landings, so many at once that their rows take a bounded amount of memory."""
+def parts(landings: Sequence[Landing]) -> Iterator[list[Landing]]:
+    """
+    Yield landings, so many at once that their rows take a bounded amount of memory.
+
+    :param landings: Landings.
+    """
     part: list[Landing] = []
     characters = 0
     for landing in landings:

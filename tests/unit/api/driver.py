@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.effects import (
     Do,
     Effect,
@@ -19,6 +20,7 @@ from plaud_provider.api.effects import (
     Response,
     ReturnSlot,
     Send,
+    SendAll,
     Sleep,
     StoreToken,
     SubmitPhase,
@@ -30,7 +32,6 @@ from plaud_provider.api.effects import (
     UnlockToken,
 )
 from plaud_provider.api.regions import Region
-from plaud_provider.api.requests import Account
 from plaud_provider.api.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -136,20 +137,28 @@ class World:
             self.locked = self.holds_slot = False
             call.close()
 
+    def _next(self) -> Answer:
+        return self.then if self.then is not None and not self.answers else self.answers.popleft()
+
     def _perform(self, effect: Effect) -> object:
         match effect:
             case Send(request, within):
                 assert (within is not None) == self.locked, "whoever has the lock sends for a bounded time"
-                needs_slot = request.operation in (Operation.SUBMIT, Operation.GET)
+                needs_slot = request.operation not in (Operation.EXCHANGE, Operation.REFRESH)
                 assert self.holds_slot == needs_slot, "a request and its slot do not belong together"
                 self.sent.append(request)
                 self.notes.append(request.operation)
                 if self.locked:
                     self.while_sending(self)
-                given = self.then if self.then is not None and not self.answers else self.answers.popleft()
+                given = self._next()
                 if isinstance(given, TransportFailure):
                     raise TransportFailure(given.reason, sent=given.sent, passing=given.passing)
                 return given
+            case SendAll(requests):
+                assert not self.holds_slot, "a slot is held while parts are sent"
+                assert not self.locked, "the lock is held while parts are sent"
+                self.sent += requests
+                return [self._next() for _ in requests]
             case Sleep(seconds):
                 assert seconds >= 0
                 assert not self.holds_slot, "a slot is held while nothing is sent"

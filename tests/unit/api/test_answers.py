@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -324,6 +325,26 @@ def test_what_is_kept_of_an_answer_is_the_answer(members: dict[str, Any]) -> Non
     kept = parse_transcription(encoded(answer), requested_id="t").raw
 
     assert kept == json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+
+
+def test_long_answer_that_was_kept_takes_no_more_than_four_times_its_size() -> None:
+    segments = [
+        {"start": index * 5.0, "end": index * 5.0 + 4.5, "speaker": "Speaker 1", "text": f"{index} word" * 12}
+        for index in range(5_000)
+    ]
+    text = " ".join(str(segment["text"]) for segment in segments)
+    given = encoded({"transcriptionId": "t", "status": "completed", "text": text, "segments": segments})
+    kept = parse_transcription(given).raw.encode()
+    tracemalloc.start()
+    try:
+        read = parse_transcription(kept)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert read == parse_transcription(given)
+    # The bytes themselves were there before.
+    assert peak < 4 * len(kept)
 
 
 def test_a_status_that_is_no_word_is_not_shown() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from plaud_provider.api.calls import submit_transcription
 from plaud_provider.api.effects import Operation, Response, SubmitPhase, TransportFailure
 from plaud_provider.api.models import Status, Transcription
+from plaud_provider.api.terms import Terms
 from plaud_provider.exceptions import (
     PlaudAccessError,
     PlaudAuthenticationError,
@@ -41,7 +42,7 @@ def submit(world: World, **arguments: object) -> Transcription:
         ACCOUNT,
         world.policy,
         audio_url="https://bucket.example/a.wav?X-Amz-Signature=signature-canary",
-        **arguments,  # type: ignore[arg-type]
+        terms=Terms(**arguments),  # type: ignore[arg-type]
     )
     return world.run(call)
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.effects import Request, Response, Token
 from plaud_provider.api.models import Segment, Transcription
-from plaud_provider.api.requests import Account
 
 
 @pytest.mark.parametrize("record", [Account, Request, Response, Segment, Token, Transcription])

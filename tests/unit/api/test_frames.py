@@ -32,7 +32,9 @@ TRANSCRIPT_COLUMNS = [
     "transcription_id", "status", "language", "duration_seconds", "text", "segment_count", "speaker_count",
     "error", "created_at", "completed_at",
 ]  # fmt: skip
-SEGMENT_COLUMNS = ["transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text"]
+SEGMENT_COLUMNS = [
+    *("transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text", "language")
+]
 
 
 def test_a_transcription_is_one_row() -> None:

@@ -166,6 +166,22 @@ def test_as_long_as_nothing_is_known_and_nothing_to_spare_only_a_few_are_looked_
     assert len(set(looks)) == len(looks)
 
 
+def test_as_long_as_nothing_is_known_few_of_many_are_looked_at_whatever_the_quota_has_to_spare() -> None:
+    schedule = Schedule([Job(f"txn_{n}", 0.0, 1.0) for n in range(200)], interval=30, now=0)
+
+    guesses = 0
+    for second in range(20):
+        while due := schedule.take(now=float(second), spare=1e6):
+            guesses += 1
+            schedule.again(due, now=float(second))
+    assert 5 <= guesses <= 20
+
+    due = schedule.take(now=20.0, spare=1e6)
+    assert due is not None
+    schedule.seen(due, now=20.0)
+    assert sum(schedule.take(now=20.0 + step / 1000, spare=1e6) is not None for step in range(200)) >= 180
+
+
 def test_the_first_ones_looked_at_are_those_that_are_probably_done_first() -> None:
     jobs = [Job(f"txn_{number}", START, 1000.0 + 37 * number % 3000) for number in range(100)]
     player = Player(jobs)
@@ -388,6 +404,13 @@ def test_a_thousand_at_sixty_a_minute_take_hardly_more_than_one_look_each() -> N
     assert statistics.mean(run.seconds / run.ideal_seconds for run in runs) <= 1.05
 
 
+def test_where_plaud_tells_no_times_the_looks_tell_them_nearly_as_well() -> None:
+    runs = [figures(long_tails(1000, seed=seed), 60, plauds=lambda _: None) for seed in range(5)]
+
+    assert statistics.mean(run.looks for run in runs) <= 1.25
+    assert statistics.mean(run.seconds / run.ideal_seconds for run in runs) <= 1.08
+
+
 @pytest.mark.parametrize("recordings", [steady, constant])
 def test_where_plaud_takes_a_predictable_time_none_is_wasted(
     recordings: Callable[[int], list[Recording]],
@@ -501,3 +524,110 @@ def test_everything_that_waits_is_due_before_it_has_taken_half_as_long_again(
             latest[name] = player.now + max(interval, 1800.0, player.now - oldest)
     assert {job.transcription_id for job in player.schedule.waiting()} == waiting
     assert len(player.schedule) == len(waiting)
+
+
+# Where Plaud calls
+
+
+def called(jobs: Sequence[Job], times: ProcessingTimes | None = None) -> Schedule:
+    return Schedule(jobs, interval=30, now=START, times=times, is_called=True)
+
+
+def test_a_call_is_followed_by_one_look_at_once_and_nothing_is_looked_at_before() -> None:
+    schedule = called(jobs_of(50))
+    assert schedule.take(now=START + 100, spare=60) is None
+    schedule.call("txn_7", now=START + 100)
+    assert schedule.next_at() == START + 100
+
+    assert schedule.take(now=START + 100) == "txn_7"
+    schedule.seen("txn_7", now=START + 101, completed_at=START + 100)
+    assert schedule.take(now=START + 101, spare=60) is None
+
+
+def test_a_call_that_comes_too_early_is_followed_by_looks_that_come_less_and_less_often() -> None:
+    schedule = called(jobs_of(1))
+    schedule.call("txn_0", now=START + 10)
+    looks, now = [], START
+    while len(looks) < 5:
+        now = schedule.next_at() or 0.0
+        assert schedule.take(now=now) == "txn_0"
+        looks.append(now - START)
+        schedule.again("txn_0", now=now)
+
+    assert looks == [10, 15, 20, 30, 50]
+
+
+def test_a_call_about_another_transcription_is_nothing() -> None:
+    schedule = called(jobs_of(1))
+    schedule.call("txn_of_others", now=START + 10)
+
+    assert schedule.take(now=START + 20, spare=60) is None
+
+
+def test_without_a_call_it_is_looked_at_all_the_same() -> None:
+    schedule = called(jobs_of(1))
+    at = schedule.next_at()
+
+    assert at is not None
+    assert 300 <= at - START <= 600
+    assert schedule.take(now=at) == "txn_0"
+
+
+def test_what_may_have_been_final_before_anybody_waited_is_looked_at_at_once() -> None:
+    schedule = called([Job("txn_0")])
+
+    assert schedule.take(now=START) == "txn_0"
+
+
+@pytest.mark.parametrize(
+    ("calls", "relied"),
+    [
+        ([], True),
+        ([False, False], True),
+        ([False] * 3, False),
+        ([True] * 200 + [False] * 5, True),
+        ([True] * 200 + [False] * 6, False),
+        ([False] * 200 + [True] * 5, True),
+    ],
+)
+def test_calls_are_relied_upon_as_long_as_most_come(calls: list[bool], relied: bool) -> None:
+    times = ProcessingTimes()
+    for came in calls:
+        times.note_call(came=came)
+
+    assert times.are_calls_relied_upon is relied
+    plain = Schedule(jobs_of(9), interval=30, now=START, times=times)
+    assert (called(jobs_of(9), times).next_at() == plain.next_at()) is not relied
+
+
+def test_a_receiver_that_is_never_called_is_found_out() -> None:
+    """Row 55: the webhook never comes, and polling finishes."""
+    times = ProcessingTimes()
+    for number in range(3):
+        schedule = called(jobs_of(1, name=f"txn_{number}"), times)
+        schedule.take(now=START + 999)
+        schedule.seen(f"txn_{number}_0", now=START + 999)
+
+    assert not times.are_calls_relied_upon
+
+
+def test_a_thousand_that_are_called_for_cost_one_look_each() -> None:
+    """With calls that come a second late, two in a hundred never, and some twice."""
+    random_ = random.Random(7)
+    done_at = {f"txn_{number}": START + random_.lognormvariate(4.5, 0.5) for number in range(1000)}
+    calls = sorted((at + 1, one) for one, at in done_at.items() if random_.random() > 0.02)
+    calls = sorted([*calls, *((at + 30, one) for at, one in calls[::10])])
+    schedule = called(jobs_of(1000))
+    looks, now = 0, START
+    while len(schedule):
+        while calls and calls[0][0] <= now:
+            schedule.call(calls.pop(0)[1], now=now)
+        if (one := schedule.take(now=now, spare=30)) is not None:
+            looks += 1
+            if done_at[one] <= now:
+                schedule.seen(one, now=now)
+            else:
+                schedule.again(one, now=now)
+        now += 0.5
+
+    assert looks <= 1050

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plaud_provider.api.limits import RETENTION
 from plaud_provider.api.models import Status, Transcription
-from plaud_provider.api.waiting import RETENTION, Wait, WaitResult
+from plaud_provider.api.waiting import Wait, WaitResult
 from plaud_provider.exceptions import (
     PlaudAuthenticationError,
     PlaudCertificateError,

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from plaud_provider.auth.sealing import UrlSeal, cipher
+from plaud_provider.auth.sealing import UrlSeal
+from plaud_provider.encryption import cipher
 from plaud_provider.exceptions import PlaudInputError
 
 URL = "https://files.example/é/a.mp3?sig=canary"

@@ -19,11 +19,10 @@ from urllib.parse import quote
 
 import pytest
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.effects import Token, TokenState
 from plaud_provider.api.regions import Region
-from plaud_provider.api.requests import Account
 from plaud_provider.api.tokens import LOCK_SECONDS, REQUEST_SECONDS
-from plaud_provider.auth.sealing import cipher
 from plaud_provider.auth.token_store import MAX_POLL_SECONDS, POLL_SECONDS, TokenStore
 from plaud_provider.exceptions import PlaudConnectionError
 from plaud_provider.private_folder import FileLock, default_directory
@@ -32,7 +31,14 @@ REPOSITORY = Path(__file__).resolve().parents[3]
 
 TOKEN = Token("access-token-canary", "refresh-token-canary", expires_at=1_800_000_000.5, lifetime=86_400.0)
 STATE = TokenState(
-    TOKEN, calls=(1.0, 2.5), failures=3, not_before=5.0, refused_until=6.0, status=503, reason="why"
+    TOKEN,
+    calls=(1.0, 2.5),
+    failures=3,
+    not_before=5.0,
+    refused_until=6.0,
+    status=503,
+    reason="why",
+    user_token=Token("user-token-canary", None, expires_at=1_800_000_500.0, lifetime=86_400.0),
 )
 SECRET_KEY = "secret-key-canary"
 
@@ -198,7 +204,7 @@ def test_damaged_moments_of_calls_are_none(store: TokenStore, content: bytes) ->
     ],
 )
 def test_a_file_of_another_version_is_an_empty_state(store: TokenStore, content: object) -> None:
-    store.path.write_bytes(cipher(store._secret_key, "token store").encrypt(json.dumps(content).encode()))
+    store.path.write_bytes(store._cipher().encrypt(json.dumps(content).encode()))
 
     assert store.read() == TokenState()
 
@@ -328,7 +334,7 @@ import os, sys
 sys.path.insert(0, os.getcwd())
 from pathlib import Path
 from plaud_provider.api.regions import Region
-from plaud_provider.api.requests import Account
+from plaud_provider.api.account import Account
 from plaud_provider.auth.token_store import TokenStore
 folder = Path(sys.argv[1])
 store = TokenStore(Account(Region.US, "https://openapi.plaud.ai", "client", "key"), directory=folder)

@@ -72,7 +72,9 @@ def test_dags_takes_those_that_are_named(tmp_path: Path, capsys: pytest.CaptureF
     assert [file.name for file in tmp_path.iterdir()] == ["plaud_plan_archive.py"]
 
     assert main(["dags", str(tmp_path), "plaud_plan"]) == 1
-    assert "there is no DAG 'plaud_plan'; there are plaud_plan_archive" in capsys.readouterr().err
+    assert (
+        "there is no DAG 'plaud_plan'; there are plaud_forget, plaud_plan_archive" in capsys.readouterr().err
+    )
 
 
 def test_dags_overwrites_only_when_it_is_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

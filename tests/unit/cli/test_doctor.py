@@ -137,9 +137,54 @@ def test_what_depends_on_a_connection_that_is_wrong_is_not_looked_at(
     assert {name for name, (_, words) in lines.items() if "the connection comes first" in words} == {
         "region",
         "token",
+        "api",
         "clock",
     }
     assert lines["warehouse"][0] == "✓"
+
+
+@pytest.mark.parametrize(
+    ("extra", "mark", "words"),
+    [
+        ({"region": "us"}, "✓", "openapi; embedded at http"),
+        ({"region": "us", "api_key": "wrong-canary"}, "✓", "does not take this client"),
+        ({"region": "us", "api": "embedded", "api_key": "key-canary"}, "✓", "embedded; openapi at http"),
+        ({"region": "eu"}, "✓", "openapi; embedded is not offered in region 'eu'"),
+    ],
+)
+def test_the_other_api_is_asked_whether_it_knows_the_client(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    plaud: EmulatorServer,
+    extra: dict[str, str],
+    mark: str,
+    words: str,
+) -> None:
+    monkeypatch.setitem(plaud.settings.api_keys, "client", "key-canary")  # type: ignore[arg-type]
+    connection = {**json.loads(plaud.airflow_connection), "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
+    _, lines, said = examined(capsys)
+
+    assert lines["api"][0] == mark
+    assert words in lines["api"][1]
+    assert "canary" not in said
+    assert plaud.ledger(kind="submit") == []
+
+
+def test_a_client_of_the_other_api_is_told_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, plaud: EmulatorServer
+) -> None:
+    monkeypatch.setitem(plaud.settings.api_keys, "client", "key-canary")  # type: ignore[arg-type]
+    connection = json.loads(plaud.airflow_connection)
+    connection |= {"password": "wrong-canary", "extra": {"api_key": "key-canary"}}
+    monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
+    code, lines, said = examined(capsys)
+
+    assert code == 1
+    assert lines["api"][0] == "✗"
+    assert "the client is one of the API embedded" in lines["api"][1]
+    assert "set the connection's field api to it" in lines["api"][1]
+    assert "canary" not in said
 
 
 def test_a_clock_that_is_wrong_is_told(

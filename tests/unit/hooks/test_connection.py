@@ -284,3 +284,45 @@ def test_a_connection_s_values_are_not_masked_in_every_log(connect: Connect) -> 
     PlaudHook().settings  # noqa: B018
 
     assert redact("could not reach gateway.example") == "could not reach gateway.example"
+
+
+# Webhooks
+
+WEBHOOKS = {
+    "webhook_base_url": "https://airflow.example/team/",
+    "webhook_secret": " whsec-canary-a\nwhsec-canary-b ",
+    "webhook_path": "s3://aws_default@work/webhooks/",
+}
+
+
+def test_a_connection_says_where_plaud_is_to_call(connect: Connect) -> None:
+    connect(extra=WEBHOOKS)
+    settings = PlaudHook().settings
+
+    assert settings.webhooks is not None
+    assert settings.webhooks.secrets == ("whsec-canary-a", "whsec-canary-b")
+    assert settings.webhook_url(None) == "https://airflow.example/team/plaud/webhooks/plaud_default"
+    assert settings.webhook_url("https://me.example/") == "https://me.example/"
+    assert "canary" not in repr(settings)
+
+
+def test_without_webhooks_nothing_is_called(connect: Connect) -> None:
+    connect(extra=dict.fromkeys(WEBHOOKS, ""))
+
+    assert PlaudHook().settings.webhooks is None
+    assert PlaudHook().settings.webhook_url(None) is None
+
+
+@pytest.mark.parametrize("name", WEBHOOKS)
+def test_a_part_of_the_webhook_s_fields_is_refused_by_name(connect: Connect, name: str) -> None:
+    assert f"{name} is empty" in refusal(connect, extra={**WEBHOOKS, name: None})
+
+
+@pytest.mark.parametrize(
+    "base",
+    ["http://airflow.example", "airflow.example", "https://user@airflow.example", "https://a.example?x=1"],
+)
+def test_a_base_url_that_plaud_could_not_call_is_refused(connect: Connect, base: str) -> None:
+    assert "webhook_base_url is not an https:// URL" in refusal(
+        connect, extra={**WEBHOOKS, "webhook_base_url": base}
+    )

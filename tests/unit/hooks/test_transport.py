@@ -16,9 +16,9 @@ from urllib.parse import unquote
 import pytest
 
 from plaud_provider.api import calls
+from plaud_provider.api.account import Account
 from plaud_provider.api.effects import Operation, Request, Response, TransportFailure
 from plaud_provider.api.regions import Region
-from plaud_provider.api.requests import Account, get_request
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
     PlaudConnectionError,
@@ -287,7 +287,7 @@ async def send_both_ways(
 async def test_an_id_of_any_form_is_one_quoted_segment_of_the_path(transcription_id: str) -> None:
     heard: list[bytes] = []
     account = Account(Region.US, "", "client", "secret")
-    path = get_request(account, "token", transcription_id).url
+    path = account.dialect.get_request(account, "token", transcription_id).url
 
     await send_both_ways(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", path, heard=heard.append)
 

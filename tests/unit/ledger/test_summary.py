@@ -70,6 +70,15 @@ def test_it_is_printed_for_people(warehouse: Warehouse, capsys: pytest.CaptureFi
     assert "The length of 1 is not known" in said
 
 
+def test_what_is_soon_lost_at_plaud_is_said(warehouse: Warehouse, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(warehouse)
+
+    assert print_summary(CONN_ID, now=NOW + timedelta(days=4, hours=23)) == 0
+    assert "have not landed" not in capsys.readouterr().out
+    assert print_summary(CONN_ID, now=NOW + timedelta(days=5)) == 0
+    assert "5 or more days ago and have not landed. Plaud keeps results for 7 days" in capsys.readouterr().out
+
+
 def test_the_command_tells_what_it_cannot_read(
     warehouse: Warehouse, capsys: pytest.CaptureFixture[str]
 ) -> None:

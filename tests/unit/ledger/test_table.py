@@ -24,7 +24,7 @@ COLUMNS = [
     *("recording_key", "state", "audio_uri", "region", "client_id", "language", "speaker_diarization"),
     *("duration_seconds", "transcription_id", "error", "owner_dag_id", "owner_run_id", "owner_task_id"),
     *("owner_map_index", "owner_try_number", "lease_until", "claimed_at", "submitted_at", "accepted_at"),
-    *("finished_at", "updated_at", "target"),
+    *("finished_at", "updated_at", "target", "model", "purged_at"),
 ]
 
 

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from plaud_provider.ledger.ledger import Ledger, State
-from tests.unit.ledger.ledgers import NOW, OWNER, STRANGER, Clock, bring, recording, state
+from tests.unit.ledger.ledgers import NOW, OWNER, STRANGER, Clock, bring, ledger_in, recording, state
+from tests.unit.warehouse.warehouses import Warehouse
 
 TARGET = "warehouse_default:plaud_transcripts"
 
@@ -94,3 +95,17 @@ def test_what_has_landed_elsewhere_may_be_gone(ledger: Ledger) -> None:
     assert ledger.entries(["a"])["a"].target == TARGET
     ledger.expired({"txn_a": "gone"}, region="us")
     assert state(ledger, "a") is State.EXPIRED
+
+
+def test_what_has_not_landed_after_five_days_is_late(warehouse: Warehouse) -> None:
+    clock = Clock()
+    ledger = ledger_in(warehouse, clock)
+    bring(ledger, State.PROCESSING, key="key_1")
+    bring(ledger, State.LANDED, key="key_2")
+    bring(ledger, State.CLAIMED, key="key_3")
+
+    clock.advance(days=5, seconds=-1)
+    assert ledger.late(region="us", client_id="client") == 0
+    clock.advance(seconds=2)
+    assert ledger.late(region="us", client_id="client") == 1
+    assert ledger.late(region="us", client_id="another") == ledger.late(region="jp", client_id="client") == 0

@@ -52,6 +52,7 @@ OTHERS = {
         "manifests",
     ),
     *("speaker_diarization", "url_validity", "public_urls", "identity_params", "resubmit", "max_audio_hours"),
+    *("hotwords", "decode_silence"),
     *("max_recording_hours", "plan_only", "keep_raw", "max_failed", "max_changed", "price_per_hour"),
     *("metadata", "metadata_columns"),
     # What is no time zone is refused when the DAG is parsed.

@@ -354,6 +354,21 @@ def test_what_is_too_long_is_not_sent(archive: Archive) -> None:
     assert archive.states() == {"long.wav": "failed", "short.wav": "processing"}
 
 
+def test_with_speakers_a_recording_may_be_six_hours_long_unless_somebody_says_otherwise(
+    archive: Archive,
+) -> None:
+    archive.add("long.wav", seconds=6.5 * 3600)
+    archive.list()
+    archive.submit(speaker_diarization=True)
+
+    assert archive.posted() == []
+    assert "more than the 6 hours" in (archive.entries()["long.wav"].error or "")
+    assert archive.submit(speaker_diarization=True, max_recording_hours=7, resubmit=["failed"])["new"] == 0
+    archive.list("second")
+    archive.submit("second", speaker_diarization=True, max_recording_hours=7, resubmit=["failed"])
+    assert archive.posted() == ["long.wav"]
+
+
 def test_what_is_refused_by_plaud_is_a_row_with_its_reason(archive: Archive) -> None:
     archive.add("a.wav", "b.wav", "c.wav")
     archive.list()

@@ -19,7 +19,9 @@ from plaud_provider.exceptions import (
     PlaudSubmitOutcomeUnknownError,
 )
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
+from plaud_provider.sensors.transcription import TranscriptionSensor
 from plaud_provider.submit import memory
+from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
 from tests.unit.tasks import TaskStateStore, task_context
 
 SIGNATURE = "canary-signature-6f1d"
@@ -346,3 +348,36 @@ def test_the_output_of_another_task_is_an_upstream() -> None:
         second = SubmitTranscriptionOperator(task_id="second", audio_url=first.output)
 
     assert second.upstream_task_ids == {"first"}
+
+
+# What the DAG does with it later
+
+
+@pytest.mark.parametrize("conn_id", ["no_such", "{{ params.warehouse }}"])
+def test_nothing_is_paid_for_that_a_loader_behind_it_could_not_land(
+    plaud: EmulatorServer, conn_id: str
+) -> None:
+    """Three tasks without a ledger: the missing warehouse was found when the transcript was there."""
+    with DAG("calls", schedule=None) as dag:
+        submit = SubmitTranscriptionOperator(task_id="submit", audio_url=URL)
+        wait = TranscriptionSensor(task_id="wait", transcription_id=submit.output)
+        wait >> TranscriptionToSqlOperator(
+            task_id="load", transcription_id=submit.output, sql_conn_id=conn_id
+        )
+    context: Any = {**task_context(TaskStateStore()), "params": {"warehouse": "no_such"}, "dag": dag}
+
+    with pytest.raises(PlaudConfigurationError, match=r"sql_conn_id: .*'no_such'"):
+        submit.execute(context)
+
+    assert plaud.summary()["submits_accepted"] == 0
+
+
+def test_a_loader_whose_warehouse_is_not_known_yet_keeps_nobody(plaud: EmulatorServer) -> None:
+    with DAG("calls", schedule=None) as dag:
+        submit = SubmitTranscriptionOperator(task_id="submit", audio_url=URL)
+        submit >> TranscriptionToSqlOperator(
+            task_id="load", transcription_id="txn_1", sql_conn_id="{{ nobody.knows.this }}"
+        )
+    context: Any = {**task_context(TaskStateStore()), "dag": dag}
+
+    assert submit.execute(context)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from airflow.sdk import Connection
 
+from plaud_provider.api.account import Account
 from plaud_provider.api.regions import Region
-from plaud_provider.api.requests import Account
 from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.quota.opening import quota_store
 from plaud_provider.quota.rule import Quota
@@ -127,7 +127,7 @@ def test_without_a_database_nothing_heavy_is_loaded(home: Path) -> None:
         "before = set(sys.modules)\n"
         "import plaud_provider.quota.turns\n"
         "from plaud_provider.quota.opening import quota_store\n"
-        "from plaud_provider.api.requests import Account\n"
+        "from plaud_provider.api.account import Account\n"
         "from plaud_provider.api.regions import Region\n"
         "quota_store(Account(Region.US, 'https://x', 'client', 'key')).update(lambda quota, now: None)\n"
         "roots = {name.partition('.')[0] for name in set(sys.modules) - before}\n"

@@ -174,7 +174,7 @@ def test_list_that_is_none_is_refused_before_anything_is_paid_for(
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("calls.csv.gz", b"reference,agent\n"), ("calls.jsonl.gz", gzip.compress(b"x" * 9999)[:40])],
+    [("calls.csv.gz", b"reference,agent\n"), ("calls.jsonl.gz", gzip.compress(b"x" * 9999, mtime=0)[:40])],
 )
 def test_list_that_is_broken_is_an_error_that_a_retry_may_mend(
     tmp_path: Path, name: str, content: bytes

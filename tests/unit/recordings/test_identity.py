@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plaud_provider.api.terms import Terms
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.recordings.identity import recording_key
 from plaud_provider.recordings.reference import AudioReference
@@ -86,3 +88,35 @@ def test_a_nul_which_could_join_parts_another_way_is_refused(changes: dict[str, 
 
 def test_a_reference_that_is_not_valid_unicode_has_a_key() -> None:
     assert key("s3://b/\udcff") != key("s3://b/\udcfe")
+
+
+PARTS: dict[str, Any] = {
+    "version": "v1",
+    "language": "en",
+    "speaker_diarization": True,
+    "region": "us",
+    "client_id": "client",
+}
+
+
+def test_without_options_the_key_is_what_it_was_before_there_were_any() -> None:
+    audio = AudioReference("s3://bucket/a.mp3")
+    parts = "s3://bucket/a.mp3\x00v1\x00en\x00diarization\x00us\x00client"
+
+    assert recording_key(audio, **PARTS) == sha256(parts.encode()).hexdigest()
+    assert recording_key(audio, **PARTS, options=Terms().identity) == recording_key(audio, **PARTS)
+
+
+def test_each_option_makes_another_recording_and_the_order_of_hotwords_does_not() -> None:
+    audio = AudioReference("s3://bucket/a.mp3")
+    every = [
+        Terms(),
+        Terms(model="plaud-omni-3"),
+        Terms(hotwords=("a", "b")),
+        Terms(hotwords=("a",)),
+        Terms(decode_silence=True),
+        Terms(detection_level="chapter"),
+    ]
+
+    assert len({recording_key(audio, **PARTS, options=terms.identity) for terms in every}) == len(every)
+    assert Terms(hotwords=("b", "a")).identity == Terms(hotwords=("a", "b")).identity

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -328,3 +329,25 @@ def test_a_file_that_has_gone_since_is_told(folder: Path) -> None:
     (folder / "a.wav").symlink_to(folder.parent / "secret.wav")
     with pytest.raises(PlaudInputError, match="is a link that leads out"):
         recording.look()
+
+
+def test_hashes_of_many_files_are_looked_up_in_a_database_that_is_opened_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(folder.parent / "home"))
+    opened: list[str] = []
+    connect = sqlite3.connect
+
+    def connecting(path: str, **options: Any) -> sqlite3.Connection:
+        opened.append(path)
+        return connect(path, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", connecting)
+    urls = {str(folder): "https://files.example"}
+    for number in range(5):
+        (folder / f"{number}.wav").write_bytes(AUDIO + bytes([number]))
+
+    versions = [source(f"{folder}/{number}.wav", public_urls=urls).look() for number in range(5)]
+
+    assert len(set(versions)) == 5
+    assert len(opened) == 1

@@ -129,7 +129,8 @@ def test_an_archived_object_is_told_with_the_remedy_and_not_read(s3: S3Server, s
     with pytest.raises(PlaudInputError, match=r"is archived, and cannot be read: restore it first") as told:
         source("s3://aws_calls@calls/a.wav").look()
     assert "Nothing was sent" in str(told.value)
-    assert [method for method, _ in s3.gate.requests] == ["HEAD"]
+    # What refuses to be read says why when it is looked up.
+    assert [method for method, _ in s3.gate.requests] == ["GET", "HEAD"]
 
 
 @pytest.mark.parametrize("status", ["ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS"])
@@ -137,6 +138,7 @@ def test_what_intelligent_tiering_has_archived_is_archived(s3: S3Server, status:
     s3.put("a.wav", AUDIO, StorageClass="INTELLIGENT_TIERING")
     assert source("s3://aws_calls@calls/a.wav").look()
     s3.gate.more_headers = [("x-amz-archive-status", status)]
+    s3.gate.read_refusal = ("403 Forbidden", "InvalidObjectState")
 
     with pytest.raises(PlaudInputError, match="is archived"):
         source("s3://aws_calls@calls/a.wav").look()

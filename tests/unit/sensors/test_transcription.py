@@ -202,17 +202,18 @@ class Clock:
         self.now += seconds
 
 
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
 @pytest.mark.parametrize(("took", "by", "looks"), [(5, 5.1, 1), (20, 23.0, 4), (45, 50.0, 9)])
 def test_one_that_was_just_submitted_is_seen_soon_and_not_looked_at_in_vain_at_once(
-    plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch, took: float, by: float, looks: int
+    plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch, took: float, by: float, looks: int, mode: str
 ) -> None:
-    """With the defaults, as in the README; the trigger goes by the same schedule."""
+    """With the defaults, as in the README, and in one process; the trigger goes by the same schedule."""
     [transcription_id] = submitted(1)
     clock = Clock(monkeypatch)
     began = clock.now
     with DAG("dag", schedule=None):
         wait = TranscriptionSensor(
-            task_id="wait", transcription_id=transcription_id, deferrable=False, mode="poke"
+            task_id="wait", transcription_id=transcription_id, deferrable=False, mode=mode
         )
         BaseOperator(task_id="submit") >> wait
     asked = PlaudAsyncHook.get_transcription
@@ -313,6 +314,21 @@ def test_a_clear_waits_again(plaud: EmulatorServer) -> None:
 
     cleared = task_context(store, try_number=2, max_tries=1)
     assert sensor("poke", ids, timeout=0.2).execute(cleared)["completed"] == 1
+
+
+@pytest.mark.parametrize(("count", "age"), [(1, 58), (3, 0)])
+def test_reschedule_lets_the_worker_go_for_several_and_after_a_minute(
+    plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch, count: int, age: float
+) -> None:
+    ids = submitted(count)
+    clock = Clock(monkeypatch)
+    told = [dict.fromkeys(ids, clock.now - age)]
+    with DAG("dag", schedule=None):
+        wait = sensor("reschedule", ids, timeout=3600, poke_interval=30)
+        BaseOperator(task_id="submit") >> wait
+
+    with pytest.raises(AirflowRescheduleException):
+        wait.execute(task_context(TaskStateStore(), others={("submit", SUBMITTED_AT_KEY): told}))
 
 
 def test_reschedule_without_a_state_store_keeps_the_deadline_of_the_first_look(plaud: EmulatorServer) -> None:

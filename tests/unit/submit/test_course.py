@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from plaud_provider.api.effects import Operation, Response, TransportFailure
 from plaud_provider.api.models import Transcription
+from plaud_provider.api.terms import Terms
 from plaud_provider.exceptions import (
     PlaudAccessError,
     PlaudCertificateError,
@@ -28,7 +29,7 @@ from plaud_provider.exceptions import (
     PlaudWarehouseError,
 )
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.submit.course import Order, Outcome, Sending, Terms, submit
+from plaud_provider.submit.course import Order, Outcome, Sending, submit
 from plaud_provider.submit.stop import Stop
 from tests.unit.api.driver import ACCOUNT, LOST, NOT_SENT, Answer, World, answer, token, token_answer
 
@@ -96,7 +97,7 @@ class Recorder:
 
 
 def run(world: World, memory: Recorder, source: Source | None = None) -> Outcome:
-    order = Order(source or Source(), "v1", Terms(None, False, None))
+    order = Order(source or Source(), "v1", Terms())
     return world.run(submit(ACCOUNT, world.policy, order, memory, Sending(Stop())))
 
 
@@ -258,7 +259,7 @@ def test_a_memory_that_stays_away_after_the_post_is_told_and_the_id_is_logged(
 
 def test_a_call_that_is_cut_short_notes_nothing_more() -> None:
     world, memory = world_with(), Recorder()
-    order = Order(Source(), "v1", Terms(None, False, None))
+    order = Order(Source(), "v1", Terms())
     call = submit(ACCOUNT, world.policy, order, memory, Sending(Stop()))
     effect: Any = next(call)
     while not hasattr(effect, "request"):

@@ -43,6 +43,10 @@ VALUES: dict[str, Any] = {
     "modified_before": "{{ data_interval_end }}",
     "language": "en",
     "speaker_diarization": True,
+    "model": "plaud-omni-3",
+    "hotwords": ["Plaud Note"],
+    "decode_silence": True,
+    "detection_level": "chapter",
     "webhook_url": "https://me.example/hook",
     "schema": "speech",
     "transcripts_table": "calls",
@@ -54,6 +58,7 @@ VALUES: dict[str, Any] = {
     "max_recording_hours": 3.0,
     "unreadable": "send",
     "convert": "mp3",
+    "upload": "always",
     "resubmit": ["failed"],
     "dry_run": True,
     "timeout": 3600.0,
@@ -114,6 +119,16 @@ def test_it_makes_a_listing_two_tasks_a_chunk_and_a_report() -> None:
     assert set(chunk.children) == set(CHUNK)
 
 
+def test_each_task_says_what_it_does_and_costs_unless_somebody_says_something_else() -> None:
+    docs = {task.task_id: task.doc_md or "" for task in made().tasks}
+
+    assert set(docs) == {LIST, *CHUNK, REPORT}
+    assert "Plaud bills" in docs[SUBMIT]
+    assert all("Pays nothing" in docs[task_id] for task_id in (LIST, LAND, REPORT))
+    for given in (made(doc_md="mine"), made(default_args={"doc_md": "mine"})):
+        assert {task.doc_md for task in given.tasks} == {"mine"}
+
+
 def test_tasks_come_one_after_the_other_whatever_happens() -> None:
     dag = made()
 
@@ -129,10 +144,32 @@ def test_tasks_come_one_after_the_other_whatever_happens() -> None:
     }
 
 
+def test_with_a_limit_a_person_is_asked_between_plan_and_submit() -> None:
+    dag = made(approve_above_hours="{{ params.hours }}", price_per_hour=0.28, resubmit=["failed"], retries=5)
+    plan, approve = dag.get_task("transcribe.plan"), dag.get_task("transcribe.approve")
+
+    assert plan.upstream_task_ids == {LIST}
+    assert plan.partial_kwargs["resubmit"] == ["failed"]
+    assert approve.upstream_task_ids == {LIST, "transcribe.plan"}
+    assert (approve.approve_above_hours, approve.price_per_hour) == ("{{ params.hours }}", 0.28)
+    assert approve.retries == 5
+    assert "transcribe.approve" in dag.get_task(SUBMIT).upstream_task_ids
+    assert dag.get_task(REPORT).manifests.operator is approve
+
+
+def test_a_limit_in_default_args_asks_as_well() -> None:
+    dag = made(default_args={"approve_above_hours": 12.5, "price_per_hour": 0.28})
+    approve = dag.get_task("transcribe.approve")
+
+    assert (approve.approve_above_hours, approve.price_per_hour) == (12.5, 0.28)
+
+
 def test_every_argument_is_known_here() -> None:
     parameters = set(inspect.signature(transcribe_archive).parameters)
 
-    assert parameters == set(VALUES) | {"group_id", "task_arguments"}
+    # What adds a step of its own is tested by itself.
+    step = {"approve_above_hours"}
+    assert parameters == set(VALUES) | step | {"group_id", "task_arguments"}
 
 
 @names

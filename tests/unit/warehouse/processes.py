@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.queues import Queue
+from multiprocessing.sharedctypes import SynchronizedArray
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,18 @@ def land_repeatedly(warehouse: Warehouse, barrier: Barrier, name: str, times: in
     own = tuple(segment(index, text=name) for index in range(segments))
     for _ in range(times):
         writer.replace([landing("txn_1", text=name, segments=own), landing("txn_2", text=name, segments=own)])
+
+
+def take_turns(
+    warehouse: Warehouse, barrier: Barrier, turns: SynchronizedArray[int], number: int, total: int
+) -> None:
+    """Write again and again, and count it, until all processes together have done it so many times."""
+    warehouse.connect()
+    writer = warehouse.writer()
+    barrier.wait(WAIT_SECONDS)
+    while sum(turns[:]) < total:
+        writer.replace([landing(f"txn_{number}")])
+        turns[number] += 1
 
 
 def die_between_delete_and_insert(warehouse: Warehouse) -> None:

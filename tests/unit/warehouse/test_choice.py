@@ -16,9 +16,6 @@ from tests.unit.warehouse.warehouses import Warehouse
 
 #: Types of databases that Airflow's own providers know, and that no loader has been made for.
 UNSERVED = [
-    "snowflake",
-    "gcpbigquery",
-    "redshift",
     "databricks",
     "mssql",
     "odbc",
@@ -53,12 +50,12 @@ def test_database_that_is_not_served_is_refused_by_name_with_those_that_are(
 
 
 @pytest.mark.parametrize("flag", ["redshift", "redshift-serverless"])
-def test_redshift_behind_postgresqls_hook_is_refused_as_redshift(
+def test_redshift_behind_postgresqls_hook_is_refused_with_the_type_that_it_needs(
     flag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(monkeypatch, conn_type="postgres", extra={flag: True})
 
-    with pytest.raises(PlaudConfigurationError, match="is of type 'redshift'"):
+    with pytest.raises(PlaudConfigurationError, match="Make it one of type 'redshift'"):
         refuse_unserved("lake")
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -33,10 +34,21 @@ def test_transcript_row_has_what_the_answer_and_the_landing_say() -> None:
         "dag_id": "d",
         "run_id": "r",
         "raw": '{"status":"completed"}',
+        "api": None,
+        "model": None,
         "recording_started_at": None,
         "recording_date": None,
         "metadata": None,
     }
+
+
+def test_the_model_that_the_answer_names_outranks_the_one_asked_for() -> None:
+    asked = landing(api="embedded", model="plaud-fast-whisper")
+    told = asked._replace(transcription=replace(asked.transcription, model="plaud-omni-3"))
+
+    assert told.transcript_row()["api"] == "embedded"
+    assert told.transcript_row()["model"] == "plaud-omni-3"
+    assert asked.transcript_row()["model"] == "plaud-fast-whisper"
 
 
 def test_segments_are_keyed_by_the_apis_own_order() -> None:
@@ -45,7 +57,7 @@ def test_segments_are_keyed_by_the_apis_own_order() -> None:
     assert list(zip(*columns.values(), strict=True))[2] == (
         *("txn_9", 1),
         *(1.5, 2.75),
-        *("speaker_1", "Sentence 1."),
+        *("speaker_1", "Sentence 1.", None),
     )
     assert list(columns) == list(plaud_tables().segments.columns.keys())
 

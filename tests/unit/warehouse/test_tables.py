@@ -28,10 +28,11 @@ def test_columns_are_those_of_the_design() -> None:
             "dag_id",
             "run_id",
         ),
-        *("raw", "recording_started_at", "recording_date", "metadata"),
+        *("raw", "api", "model", "recording_started_at", "recording_date", "metadata"),
     ]
     assert tables.segments.columns.keys() == [
-        *("transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text")
+        *("transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text"),
+        "language",
     ]
     assert [c.name for c in tables.transcripts.primary_key] == ["transcription_id"]
     assert [c.name for c in tables.segments.primary_key] == ["transcription_id", "segment_index"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from plaud_provider.database import postgresql
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
 from plaud_provider.ledger.ledger import open_ledger
 from plaud_provider.warehouse.writer import WarehouseWriter
@@ -62,6 +63,22 @@ def test_rows_land_under_row_level_security(
     assert postgres_warehouse.rows("select text from plaud_segments where speaker is null") == [(ODD,)]
     if "plaud_segments" in tables:
         assert caplog.text.count("COPY into plaud_segments is refused (0A000)") == 1
+
+
+def test_long_answers_land_where_nobody_may_create_temporary_tables(
+    postgres_warehouse: PostgresWarehouse, loader: PostgresWarehouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    postgres_warehouse.run(f"revoke temporary on database {loader.values['schema']} from public")
+    writer = loader.writer()
+    writer.ensure_tables()
+    long = ODD * (postgresql._LARGE_CHARACTERS // len(ODD) + 1)
+
+    for _ in range(2):
+        assert writer.replace([landing("txn_1", text=long)]) == (1, 2, 0)
+
+    assert postgres_warehouse.rows("select text from plaud_transcripts") == [(long,)]
+    assert caplog.text.count("a temporary table for plaud_transcripts is refused (42501)") == 1
 
 
 def test_rows_land_where_a_rule_keeps_upserts_away(

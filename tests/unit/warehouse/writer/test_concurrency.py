@@ -76,6 +76,21 @@ def test_duckdb_file_held_by_another_process_is_waited_for(duckdb_warehouse: War
     assert len(waits) == 3
 
 
+def test_five_tasks_that_write_a_duckdb_file_get_turns_alike(duckdb_warehouse: Warehouse) -> None:
+    duckdb_warehouse.writer().ensure_tables()
+    context = processes.context()
+    barrier, turns = context.Barrier(5), context.Array("i", 5)
+
+    tasks = [
+        processes.start(processes.take_turns, duckdb_warehouse, barrier, turns, number, 150)
+        for number in range(5)
+    ]
+
+    assert [processes.exit_code(task) for task in tasks] == [0] * 5
+    # An equal share would be 30.
+    assert min(turns[:]) >= 15, turns[:]
+
+
 def test_duckdb_file_that_stays_held_is_told_with_its_holder(duckdb_warehouse: Warehouse) -> None:
     duckdb_warehouse.writer().ensure_tables()
     waits: list[float] = []

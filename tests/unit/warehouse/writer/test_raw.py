@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plaud_provider.api.answers import parse_transcription
-from plaud_provider.database import copying
+from plaud_provider.database import copying, postgresql
 from tests.unit.warehouse.warehouses import PostgresWarehouse, Warehouse, connected_postgres, landing
 
 
@@ -36,11 +36,14 @@ def raw_type(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=["copy", "arrays"])
+@pytest.fixture(params=["copy", "arrays", "pieces"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How rows go in."""
     if request.param == "arrays":
         monkeypatch.setattr(copying, "DRIVERS", frozenset())
+    if request.param == "pieces":
+        monkeypatch.setattr(postgresql, "_LARGE_CHARACTERS", 0)
+        monkeypatch.setattr(copying, "_PIECE", 997)
     return str(request.param)
 
 

@@ -1,0 +1,1 @@
+../plaud_provider/example_dags/plaud_forget.py

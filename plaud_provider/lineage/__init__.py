@@ -1,0 +1,1 @@
+"""What tasks tell lineage backends: where recordings came from, and which tables they went to."""

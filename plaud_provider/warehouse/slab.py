@@ -1,0 +1,194 @@
+"""A slab of transcriptions as files, for warehouses that load files in bulk."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import date
+from enum import Enum, auto
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import sqlalchemy as sa
+
+from plaud_provider.database.rows import columns_of, rows_of
+from plaud_provider.database.types import JsonText, UtcTime
+from plaud_provider.warehouse.loaders.rows import parts
+from plaud_provider.warehouse.rows import segment_columns
+
+if TYPE_CHECKING:
+    from plaud_provider.database.rows import Columns, Row
+    from plaud_provider.warehouse.rows import Landing
+    from plaud_provider.warehouse.tables import PlaudTables
+
+    #: Changes the values of a table's columns, in place, before they are written.
+    Prepare = Callable[[sa.Table, Columns], None]
+
+
+class Content(Enum):
+    """What a column of ours holds, whatever a warehouse calls its type."""
+
+    #: Text of a bounded length.
+    NAME = auto()
+    #: Text of any length.
+    TEXT = auto()
+    JSON = auto()
+    DOUBLE = auto()
+    INTEGER = auto()
+    TIME = auto()
+    DATE = auto()
+    BOOLEAN = auto()
+
+
+def content_of(column: sa.Column[Any]) -> Content:
+    """
+    Return what a column holds.
+
+    :param column: A column of our tables.
+    """
+    kinds: tuple[tuple[type, Content], ...] = (
+        (JsonText, Content.JSON),
+        (UtcTime, Content.TIME),
+        (sa.Boolean, Content.BOOLEAN),
+        (sa.Date, Content.DATE),
+        (sa.Float, Content.DOUBLE),
+        (sa.Integer, Content.INTEGER),
+    )
+    for kind, content in kinds:
+        if isinstance(column.type, kind):
+            return content
+    return Content.TEXT if getattr(column.type, "length", None) is None else Content.NAME
+
+
+class Slab(NamedTuple):
+    """
+    Files with the rows of some transcriptions.
+
+    :param ids: The transcriptions.
+    :param files: A file for each table, those without a row included.
+    :param counts: How many rows each has.
+    """
+
+    ids: list[str]
+    files: Mapping[sa.Table, Path]
+    counts: dict[sa.Table, int]
+
+
+@contextmanager
+def written(
+    landings: Sequence[Landing], tables: PlaudTables, prepare: Prepare | None = None
+) -> Iterator[Slab]:
+    """
+    Write a slab into a folder that only this user can read, and remove it afterwards.
+
+    Rows are made and written in parts, so memory does not grow with the number of transcriptions.
+
+    :param landings: Transcriptions, no id twice.
+    :param tables: Tables that they are for. Columns of the files are named and typed as theirs; times are in
+        UTC with microseconds, JSON is text.
+    :param prepare: Changes values before they are written.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schemas = {table: _schema(table) for table in tables.parameters}
+    with TemporaryDirectory(prefix="plaud-") as folder:
+        slab = _slab(landings, tables, folder, "parquet")
+        with ExitStack() as stack:
+            # All of these warehouses read Snappy.
+            writers = {
+                table: stack.enter_context(parquet.ParquetWriter(path, schemas[table], compression="snappy"))
+                for table, path in slab.files.items()
+            }
+            for table, columns in _rows(landings, tables, prepare):
+                schema = schemas[table]
+                arrays = [pa.array(columns[name], schema.field(name).type) for name in schema.names]
+                writers[table].write_table(pa.Table.from_arrays(arrays, schema=schema))
+                slab.counts[table] += len(arrays[0])
+        yield slab
+
+
+@contextmanager
+def written_as_json(
+    landings: Sequence[Landing], tables: PlaudTables, prepare: Prepare | None = None
+) -> Iterator[Slab]:
+    """
+    Write a slab as compressed JSON lines, where JSON stands as it is; else as :func:`written` does.
+
+    :param landings: Transcriptions, no id twice.
+    :param tables: Tables that they are for. Times are in ISO 8601.
+    :param prepare: Changes values before they are written.
+    """
+    with TemporaryDirectory(prefix="plaud-") as folder:
+        slab = _slab(landings, tables, folder, "json.gz")
+        with ExitStack() as stack:
+            files = {
+                table: stack.enter_context(gzip.open(path, "wt", encoding="utf-8", compresslevel=1))
+                for table, path in slab.files.items()
+            }
+            for table, columns in _rows(landings, tables, prepare):
+                for row in rows_of({column.name: columns[column.name] for column in table.columns}):
+                    files[table].write(_json_line(table, row))
+                    slab.counts[table] += 1
+        yield slab
+
+
+def _json_line(table: sa.Table, row: Row) -> str:
+    values = [
+        f"{json.dumps(name)}:{value if is_json else json.dumps(value, ensure_ascii=False, default=_iso)}"
+        for name, value in row.items()
+        if value is not None
+        for is_json in [content_of(table.columns[name]) is Content.JSON]
+    ]
+    return f"{{{','.join(values)}}}\n"
+
+
+def _iso(value: date) -> str:
+    return value.isoformat()
+
+
+def _slab(landings: Sequence[Landing], tables: PlaudTables, folder: str, ending: str) -> Slab:
+    files = {
+        tables.transcripts: Path(folder, f"transcripts.{ending}"),
+        tables.segments: Path(folder, f"segments.{ending}"),
+    }
+    return Slab([landing.transcription_id for landing in landings], files, dict.fromkeys(files, 0))
+
+
+def _rows(
+    landings: Sequence[Landing], tables: PlaudTables, prepare: Prepare | None
+) -> Iterator[tuple[sa.Table, Columns]]:
+    """Yield rows of both tables, so many at once that they take a bounded amount of memory."""
+    for part in parts(landings):
+        transcripts = columns_of([landing.transcript_row() for landing in part])
+        for table, columns in (
+            (tables.transcripts, transcripts),
+            (tables.segments, segment_columns(part)),
+        ):
+            if prepare is not None:
+                prepare(table, columns)
+            yield table, columns
+
+
+def _schema(table: sa.Table) -> Any:
+    import pyarrow as pa
+
+    types = {
+        Content.NAME: pa.string(),
+        Content.TEXT: pa.string(),
+        Content.JSON: pa.string(),
+        Content.DOUBLE: pa.float64(),
+        Content.INTEGER: pa.int64(),
+        Content.TIME: pa.timestamp("us", tz="UTC"),
+        Content.DATE: pa.date32(),
+        Content.BOOLEAN: pa.bool_(),
+    }
+    return pa.schema(
+        [
+            pa.field(column.name, types[content_of(column)], nullable=bool(column.nullable))
+            for column in table.columns
+        ]
+    )

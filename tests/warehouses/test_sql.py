@@ -1,0 +1,320 @@
+# ruff: noqa: E501
+"""What is sent to each warehouse, statement by statement, as one who knows it would read it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, PlaudTableMismatchError
+from plaud_provider.warehouse.loaders import redshift, snowflake
+from plaud_provider.warehouse.loaders.choice import choose_loader
+from plaud_provider.warehouse.tables import plaud_tables
+from plaud_provider.warehouse.writer import WarehouseWriter
+from tests.unit.warehouse.warehouses import landing
+
+CONN_ID = "lake"
+
+
+class Recorder:
+    """A hook, its connection and its cursor, which answer that nothing is there yet."""
+
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+
+    description = None
+
+    def get_conn(self) -> Recorder:
+        return self
+
+    def cursor(self) -> Recorder:
+        return self
+
+    def close(self) -> None:
+        self.statements.append("-- the session ends")
+
+    def execute(self, statement: str, values: Any = None) -> Recorder:
+        self.statements.append(statement)
+        return self
+
+    def fetchall(self) -> list[Any]:
+        return []
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.statements)
+
+
+def recorded(
+    monkeypatch: pytest.MonkeyPatch, module: Any, conn_type: str, *names: Any, **extra: Any
+) -> tuple[Recorder, WarehouseWriter]:
+    monkeypatch.setenv("AIRFLOW_CONN_LAKE", json.dumps({"conn_type": conn_type, "extra": extra}))
+    recorder = Recorder()
+    monkeypatch.setattr(module, "hook_of", lambda *_, **__: recorder)
+    monkeypatch.setattr(module, "token", lambda: "1f")
+    return recorder, WarehouseWriter(choose_loader(CONN_ID, plaud_tables(*names)))
+
+
+def test_snowflake_creates(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, writer = recorded(monkeypatch, snowflake, "snowflake")
+
+    writer.ensure_tables()
+
+    created = [one for one in recorder.statements if one.startswith("create")]
+    assert created[0].startswith(
+        "create table if not exists plaud_transcripts (transcription_id varchar(255) not null comment 'Id that "
+        "Plaud gave', audio_uri varchar comment 'Reference to the recording, without a signature', region varchar "
+        "not null comment "
+    )
+    assert " duration_seconds float comment " in created[0]
+    assert " segment_count integer not null comment " in created[0]
+    assert " landed_at timestamp_tz not null comment " in created[0]
+    assert " raw variant not null comment " in created[0]
+    assert ", primary key (transcription_id)) comment = 'Created by airflow-provider-plaud " in created[0]
+    assert created[1].startswith("create table if not exists plaud_segments (")
+    assert ", primary key (transcription_id, segment_index)) comment = " in created[1]
+    (lock,) = created[2:]
+    assert lock == (
+        "create table if not exists plaud_transcripts_lock comment = 'One row, which each landing updates first, "
+        "so that two wait for each other' as select current_timestamp() as locked_at"
+    )
+
+
+def test_snowflake_lands(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, writer = recorded(monkeypatch, snowflake, "snowflake")
+
+    writer.replace([landing("txn_1")])
+
+    put = [one for one in recorder.statements if one.startswith("put")]
+    assert all(one.startswith("put 'file:///") for one in put)
+    shown = recorder.text
+    for one in put:
+        folder = one.split("'")[1].rpartition("/")[0]
+        shown = shown.replace(folder, "file://FOLDER")
+    transcripts = [column.name for column in plaud_tables().transcripts.columns]
+    names = ", ".join(transcripts)
+    assert shown == dedent(
+        f"""\
+        create temporary stage plaud_stage_1f
+        create temporary table plaud_staged_transcripts_1f ({columns(plaud_tables().transcripts)})
+        put 'file://FOLDER/transcripts.parquet' @plaud_stage_1f auto_compress = false overwrite = true
+        copy into plaud_staged_transcripts_1f ({names}) from (select {picked(plaud_tables().transcripts)} from @plaud_stage_1f/transcripts.parquet) file_format = (type = parquet use_logical_type = true) on_error = abort_statement
+        create temporary table plaud_staged_segments_1f (transcription_id varchar(255), segment_index integer, start_seconds float, end_seconds float, speaker varchar, text varchar)
+        put 'file://FOLDER/segments.parquet' @plaud_stage_1f auto_compress = false overwrite = true
+        copy into plaud_staged_segments_1f (transcription_id, segment_index, start_seconds, end_seconds, speaker, text) from (select $1:transcription_id::varchar(255), $1:segment_index::integer, $1:start_seconds::float, $1:end_seconds::float, $1:speaker::varchar, $1:text::varchar from @plaud_stage_1f/segments.parquet) file_format = (type = parquet use_logical_type = true) on_error = abort_statement
+        begin transaction
+        update plaud_transcripts_lock set locked_at = current_timestamp()
+        delete from plaud_segments where transcription_id in (select transcription_id from plaud_staged_transcripts_1f)
+        delete from plaud_transcripts where transcription_id in (select transcription_id from plaud_staged_transcripts_1f)
+        insert into plaud_transcripts ({names}) select {names.replace("raw", "parse_json(raw)")} from plaud_staged_transcripts_1f
+        insert into plaud_segments (transcription_id, segment_index, start_seconds, end_seconds, speaker, text) select transcription_id, segment_index, start_seconds, end_seconds, speaker, text from plaud_staged_segments_1f
+        commit
+        -- the session ends"""
+    )
+
+
+SNOWFLAKE = {"DOUBLE": "float", "INTEGER": "integer", "VARCHAR(255)": "varchar(255)"}
+
+
+def snowflake_type(column: Any) -> str:
+    if column.name.endswith("_at"):
+        return "timestamp_tz"
+    return SNOWFLAKE.get(str(column.type), "varchar")
+
+
+def columns(table: Any) -> str:
+    return ", ".join(f"{column.name} {snowflake_type(column)}" for column in table.columns)
+
+
+def picked(table: Any) -> str:
+    return ", ".join(f"$1:{column.name}::{snowflake_type(column)}" for column in table.columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("calls", "calls"),
+        ("CALLS_2", "CALLS_2"),
+        ("Calls", '"Calls"'),
+        ("2calls", '"2calls"'),
+        ("order", '"ORDER"'),
+        ('a"b', '"a""b"'),
+        ("\u901a\u8a71", '"\u901a\u8a71"'),
+    ],
+)
+def test_snowflake_quotes_a_name_only_where_it_has_to(
+    name: str, written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, writer = recorded(monkeypatch, snowflake, "snowflake", "team", name)
+
+    writer.landed(["txn_1"])
+
+    assert recorder.statements[:2] == [
+        "use schema team",
+        f"select distinct transcription_id from team.{written} where status = %s and transcription_id in (%s)",
+    ]
+
+
+def test_snowflake_session_is_ours_and_keeps_what_the_user_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {"TIMEZONE": "America/Los_Angeles", "STATEMENT_TIMEOUT_IN_SECONDS": 900, "QUERY_TAG": "team"}
+    recorder, _ = recorded(monkeypatch, snowflake, "snowflake", session_parameters=own)
+
+    assert recorder.session_parameters == {  # type: ignore[attr-defined]
+        "AUTOCOMMIT": True,
+        "LOCK_TIMEOUT": 1800,
+        "QUERY_TAG": "team",
+        "QUOTED_IDENTIFIERS_IGNORE_CASE": False,
+        "STATEMENT_TIMEOUT_IN_SECONDS": 900,
+        "TIMEZONE": "UTC",
+    }
+
+
+def test_snowflake_table_whose_columns_are_quoted_in_lower_case_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder, writer = recorded(monkeypatch, snowflake, "snowflake")
+    text = ("TEXT", 16777216, None, None, "YES", None, "NO")
+    monkeypatch.setattr(
+        recorder, "fetchall", lambda: [(name, *text) for name in ("transcription_id", "REGION")]
+    )
+
+    with pytest.raises(
+        PlaudTableMismatchError,
+        match=r"'plaud_transcripts'.*'transcription_id' is missing.*'status' is missing",
+    ) as told:
+        writer.ensure_tables()
+
+    assert "'region' is missing" not in str(told.value)
+
+
+class Folder:
+    """A folder on S3 that keeps in memory what is put into it."""
+
+    root = "s3://bucket/staging/"
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.lines: dict[str, list[Any]] = {}
+        self.removed: list[str] = []
+
+    def open(self) -> None: ...
+
+    def upload(self, name: str, path: str) -> None:
+        self.lines[name] = [
+            json.loads(line) for line in gzip.decompress(Path(path).read_bytes()).splitlines()
+        ]
+
+    def remove(self, names: Iterable[str]) -> None:
+        self.removed += names
+
+
+STAGING = {"plaud_staging": "s3://aws_default@bucket/staging"}
+
+
+def redshift_recorded(
+    monkeypatch: pytest.MonkeyPatch, *names: Any, **extra: Any
+) -> tuple[Recorder, WarehouseWriter, Folder]:
+    folder = Folder()
+    monkeypatch.setattr(redshift, "parse_folder", lambda *_, **__: folder)
+    return (*recorded(monkeypatch, redshift, "redshift", *names, **STAGING, **extra), folder)
+
+
+def test_redshift_creates(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, writer, _ = redshift_recorded(monkeypatch)
+
+    writer.ensure_tables()
+
+    created = [one for one in recorder.statements if one.startswith("create")]
+    assert created[0].startswith(
+        'create table if not exists "plaud_transcripts" ("transcription_id" varchar(255) not null, "audio_uri" '
+        'varchar(65535), "region" varchar(65535) not null, "language" varchar(65535), "duration_seconds" double precision, '
+    )
+    assert ' "landed_at" timestamptz not null,' in created[0]
+    assert ' "raw" super not null' in created[0]
+    assert created[0].endswith(
+        ', primary key ("transcription_id")) diststyle key distkey ("transcription_id") sortkey ("landed_at")'
+    )
+    assert created[1] == (
+        'create table if not exists "plaud_segments" ("transcription_id" varchar(255) not null, "segment_index" bigint '
+        'not null, "start_seconds" double precision, "end_seconds" double precision, "speaker" varchar(65535), "text" '
+        'varchar(65535) not null, primary key ("transcription_id", "segment_index")) diststyle key distkey '
+        '("transcription_id") sortkey ("transcription_id", "segment_index")'
+    )
+    comments = [one for one in recorder.statements if one.startswith("comment")]
+    assert comments[0].startswith(
+        'comment on table "plaud_transcripts" is \'Created by airflow-provider-plaud '
+    )
+    assert comments[1] == 'comment on column "plaud_transcripts"."transcription_id" is \'Id that Plaud gave\''
+
+
+def test_redshift_lands(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, writer, folder = redshift_recorded(monkeypatch, plaud_iam_role="arn:aws:iam::1:role/loads")
+    tables = plaud_tables()
+    names = ", ".join(f'"{column.name}"' for column in tables.transcripts.columns)
+
+    assert writer.replace([landing("txn_1", text="a\0b", raw='{"text": "a\\u0000b"}')]).nuls_replaced == 2
+
+    assert recorder.statements[0].startswith(
+        'create temporary table "plaud_staged_transcripts_1f" ("transcription_id" varchar(255), "audio_uri" '
+    )
+    assert '"raw" super' in recorder.statements[0]
+    assert "\n".join(recorder.statements[1:]) == dedent(
+        f"""\
+        copy "plaud_staged_transcripts_1f" from 's3://bucket/staging/plaud-1f-transcripts.json.gz' iam_role 'arn:aws:iam::1:role/loads' format as json 'auto' gzip timeformat 'auto' compupdate off statupdate off
+        create temporary table "plaud_staged_segments_1f" ("transcription_id" varchar(255), "segment_index" bigint, "start_seconds" double precision, "end_seconds" double precision, "speaker" varchar(65535), "text" varchar(65535))
+        copy "plaud_staged_segments_1f" from 's3://bucket/staging/plaud-1f-segments.json.gz' iam_role 'arn:aws:iam::1:role/loads' format as json 'auto' gzip timeformat 'auto' compupdate off statupdate off
+        begin
+        lock table "plaud_transcripts", "plaud_segments"
+        delete from "plaud_segments" where "transcription_id" in (select "transcription_id" from "plaud_staged_transcripts_1f")
+        delete from "plaud_transcripts" where "transcription_id" in (select "transcription_id" from "plaud_staged_transcripts_1f")
+        insert into "plaud_transcripts" ({names}) select {names} from "plaud_staged_transcripts_1f"
+        insert into "plaud_segments" ("transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text") select "transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text" from "plaud_staged_segments_1f"
+        commit
+        -- the session ends"""
+    )
+    (row,) = folder.lines["plaud-1f-transcripts.json.gz"]
+    assert (row["text"], row["raw"], row["landed_at"]) == (
+        "a\ufffdb",
+        {"text": "a\ufffdb"},
+        "2026-03-29T01:30:00.123456+00:00",
+    )
+    assert "error" not in row
+    assert sorted(folder.removed) == sorted(folder.lines)
+    assert "plaud_staging" not in recorder.conn.extra  # type: ignore[attr-defined]
+
+
+def test_redshift_text_that_is_too_long_is_refused_by_its_id_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recorder, writer, folder = redshift_recorded(monkeypatch)
+
+    with pytest.raises(PlaudInputError, match=r"'text'.*65535 bytes.*txn_2.*plaud_long_texts") as told:
+        writer.replace([landing("txn_1", text="short"), landing("txn_2", text="\u8a9e" * 21_846)])
+
+    assert (recorder.statements, folder.lines) == ([], {})
+    assert "\u8a9e" not in str(told.value)
+
+
+def test_redshift_text_that_is_too_long_is_cut_and_says_so_if_that_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer, folder = redshift_recorded(monkeypatch, plaud_long_texts="cut")
+
+    writer.replace([landing("txn_2", text="\u8a9e" * 21_846), landing("txn_3", text="\u8a9e" * 21_845)])
+
+    cut, whole = folder.lines["plaud-1f-transcripts.json.gz"]
+    assert cut["text"] == "\u8a9e" * 21_843 + " [cut]"
+    assert whole["text"] == "\u8a9e" * 21_845
+    assert "Cut 1 values of column text: txn_2" in caplog.text
+
+
+def test_redshift_that_names_no_staging_folder_is_refused_with_how_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(PlaudConfigurationError, match=r"plaud_staging names the folder on S3"):
+        recorded(monkeypatch, redshift, "redshift")
