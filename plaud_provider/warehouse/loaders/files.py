@@ -29,7 +29,7 @@ from plaud_provider.exceptions import (
     PlaudWarehouseError,
     how_to_install,
 )
-from plaud_provider.warehouse.loaders.loader import Landed, Loader
+from plaud_provider.warehouse.loaders.loader import Landed, Loader, Removed, Stored
 from plaud_provider.warehouse.slab import Content, content_of, written
 
 if TYPE_CHECKING:
@@ -124,6 +124,40 @@ class FilesLoader(Loader):
             for some in batches(ids, _LOOKED_UP):
                 found |= self._run(partial(self._find, some), "could not be read", has_rows=False)
         return found
+
+    def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
+        """Return what is here and wanted; see the base class."""
+        names = ", ".join(self._quoted(name) for name in Stored._fields)
+        query = f"select {names} from {self._name(self._tables.transcripts.name)}"
+        with self._connected():
+            rows = self._run(partial(self._rows, query), "could not be read", has_rows=False)
+        return [one for row in rows if is_wanted(one := Stored(*row))]
+
+    def remove(self, ids: Sequence[str]) -> Removed:
+        """
+        Remove all rows of these transcriptions; see the base class.
+
+        Segments go first: what is left after a failure is found by its transcript, and removed when this is
+        done again. What the warehouse itself keeps to restore (time travel, snapshots) is its own.
+        """
+        counts = []
+        with self._connected():
+            for table in (self._tables.segments, self._tables.transcripts):
+                removed = 0
+                for some in batches(ids, _LOOKED_UP):
+                    work = partial(self._delete, table, some)
+                    removed += self._run(work, "still have rows that were to be removed", has_rows=False)
+                counts.append(removed)
+        return Removed(transcripts=counts[1], segments=counts[0])
+
+    def _delete(self, table: sa.Table, ids: Sequence[str]) -> int:
+        rows = (
+            f"from {self._name(table.name)} where {self._quoted('transcription_id')} in "
+            f"({', '.join(VALUE for _ in ids)})"
+        )
+        [(count,)] = self._rows(f"select count(*) {rows}", list(ids))
+        self._rows(f"delete {rows}", list(ids))
+        return int(count)
 
     def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
         """Replace all rows of these transcriptions; see the base class. No ledger is in such a warehouse."""
