@@ -72,6 +72,8 @@ def test_first_landing_is_there_in_every_column(lake: Lake) -> None:
         "recording_started_at": None,
         "recording_date": None,
         "metadata": None,
+        "api": None,
+        "model": None,
     }
     assert (first["submitted_at"], moment(first["completed_at"]), moment(first["landed_at"])) == (
         None,
@@ -81,8 +83,8 @@ def test_first_landing_is_there_in_every_column(lake: Lake) -> None:
     assert json.loads(first["raw"]) == {"status": "completed"}
     assert (second["transcription_id"], second["text"], second["segment_count"]) == ("txn_2", None, 0)
     assert [tuple(row[name] for name in SEGMENTS) for row in lake.segments()] == [
-        ("txn_1", 0, 0.0, 1.25, "speaker_0", "Sentence 0."),
-        ("txn_1", 1, 1.5, 2.75, "speaker_1", "Sentence 1."),
+        ("txn_1", 0, 0.0, 1.25, "speaker_0", "Sentence 0.", None),
+        ("txn_1", 1, 1.5, 2.75, "speaker_1", "Sentence 1.", None),
     ]
 
 
