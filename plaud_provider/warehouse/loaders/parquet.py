@@ -67,6 +67,7 @@ class ParquetLoader(FolderLoader):
         return data.to_table(columns=list(columns), filter=ds.field("transcription_id").isin(list(ids)))
 
     def _append(self, opened: Any, rows: Any) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         stamps = rows["landed_at"]
@@ -76,9 +77,10 @@ class ParquetLoader(FolderLoader):
         file_system, folder = opened.path.fs, opened.path.path
         file_system.makedirs(folder, exist_ok=True)
         if not self._lake.is_local:
-            # An object is there when all of it is.
-            with file_system.open(f"{folder}/{name}", "wb") as file:
-                pq.write_table(rows, file, compression="zstd")
+            # An open object that an error closes would be there, cut short.
+            whole = pa.BufferOutputStream()
+            pq.write_table(rows, whole, compression="zstd")
+            file_system.pipe_file(f"{folder}/{name}", whole.getvalue().to_pybytes())
             return
         unfinished = f"{folder}/.{name}.unfinished"
         try:
