@@ -90,7 +90,9 @@ def _listed(value: str | list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("block", of("python"), ids=str)
-def test_python(block: Block, plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python(block: Block, plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Some of them write files where they are run.
+    monkeypatch.chdir(tmp_path)
     completed = {"transcriptionId": "txn_0123", "status": "completed", "text": "Hi.", "segments": []}
     plaud.inject(
         {"match": {"kind": "get"}, "times": None, "action": "status", "status": 200, "body": completed}

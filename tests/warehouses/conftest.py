@@ -13,7 +13,7 @@ from tests.unit.postgres_server import postgres_database, postgres_server
 from tests.unit.s3_server import s3, s3_server
 from tests.unit.warehouse.warehouses import connected
 from tests.warehouses.bigquery_server import bigquery_server
-from tests.warehouses.lakes import CHOSEN, KINDS, Lake
+from tests.warehouses.lakes import CHOSEN, KINDS, VIEWING, Lake
 from tests.warehouses.mariadb_server import mariadb_database, mariadb_server
 from tests.warehouses.snowflake_server import snowflake_server
 
@@ -36,6 +36,14 @@ if find_spec("pyarrow") is None:
     collect_ignore.append("test_sql.py")
 if not {"iceberg", "delta", "parquet"} <= set(CHOSEN):
     collect_ignore.append("test_lake.py")
+
+
+@pytest.fixture(params=[kind for kind in CHOSEN if kind in VIEWING])
+def viewing(request: pytest.FixtureRequest) -> Iterator[Lake]:
+    """A warehouse in which views are created."""
+    made = KINDS[request.param](request)
+    yield made
+    made.close()
 
 
 @pytest.fixture(params=CHOSEN)

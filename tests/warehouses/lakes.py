@@ -870,3 +870,5 @@ KINDS: dict[str, Make] = {
 }
 #: What the development environment has is tested by default; ``make test-warehouses`` names the others.
 CHOSEN = os.environ.get("PLAUD_TEST_WAREHOUSES", "sqlite duckdb postgres").split()
+#: Where the view of speakers is created; elsewhere the docs have its query.
+VIEWING = frozenset({"sqlite", "duckdb", "postgres", "mysql", "clickhouse"})

@@ -78,6 +78,7 @@ class FilesLoader(Loader):
     :raises PlaudConfigurationError: if pyarrow is not installed.
     """
 
+    can_remove = True
     #: Extra of this package that installs what it needs.
     extra: ClassVar[str]
     #: Types of columns that are created.
