@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from plaud_provider.api.hosts import is_loopback
+from plaud_provider.api.loopback import is_loopback
 from plaud_provider.exceptions import PlaudInputError
 
 # Patterns are compiled when they are first needed: each task is a new process.

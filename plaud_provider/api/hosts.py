@@ -12,6 +12,7 @@ from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from plaud_provider.api.dialects import DIALECTS, OPENAPI, Dialect
+from plaud_provider.api.loopback import is_loopback
 from plaud_provider.api.regions import Region
 from plaud_provider.exceptions import PlaudConfigurationError
 
@@ -84,16 +85,6 @@ def resolve_base_url(
     is_default_port = port in (None, 443 if scheme == "https" else 80)
     netloc = (f"[{name}]" if ":" in name else name) + ("" if is_default_port else f":{port}")
     return f"{scheme}://{netloc}{url.path.rstrip('/')}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or literal address is this machine's loopback."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _is_host_name(name: str) -> bool:

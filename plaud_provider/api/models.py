@@ -12,7 +12,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self
 
-from plaud_provider.api import exports
 from plaud_provider.exceptions import PlaudInputError
 
 if TYPE_CHECKING:
@@ -124,6 +123,8 @@ class Transcription:
 
         :raises PlaudInputError: if it is not completed.
         """
+        from plaud_provider.api import exports
+
         return exports.to_srt(self._completed("to_srt"))
 
     def to_vtt(self) -> str:
@@ -134,6 +135,8 @@ class Transcription:
 
         :raises PlaudInputError: if it is not completed.
         """
+        from plaud_provider.api import exports
+
         return exports.to_vtt(self._completed("to_vtt"))
 
     def to_text(self) -> str:
@@ -142,6 +145,8 @@ class Transcription:
 
         :raises PlaudInputError: if it is not completed.
         """
+        from plaud_provider.api import exports
+
         return exports.to_text(self._completed("to_text"))
 
     def to_markdown(self) -> str:
@@ -152,6 +157,8 @@ class Transcription:
 
         :raises PlaudInputError: if it is not completed.
         """
+        from plaud_provider.api import exports
+
         return exports.to_markdown(self._completed("to_markdown"))
 
     def to_frame(self) -> DataFrame:

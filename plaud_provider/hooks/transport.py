@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from plaud_provider.api.effects import Operation, Request, TransportFailure
-from plaud_provider.api.hosts import is_loopback
+from plaud_provider.api.loopback import is_loopback
 from plaud_provider.exceptions import PlaudConfigurationError
 
 CHUNK_BYTES = 64 * 1024

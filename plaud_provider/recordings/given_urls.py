@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO
 
-from plaud_provider.api.hosts import is_loopback
+from plaud_provider.api.loopback import is_loopback
 from plaud_provider.exceptions import PlaudExpiredUrlError
 from plaud_provider.recordings.reference import AudioReference, refused
 

@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple, cast
 from urllib.parse import quote
 
 from plaud_provider.api.arguments import is_path
-from plaud_provider.api.hosts import is_loopback
+from plaud_provider.api.loopback import is_loopback
 from plaud_provider.exceptions import (
     PlaudError,
     PlaudInputError,

@@ -11,7 +11,7 @@ from datetime import timedelta
 from functools import partial
 from typing import BinaryIO
 
-from plaud_provider.api.hosts import is_loopback
+from plaud_provider.api.loopback import is_loopback
 from plaud_provider.exceptions import PlaudNotFetchableError
 from plaud_provider.recordings.reference import AudioReference, as_argument, refused
 from plaud_provider.storage.bucket import Bucket, FileSystems, parse_location

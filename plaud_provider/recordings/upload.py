@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from plaud_provider.api.effects import Do
-from plaud_provider.api.hosts import is_loopback
+from plaud_provider.api.loopback import is_loopback
 from plaud_provider.api.uploads import FileTypeRefusedError, upload
 from plaud_provider.exceptions import (
     PlaudInputError,

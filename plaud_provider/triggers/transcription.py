@@ -16,7 +16,6 @@ from plaud_provider.api.retry import ONE_LOOK
 from plaud_provider.api.schedule import Job, ProcessingTimes, Schedule
 from plaud_provider.api.waiting import PROGRESS_SECONDS, Trouble, Wait, WaitResult, after_look
 from plaud_provider.exceptions import PlaudError
-from plaud_provider.handover.marks import LOOK_SECONDS, mark_name, watch_marks
 
 if TYPE_CHECKING:
     from plaud_provider.api.models import Transcription
@@ -141,6 +140,7 @@ class TranscriptionTrigger(BaseTrigger):
     async def _wait(self, wait: Wait) -> WaitResult:
         # In a thread: no other trigger would run meanwhile.
         hooks = await asyncio.to_thread(import_module, "plaud_provider.hooks.plaud_async")
+        await asyncio.to_thread(import_module, "plaud_provider.handover.marks")
         for attempt in range(1, CONNECTION_ATTEMPTS + 1):
             try:
                 results = await self._open_results()
@@ -213,7 +213,10 @@ class _Looks:
         account = hook.settings.account
         self._known = _KNOWN.setdefault((account.base_url, account.client_id), _Known())
         looked_at, wait.troubles = self._known.looked_at, self._known.troubles
+        from plaud_provider.handover.marks import LOOK_SECONDS, mark_name, watch_marks
+
         webhooks = hook.settings.webhooks
+        self._look_seconds = LOOK_SECONDS
         self._watch = None if webhooks is None else watch_marks(webhooks.path)
         region = account.region.value
         self._marked = {} if webhooks is None else {mark_name(region, one): one for one in wait.pending}
@@ -283,7 +286,7 @@ class _Looks:
         """Wait until a look has come back, one is due, a line of progress is, or an end has come."""
         pause = max(0.0, min(ends_at - time.time(), PROGRESS_SECONDS))
         if self._watch is not None:
-            pause = min(pause, LOOK_SECONDS)
+            pause = min(pause, self._look_seconds)
         if next_look_at is not None:
             pause = min(pause, max(0.0, next_look_at - self._now()))
         if not self._under_way:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from plaud_provider.api.account import Account
 from plaud_provider.api.answers import parse_json
 from plaud_provider.api.effects import Operation, Part, Request
-from plaud_provider.api.hosts import is_loopback
+from plaud_provider.api.loopback import is_loopback
 from plaud_provider.exceptions import PlaudResponseError
 
 USER_TOKEN_PATH = "/open/partner/users/access-token"

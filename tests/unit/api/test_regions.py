@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plaud_provider.api.hosts import is_loopback, resolve_base_url
+from plaud_provider.api.hosts import resolve_base_url
+from plaud_provider.api.loopback import is_loopback
 from plaud_provider.api.regions import Region
 from plaud_provider.exceptions import PlaudConfigurationError
 

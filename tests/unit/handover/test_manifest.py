@@ -114,6 +114,7 @@ founds = st.builds(
     version=st.none() | texts,
     size=st.none() | st.integers(0, 2**50),
     modified=st.none() | st.datetimes(timezones=st.just(UTC)),
+    given=st.none(),
 )
 
 

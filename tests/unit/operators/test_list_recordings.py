@@ -309,8 +309,8 @@ def test_warehouse_of_a_kind_that_is_not_served_is_refused_before_anything_is_li
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive.add("a.wav")
-    monkeypatch.setenv("AIRFLOW_CONN_LAKE", '{"conn_type": "snowflake", "host": "example.com"}')
+    monkeypatch.setenv("AIRFLOW_CONN_LAKE", '{"conn_type": "oracle", "host": "example.com"}')
 
-    with pytest.raises(PlaudConfigurationError, match=r"^sql_conn_id: .*'lake' is of type 'snowflake'"):
+    with pytest.raises(PlaudConfigurationError, match=r"^sql_conn_id: .*'lake' is of type 'oracle'"):
         listed(archive, sql_conn_id="lake")
     assert not archive.results.exists()

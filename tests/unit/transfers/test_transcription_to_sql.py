@@ -81,8 +81,8 @@ def test_one_transcription_becomes_rows(plaud: EmulatorServer, warehouse: Wareho
         (only, UNSIGNED, "us", "en", 9.0, SENTINEL, "completed", "a_dag", "a_run")
     ]
     assert warehouse.rows("select * from plaud_segments order by segment_index") == [
-        (only, 0, 0.0, 1.5, "A", f"{SENTINEL} one"),
-        (only, 1, 1.5, None, None, "two"),
+        (only, 0, 0.0, 1.5, "A", f"{SENTINEL} one", None),
+        (only, 1, 1.5, None, None, "two", None),
     ]
     assert reads(plaud) == 1
 

@@ -29,7 +29,6 @@ def calls(plaud: EmulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
     monkeypatch.setattr(marks, "_WATCHES", {})
     monkeypatch.setattr(marks, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(transcription, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(transcription, "_KNOWN", {})
     return Marks(path)
 

@@ -69,8 +69,8 @@ def test_transcripts_and_segments_land(warehouse: Warehouse) -> None:
     ]
     assert warehouse.answers() == [{"status": "completed"}] * 2
     assert warehouse.rows("select * from plaud_segments order by segment_index") == [
-        ("txn_1", 0, 0.0, 1.25, "speaker_0", "Sentence 0."),
-        ("txn_1", 1, 1.5, 2.75, "speaker_1", "Sentence 1."),
+        ("txn_1", 0, 0.0, 1.25, "speaker_0", "Sentence 0.", None),
+        ("txn_1", 1, 1.5, 2.75, "speaker_1", "Sentence 1.", None),
     ]
 
 

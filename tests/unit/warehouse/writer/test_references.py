@@ -72,6 +72,7 @@ def test_segments_that_reference_their_transcript_are_replaced(
     warehouse: Warehouse, writer: WarehouseWriter, on_delete: str
 ) -> None:
     warehouse.run("drop table plaud_segments", SEGMENTS.format(on_delete=on_delete))
+    writer.ensure_tables()
 
     for count in (4, 2):
         writer.replace([landing("txn_1", segments=count), landing("txn_4", segments=1)])
