@@ -46,8 +46,10 @@ def s3_of_examples(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
         "AWS_ENDPOINT_URL": s3.url,
     }.items():
         monkeypatch.setenv(name, value)
-    if "plaud-work" not in [bucket["Name"] for bucket in s3.client.list_buckets()["Buckets"]]:
-        s3.client.create_bucket(Bucket="plaud-work", CreateBucketConfiguration={"LocationConstraint": REGION})
+    there = [bucket["Name"] for bucket in s3.client.list_buckets()["Buckets"]]
+    for name in {"plaud-work", "crm"}.difference(there):
+        s3.client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.client.put_object(Bucket="crm", Key="calls.csv", Body=b"reference,agent\n")
     s3.put("2024/0001.mp3", CALL)
     return s3
 
