@@ -91,8 +91,9 @@ class Lake(ABC):
     @abstractmethod
     def create_schema(self, name: str) -> None: ...
 
-    @abstractmethod
-    def create_view(self, name: str, query: str) -> None: ...
+    def create_view(self, name: str, query: str) -> None:
+        """Create a view of other people; only where ours is created, see :data:`VIEWING`."""
+        raise NotImplementedError
 
     @abstractmethod
     def create_by_hand(self) -> None:
@@ -405,6 +406,9 @@ class SnowflakeLake(Lake):
     def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
         return self._read(SEGMENTS, table, schema, "transcription_id, segment_index")
 
+    def read(self, table: str, columns: list[str], order: str) -> Rows:
+        return self._read(columns, table, None, order)
+
     def create_schema(self, name: str) -> None:
         self.run(f"create schema {name}")
         # The new one is the session's own now.
@@ -502,6 +506,9 @@ class BigQueryLake(Lake):
     def segments(self, table: str = "plaud_segments", schema: str | None = None) -> Rows:
         return self._read(SEGMENTS, table, schema, "transcription_id, segment_index")
 
+    def read(self, table: str, columns: list[str], order: str) -> Rows:
+        return self._read(columns, table, None, order)
+
     def create_schema(self, name: str) -> None:
         self.client.create_dataset(name)
 
@@ -569,7 +576,9 @@ class BigQueryLake(Lake):
         self.monkeypatch.setattr(BigQueryHook, "get_client", limited)
 
     def _read(self, columns: list[str], table: str, schema: str | None, order: str) -> Rows:
-        chosen = ", ".join("to_json_string(raw)" if name == "raw" else name for name in columns)
+        chosen = ", ".join(
+            f"to_json_string({name})" if name in ("raw", "metadata") else name for name in columns
+        )
         found = self.run(f"select {chosen} from `{schema or self.dataset}.{table}` order by {order}")
         return [dict(zip(columns, row, strict=True)) for row in found]
 
@@ -617,6 +626,12 @@ class OpenLake(Lake):
             "order by transcription_id, segment_index",
             transcripts=self.arrow(self._transcripts_beside(table), schema),
             segments=self.arrow(table, schema),
+        )
+
+    def read(self, table: str, columns: list[str], order: str) -> Rows:
+        return self._query(
+            f"select {', '.join(columns)} from rows_of_it {self.latest} order by {order}",
+            rows_of_it=self.arrow(table, None),
         )
 
     def _transcripts_beside(self, segments: str) -> str:

@@ -69,14 +69,17 @@ def test_snowflake_creates(monkeypatch: pytest.MonkeyPatch) -> None:
     created = [one for one in recorder.statements if one.startswith("create")]
     assert created[0].startswith(
         "create table if not exists plaud_transcripts (transcription_id varchar(255) not null comment 'Id that "
-        "Plaud gave', audio_uri varchar comment 'Reference to the recording, without a signature', region varchar "
+        "Plaud gave', audio_uri varchar comment 'Reference to the recording, without its signature', region varchar "
         "not null comment "
     )
     assert " duration_seconds float comment " in created[0]
     assert " segment_count integer not null comment " in created[0]
     assert " landed_at timestamp_tz not null comment " in created[0]
     assert " raw variant not null comment " in created[0]
-    assert ", primary key (transcription_id)) comment = 'Created by airflow-provider-plaud " in created[0]
+    assert (
+        ", primary key (transcription_id)) comment = 'One row per transcription. Created by airflow-provider-plaud "
+        in created[0]
+    )
     assert created[1].startswith("create table if not exists plaud_segments (")
     assert ", primary key (transcription_id, segment_index)) comment = " in created[1]
     (lock,) = created[2:]
@@ -99,27 +102,28 @@ def test_snowflake_lands(monkeypatch: pytest.MonkeyPatch) -> None:
         shown = shown.replace(folder, "file://FOLDER")
     transcripts = [column.name for column in plaud_tables().transcripts.columns]
     names = ", ".join(transcripts)
+    parsed = ", ".join(f"parse_json({name})" if name in ("raw", "metadata") else name for name in transcripts)
     assert shown == dedent(
         f"""\
         create temporary stage plaud_stage_1f
         create temporary table plaud_staged_transcripts_1f ({columns(plaud_tables().transcripts)})
         put 'file://FOLDER/transcripts.parquet' @plaud_stage_1f auto_compress = false overwrite = true
         copy into plaud_staged_transcripts_1f ({names}) from (select {picked(plaud_tables().transcripts)} from @plaud_stage_1f/transcripts.parquet) file_format = (type = parquet use_logical_type = true) on_error = abort_statement
-        create temporary table plaud_staged_segments_1f (transcription_id varchar(255), segment_index integer, start_seconds float, end_seconds float, speaker varchar, text varchar)
+        create temporary table plaud_staged_segments_1f (transcription_id varchar(255), segment_index integer, start_seconds float, end_seconds float, speaker varchar, text varchar, language varchar)
         put 'file://FOLDER/segments.parquet' @plaud_stage_1f auto_compress = false overwrite = true
-        copy into plaud_staged_segments_1f (transcription_id, segment_index, start_seconds, end_seconds, speaker, text) from (select $1:transcription_id::varchar(255), $1:segment_index::integer, $1:start_seconds::float, $1:end_seconds::float, $1:speaker::varchar, $1:text::varchar from @plaud_stage_1f/segments.parquet) file_format = (type = parquet use_logical_type = true) on_error = abort_statement
+        copy into plaud_staged_segments_1f (transcription_id, segment_index, start_seconds, end_seconds, speaker, text, language) from (select $1:transcription_id::varchar(255), $1:segment_index::integer, $1:start_seconds::float, $1:end_seconds::float, $1:speaker::varchar, $1:text::varchar, $1:language::varchar from @plaud_stage_1f/segments.parquet) file_format = (type = parquet use_logical_type = true) on_error = abort_statement
         begin transaction
         update plaud_transcripts_lock set locked_at = current_timestamp()
         delete from plaud_segments where transcription_id in (select transcription_id from plaud_staged_transcripts_1f)
         delete from plaud_transcripts where transcription_id in (select transcription_id from plaud_staged_transcripts_1f)
-        insert into plaud_transcripts ({names}) select {names.replace("raw", "parse_json(raw)")} from plaud_staged_transcripts_1f
-        insert into plaud_segments (transcription_id, segment_index, start_seconds, end_seconds, speaker, text) select transcription_id, segment_index, start_seconds, end_seconds, speaker, text from plaud_staged_segments_1f
+        insert into plaud_transcripts ({names}) select {parsed} from plaud_staged_transcripts_1f
+        insert into plaud_segments (transcription_id, segment_index, start_seconds, end_seconds, speaker, text, language) select transcription_id, segment_index, start_seconds, end_seconds, speaker, text, language from plaud_staged_segments_1f
         commit
         -- the session ends"""
     )
 
 
-SNOWFLAKE = {"DOUBLE": "float", "INTEGER": "integer", "VARCHAR(255)": "varchar(255)"}
+SNOWFLAKE = {"DATE": "date", "DOUBLE": "float", "INTEGER": "integer", "VARCHAR(255)": "varchar(255)"}
 
 
 def snowflake_type(column: Any) -> str:
@@ -251,12 +255,12 @@ def test_redshift_creates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert created[1] == (
         'create table if not exists "plaud_segments" ("transcription_id" varchar(255) not null, "segment_index" bigint '
         'not null, "start_seconds" double precision, "end_seconds" double precision, "speaker" varchar(65535), "text" '
-        'varchar(65535) not null, primary key ("transcription_id", "segment_index")) diststyle key distkey '
+        'varchar(65535) not null, "language" varchar(65535), primary key ("transcription_id", "segment_index")) diststyle key distkey '
         '("transcription_id") sortkey ("transcription_id", "segment_index")'
     )
     comments = [one for one in recorder.statements if one.startswith("comment")]
     assert comments[0].startswith(
-        'comment on table "plaud_transcripts" is \'Created by airflow-provider-plaud '
+        'comment on table "plaud_transcripts" is \'One row per transcription. Created by airflow-provider-plaud '
     )
     assert comments[1] == 'comment on column "plaud_transcripts"."transcription_id" is \'Id that Plaud gave\''
 
@@ -275,14 +279,14 @@ def test_redshift_lands(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n".join(recorder.statements[1:]) == dedent(
         f"""\
         copy "plaud_staged_transcripts_1f" from 's3://bucket/staging/plaud-1f-transcripts.json.gz' iam_role 'arn:aws:iam::1:role/loads' format as json 'auto' gzip timeformat 'auto' compupdate off statupdate off
-        create temporary table "plaud_staged_segments_1f" ("transcription_id" varchar(255), "segment_index" bigint, "start_seconds" double precision, "end_seconds" double precision, "speaker" varchar(65535), "text" varchar(65535))
+        create temporary table "plaud_staged_segments_1f" ("transcription_id" varchar(255), "segment_index" bigint, "start_seconds" double precision, "end_seconds" double precision, "speaker" varchar(65535), "text" varchar(65535), "language" varchar(65535))
         copy "plaud_staged_segments_1f" from 's3://bucket/staging/plaud-1f-segments.json.gz' iam_role 'arn:aws:iam::1:role/loads' format as json 'auto' gzip timeformat 'auto' compupdate off statupdate off
         begin
         lock table "plaud_transcripts", "plaud_segments"
         delete from "plaud_segments" where "transcription_id" in (select "transcription_id" from "plaud_staged_transcripts_1f")
         delete from "plaud_transcripts" where "transcription_id" in (select "transcription_id" from "plaud_staged_transcripts_1f")
         insert into "plaud_transcripts" ({names}) select {names} from "plaud_staged_transcripts_1f"
-        insert into "plaud_segments" ("transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text") select "transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text" from "plaud_staged_segments_1f"
+        insert into "plaud_segments" ("transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text", "language") select "transcription_id", "segment_index", "start_seconds", "end_seconds", "speaker", "text", "language" from "plaud_staged_segments_1f"
         commit
         -- the session ends"""
     )
