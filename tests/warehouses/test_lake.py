@@ -170,7 +170,7 @@ def test_the_query_of_the_docs_finds_the_latest_landing_in_parquet_files(tmp_pat
         stretches = tuple(segment(index, text=text) for index in range(count))
         writer.replace([landing("txn_1", text=text, segments=stretches)])
     page = (Path(__file__).parents[2] / "docs/lake.md").read_text()
-    query = next(part for part in page.split("```sql\n") if "read_parquet" in part).partition("```")[0]
+    query = next(part for part in page.split("\n\n") if part.startswith("    with transcripts as ("))
 
     found = duckdb.sql(query.replace("/shared/lake", str(tmp_path / "lake"))).fetchall()
 
