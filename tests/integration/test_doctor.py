@@ -37,7 +37,7 @@ def test_it_finds_what_was_entered_in_the_ui_and_misses_a_triggerer(
     found = examined(stack, *arguments)
     assert found.returncode == 0, found.stdout + found.stderr
     # Nothing of what Airflow and its providers log.
-    assert len(found.stdout.strip().splitlines()) == 11, found.stdout
+    assert len(found.stdout.strip().splitlines()) == 12, found.stdout
     assert "✓ triggerer        1 running, on " in found.stdout
     assert "secret" not in found.stdout + found.stderr
 

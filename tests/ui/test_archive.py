@@ -14,7 +14,11 @@ DAG_ID = "plaud_transcribe_archive"
 
 
 def run_archive(
-    person: BrowserContext, playground: Playground, screenshot: Callable[..., None] | None = None
+    person: BrowserContext,
+    playground: Playground,
+    screenshot: Callable[..., None] | None = None,
+    *,
+    language: str = "",
 ) -> tuple[str, str]:
     page = person.new_page()
     form = open_trigger_form(page, DAG_ID)
@@ -22,7 +26,7 @@ def run_archive(
         # Of a folder that anybody may have, not of one on this machine.
         fill(form, {"element_archive": "s3://aws_default@calls/2024-05-01/"})
         screenshot(page, "archive-form", height=1400)
-    fill(form, {"element_archive": playground.archive})
+    fill(form, {"element_archive": playground.archive, "element_language": language})
     run_id = trigger(page, form)
     page.close()
     return run_id, playground.end_of(run_id, DAG_ID)

@@ -23,6 +23,8 @@ from tests.ui.screens import (
     save,
 )
 
+#: Fields of what not everybody has.
+LEFT_EMPTY = ("api_key", "webhook_base_url", "webhook_path", "webhook_secret")
 EXTRA_FIELDS = (
     "element_requests_per_minute",
     "element_budget_conn_id",
@@ -60,8 +62,13 @@ def test_it_asks_for_what_plaud_needs_and_no_more(page: Page) -> None:
     open_extra_fields(form)
     assert labels(form)[2:] == [
         "Region",
+        "API",
+        "API key",
         "Requests per minute",
         "Budget connection",
+        "Webhook base URL",
+        "Webhook secret",
+        "Webhook folder",
         "Allowed hosts",
         "Price per hour",
     ]
@@ -138,6 +145,8 @@ def test_the_hook_reads_what_the_form_stores(page: Page, playground: Playground)
         "budget_conn_id": "warehouse",
         "allowed_hosts": "other.example, gateway.example",
         "price_per_hour": "0.28 USD",
+        "api": "openapi",
+        **dict.fromkeys(LEFT_EMPTY),
     }
     assert settings.account.base_url == "https://gateway.example"
     assert (settings.requests_per_minute, settings.budget_conn_id) == (120, "warehouse")
@@ -159,6 +168,8 @@ def test_the_hook_takes_what_was_left_empty_for_its_default(page: Page, playgrou
         "budget_conn_id": None,
         "allowed_hosts": None,
         "price_per_hour": None,
+        "api": "openapi",
+        **dict.fromkeys(LEFT_EMPTY),
     }
     assert settings.account.base_url == "https://openapi.plaud.ai"
     assert (settings.requests_per_minute, settings.budget_conn_id) == (60, None)
