@@ -577,7 +577,9 @@ class BigQueryLake(Lake):
 
     def _read(self, columns: list[str], table: str, schema: str | None, order: str) -> Rows:
         chosen = ", ".join(
-            f"to_json_string({name})" if name in ("raw", "metadata") else name for name in columns
+            # Of NULL that is the text "null".
+            f"if({name} is null, null, to_json_string({name}))" if name in ("raw", "metadata") else name
+            for name in columns
         )
         found = self.run(f"select {chosen} from `{schema or self.dataset}.{table}` order by {order}")
         return [dict(zip(columns, row, strict=True)) for row in found]
