@@ -52,7 +52,7 @@ def test_creates(lake: BigQueryLake, sent: list[tuple[str, str | None]]) -> None
     assert " `raw` json not null options(" in transcripts
     assert (
         ", primary key (`transcription_id`) not enforced) partition by date(`landed_at`) "
-        "cluster by `transcription_id` options(description = 'Created by airflow-provider-plaud "
+        "cluster by `transcription_id` options(description = 'One row per transcription. Created by airflow-provider-plaud "
     ) in transcripts
     assert segments.startswith("create table if not exists `PROJECT.DATASET.plaud_segments` (")
     assert (
@@ -75,7 +75,9 @@ def test_lands_in_one_script(
 
     columns = writer.loader._tables.transcripts.columns.keys()
     names = ", ".join(f"`{name}`" for name in columns)
-    values = names.replace("`raw`", "parse_json(`raw`, wide_number_mode => 'round')")
+    values = names
+    for name in ("`raw`", "`metadata`"):
+        values = values.replace(name, f"parse_json({name}, wide_number_mode => 'round')")
     ((script, job_id),) = sent
     assert job_id == "plaud_1f_swap_0"
     assert script == dedent(
@@ -85,7 +87,7 @@ def test_lands_in_one_script(
         delete from `PROJECT.DATASET.plaud_segments` where `transcription_id` in (select `transcription_id` from `PROJECT.DATASET.plaud_staged_transcripts_1f`);
         delete from `PROJECT.DATASET.plaud_transcripts` where `transcription_id` in (select `transcription_id` from `PROJECT.DATASET.plaud_staged_transcripts_1f`);
         insert into `PROJECT.DATASET.plaud_transcripts` ({names}) select {values} from `PROJECT.DATASET.plaud_staged_transcripts_1f`;
-        insert into `PROJECT.DATASET.plaud_segments` (`transcription_id`, `segment_index`, `start_seconds`, `end_seconds`, `speaker`, `text`) select `transcription_id`, `segment_index`, `start_seconds`, `end_seconds`, `speaker`, `text` from `PROJECT.DATASET.plaud_staged_segments_1f`;
+        insert into `PROJECT.DATASET.plaud_segments` (`transcription_id`, `segment_index`, `start_seconds`, `end_seconds`, `speaker`, `text`, `language`) select `transcription_id`, `segment_index`, `start_seconds`, `end_seconds`, `speaker`, `text`, `language` from `PROJECT.DATASET.plaud_staged_segments_1f`;
         commit transaction;"""
     )
 
