@@ -35,11 +35,18 @@ def plaud(plaud_server: EmulatorServer, monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
     # Tokens are kept there: none of another test.
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
-    if not hasattr(execution_context, "NEVER_EXPIRE"):
-        # Airflow 3.2 has neither a task state store nor this constant of it: our stand-in brings both. What
-        # follows from there being none is tested in tests/dags/test_attempts.py.
-        monkeypatch.setattr(execution_context, "NEVER_EXPIRE", timedelta.max, raising=False)
     return plaud_server
+
+
+@pytest.fixture(autouse=True)
+def _never_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Airflow 3.2 has neither a task state store nor this constant of it: our stand-in brings both.
+
+    What follows from there being none is tested in tests/dags/test_attempts.py.
+    """
+    if not hasattr(execution_context, "NEVER_EXPIRE"):
+        monkeypatch.setattr(execution_context, "NEVER_EXPIRE", timedelta.max, raising=False)
 
 
 @pytest.fixture(autouse=True)
