@@ -82,6 +82,11 @@ def as_text(name: str, value: Any) -> Any:
     raise PlaudInputError(f"{name}: takes one text, not a list of {len(value)}. Nothing was sent.")
 
 
+def is_template(value: object) -> bool:
+    """Whether a value is text that Airflow renders when the task runs."""
+    return isinstance(value, str) and ("{{" in value or "{%" in value)
+
+
 def is_path(value: object) -> bool:
     """Whether a value is a path of Python's or of Airflow's, which is none of Python's."""
     return hasattr(value, "joinpath")

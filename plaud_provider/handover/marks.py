@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudError
 from plaud_provider.handover.kept_results import kept_name
-from plaud_provider.storage.folder import LocalFolder, StoredFolder, open_from_loop, parse_folder
+from plaud_provider.storage.folder import LocalFolder, open_from_loop, parse_folder
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,9 @@ class Marks:
     """
 
     def __init__(self, webhook_path: str) -> None:
-        self._root = self._folder(webhook_path)
+        self._root = parse_folder(
+            webhook_path, argument="webhook_path", state=_STATE, kind=PlaudConfigurationError
+        )
         self._written_to: str | None = None
 
     async def aopen(self) -> None:
@@ -63,7 +65,7 @@ class Marks:
         :param now: Epoch seconds.
         """
         name = _folder_name(now)
-        self._folder(self._root.root + name).write(mark_name(region, transcription_id), b"")
+        self._root.below(name).write(mark_name(region, transcription_id), b"")
         if name != self._written_to:
             self._written_to = name
             self.remove_old(now=now)
@@ -71,7 +73,7 @@ class Marks:
     def recent(self, *, now: float) -> set[str]:
         """Return the names of marks of the last ten minutes, or a little more."""
         names = {_folder_name(now - FOLDER_SECONDS), _folder_name(now)}
-        return {mark for name in names for mark in self._folder(self._root.root + name).names()}
+        return {mark for name in names for mark in self._root.below(name).names()}
 
     def all(self) -> set[str]:
         """Return the names of all marks."""
@@ -86,10 +88,6 @@ class Marks:
             for folder in {path.partition("/")[0] for path in old}:
                 with suppress(OSError):
                     os.rmdir(os.path.join(self._root.path, folder))
-
-    @staticmethod
-    def _folder(path: str) -> LocalFolder | StoredFolder:
-        return parse_folder(path, argument="webhook_path", state=_STATE, kind=PlaudConfigurationError)
 
 
 class MarkWatch:
@@ -131,7 +129,9 @@ class MarkWatch:
                 log.warning("Calls of Plaud's webhook are not seen: %s", problem)
             return
         self._warned = False
-        self.seen = found if len(self.seen) > REMEMBERED else self.seen | found
+        if len(self.seen) > REMEMBERED:
+            self.seen.clear()
+        self.seen |= found
 
 
 _WATCHES: dict[str, MarkWatch] = {}

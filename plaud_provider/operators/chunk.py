@@ -145,11 +145,11 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
 
         return PlaudConnection(self.plaud_conn_id, optional(self.region))
 
-    def _price(self) -> Price | None:
+    def _price(self, plaud: PlaudConnection) -> Price | None:
         """Return what an hour of audio costs, where the arguments or the connection say so."""
         from plaud_provider.submit.summary import known_price
 
-        return known_price(self.price_per_hour, self._plaud())
+        return known_price(self.price_per_hour, plaud)
 
     def _ledger_conn(self) -> str:
         conn_id = optional(self.ledger_conn_id) or optional(self.sql_conn_id)

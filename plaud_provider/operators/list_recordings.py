@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
-from plaud_provider.api.arguments import optional, optional_number, split_words, validate_number
+from plaud_provider.api.arguments import is_template, optional, optional_number, split_words, validate_number
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.lineage.moved import Moved, folders_of
 from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, states_to_resubmit
@@ -246,8 +246,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
 
     def _convert_recordings(self, value: Any) -> Any:
         """Wrap URLs as they are assigned, so that rendered fields show them unsigned; Airflow calls this."""
-        is_template = isinstance(value, str) and ("{{" in value or "{%" in value)
-        if is_template or not isinstance(value, Sequence):
+        if is_template(value) or not isinstance(value, Sequence):
             return value
         from plaud_provider.recordings.given_lists import given_references
 

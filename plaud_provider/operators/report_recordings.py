@@ -163,7 +163,7 @@ class ReportRecordingsOperator(ArchiveOperator):
         planned = [*self._pull(context, self.submit_task_id), *settled]
         plan = {name: _sum(planned, name) for name in _SAID}
         plan["total"] += sum(_sum(settled, name) for name in (*_SETTLED.values(), "changed_left"))
-        words = plan_in_words(plan, self._price())
+        words = plan_in_words(plan, self._price(self._plaud()))
         if not is_only_plan:
             words += f" Now {in_words(counts)}."
         refused = sorted(

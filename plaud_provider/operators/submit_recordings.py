@@ -164,11 +164,10 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
 
         self._stop = Stop()
         terms = self._terms(self.webhook_url)
-        rules, price = self._rules(), self._price()
+        rules, plaud = self._rules(), self._plaud()
+        price = self._price(plaud)
         with self._ledger() as ledger:
-            chunk = ChunkSubmit(
-                self.manifest, self._plaud(), ledger, owner_of(context), terms, rules, self._stop
-            )
+            chunk = ChunkSubmit(self.manifest, plaud, ledger, owner_of(context), terms, rules, self._stop)
             is_only_plan = validate_boolean("plan_only", self.plan_only)
             counts = chunk.plan(is_only_plan=is_only_plan, price=price)
             context["ti"].xcom_push(key=PROBLEMS_KEY, value=chunk.refusals()[:SHOWN])

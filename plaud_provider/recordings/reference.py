@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from plaud_provider.api.arguments import is_path
+from plaud_provider.api.arguments import is_path, is_template
 from plaud_provider.exceptions import PlaudError, PlaudInputError
 from plaud_provider.storage.errors import Argument
 from plaud_provider.storage.signatures import WEB, expires_at, identity, without_secrets
@@ -158,8 +158,7 @@ def wrapped(value: Any) -> Any:
         return [wrapped(item) for item in value]
     if is_path(value) or (isinstance(value, int) and not isinstance(value, bool)):
         return AudioReference(str(value))
-    is_template = isinstance(value, str) and ("{{" in value or "{%" in value)
-    return AudioReference(value) if isinstance(value, str) and not is_template else value
+    return AudioReference(value) if isinstance(value, str) and not is_template(value) else value
 
 
 def as_argument(audio: AudioReference) -> Argument:

@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import IO
+from copy import copy
+from typing import IO, Self
 
 from plaud_provider.api.arguments import is_path
 from plaud_provider.exceptions import (
@@ -100,6 +101,13 @@ class StoredFolder:
         self.root = location.root + self.key
         self.bucket = Bucket(location, argument)
 
+    def below(self, name: str) -> Self:
+        """Return a folder in it, which shares its open storage."""
+        folder = copy(self)
+        folder.key += f"{name}/"
+        folder.root += f"{name}/"
+        return folder
+
     def open(self) -> None:
         """Look its connection up."""
         self.bucket.open()
@@ -159,6 +167,13 @@ class LocalFolder:
         prefix = _LOCAL_SCHEME if argument.value.startswith(_LOCAL_SCHEME) else ""
         #: How references to what is in it begin: as it was given, with one ``/`` at its end.
         self.root = prefix + path.rstrip("/") + "/"
+
+    def below(self, name: str) -> Self:
+        """Return a folder in it."""
+        folder = copy(self)
+        folder.path = os.path.join(self.path, name)
+        folder.root += f"{name}/"
+        return folder
 
     def open(self) -> None:
         """Make it, if it is not there."""

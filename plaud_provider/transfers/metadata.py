@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from plaud_provider.api.arguments import is_template
+
 if TYPE_CHECKING:
     from plaud_provider.recordings.describer import Describer
 
@@ -42,6 +44,4 @@ def refuse_wrong_metadata(operator: Any) -> None:
 
 def _is_open(value: object) -> bool:
     """Whether a value is known only when the task runs: a template, or the output of another task."""
-    if isinstance(value, str):
-        return "{{" in value or "{%" in value
-    return not isinstance(value, (dict, list, tuple))
+    return is_template(value) or not isinstance(value, (str, dict, list, tuple))

@@ -14,7 +14,7 @@ import re
 import uuid
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
@@ -254,6 +254,16 @@ class FilesLoader(Loader):
                 f"select {', '.join(values)} from {staged[table]}"
             )
         return [*deletes, *inserts]
+
+    def _transact(self, begin: str, statements: Sequence[str]) -> None:
+        """Run statements in one transaction, which is rolled back if one of them fails."""
+        try:
+            for statement in (begin, *statements, "commit"):
+                self._rows(statement)
+        except BaseException:
+            with suppress(Exception):
+                self._rows("rollback")
+            raise
 
     def _find(self, ids: Sequence[str]) -> set[str]:
         known, status = self._quoted("transcription_id"), self._quoted("status")

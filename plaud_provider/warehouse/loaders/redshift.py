@@ -247,17 +247,8 @@ class RedshiftLoader(FilesLoader):
 
     def _swap(self, statements: Sequence[str]) -> None:
         tables = ", ".join(self._name(table.name) for table in self._tables.parameters)
-        try:
-            self._rows("begin")
-            # First of all: it is then that the transaction's view of the tables is taken.
-            self._rows(f"lock table {tables}")
-            for statement in statements:
-                self._rows(statement)
-            self._rows("commit")
-        except BaseException:
-            with suppress(Exception):
-                self._rows("rollback")
-            raise
+        # First of all: it is then that the transaction's view of the tables is taken.
+        self._transact("begin", [f"lock table {tables}", *statements])
 
     def _code(self, error: BaseException) -> str:
         told = error.args[0] if error.args else None

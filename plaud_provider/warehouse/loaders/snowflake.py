@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
@@ -239,16 +239,8 @@ class SnowflakeLoader(FilesLoader):
         )
 
     def _swap(self, statements: Sequence[str]) -> None:
-        try:
-            self._rows("begin transaction")
-            self._rows(f"update {self._name(self._lock)} set locked_at = current_timestamp()")
-            for statement in statements:
-                self._rows(statement)
-            self._rows("commit")
-        except BaseException:
-            with suppress(Exception):
-                self._rows("rollback")
-            raise
+        lock = f"update {self._name(self._lock)} set locked_at = current_timestamp()"
+        self._transact("begin transaction", [lock, *statements])
 
     def _code(self, error: BaseException) -> str:
         number = getattr(error, "errno", None)
