@@ -81,6 +81,8 @@ class Dialect:
     commits_statements = False
     #: Whether an engine can be used again.
     engine_stays_good = True
+    #: Waits for this task's turn at the database, where only one at a time can have it.
+    turn: Callable[..., AbstractContextManager[object]] = nullcontext
     #: The time in SQL by the database's clock, which all who use it share, or so much later. Of a database in
     #: this process it is the host's.
     clock: Callable[[timedelta], sa.ColumnElement[datetime]] = staticmethod(host_clock)
@@ -131,10 +133,6 @@ class Dialect:
         self._keeps_connection = keeps_connection
         #: Kind of database, by SQLAlchemy's name of the dialect.
         self.name = str(hook.conn_type)
-
-    def turn(self) -> AbstractContextManager[object]:
-        """Wait for this task's turn at the database, where only one at a time can have it."""
-        return nullcontext()
 
     def create_engine(self) -> sa.Engine:
         """
