@@ -77,8 +77,9 @@ class Dialect:
     tells_cases_apart = False
     #: Whether it takes one writer at a time.
     takes_one_writer = False
-    #: Whether one statement may be sent without a transaction around it, which saves two round trips.
-    commits_statements = False
+    #: The isolation level of transactions, where the engine commits each statement by itself otherwise; that
+    #: saves two round trips for each that needs no transaction around it. ``None``: it begins one by itself.
+    isolation_level: ClassVar[str | None] = None
     #: Whether an engine can be used again.
     engine_stays_good = True
     #: Waits for this task's turn at the database, where only one at a time can have it.
