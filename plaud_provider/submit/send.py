@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from plaud_provider.exceptions import PlaudWarehouseError
+from plaud_provider.exceptions import PlaudSubmitOutcomeUnknownError, PlaudWarehouseError
 from plaud_provider.submit import course
 from plaud_provider.submit.memory import RENEW_SECONDS, LedgerMemory
 
@@ -64,6 +64,9 @@ class Sender:
             threading.Lock() if ledger.database.dialect.takes_one_writer else nullcontext()
         )
         self._broken: Exception | None = None
+        # Whether Plaud has answered a submit; until then one is sent at a time. Where Plaud is in trouble,
+        # more at once would only be more of unknown outcome; where it was, one is enough to find out.
+        self._is_answered = asyncio.Event()
         #: What has become of each, by its key; of those that were not sent there is nothing.
         self.outcomes: dict[str, Outcome] = {}
 
@@ -94,9 +97,10 @@ class Sender:
         renewal = asyncio.create_task(self._renew_leases())
         queue = iter(claimed)
         at_once = math.ceil(hook.settings.requests_per_minute / 60 * SUBMIT_SECONDS)
-        for _ in range(min(CONCURRENCY, at_once)):
+        for number in range(min(CONCURRENCY, at_once)):
             sending = course.Sending(self._stop)
-            self._workers[asyncio.create_task(self._work(queue, hook, sending))] = sending
+            work = self._go_ahead if number == 0 else self._follow
+            self._workers[asyncio.create_task(work(queue, hook, sending))] = sending
         loop = asyncio.get_running_loop()
         try:
             with self._stop.telling(lambda: loop.call_soon_threadsafe(self._end_waits)):
@@ -115,6 +119,18 @@ class Sender:
             if not sending.is_under_way:
                 worker.cancel()
 
+    async def _go_ahead(
+        self, queue: Iterator[Claimed], hook: PlaudAsyncHook, sending: course.Sending
+    ) -> None:
+        try:
+            await self._work(queue, hook, sending)
+        finally:
+            self._is_answered.set()
+
+    async def _follow(self, queue: Iterator[Claimed], hook: PlaudAsyncHook, sending: course.Sending) -> None:
+        await self._is_answered.wait()
+        await self._work(queue, hook, sending)
+
     async def _work(self, queue: Iterator[Claimed], hook: PlaudAsyncHook, sending: course.Sending) -> None:
         for recording, order in queue:
             # What others are sending is left to end.
@@ -132,6 +148,8 @@ class Sender:
                 self._broken = self._broken or error
                 return
             self.outcomes[recording.recording_key] = outcome
+            if not isinstance(outcome.error, PlaudSubmitOutcomeUnknownError):
+                self._is_answered.set()
             if outcome.error is not None:
                 log.warning("%s: %s", order.uri, outcome.error)
 

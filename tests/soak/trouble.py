@@ -29,19 +29,19 @@ FULL = 0.8
 
 #: The most telling first: a short test has the first of them.
 KINDS: tuple[tuple[dict[str, Any], ...], ...] = (
-    ({"name": "503 on submits", **SUBMITS, "status": 503},),
+    ({"name": "503", "status": 503},),
     ({"name": "429", **CALLS, "status": 429},),
     ({"name": "HTML 200", **CALLS, "status": 200, "effect": "half", **HTML},),
     ({"name": "connections dropped", "drop": True, "effect": "half"},),
     ({"name": "HTML 404", **CALLS, "status": 404, **HTML},),
     ({"name": "token endpoint 503", "calls": ["token"], "status": 503, "revoke": True},),
-    ({"name": "submits answered late", **SUBMITS, "late": 61},),
     ({"name": "429 with Retry-After", **CALLS, "status": 429, "headers": {"Retry-After": "20"}},),
+    ({"name": "hanging", **CALLS, "hang": True, "effect": True},),
+    ({"name": "503 on submits", **SUBMITS, "status": 503},),
+    ({"name": "submits answered late", **SUBMITS, "late": 61},),
     ({"name": "401 for a moment", "client": "archive", "status": 401, "lasts": MOMENT},),
     ({"name": "403 for a moment", **CALLS, "client": "archive", "status": 403, "lasts": MOMENT},),
-    ({"name": "hanging", **CALLS, "hang": True, "effect": True},),
     ({"name": "garbage", **CALLS, "status": 200, "body": '{"transcriptionId": [', "effect": "half"},),
-    ({"name": "503", "status": 503},),
     ({"name": "502 on submits", **SUBMITS, "status": 502, "effect": "half", **HTML},),
     (
         {"name": "capitals", "words": "capitals", "share": 0.5},
@@ -67,15 +67,18 @@ class Trouble(NamedTuple):
     end: float
 
 
-def plan(minutes: float, *, began: float) -> tuple[list[Trouble], list[dict[str, Any]]]:
+def plan(
+    minutes: float, *, began: float, kinds: int = len(KINDS)
+) -> tuple[list[Trouble], list[dict[str, Any]]]:
     """
     Spread troubles over some time.
 
     :param minutes: How long.
     :param began: Epoch seconds.
+    :param kinds: How many of the kinds at most.
     :return: The troubles, and what the server is told.
     """
-    count = max(2, min(len(KINDS), int(minutes * 60 // 90)))
+    count = max(2, min(kinds, int(minutes * 60 // 90)))
     each = minutes * 60 / count
     forever = FOR_EVER | (FOR_EVER_IF_LONG if minutes >= 15 else {})
     told = [
