@@ -330,6 +330,11 @@ def test_a_note_that_cannot_be_taken_keeps_the_recording_from_being_sent(
     assert plaud.ledger() == []
 
 
+def test_the_hook_refuses_requests_that_are_not_its_own() -> None:
+    with pytest.raises(NotImplementedError, match="submit_transcription"):
+        PlaudHook().run("/anything")
+
+
 def test_a_closed_hook_opens_new_connections_when_used_again(txn: str) -> None:
     hook = PlaudHook(retry_policy=FAST)
     hook.get_transcription(txn)
@@ -342,6 +347,7 @@ def test_a_closed_hook_opens_new_connections_when_used_again(txn: str) -> None:
 def test_neither_extra_nor_credentials_of_the_connection_are_sent_as_headers(
     plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch, client: Client, txn: str
 ) -> None:
+    """HttpHook makes every extra a header, and puts Basic over Bearer where there is a login."""
     connection = json.loads(plaud.airflow_connection)
     connection["extra"]["X-Leak"] = "canary"
     monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
