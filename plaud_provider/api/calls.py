@@ -100,6 +100,8 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
                     )
                 except PlaudResponseError as malformed:
                     failure, attempts = malformed, policy.malformed_attempts
+                    if failures.is_page(answer) or not answer.body.strip():
+                        failure = failures.foreign_page(account, answer.status)
                 pause = policy.backoff(attempt)
             elif (
                 400 <= answer.status < 500
