@@ -77,10 +77,13 @@ class Dialect:
     tells_cases_apart = False
     #: Whether it takes one writer at a time.
     takes_one_writer = False
-    #: Whether one statement may be sent without a transaction around it, which saves two round trips.
-    commits_statements = False
+    #: The isolation level of transactions, where the engine commits each statement by itself otherwise; that
+    #: saves two round trips for each that needs no transaction around it. ``None``: it begins one by itself.
+    isolation_level: ClassVar[str | None] = None
     #: Whether an engine can be used again.
     engine_stays_good = True
+    #: Waits for this task's turn at the database, where only one at a time can have it.
+    turn: Callable[..., AbstractContextManager[object]] = nullcontext
     #: The time in SQL by the database's clock, which all who use it share, or so much later. Of a database in
     #: this process it is the host's.
     clock: Callable[[timedelta], sa.ColumnElement[datetime]] = staticmethod(host_clock)
@@ -131,10 +134,6 @@ class Dialect:
         self._keeps_connection = keeps_connection
         #: Kind of database, by SQLAlchemy's name of the dialect.
         self.name = str(hook.conn_type)
-
-    def turn(self) -> AbstractContextManager[object]:
-        """Wait for this task's turn at the database, where only one at a time can have it."""
-        return nullcontext()
 
     def create_engine(self) -> sa.Engine:
         """

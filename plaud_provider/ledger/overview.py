@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from plaud_provider.database.database import Database
 from plaud_provider.ledger.entry import Entry, State
-from plaud_provider.ledger.ledger import row_to_entry
+from plaud_provider.ledger.reader import row_to_entry
 from plaud_provider.ledger.table import ledger_tables
 
 Result = TypeVar("Result")

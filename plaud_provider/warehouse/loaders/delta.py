@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from plaud_provider.database.arrow import arrow_schema
 from plaud_provider.warehouse.lake import folder_name
 from plaud_provider.warehouse.loaders.folders import FolderLoader
-from plaud_provider.warehouse.loaders.lake import arrow_schema
 from plaud_provider.warehouse.loaders.object_store import storage_options
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ class DeltaLoader(FolderLoader):
         from deltalake import DeltaTable
 
         options = storage_options(self._lake)
-        DeltaTable.create(self._uri(table), arrow_schema(columns), mode="ignore", storage_options=options)
+        DeltaTable.create(
+            self._uri(table), arrow_schema(columns.items()), mode="ignore", storage_options=options
+        )
 
     def _add_column(self, opened: Any, column: sa.Column[Any]) -> None:
         from deltalake import Schema
 
-        opened.alter.add_columns(list(Schema.from_arrow(arrow_schema({column.name: column})).fields))
+        opened.alter.add_columns(list(Schema.from_arrow(arrow_schema([(column.name, column)])).fields))
 
     def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str]) -> Any:
         import pyarrow.dataset as ds

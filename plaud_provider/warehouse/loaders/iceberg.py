@@ -9,10 +9,11 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from plaud_provider.database.arrow import arrow_schema
 from plaud_provider.database.connections import kind_of, look_up
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
 from plaud_provider.warehouse.lake import folder_name
-from plaud_provider.warehouse.loaders.lake import LakeLoader, arrow_schema
+from plaud_provider.warehouse.loaders.lake import LakeLoader
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -127,7 +128,7 @@ class IcebergLoader(LakeLoader):
 
         fields = [
             NestedField(number, field.name, iceberg_type(field.type), required=not field.nullable)
-            for number, field in enumerate(arrow_schema(columns), start=1)
+            for number, field in enumerate(arrow_schema(columns.items()), start=1)
         ]
         schema = Schema(*fields)
         landed_at = schema.find_field("landed_at").field_id
@@ -144,7 +145,7 @@ class IcebergLoader(LakeLoader):
             return
 
     def _add_column(self, opened: Any, column: sa.Column[Any]) -> None:
-        [field] = arrow_schema({column.name: column})
+        [field] = arrow_schema([(column.name, column)])
         with opened.update_schema() as update:
             update.add_column(column.name, iceberg_type(field.type))
 

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from plaud_provider.api.models import Status
+from plaud_provider.database.arrow import arrow_table, arrow_type
 from plaud_provider.database.rows import columns_of
-from plaud_provider.database.types import UtcTime
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudError,
@@ -131,11 +131,6 @@ class LakeLoader(OrderedLoader):
     @abstractmethod
     def _conflicts(self) -> tuple[type[Exception], ...]:
         """Errors of a commit that another one was faster than."""
-
-    def _columns(self, table: sa.Table) -> dict[str, sa.Column[Any]]:
-        """Return our columns; segments carry the ``landed_at`` of their transcript."""
-        columns = {column.name: column for column in table.columns}
-        return columns | {"landed_at": self._tables.transcripts.c.landed_at}
 
     def _create_or_check(self) -> None:
         for table, parameter in self._tables.parameters.items():
@@ -254,43 +249,6 @@ def storage_path(lake: Lake) -> ObjectStoragePath:
     from airflow.sdk import ObjectStoragePath
 
     return ObjectStoragePath(lake.location if lake.is_local else lake.path)
-
-
-def arrow_type(column: sa.Column[Any]) -> Any:
-    """Return the type of Arrow that a column of ours has."""
-    import pyarrow as pa
-
-    if isinstance(column.type, UtcTime):
-        return pa.timestamp("us", tz="UTC")
-    if isinstance(column.type, sa.Float):
-        return pa.float64()
-    if isinstance(column.type, sa.BigInteger):
-        return pa.int64()
-    if isinstance(column.type, sa.Boolean):
-        return pa.bool_()
-    if isinstance(column.type, sa.Date):
-        return pa.date32()
-    return pa.int32() if isinstance(column.type, sa.Integer) else pa.string()
-
-
-def arrow_schema(columns: Mapping[str, sa.Column[Any]]) -> Any:
-    """Return columns of ours as a schema of Arrow."""
-    import pyarrow as pa
-
-    return pa.schema([pa.field(name, arrow_type(one), one.nullable) for name, one in columns.items()])
-
-
-def arrow_table(columns: Columns, schema: Any) -> Any:
-    """
-    Return rows as a table of Arrow.
-
-    :param columns: Rows.
-    :param schema: Columns of the table that they go to; those that are not ours are null.
-    """
-    import pyarrow as pa
-
-    nulls = [None] * len(next(iter(columns.values())))
-    return pa.table([pa.array(columns.get(field.name, nulls), field.type) for field in schema], schema=schema)
 
 
 def _holds(found: Any, column: sa.Column[Any]) -> bool:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from plaud_provider.database.arrow import arrow_schema
 from plaud_provider.warehouse.lake import folder_name
 from plaud_provider.warehouse.loaders.folders import FolderLoader
-from plaud_provider.warehouse.loaders.lake import arrow_schema, storage_path
+from plaud_provider.warehouse.loaders.lake import storage_path
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -50,12 +51,12 @@ class ParquetLoader(FolderLoader):
 
     def _create(self, table: sa.Table, columns: Mapping[str, sa.Column[Any]]) -> None:
         path = storage_path(self._lake) / folder_name(str(table.name))
-        schema = arrow_schema(columns)
+        schema = arrow_schema(columns.items())
         # Readers of an empty lake find its columns.
         self._append(_Folder(path, schema), schema.empty_table())
 
     def _add_column(self, opened: Any, column: sa.Column[Any]) -> None:
-        [field] = arrow_schema({column.name: column})
+        [field] = arrow_schema([(column.name, column)])
         schema = opened.schema.append(field)
         self._append(_Folder(opened.path, schema), schema.empty_table())
 

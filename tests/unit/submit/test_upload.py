@@ -220,13 +220,14 @@ KILLED = """
 import json, sys
 from pathlib import Path
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
-from tests.unit.tasks import TaskStateStore, task_context
+from tests.unit.tasks import TaskStateStore, bring_never_expire, task_context
 
 class Kept(TaskStateStore):
     def set(self, key, value, **options):
         super().set(key, value, **options)
         Path(sys.argv[2]).write_text(json.dumps(self.rows))
 
+bring_never_expire()
 SubmitTranscriptionOperator(task_id="submit", audio_url=sys.argv[1]).execute(task_context(Kept()))
 """
 
@@ -244,20 +245,22 @@ def test_killed_in_the_middle_nothing_is_paid_and_a_retry_goes_on(
         gone.wait(60)
 
     embedded.on[at] = hold
-    child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(file), str(tmp_path / "state")],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        assert arrived.wait(120)
-    finally:
-        child.kill()
-        child.wait()
-        gone.set()
-        embedded.on.clear()
+    with (tmp_path / "output").open("w+") as output:
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(file), str(tmp_path / "state")],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            while not arrived.wait(0.05):
+                assert child.poll() is None, (tmp_path / "output").read_text()
+        finally:
+            child.kill()
+            child.wait()
+            gone.set()
+            embedded.on.clear()
     assert embedded.submitted == []
 
     store = TaskStateStore()
