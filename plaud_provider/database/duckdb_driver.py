@@ -53,7 +53,7 @@ class _Connection:
         # Closing the file writes a checkpoint anyhow; done at the commit, it spares the write-ahead log,
         # which takes as much memory again as a long transcript.
         with suppress(duckdb.Error):  # Its configuration may be locked.
-            connection.execute("SET checkpoint_threshold = '1KB'")
+            connection.execute("SET checkpoint_threshold = '0KB'")
 
     def cursor(self) -> _Cursor:
         return _Cursor(self._connection)

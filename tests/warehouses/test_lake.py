@@ -309,3 +309,27 @@ def test_what_is_in_a_warehouse_and_a_lake_is_purged_from_both(
     assert both.loader.remove(["txn_1", "txn_2"]) == (2, 3)
 
     assert both.loader.stored(bool) == []
+
+
+def test_duckdb_takes_the_same_rows_from_arrow_as_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plaud_provider.database import duckdb
+
+    texts = ["\U0001f600 e\u0301 \u65e5\u672c", "", "a\0b", "'\"\\N", " \t\r\n"]
+    said = [
+        segment(number, text=texts[number % 5], speaker=None, start_seconds=number / 3, end_seconds=None)
+        for number in range(25_000)
+    ]
+    found = []
+    for name, rows_for_arrow in (("arrow", 1), ("lists", 1_000_000)):
+        monkeypatch.setattr(duckdb, "_ROWS_FOR_ARROW", rows_for_arrow)
+        (tmp_path / name).mkdir()
+        warehouse = connected("duckdb", tmp_path / name, monkeypatch)
+        for _ in range(2):
+            open_warehouse(CONN_ID).replace([landing("txn_1", segments=tuple(said)), landing("txn_2")])
+        query = "select * from plaud_segments order by transcription_id, segment_index"
+        found.append([warehouse.rows(query), warehouse.rows("select * from plaud_transcripts order by 1")])
+
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 25_002
