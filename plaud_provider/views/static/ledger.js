@@ -59,7 +59,7 @@ async function show() {
     element("td", {}, element("button", {
       type: "button", className: "link", dir: "auto", onclick: () => open(one.example).catch(fail),
     }, one.reason || "no reason given")),
-    element("td", {}, one.is_billed ? "yes" : one.state === "unknown" ? "perhaps" : "no"),
+    element("td", { className: "short" }, one.is_billed ? "yes" : one.state === "unknown" ? "perhaps" : "no"),
     element("td", { className: "advice whole" }, found.advice[one.state] ?? ""))));
   find("recordings").replaceChildren();
   last = null;
