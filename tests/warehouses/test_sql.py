@@ -82,7 +82,9 @@ def test_snowflake_creates(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert created[1].startswith("create table if not exists plaud_segments (")
     assert ", primary key (transcription_id, segment_index)) comment = " in created[1]
-    (lock,) = created[2:]
+    lock, view = created[2:]
+    assert view.startswith("create view plaud_speakers as SELECT spoken.transcription_id, spoken.speaker, ")
+    assert " FROM plaud_segments AS segments)" in view.replace("\n", "")
     assert lock == (
         "create table if not exists plaud_transcripts_lock comment = 'One row, which each landing updates first, "
         "so that two wait for each other' as select current_timestamp() as locked_at"

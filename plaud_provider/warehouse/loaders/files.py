@@ -19,6 +19,8 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
+import sqlalchemy as sa
+
 from plaud_provider.api.models import Status
 from plaud_provider.database.connections import safe_message
 from plaud_provider.database.rows import batches
@@ -31,9 +33,9 @@ from plaud_provider.exceptions import (
 )
 from plaud_provider.warehouse.loaders.loader import Landed, Loader, Removed, Stored
 from plaud_provider.warehouse.slab import Content, content_of, written
+from plaud_provider.warehouse.speakers import speakers, speakers_name, spelled
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
     from airflow.sdk import Connection
 
     from plaud_provider.ledger.ledger import Ledger
@@ -297,6 +299,36 @@ class FilesLoader(Loader):
         for column in missing:
             self._add(column)
         self._create_more()
+        self._create_speakers()
+
+    def _create_speakers(self) -> None:
+        """Make the view of speakers if this role may; nothing depends on it, and one that is there stays."""
+        segments = self._tables.segments
+        name = speakers_name(str(segments.name))
+        columns = [sa.column(column.name, column.type) for column in segments.columns]
+        # Under an alias, as no warehouse takes the whole name of a table before that of a column.
+        rows = sa.table(VALUE, *columns).alias("segments")
+        query = spelled(
+            speakers(rows),
+            quoted=lambda one: self._read_segments if one == VALUE else self._quoted(one),
+            literal=self._literal,
+        )
+        try:
+            if len(name.encode()) <= self.longest_name and self._there(name) is None:
+                self._rows(f"create view {self._name(name)} as {query}")
+        except PlaudTableMismatchError:
+            return
+        except Exception as error:
+            told = safe_message(error, self._connection)
+            log.info("View %s was not created (%s). Nothing depends on it; see docs/model.md.", name, told)
+
+    @property
+    def _read_segments(self) -> str:
+        """The name, in SQL, of what people read segments from."""
+        return self._name(self._tables.segments.name)
+
+    def _literal(self, text: str) -> str:
+        return literal(text)
 
     def _problems(self, table: sa.Table, there: Mapping[str, Found]) -> Iterator[str]:
         ours = {self._stored(column.name): column for column in table.columns}
@@ -397,4 +429,6 @@ def comment_of(column: sa.Column[Any]) -> str:
 
 def literal(text: str) -> str:
     """Return text as a literal of SQL, for warehouses where a backslash escapes."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    # BigQuery takes no line break in one.
+    return "'" + escaped.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t") + "'"
