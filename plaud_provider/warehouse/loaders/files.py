@@ -93,6 +93,11 @@ class FilesLoader(Loader):
     needs_pyarrow: ClassVar[bool] = True
     #: Bytes that a name may have.
     longest_name: ClassVar[int]
+    #: What is there after a landing that failed.
+    outcome: ClassVar[str] = (
+        "The transaction was rolled back, unless it was complete when the connection broke; then doing it "
+        "again changes nothing."
+    )
     #: What an error's code means and what to do, by the start of the code.
     advice: ClassVar[Mapping[str, tuple[str, str]]]
 
@@ -405,10 +410,7 @@ class FilesLoader(Loader):
         reason, advice = next(told, _OTHERWISE)
         if has_rows:
             shown = code or type(error).__name__
-            outcome = (
-                "The transaction was rolled back, unless it was complete when the connection broke; then "
-                "doing it again changes nothing."
-            )
+            outcome = self.outcome
         else:
             shown, outcome = safe_message(error, self._connection), "No row was written."
         return PlaudWarehouseError(
