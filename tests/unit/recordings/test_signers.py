@@ -92,7 +92,6 @@ SIGNERS = {
     "Vimeo": "https://files.example/calls/1.mp3?exp={end}~acl=%2Fcalls%2F*~hmac={word}",
     "Limelight": "https://files.example/calls/1.mp3?p=33&e={end}&h={word}",
     "Limelight, from when": "https://files.example/calls/1.mp3?p=33&e={end}&cf={end}&h={hex}",
-    "Discord": "https://cdn.discordapp.com/attachments/1/2/1.mp3?ex={hextime}&is={hextime}&hm={sha256}&",
     "HubSpot": "https://files.example/calls/1.mp3?hs_sig={b64}&hs_ts={end}",
     "Qiniu": "https://files.example/calls/1.mp3?e={end}&token=AK:{word}",
     "Upyun": "https://files.example/calls/1.mp3?_upt={hextime}{end}",
