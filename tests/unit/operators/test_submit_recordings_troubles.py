@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -385,23 +386,26 @@ def test_a_submit_that_was_certainly_not_accepted_is_not_left_as_sent(
 
 
 def test_an_error_of_our_own_lets_what_is_under_way_end(
-    chunk: Archive, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = memory.LedgerMemory.sending
-    broken: list[Any] = []
+    archive.add(*(f"{number:02}.wav" for number in range(12)))
+    archive.list()
+    archive.plaud.inject({"match": {"kind": "submit"}, "times": None, "action": "delay", "seconds": 0.3})
+    real, noted = memory.LedgerMemory.sending, count(1)
 
     def sending(row: memory.LedgerMemory) -> bool:
-        if not broken:
-            broken.append(row)
+        # By then others are under way: the first alone was answered.
+        if next(noted) == 4:
             raise ZeroDivisionError
         return real(row)
 
     monkeypatch.setattr(memory.LedgerMemory, "sending", sending)
 
     with pytest.raises(ZeroDivisionError):
-        chunk.submit()
-    assert chunk.count_of_states() == {"claimed": 1, "processing": 2}
-    assert len(chunk.posted()) == 2
+        archive.submit()
+    sent = len(archive.posted())
+    assert 3 <= sent < 12
+    assert archive.count_of_states() == {"claimed": 12 - sent, "processing": sent}
 
 
 # Fault row 57
