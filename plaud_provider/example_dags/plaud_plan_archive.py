@@ -25,6 +25,7 @@ from airflow.sdk import DAG, Param
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.plan_recordings import PlanRecordingsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
+from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 
@@ -80,6 +81,7 @@ with DAG(
             description="Where transcripts are to land: what is there already costs nothing",
         ),
         "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
+        **option_params(),
     },
 ):
     # What a recording is, and what is known of it: the same for all tasks.
@@ -87,6 +89,7 @@ with DAG(
         "resubmit": "{{ params.resubmit }}",
         "language": "{{ params.language }}",
         "speaker_diarization": "{{ params.speaker_diarization }}",
+        **TERMS,
         "ledger_conn_id": "{{ params.ledger_conn_id }}",
         "sql_conn_id": "{{ params.sql_conn_id }}",
         "plaud_conn_id": "{{ params.plaud_conn_id }}",
@@ -99,6 +102,7 @@ with DAG(
         results_path=results_path,
         pattern="{{ params.pattern }}",
         chunk_size="{{ params.chunk_size }}",
+        upload=UPLOAD,
         **known,
     )
     plan = PlanRecordingsOperator.partial(task_id="plan", **known).expand(manifest=listing.output)

@@ -26,6 +26,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from plaud_provider.task_groups.archive import transcribe_recordings
+from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 
@@ -72,6 +73,7 @@ with DAG(
         ),
         "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
         "sql_conn_id": Param("warehouse_default", type="string", title="Warehouse connection"),
+        **option_params(),
     },
 ):
     transcribe_recordings(
@@ -83,6 +85,8 @@ with DAG(
         max_failed=0,
         language="{{ params.language }}",
         speaker_diarization="{{ params.speaker_diarization }}",
+        **TERMS,
+        upload=UPLOAD,
         sql_conn_id="{{ params.sql_conn_id }}",
         ledger_conn_id="{{ params.ledger_conn_id or params.sql_conn_id }}",
         plaud_conn_id="{{ params.plaud_conn_id }}",
