@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from airflow.sdk import Param
 
 _SECTION = "Options of the API embedded"
@@ -15,7 +13,7 @@ TERMS = {
 UPLOAD = "{{ params.upload }}"
 
 
-def option_params() -> dict[str, Param[Any]]:
+def option_params() -> dict[str, Param]:
     """
     Return the fields, in a section of their own.
 
