@@ -44,13 +44,17 @@ def as_transcription_id(value: object) -> str | None:
 #: Arguments that are one text each, whichever operator takes them.
 _TEXTS = frozenset(
     [
-        *("path", "results_path", "manifest", "pattern"),
-        *("plaud_conn_id", "sql_conn_id", "ledger_conn_id", "region", "schema"),
-        *("transcripts_table", "segments_table", "language", "webhook_url", "on_unknown_submit"),
-        *("model", "detection_level"),
-        *("unreadable", "convert", "upload"),
+        *("manifest", "plaud_conn_id", "transcripts_table", "segments_table", "on_unknown_submit"),
+        *("unreadable", "convert", "upload", "lake_format"),
+    ]
+)
+#: The same, but that they may be left out: then they are ``None``.
+_OPTIONAL_TEXTS = frozenset(
+    [
+        *("path", "results_path", "folder", "pattern", "sql_conn_id", "ledger_conn_id", "region", "schema"),
+        *("language", "webhook_url", "model", "detection_level"),
         *("metadata_pattern", "metadata_path", "metadata_timezone"),
-        *("lake_path", "lake_format", "lake_catalog_conn_id"),
+        *("lake_path", "lake_catalog_conn_id"),
     ]
 )
 
@@ -97,7 +101,12 @@ class TextArguments:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; Airflow sets what templates rendered in this way, too."""
-        super().__setattr__(name, as_text(name, value) if name in _TEXTS else value)
+        if name in _TEXTS:
+            value = as_text(name, value)
+        elif name in _OPTIONAL_TEXTS:
+            value = as_text(name, value)
+            value = optional(value) if isinstance(value, str) else value
+        super().__setattr__(name, value)
 
 
 def validate_transcription_id(value: object) -> str:

@@ -138,11 +138,6 @@ def is_json(body: bytes) -> bool:
     return _json_object(body) is not None
 
 
-def is_page(answer: Response) -> bool:
-    """Whether an answer is a page for people: a gateway's, which says nothing about what was asked for."""
-    return "html" in answer.headers.get("content-type", "") or answer.body.lstrip().startswith(b"<")
-
-
 def error_code(body: bytes) -> str:
     """Return the error code of a refusal's body, in brackets, if it is a bare word."""
     for place in places_in(_json_object(body) or {}):

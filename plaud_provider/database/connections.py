@@ -18,14 +18,18 @@ _REDSHIFT = ("redshift", "redshift-serverless")
 _SECRET_NAME = r"(?i)token|secret|passw|key"
 
 
-def look_up(conn_id: str, *, parameter: str) -> Connection:
+def look_up(conn_id: str | None, *, parameter: str) -> Connection:
     """
     Return a connection.
 
-    :param conn_id: Its id.
+    :param conn_id: Its id; ``None`` if a template made nothing of it.
     :param parameter: Argument that names it, for messages.
     :raises PlaudConfigurationError: if there is none.
     """
+    if conn_id is None:
+        raise PlaudConfigurationError(
+            f"{parameter}: it is empty. Pass the id of the database's connection. Nothing was sent."
+        )
     try:
         return BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:

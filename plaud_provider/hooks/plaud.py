@@ -14,7 +14,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.sdk import BaseHook
+from airflow.providers.http.hooks.http import HttpHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from plaud_provider import metrics
@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class PlaudHook(BaseHook):
+class PlaudHook(HttpHook):
     """
     Talk to the Plaud partner transcription API.
 
@@ -94,7 +94,7 @@ class PlaudHook(BaseHook):
         minute: float = 60.0,
         settings: PlaudSettings | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(http_conn_id=plaud_conn_id)
         self.plaud_conn_id = plaud_conn_id
         self._asserted_region = region
         self._limits = limits or Limits()
@@ -316,9 +316,24 @@ class PlaudHook(BaseHook):
             )
         return True, words
 
-    def get_conn(self) -> Session:
-        """Return a requests session that cannot leak: no credentials, no redirects, no cookies."""
-        return open_requests_session(self.settings.account.base_url)
+    def get_conn(
+        self, headers: dict[Any, Any] | None = None, extra_options: dict[str, Any] | None = None
+    ) -> Session:
+        """
+        Return a requests session that cannot leak: no credentials, no redirects, no cookies.
+
+        Unlike :class:`~airflow.providers.http.hooks.http.HttpHook`, it takes neither headers nor options from
+        the connection's extra.
+        """
+        session = open_requests_session(self.settings.account.base_url)
+        session.headers.update(headers or {})
+        return session
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse arbitrary requests: they would go out without the token, retry and residency rules."""
+        raise NotImplementedError(
+            "PlaudHook.run: use transcribe(), submit_transcription() and get_transcription()."
+        )
 
     def close(self) -> None:
         """Close the hook's connections; it opens new ones when used again."""

@@ -4,74 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property, partial
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from plaud_provider import metrics
-from plaud_provider.api.limits import LATE_AFTER
 from plaud_provider.database.connections import kind_of, look_up
 from plaud_provider.database.database import DIALECTS, once_committed, open_database
 from plaud_provider.database.rows import batches
-from plaud_provider.database.types import UtcTime, host_clock
-from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
-from plaud_provider.ledger.entry import RESUBMITTABLE, Entry, Owner, Recording, State, kept_error
+from plaud_provider.database.types import UtcTime
+from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.ledger.claims import Claims, owner_columns
+from plaud_provider.ledger.entry import Entry, Owner, Recording, State, kept_error
+from plaud_provider.ledger.reader import BATCH, OWNER_COLUMNS
 from plaud_provider.ledger.table import ledger_tables
 
-if TYPE_CHECKING:
-    from plaud_provider.database.database import Database
-    from plaud_provider.database.rows import Row
-    from plaud_provider.ledger.table import LedgerTables
-
-__all__ = ["Entry", "Ledger", "Owner", "Recording", "State", "open_ledger"]
+__all__ = ["BATCH", "Entry", "Ledger", "Owner", "Recording", "State", "open_ledger"]
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-Arguments = ParamSpec("Arguments")
-
-#: Keys per statement: SQLite before 3.32 takes 999 variables, and :meth:`Ledger.failed` three for each id.
-BATCH = 300
-#: References per query, likewise.
-LOOKED_UP = 900
-LAPSED = (
-    "Its task ended or stalled while it was being sent, and noted no answer: Plaud may have accepted and "
-    "billed it. Compare with Plaud's own account, then have it submitted again if it is not there."
-)
 #: What is kept of why a recording failed, once it is purged.
 PURGED_REASON = "its reason was purged"
-#: Rows that are read at once, where all are.
-PAGE = 5000
 #: Kinds of database that keep a ledger, for messages.
 LEDGER_DATABASES = "PostgreSQL, MySQL, MariaDB, SQLite or DuckDB"
-OWNER_COLUMNS = tuple(f"owner_{name}" for name in Owner._fields)
 # Values that a step is given for its recording; its statement is made once.
 _ERROR = sa.bindparam("new_error", type_=sa.Text())
 _NEW_ID = sa.bindparam("new_transcription_id", type_=sa.Text())
 
 
-class Outcome(NamedTuple):
-    """
-    What has become of a recording.
-
-    :param state: Its state.
-    :param transcription_id: Plaud's id, once accepted.
-    :param submitted_at: When it was sent.
-    :param is_purged: Whether its text was removed for good.
-    """
-
-    state: State
-    transcription_id: str | None
-    submitted_at: datetime | None
-    is_purged: bool = False
-
-
-class Ledger:
+class Ledger(Claims):
     """
     Who has which recording, and how far it has come.
 
@@ -100,227 +65,15 @@ class Ledger:
 
     A step is one conditional statement: it happens if the row is in a state, and with the owner, that it
     starts from, and says whether it did. Each can be done again with the same result, so that a connection
-    which breaks at its commit does no harm. Leases go by the clock of the database, which all hosts share.
+    which breaks at its commit does no harm.
 
-    Holds no connection between calls, unless it is opened to keep one; thread-safe. It waits, for a bounded
-    time, while its database restarts or other writers are in the way.
-
-    :param database: Database that keeps it.
-    :param tables: Its table.
-    :param now: Tells the time, with time zone, instead of the database's own clock.
+    See :class:`~plaud_provider.ledger.reader.LedgerReader` for the arguments.
     """
 
-    #: For how long a claimed recording is its owner's, unless renewed.
-    LEASE_OF_CLAIM = timedelta(minutes=3)
     #: For how long a submit may take; afterwards its outcome is unknown.
     LEASE_OF_SUBMIT = timedelta(minutes=3)
     #: For how long it is left to others to begin to wait for what they have submitted.
     LEASE_OF_WAIT = timedelta(hours=25)
-
-    def __init__(
-        self, database: Database, tables: LedgerTables, *, now: Callable[[], datetime] | None = None
-    ) -> None:
-        self.database = database
-        self._tables = tables
-        self._table = tables.submissions
-        self._clock = partial(host_clock, now=now) if now is not None else database.dialect.clock
-        #: The time by this clock.
-        self._now = self._clock(timedelta(0))
-        c = self._c = tables.submissions.c
-        self._failed_text = f"{self._table.fullname} could not be read or written"
-        #: A claim that was released has a lease of no length.
-        self._is_kept = c.lease_until > c.claimed_at
-
-    @property
-    def conn_id(self) -> str:
-        """Airflow connection of its database."""
-        return self.database.conn_id
-
-    def close(self) -> None:
-        """Close the connection that is kept between calls, if there is one."""
-        self.database.close()
-
-    def ensure_table(self, *, is_checked: bool = False) -> None:
-        """
-        Create the table if it is not there; safe when several tasks do it at once.
-
-        :param is_checked: Whether a task before has done so.
-        :raises PlaudTableMismatchError: if an existing table cannot be the ledger.
-        :raises PlaudWarehouseError: if the database cannot be reached, or does not let us.
-        """
-        self.database.ensure(self._tables, is_checked=is_checked)
-
-    # Who may submit
-
-    def claim(
-        self,
-        recordings: Collection[Recording],
-        owner: Owner,
-        *,
-        resubmit: Collection[State] = (),
-        resubmit_own: bool = False,
-        max_hours: float | None = None,
-    ) -> dict[str, Entry]:
-        """
-        Claim recordings for submitting, and return the state of all of them afterwards.
-
-        Those that ``owner`` has got are claimed by it in what is returned. What it could have claimed, but
-        for ``max_hours``, is left out.
-
-        :param recordings: Recordings to claim.
-        :param owner: Who claims.
-        :param resubmit: States to claim again from: ``failed``, ``unknown``, ``expired``. What Plaud has
-            accepted before is paid for again.
-        :param resubmit_own: Whether also what came to such a state in this very run.
-        :param max_hours: Audio hours that the run may submit, see :meth:`audio_hours`; recordings that would
-            go beyond are not claimed.
-        :raises PlaudInputError: if recordings in another state were to be resubmitted.
-        """
-        if beyond := set(resubmit) - RESUBMITTABLE:
-            raise PlaudInputError(
-                f"resubmit: what is {', '.join(sorted(beyond))} cannot be submitted again; only failed, "
-                "unknown and expired recordings can. Nothing was sent."
-            )
-        by_key = {recording.recording_key: recording for recording in recordings}
-
-        def claim(connection: sa.Connection, keys: Sequence[str]) -> dict[str, Entry]:
-            self._lock(connection, self._has_key(keys))
-            self._note_lapsed(connection, self._has_key(keys))
-            # Once there is nothing to wait for any more: a lease is not to be spent on that.
-            now = self._time(connection)
-            dialect = self.database.dialect
-            beyond: set[str] = set()
-            if max_hours is not None:
-                # Of two tasks of a run, each sees what the other has claimed.
-                dialect.lock(connection, [f"{self._table.name}\0{owner.dag_id}\0{owner.run_id}"])
-                rule = self._may_claim(self._claim_of(owner), resubmit, resubmit_own=resubmit_own)
-                known = {
-                    row.recording_key: row.may_claim
-                    for row in self._rows(connection, keys, rule.label("may_claim"))
-                }
-                wanted = [by_key[key] for key in keys if known.get(key, True)]
-                beyond = self._beyond_hours(connection, wanted, owner, max_hours)
-            rows = [self._claimed_row(by_key[key], owner, now) for key in keys if key not in beyond]
-            dialect.clean(rows)
-            dialect.upsert(
-                connection,
-                self._table,
-                rows,
-                may_replace=lambda new: self._may_claim(new, resubmit, resubmit_own=resubmit_own),
-            )
-            found = {
-                key: entry for key, entry in self._entries(connection, keys).items() if key not in beyond
-            }
-            claimed = sum(entry.is_claimed_by(owner) for entry in found.values())
-            self._tell(connection, State.CLAIMED, claimed)
-            return found
-
-        return self._in_batches(by_key, claim)
-
-    def _beyond_hours(
-        self, connection: sa.Connection, wanted: Collection[Recording], owner: Owner, max_hours: float
-    ) -> set[str]:
-        """Return which recordings a run may not claim, as it would go beyond its audio hours."""
-        keys = [recording.recording_key for recording in wanted]
-        left = max_hours * 3600 - self._audio_seconds(connection, owner.dag_id, owner.run_id, but=keys)
-        beyond = set()
-        for recording in wanted:
-            seconds = recording.duration_seconds or 0.0
-            if seconds <= left:
-                left -= seconds
-            else:
-                beyond.add(recording.recording_key)
-        return beyond
-
-    def _may_claim(
-        self, new: Any, resubmit: Collection[State], *, resubmit_own: bool
-    ) -> sa.ColumnElement[bool]:
-        """
-        Return the rule of claims: whether a row may be replaced by a claim.
-
-        :param new: The row of the claim: its columns, or its values.
-        :param resubmit: States to claim again from.
-        :param resubmit_own: Whether also those that came about in this very run: what failed is tried once a
-            run, unless somebody says so.
-        """
-        there = self._c
-        is_same_run = sa.and_(there.owner_dag_id == new.owner_dag_id, there.owner_run_id == new.owner_run_id)
-        # Of this try, whose lease starts anew, or an earlier one: one that is still alive must not take from
-        # a later one.
-        is_earlier_try = sa.and_(
-            is_same_run,
-            there.owner_task_id == new.owner_task_id,
-            there.owner_map_index == new.owner_map_index,
-            there.owner_try_number <= new.owner_try_number,
-        )
-        has_lapsed = there.lease_until <= new.claimed_at
-        return sa.and_(
-            there.purged_at.is_(None),
-            sa.or_(
-                sa.and_(self._is(State.CLAIMED), sa.or_(has_lapsed, is_earlier_try)),
-                sa.and_(self._is(*sorted(resubmit)), sa.true() if resubmit_own else sa.not_(is_same_run)),
-            ),
-        )
-
-    def claimable(
-        self, keys: Collection[str], owner: Owner, *, resubmit: Collection[State] = ()
-    ) -> tuple[dict[str, Entry], set[str]]:
-        """
-        Return what is known of recordings, and which of them a claim would get now.
-
-        :param keys: Recording keys.
-        :param owner: Who would claim.
-        :param resubmit: States to claim again from.
-        :return: Rows by their keys, and the keys a claim would get: those without a row too.
-        """
-        may_claim = self._may_claim(self._claim_of(owner), resubmit, resubmit_own=False)
-        found = self._in_batches(
-            keys,
-            lambda connection, some: {
-                row.recording_key: (row_to_entry(row), bool(row.may_claim))
-                for row in self._rows(connection, some, may_claim.label("may_claim"))
-            },
-        )
-        claimable = {key for key in keys if key not in found or found[key][1]}
-        return {key: entry for key, (entry, _) in found.items()}, claimable
-
-    def renew(self, owner: Owner) -> int:
-        """
-        Start the lease of what this owner still has claimed anew.
-
-        :param owner: Who has claimed.
-        :return: How many recordings that are.
-        """
-        return self._run(
-            self._change,
-            self._is_claimed_by(owner),
-            lease_until=self._clock(self.LEASE_OF_CLAIM),
-            updated_at=self._now,
-        )
-
-    def release(self, owner: Owner, error: str | None = None, *, keys: Collection[str] | None = None) -> int:
-        """
-        Give up claims: others may take them at once.
-
-        :param owner: Who has claimed.
-        :param error: Why they are given up; kept until they are claimed again.
-        :param keys: Recordings to give up; ``None`` for all that this owner has claimed.
-        :return: How many were given up.
-        """
-        chosen = [sa.true()] if keys is None else [*map(self._has_key, batches(sorted(keys), BATCH))]
-        values = {
-            "lease_until": self._c.claimed_at,
-            "error": kept_error(error) if error is not None else None,
-            "updated_at": self._now,
-        }
-
-        def release(connection: sa.Connection) -> int:
-            return sum(
-                self._change(connection, sa.and_(self._is_claimed_by(owner), some), **values)
-                for some in chosen
-            )
-
-        return self._run(release)
 
     # The steps of a submit, each of one recording by its owner
 
@@ -492,6 +245,36 @@ class Ledger:
         self._tell(connection, State.PROCESSING, 1, recording_key=key, transcription_id=transcription_id)
         return False
 
+    def _update_to(self, state: State, is_at_start: sa.ColumnElement[bool], **values: Any) -> sa.Update:
+        """Return the statement of a step, made once for all recordings: making takes longer than running."""
+        c = self._c
+        is_mine = [c[name] == sa.bindparam(f"is_{name}") for name in OWNER_COLUMNS]
+        # An attempt that lost its connection at the commit may have done it already.
+        is_done = sa.and_(c.state == state.value, sa.bindparam("is_again", type_=sa.Boolean()))
+        return (
+            sa.update(self._table)
+            .where(c.recording_key == sa.bindparam("is_key"), *is_mine, sa.or_(is_at_start, is_done))
+            .values(state=state.value, updated_at=self._now, **values)
+        )
+
+    def _step(self, state: State, statement: sa.Update, key: str, owner: Owner, **values: Any) -> bool:
+        """Take one recording of this owner a step further, and return whether that happened."""
+        mine = {f"is_{name}": value for name, value in owner_columns(owner).items()}
+        parameters = {"is_key": key, "is_again": False, **mine, **values}
+
+        def step(connection: sa.Connection) -> bool:
+            try:
+                count = connection.execute(statement, parameters).rowcount
+                self._tell(connection, state, count, recording_key=key)
+            except DBAPIError as error:
+                # Without a transaction around it, it may be done all the same.
+                parameters["is_again"] |= self.database.dialect.is_away(error)
+                raise
+            parameters["is_again"] = True
+            return count == 1
+
+        return self.database.run(step, failed=self._failed_text, is_patient=True, is_one_statement=True)
+
     # What became of it at Plaud
 
     def landed(self, transcription_ids: Collection[str], *, region: str, target: str | None = None) -> int:
@@ -652,6 +435,29 @@ class Ledger:
         self._tell(connection, state, changed, region=region, **more)
         return changed
 
+    # Who waits
+
+    def waiting(self, transcription_ids: Collection[str], until: datetime, *, region: str) -> None:
+        """
+        Note that somebody waits for transcriptions.
+
+        :param transcription_ids: Ids that Plaud gave.
+        :param until: Until when.
+        :param region: Plaud region.
+        """
+        is_waited_for = sa.and_(
+            self._c.region == region,
+            self._is(State.PROCESSING),
+            sa.or_(self._c.lease_until.is_(None), self._c.lease_until < until),
+        )
+
+        def wait(connection: sa.Connection) -> None:
+            for ids in batches(sorted(transcription_ids), BATCH):
+                where = sa.and_(is_waited_for, self._c.transcription_id.in_(ids))
+                self._change(connection, where, lease_until=until)
+
+        self._run(wait)
+
     # What is forgotten
 
     def purge(self, keys: Collection[str]) -> set[str]:
@@ -684,420 +490,6 @@ class Ledger:
             return dict.fromkeys(connection.scalars(query), True)
 
         return set(self._in_batches(keys, purge))
-
-    def purged(self, transcription_ids: Collection[str], *, region: str) -> set[str]:
-        """
-        Return those of transcriptions whose text is removed for good.
-
-        :param transcription_ids: Ids that Plaud gave.
-        :param region: Plaud region.
-        """
-        c = self._c
-
-        def find(connection: sa.Connection) -> set[str]:
-            return {
-                known
-                for batch in batches(sorted(set(transcription_ids)), BATCH)
-                for known in connection.scalars(
-                    sa.select(c.transcription_id).where(
-                        c.region == region, c.transcription_id.in_(batch), c.purged_at.is_not(None)
-                    )
-                )
-            }
-
-        return self._run(find)
-
-    def chosen(self, is_chosen: Callable[[Entry], bool]) -> list[Entry]:
-        """
-        Return the rows that something holds for; all are read, a page at a time.
-
-        :param is_chosen: Whether a row is one of them.
-        """
-
-        def choose(connection: sa.Connection) -> list[Entry]:
-            rows = connection.execution_options(yield_per=PAGE).execute(sa.select(self._table))
-            return [entry for row in rows if is_chosen(entry := row_to_entry(row))]
-
-        return self._run(choose)
-
-    # Who waits
-
-    def waiting(self, transcription_ids: Collection[str], until: datetime, *, region: str) -> None:
-        """
-        Note that somebody waits for transcriptions.
-
-        :param transcription_ids: Ids that Plaud gave.
-        :param until: Until when.
-        :param region: Plaud region.
-        """
-        is_waited_for = sa.and_(
-            self._c.region == region,
-            self._is(State.PROCESSING),
-            sa.or_(self._c.lease_until.is_(None), self._c.lease_until < until),
-        )
-
-        def wait(connection: sa.Connection) -> None:
-            for ids in batches(sorted(transcription_ids), BATCH):
-                where = sa.and_(is_waited_for, self._c.transcription_id.in_(ids))
-                self._change(connection, where, lease_until=until)
-
-        self._run(wait)
-
-    def overdue(self, *, region: str, client_id: str, target: str, most: int) -> list[Entry]:
-        """
-        Return what is at Plaud and nobody waits for any more, the oldest first.
-
-        :param region: Plaud region.
-        :param client_id: Plaud client id.
-        :param target: Where it is to be landed; what is to be landed elsewhere is left out.
-        :param most: Not more than so many.
-        """
-        c = self._c
-        query = (
-            sa.select(self._table)
-            .where(
-                c.region == region,
-                c.client_id == client_id,
-                self._is(State.PROCESSING),
-                c.purged_at.is_(None),
-                c.transcription_id.is_not(None),
-                sa.or_(c.target.is_(None), c.target == target),
-                sa.or_(c.lease_until.is_(None), c.lease_until <= self._now),
-            )
-            .order_by(c.submitted_at, c.recording_key)
-            .limit(most)
-        )
-        return self._run(lambda connection: [row_to_entry(row) for row in connection.execute(query)])
-
-    def late(self, *, region: str, client_id: str) -> int:
-        """
-        Return how many recordings have been at Plaud for so long that their results are soon lost.
-
-        :param region: Plaud region.
-        :param client_id: Plaud client id.
-        """
-        query = (
-            sa.select(sa.func.count())
-            .select_from(self._table)
-            .where(
-                self._c.region == region,
-                self._c.client_id == client_id,
-                self._is(State.PROCESSING),
-                self._c.submitted_at <= self._clock(-LATE_AFTER),
-            )
-        )
-        return self._run(lambda connection: int(connection.execute(query).scalar_one()))
-
-    # What is known
-
-    def entries(self, keys: Collection[str]) -> dict[str, Entry]:
-        """
-        Return what is known of these recordings; one that nobody has claimed is left out.
-
-        :param keys: Recording keys.
-        """
-        return self._in_batches(keys, self._entries)
-
-    def outcomes(self, keys: Collection[str]) -> dict[str, Outcome]:
-        """
-        Return what has become of recordings; one that nobody has claimed is left out.
-
-        :param keys: Recording keys, also tens of thousands.
-        """
-        c = self._c
-
-        def find(connection: sa.Connection, some: Sequence[str]) -> dict[str, Outcome]:
-            query = sa.select(c.recording_key, c.state, c.transcription_id, c.submitted_at, c.purged_at)
-            return {
-                key: Outcome(State(state), known, submitted_at, purged_at is not None)
-                for key, state, known, submitted_at, purged_at in connection.execute(
-                    query.where(self._has_key(some))
-                )
-            }
-
-        return self._in_batches(keys, find)
-
-    def paid_uris(
-        self,
-        uris: Collection[str],
-        *,
-        region: str,
-        client_id: str,
-        language: str | None,
-        speaker_diarization: bool,
-    ) -> set[str]:
-        """
-        Return those references of which a recording was paid for, or may have been, whatever its version.
-
-        :param uris: References as they are stored, also tens of thousands.
-        :param region: Plaud region.
-        :param client_id: Plaud client id.
-        :param language: Language that was asked for: another one is another transcription.
-        :param speaker_diarization: Whether speakers were asked for, likewise.
-        """
-        c = self._c
-        # Each statement reads the whole table: an index of texts of any length is none that all databases
-        # have, and a hundred thousand rows are read in some hundredths of a second.
-        query = sa.select(c.audio_uri).where(
-            c.region == region,
-            c.client_id == client_id,
-            c.language.is_not_distinct_from(language),
-            c.speaker_diarization == speaker_diarization,
-            sa.or_(c.transcription_id.is_not(None), self._is(State.SUBMITTING, State.UNKNOWN)),
-        )
-
-        def find(connection: sa.Connection, some: Sequence[str]) -> dict[str, str]:
-            return {uri: uri for uri in connection.scalars(query.where(c.audio_uri.in_(some)))}
-
-        return set(self._in_batches(uris, find, size=LOOKED_UP))
-
-    def origins(
-        self, transcription_ids: Collection[str], *, region: str, connection: sa.Connection | None = None
-    ) -> dict[str, Entry]:
-        """
-        Return what is known of recordings, by the ids of their transcriptions.
-
-        :param transcription_ids: Ids that Plaud gave.
-        :param region: Plaud region.
-        :param connection: Connection, in the transaction to look in; ``None`` for one of its own.
-        """
-
-        def find(connection: sa.Connection) -> dict[str, Entry]:
-            found = (
-                row_to_entry(row)
-                for batch in batches(sorted(set(transcription_ids)), BATCH)
-                for row in connection.execute(
-                    sa.select(self._table).where(
-                        self._c.region == region, self._c.transcription_id.in_(batch)
-                    )
-                )
-            )
-            return {str(entry.transcription_id): entry for entry in found}
-
-        return find(connection) if connection is not None else self._run(find)
-
-    def audio_hours(self, dag_id: str, run_id: str) -> float:
-        """
-        Return how many hours of audio a run has claimed, submitted or paid for, where their length is known.
-
-        What it has released, or what was refused without being paid for, does not count.
-
-        :param dag_id: Its dag.
-        :param run_id: The run.
-        """
-        return self._run(self._audio_seconds, dag_id, run_id) / 3600
-
-    def _audio_seconds(
-        self, connection: sa.Connection, dag_id: str, run_id: str, but: Sequence[str] = ()
-    ) -> float:
-        c = self._c
-        is_released = sa.and_(self._is(State.CLAIMED), sa.not_(self._is_kept))
-        is_unpaid = sa.and_(self._is(State.FAILED), c.transcription_id.is_(None))
-        query = sa.select(sa.func.sum(c.duration_seconds)).where(
-            c.owner_dag_id == dag_id,
-            c.owner_run_id == run_id,
-            sa.not_(sa.or_(is_released, is_unpaid)),
-            c.recording_key.not_in(but),
-        )
-        return float(connection.scalar(query) or 0)
-
-    def ended_since(self, moment: datetime) -> list[tuple[str, str, str]]:
-        """
-        Return what has landed or failed at Plaud since a moment, as keys, regions and ids.
-
-        :param moment: When to begin.
-        """
-        c = self._c
-        query = sa.select(c.recording_key, c.region, c.transcription_id).where(
-            self._is(State.LANDED, State.FAILED), c.transcription_id.is_not(None), c.finished_at >= moment
-        )
-        return self._run(lambda connection: [(row[0], row[1], row[2]) for row in connection.execute(query)])
-
-    def queue(self) -> tuple[int, float]:
-        """Return how many recordings are at Plaud, and for how many seconds the first of them has been."""
-        c = self._c
-        query = sa.select(sa.func.count(), sa.func.min(c.submitted_at, type_=c.submitted_at.type)).where(
-            self._is(State.PROCESSING), c.purged_at.is_(None)
-        )
-
-        def look(connection: sa.Connection) -> tuple[int, float]:
-            many, oldest = connection.execute(query).one()
-            age = (self._time(connection) - oldest).total_seconds() if oldest is not None else 0.0
-            return int(many), max(0.0, age)
-
-        return self._run(look)
-
-    def counts(self) -> dict[State, int]:
-        """Return how many recordings are in each state."""
-        query = sa.select(self._c.state, sa.func.count()).group_by(self._c.state)
-
-        def count(connection: sa.Connection) -> dict[State, int]:
-            self._lock(connection, self._is_lapsed)
-            self._note_lapsed(connection, sa.true())
-            found = {str(state): int(many) for state, many in connection.execute(query)}
-            return {state: found.get(state.value, 0) for state in State}
-
-        return self._run(count)
-
-    # How statements are run, and what they are made of
-
-    def _run(
-        self,
-        work: Callable[Concatenate[sa.Connection, Arguments], Result],
-        *arguments: Arguments.args,
-        **named: Arguments.kwargs,
-    ) -> Result:
-        """Do something in a transaction; while the database is away, it is waited for."""
-        return self.database.run(
-            lambda connection: work(connection, *arguments, **named),
-            failed=self._failed_text,
-            is_patient=True,
-        )
-
-    def _time(self, connection: sa.Connection) -> datetime:
-        """Return the time by the ledger's clock."""
-        return connection.scalars(sa.select(self._now)).one()
-
-    def _update_to(self, state: State, is_at_start: sa.ColumnElement[bool], **values: Any) -> sa.Update:
-        """Return the statement of a step, made once for all recordings: making takes longer than running."""
-        c = self._c
-        is_mine = [c[name] == sa.bindparam(f"is_{name}") for name in OWNER_COLUMNS]
-        # An attempt that lost its connection at the commit may have done it already.
-        is_done = sa.and_(c.state == state.value, sa.bindparam("is_again", type_=sa.Boolean()))
-        return (
-            sa.update(self._table)
-            .where(c.recording_key == sa.bindparam("is_key"), *is_mine, sa.or_(is_at_start, is_done))
-            .values(state=state.value, updated_at=self._now, **values)
-        )
-
-    def _step(self, state: State, statement: sa.Update, key: str, owner: Owner, **values: Any) -> bool:
-        """Take one recording of this owner a step further, and return whether that happened."""
-        mine = {f"is_{name}": value for name, value in owner_columns(owner).items()}
-        parameters = {"is_key": key, "is_again": False, **mine, **values}
-
-        def step(connection: sa.Connection) -> bool:
-            try:
-                count = connection.execute(statement, parameters).rowcount
-                self._tell(connection, state, count, recording_key=key)
-            except DBAPIError as error:
-                # Without a transaction around it, it may be done all the same.
-                parameters["is_again"] |= self.database.dialect.is_away(error)
-                raise
-            parameters["is_again"] = True
-            return count == 1
-
-        return self.database.run(step, failed=self._failed_text, is_patient=True, is_one_statement=True)
-
-    def _is_claimed_by(self, owner: Owner) -> sa.ColumnElement[bool]:
-        is_mine = (self._c[name] == value for name, value in owner_columns(owner).items())
-        return sa.and_(self._is(State.CLAIMED), self._is_kept, *is_mine)
-
-    def _claim_of(self, owner: Owner) -> SimpleNamespace:
-        """Return what the rule of claims asks of a claim that would be made now."""
-        return SimpleNamespace(**owner_columns(owner), claimed_at=self._now)
-
-    def _claimed_row(self, recording: Recording, owner: Owner, now: datetime) -> Row:
-        return {
-            **recording._asdict(),
-            "state": State.CLAIMED.value,
-            "transcription_id": None,
-            "error": None,
-            **owner_columns(owner),
-            "lease_until": now + self.LEASE_OF_CLAIM,
-            "claimed_at": now,
-            "submitted_at": None,
-            "accepted_at": None,
-            "finished_at": None,
-            "updated_at": now,
-            "purged_at": None,
-        }
-
-    def _is(self, *states: State) -> sa.ColumnElement[bool]:
-        # Not IN: it cannot be in a statement that is run for many rows.
-        return sa.or_(sa.false(), *(self._c.state == state.value for state in states))
-
-    def _has_key(self, keys: Sequence[str]) -> sa.ColumnElement[bool]:
-        return self._c.recording_key.in_(keys)
-
-    @staticmethod
-    def _tell(connection: sa.Connection, state: State, many: int, **about: Any) -> None:
-        """Have a change of state told once it is committed: a transaction may be tried several times."""
-        once_committed(connection, partial(metrics.changed, state.value, many, **about))
-
-    def _change(self, connection: sa.Connection, where: sa.ColumnElement[bool], /, **values: Any) -> int:
-        """Change all rows that a condition holds for, locked in the order of their keys."""
-        self._lock(connection, where)
-        return connection.execute(sa.update(self._table).where(where).values(values)).rowcount
-
-    def _lock(self, connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
-        key = self._c.recording_key
-        # Databases that take one writer at a time leave the lock of the rows out.
-        connection.execute(sa.select(key).where(where).order_by(key).with_for_update())
-
-    @property
-    def _is_lapsed(self) -> sa.ColumnElement[bool]:
-        """Whether it was being sent when its lease ended."""
-        return sa.and_(self._is(State.SUBMITTING), self._c.lease_until <= self._now)
-
-    def _note_lapsed(self, connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
-        """Make ``unknown``, of rows that are locked, what was being sent when its lease ended."""
-        lapsed = sa.update(self._table).where(where, self._is_lapsed)
-        changed = connection.execute(
-            lapsed.values(
-                state=State.UNKNOWN.value,
-                error=LAPSED,
-                lease_until=None,
-                finished_at=self._now,
-                updated_at=self._now,
-            )
-        )
-        self._tell(connection, State.UNKNOWN, changed.rowcount)
-
-    def _entries(self, connection: sa.Connection, keys: Sequence[str]) -> dict[str, Entry]:
-        return {row.recording_key: row_to_entry(row) for row in self._rows(connection, keys)}
-
-    def _rows(
-        self, connection: sa.Connection, keys: Sequence[str], *more: sa.ColumnElement[Any]
-    ) -> Sequence[sa.Row[Any]]:
-        """Return rows, with more values of each; what has lapsed is ``unknown`` from now on."""
-        is_lapsed = self._is_lapsed.label("is_lapsed")
-        rows = connection.execute(sa.select(self._table, is_lapsed, *more).where(self._has_key(keys))).all()
-        lapsed = sorted(row.recording_key for row in rows if row.is_lapsed)
-        if not lapsed:
-            return rows
-        self._lock(connection, self._has_key(lapsed))
-        self._note_lapsed(connection, self._has_key(lapsed))
-        return self._rows(connection, keys, *more)
-
-    def _in_batches(
-        self,
-        keys: Collection[str],
-        work: Callable[[sa.Connection, Sequence[str]], dict[str, Result]],
-        *,
-        size: int = BATCH,
-    ) -> dict[str, Result]:
-        """
-        Do something with keys in as many transactions as it takes, and return all that they return.
-
-        In the order of the keys: two tasks that lock the same ones wait for each other, not in a circle.
-        """
-        found: dict[str, Result] = {}
-        for some in batches(sorted(set(keys)), size):
-            found |= self._run(work, some)
-        return found
-
-
-def owner_columns(owner: Owner) -> dict[str, Any]:
-    """Return an owner as the table has it."""
-    return dict(zip(OWNER_COLUMNS, owner, strict=True))
-
-
-def row_to_entry(row: sa.Row[Any]) -> Entry:
-    """Return a row of the table."""
-    owner = Owner(*(row._mapping[name] for name in OWNER_COLUMNS))
-    values = {name: row._mapping[name] for name in Entry._fields if name != "owner"}
-    values |= {"state": State(row.state), "speaker_diarization": bool(row.speaker_diarization)}
-    return Entry(owner=owner, **values)
 
 
 def open_ledger(

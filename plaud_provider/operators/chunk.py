@@ -10,7 +10,6 @@ from airflow.sdk import BaseOperator
 
 from plaud_provider.api.arguments import (
     TextArguments,
-    optional,
     split_words,
     validate_words,
 )
@@ -143,7 +142,7 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     def _plaud(self) -> PlaudConnection:
         from plaud_provider.hooks.connection import PlaudConnection
 
-        return PlaudConnection(self.plaud_conn_id, optional(self.region))
+        return PlaudConnection(self.plaud_conn_id, self.region)
 
     def _price(self, plaud: PlaudConnection) -> Price | None:
         """Return what an hour of audio costs, where the arguments or the connection say so."""
@@ -152,7 +151,7 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
         return known_price(self.price_per_hour, plaud)
 
     def _ledger_conn(self) -> str:
-        conn_id = optional(self.ledger_conn_id) or optional(self.sql_conn_id)
+        conn_id = self.ledger_conn_id or self.sql_conn_id
         if conn_id is None:
             raise PlaudInputError(
                 "ledger_conn_id: it is missing, and a lake cannot keep the ledger, which says what has been "
@@ -172,8 +171,8 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
         from plaud_provider.warehouse.writer import open_warehouse
 
         return open_warehouse(
-            optional(self.sql_conn_id),
-            optional(self.schema),
+            self.sql_conn_id,
+            self.schema,
             self.transcripts_table,
             self.segments_table,
             metadata_columns=split_words(self.metadata_columns),
@@ -184,22 +183,21 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
 
     def _tables(self) -> Target | None:
         """Return the tables, as lineage names them; ``None`` of a lake alone."""
-        sql_conn_id = optional(self.sql_conn_id)
-        if sql_conn_id is None:
+        if self.sql_conn_id is None:
             return None
-        return Target(sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table)
+        return Target(self.sql_conn_id, self.schema, self.transcripts_table, self.segments_table)
 
     def _target(self) -> str:
         from plaud_provider.warehouse.tables import plaud_tables
 
-        tables = plaud_tables(optional(self.schema), self.transcripts_table, self.segments_table)
+        tables = plaud_tables(self.schema, self.transcripts_table, self.segments_table)
         lake = self._lake()
-        return tables.target(optional(self.sql_conn_id) or (lake.path if lake else ""))
+        return tables.target(self.sql_conn_id or (lake.path if lake else ""))
 
     def _lake(self) -> Lake | None:
         from plaud_provider.warehouse.lake import checked_lake
 
-        return checked_lake(self.lake_path, self.lake_format, optional(self.lake_catalog_conn_id))
+        return checked_lake(self.lake_path, self.lake_format, self.lake_catalog_conn_id)
 
 
 class ChunkOperator(ArchiveOperator):

@@ -88,8 +88,8 @@ class ExportTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
 
         formats = validate_words("formats", self.formats, EXPORTS)
         # A folder that is none is found before anything is read.
-        folder = _folder(self.folder, "folder") if optional(self.folder) else None
-        reader = TranscriptReader(self.sql_conn_id, optional(self.schema), self.transcripts_table)
+        folder = _folder(self.folder, "folder") if self.folder else None
+        reader = TranscriptReader(self.sql_conn_id, self.schema, self.transcripts_table)
         ids = self._ids()
         if ids is None:
             ids = reader.landed_by(context["ti"].dag_id, context["ti"].run_id)

@@ -12,7 +12,7 @@ from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from plaud_provider import metrics
-from plaud_provider.api.arguments import optional, validate_boolean, validate_number
+from plaud_provider.api.arguments import validate_boolean, validate_number
 from plaud_provider.api.waiting import BACKSTOP, NOT_FOUND_REASON, WaitResult
 from plaud_provider.exceptions import PlaudArchiveError, error_class
 from plaud_provider.handover.wait_record import WaitRecord
@@ -307,7 +307,7 @@ class LandRecordingsOperator(ChunkOperator):
             trigger=TranscriptionTrigger(
                 transcription_ids=[transcription_id for transcription_id, _ in in_order],
                 plaud_conn_id=self.plaud_conn_id,
-                region=optional(self.region),
+                region=self.region,
                 poke_interval=self.poke_interval,
                 started_at=started_at,
                 end_time=end_time,

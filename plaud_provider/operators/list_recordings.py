@@ -168,8 +168,8 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
 
         self._ledger_conn()
         self._lake()
-        if (sql_conn_id := optional(self.sql_conn_id)) is not None:
-            refuse_unserved(sql_conn_id)
+        if self.sql_conn_id is not None:
+            refuse_unserved(self.sql_conn_id)
         # What describes recordings is used once they are paid for.
         if (describer := describer_of(self)) is not None:
             describer.check()
@@ -269,25 +269,24 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         from plaud_provider.recordings.given_lists import given_recordings, given_references
         from plaud_provider.recordings.listing import list_recordings
 
-        path = None if self.path is None else optional(str(self.path))
         if self.recordings is not None:
-            if path is not None:
+            if self.path is not None:
                 raise PlaudInputError(
                     "path: there are recordings as well. Pass one of both. Nothing was sent."
                 )
             references = given_references(self.recordings)
             return given_recordings(references), f"of a list of {len(references)}"
-        if path is None:
+        if self.path is None:
             # In a scheduled run too: one that is skipped counts as done, and its day is not made up for.
             raise PlaudInputError("path: it is empty. Name a folder of recordings. Nothing was sent.")
         found = list_recordings(
-            path,
-            pattern=optional(self.pattern),
+            self.path,
+            pattern=self.pattern,
             suffixes=self._wanted_suffixes(),
             modified_after=_moment("modified_after", self.modified_after),
             modified_before=_moment("modified_before", self.modified_before),
         )
-        return found, f"under {path}"
+        return found, f"under {self.path}"
 
 
 def changed_in_words(count: float, max_changed: object) -> str:

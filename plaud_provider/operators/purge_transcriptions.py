@@ -94,12 +94,11 @@ class PurgeTranscriptionsOperator(ArchiveOperator):
 
         wanted = self._wanted(datetime.now(tz=UTC))
         is_only_plan = validate_boolean("plan_only", self.plan_only)
-        results_path = optional(self.results_path)
-        if results_path is None:
+        if self.results_path is None:
             self.log.warning("results_path is not given: answers that tasks keep there are not looked for.")
         with self._ledger() as ledger:
             loader = self._writer(ledger).loader
-            counts = purge(wanted, loader, ledger, results_path, is_only_plan=is_only_plan)._asdict()
+            counts = purge(wanted, loader, ledger, self.results_path, is_only_plan=is_only_plan)._asdict()
         words = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
         self.log.info("%s: %s.", "Would remove" if is_only_plan else "Removed", words)
         return {"version": 1, "plan_only": is_only_plan, **counts}
@@ -108,15 +107,14 @@ class PurgeTranscriptionsOperator(ArchiveOperator):
         from plaud_provider.transfers.purging import Wanted
 
         days = optional_number("older_than_days", self.older_than_days, minimum=0)
-        path = None if self.path is None else optional(str(self.path))
         named = self._named()
-        if days is None and path is None and not named:
+        if days is None and self.path is None and not named:
             raise PlaudInputError(
                 "older_than_days, recordings, path: none is given, which would remove everything. Say "
                 "what to remove; for everything, older_than_days=0. Nothing was removed."
             )
         return Wanted(
-            folder=path,
+            folder=self.path,
             recordings=named or None,
             before=None if days is None else now - timedelta(days=days),
         )

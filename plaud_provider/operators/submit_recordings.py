@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from plaud_provider.api.arguments import (
-    optional,
     optional_number,
     validate_boolean,
 )
@@ -205,7 +204,7 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
             unreadable=validate_unreadable(self.unreadable),
             convert=validate_convert(self.convert),
             upload=validate_upload(self.upload),
-            results_path=optional(self.results_path),
+            results_path=self.results_path,
             target=self._target(),
         )
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from plaud_provider.api.arguments import (
     TextArguments,
-    optional,
     validate_words,
 )
 from plaud_provider.api.waiting import SUBMITTED_AT_KEY
@@ -185,9 +184,9 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
             unreadable=validate_unreadable(self.unreadable),
             convert=validate_convert(self.convert),
             upload=validate_upload(self.upload),
-            results_path=optional(self.results_path),
+            results_path=self.results_path,
         )
-        settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
+        settings = PlaudConnection(self.plaud_conn_id, self.region).settings
         self._refuse_unserved_warehouses(context)
         terms = terms._replace(webhook_url=settings.webhook_url(terms.webhook_url))
         plan = Plan(settings.account, terms, rules)
@@ -238,12 +237,11 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
             refuse_unserved(str(conn_id))
 
     def _ledger_opener(self) -> Callable[[], Ledger] | None:
-        conn_id = optional(self.ledger_conn_id)
-        if conn_id is None:
+        if self.ledger_conn_id is None:
             return None
         from plaud_provider.ledger.ledger import open_ledger
 
-        return partial(open_ledger, conn_id)
+        return partial(open_ledger, self.ledger_conn_id)
 
     def _resubmittable(self) -> list[State]:
         from plaud_provider.ledger.entry import State

@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
-from plaud_provider.api.arguments import TextArguments, optional, validate_transcription_ids
+from plaud_provider.api.arguments import TextArguments, validate_transcription_ids
 from plaud_provider.api.retry import ONE_LOOK
 from plaud_provider.api.schedule import Job, Schedule
 from plaud_provider.api.waiting import BACKSTOP, SUBMITTED_AT_KEY, Wait, WaitResult, after_look
@@ -203,8 +203,8 @@ class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
             trigger=TranscriptionTrigger(
                 transcription_ids=list(wait.pending),
                 plaud_conn_id=self.plaud_conn_id,
-                region=optional(self.region),
-                results_path=optional(self.results_path),
+                region=self.region,
+                results_path=self.results_path,
                 poke_interval=self.poke_interval,
                 started_at=wait.started_at,
                 end_time=end_time,
@@ -268,7 +268,7 @@ class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
         from plaud_provider.hooks.connection import PlaudConnection
         from plaud_provider.hooks.plaud_async import PlaudAsyncHook
 
-        settings = PlaudConnection(self.plaud_conn_id, optional(self.region)).settings
+        settings = PlaudConnection(self.plaud_conn_id, self.region).settings
 
         async def ask() -> None:
             hook = PlaudAsyncHook(self.plaud_conn_id, settings=settings, retry_policy=ONE_LOOK)
@@ -353,12 +353,11 @@ class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
 
     @cached_property
     def _results(self) -> ResultStore | None:
-        path = optional(self.results_path)
-        if path is None:
+        if self.results_path is None:
             return None
         from plaud_provider.handover.kept_results import ResultStore
 
-        return ResultStore(path)
+        return ResultStore(self.results_path)
 
 
 def _summary(result: WaitResult) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from plaud_provider.ledger.entry import State
 
 if TYPE_CHECKING:
     from plaud_provider.ledger.entry import Entry
-    from plaud_provider.ledger.ledger import Ledger, Outcome
+    from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.ledger.reader import Outcome
     from plaud_provider.recordings.listing import Found
     from plaud_provider.submit.plan import Plan
     from plaud_provider.warehouse.writer import WarehouseWriter

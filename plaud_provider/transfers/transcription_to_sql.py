@@ -9,7 +9,6 @@ from airflow.sdk import Asset, BaseOperator
 
 from plaud_provider.api.arguments import (
     TextArguments,
-    optional,
     split_words,
     validate_boolean,
     validate_transcription_ids,
@@ -202,17 +201,16 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         tally = Tally()
         if recordings:
             writer = open_warehouse(
-                optional(self.sql_conn_id),
-                optional(self.schema),
+                self.sql_conn_id,
+                self.schema,
                 self.transcripts_table,
                 self.segments_table,
                 metadata_columns=split_words(self.metadata_columns),
-                lake=checked_lake(self.lake_path, self.lake_format, optional(self.lake_catalog_conn_id)),
+                lake=checked_lake(self.lake_path, self.lake_format, self.lake_catalog_conn_id),
             )
             tally = self._load(recordings, writer, describer, context)
         else:
             self.log.info("There is nothing to land: transcription_id is an empty list.")
-        sql_conn_id = optional(self.sql_conn_id)
         self._moved = Moved(
             folders_of(recordings.values()),
             tally.counts,
@@ -220,8 +218,8 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
             tally.audio_seconds,
             # Lineage has no name for the tables of a lake yet.
             None
-            if sql_conn_id is None
-            else Target(sql_conn_id, optional(self.schema), self.transcripts_table, self.segments_table),
+            if self.sql_conn_id is None
+            else Target(self.sql_conn_id, self.schema, self.transcripts_table, self.segments_table),
             tally.transcripts,
             tally.segments,
         )
@@ -264,7 +262,7 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         from plaud_provider.hooks.connection import PlaudConnection
 
         ti = context["ti"]
-        plaud = PlaudConnection(self.plaud_conn_id, optional(self.region))
+        plaud = PlaudConnection(self.plaud_conn_id, self.region)
         self.log.info(
             "Landing %d transcription(s) of Plaud region '%s' in %r and %r of %s.",
             len(recordings),
@@ -290,18 +288,18 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         return lander.land(recordings)
 
     def _results(self) -> ResultStore | None:
-        if (results_path := optional(self.results_path)) is None:
+        if self.results_path is None:
             return None
         from plaud_provider.handover.kept_results import ResultStore
 
-        return ResultStore(results_path)
+        return ResultStore(self.results_path)
 
     def _ledger(self) -> Ledger | None:
-        if (ledger_conn_id := optional(self.ledger_conn_id)) is None:
+        if self.ledger_conn_id is None:
             return None
         from plaud_provider.ledger.ledger import open_ledger
 
-        return open_ledger(ledger_conn_id)
+        return open_ledger(self.ledger_conn_id)
 
 
 def _references(value: object) -> list[str | None]:

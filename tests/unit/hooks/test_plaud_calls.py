@@ -185,19 +185,20 @@ def test_a_broken_result_is_never_taken_for_one(
     assert transcription.text == "a transcript of some length, so that half of it is a lot"
 
 
-@pytest.mark.parametrize("action", ["malformed", "html"])
+@pytest.mark.parametrize(("action", "error"), [("malformed", PlaudResponseError), ("html", PlaudServerError)])
 def test_a_result_that_stays_broken_is_an_error_that_does_not_quote_it(
     plaud: EmulatorServer,
     inject: Inject,
     client: Client,
     txn: str,
     action: str,
+    error: type[PlaudError],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     plaud.force(txn, status="completed", text="transcript-canary")
     inject("get", action, times=3, **({"run_handler": True} if action == "html" else {}))
 
-    with caplog.at_level(logging.DEBUG), pytest.raises(PlaudResponseError) as caught:
+    with caplog.at_level(logging.DEBUG), pytest.raises(error) as caught:
         client.get(txn)
 
     assert "transcript-canary" not in str(caught.value) + caplog.text
@@ -330,6 +331,11 @@ def test_a_note_that_cannot_be_taken_keeps_the_recording_from_being_sent(
     assert plaud.ledger() == []
 
 
+def test_the_hook_refuses_requests_that_are_not_its_own() -> None:
+    with pytest.raises(NotImplementedError, match="submit_transcription"):
+        PlaudHook().run("/anything")
+
+
 def test_a_closed_hook_opens_new_connections_when_used_again(txn: str) -> None:
     hook = PlaudHook(retry_policy=FAST)
     hook.get_transcription(txn)
@@ -342,6 +348,7 @@ def test_a_closed_hook_opens_new_connections_when_used_again(txn: str) -> None:
 def test_neither_extra_nor_credentials_of_the_connection_are_sent_as_headers(
     plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch, client: Client, txn: str
 ) -> None:
+    """HttpHook makes every extra a header, and puts Basic over Bearer where there is a login."""
     connection = json.loads(plaud.airflow_connection)
     connection["extra"]["X-Leak"] = "canary"
     monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))

@@ -84,16 +84,6 @@ def test_submitting_loads_one_library_that_sends_requests(any_archive: Archive) 
     assert sends(modules, "airflow.providers.http.hooks", "requests", "urllib3") == set()
 
 
-def test_so_does_submitting_one(plaud: EmulatorServer) -> None:
-    modules, _ = loaded_by(
-        "transcription.SubmitTranscriptionOperator", {"audio_url": "https://files.example/a.wav"}
-    )
-
-    assert len(plaud.ledger(kind="submit")) == 1
-    assert sends(modules, "requests")
-    assert sends(modules, "airflow.providers.http.hooks", "aiohttp") == set()
-
-
 @pytest.fixture
 def on_postgres(
     postgres_database: dict[str, Any], plaud: EmulatorServer, tmp_path: Any, monkeypatch: pytest.MonkeyPatch

@@ -573,7 +573,7 @@ def peak():
 before = peak()
 with PlaudHook() as hook:
     hook.submit_transcription(sys.argv[1])
-print(before, peak())
+print(peak() - before)
 """
 
 
@@ -593,9 +593,6 @@ def test_memory_does_not_grow_with_the_recording(embedded: EmbeddedPlaud, tmp_pa
             check=True,
         )
 
-        before, peak = map(int, child.stdout.split()[-2:])
         # Of 38 MB of WAV, and of 60 MB in twelve parts.
-        assert peak - before < 20
-        # With Airflow and all libraries.
-        assert peak < 150
+        assert int(child.stdout.split()[-1]) < 20
     assert embedded.kinds().count("submit") == 2
