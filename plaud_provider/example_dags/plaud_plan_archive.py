@@ -25,6 +25,7 @@ from airflow.sdk import DAG, Param
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.plan_recordings import PlanRecordingsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
+from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 
@@ -96,6 +97,7 @@ with DAG(
             description="For Iceberg in object storage: REST, Glue or SQL",
         ),
         "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
+        **option_params(),
     },
 ):
     # What a recording is, and what is known of it: the same for all tasks.
@@ -103,6 +105,7 @@ with DAG(
         "resubmit": "{{ params.resubmit }}",
         "language": "{{ params.language }}",
         "speaker_diarization": "{{ params.speaker_diarization }}",
+        **TERMS,
         "ledger_conn_id": "{{ params.ledger_conn_id }}",
         "sql_conn_id": "{{ params.sql_conn_id }}",
         "lake_path": "{{ params.lake_path }}",
@@ -118,6 +121,7 @@ with DAG(
         results_path=results_path,
         pattern="{{ params.pattern }}",
         chunk_size="{{ params.chunk_size }}",
+        upload=UPLOAD,
         **known,
     )
     plan = PlanRecordingsOperator.partial(task_id="plan", **known).expand(manifest=listing.output)

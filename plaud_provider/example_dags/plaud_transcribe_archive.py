@@ -38,6 +38,7 @@ from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 
 from plaud_provider.task_groups.archive import transcribe_archive
 from plaud_provider.task_groups.consent import folder_to_pay_for
+from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 
@@ -144,6 +145,7 @@ with DAG(
             description="PostgreSQL, SQLite or DuckDB; empty: the warehouse",
         ),
         "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
+        **option_params(),
     },
 ):
     transcribe_archive(
@@ -161,6 +163,8 @@ with DAG(
         max_changed="{{ params.max_changed }}",
         language="{{ params.language }}",
         speaker_diarization="{{ params.speaker_diarization }}",
+        **TERMS,
+        upload=UPLOAD,
         chunk_size="{{ params.chunk_size }}",
         sql_conn_id="{{ params.sql_conn_id }}",
         lake_path="{{ params.lake_path }}",

@@ -28,6 +28,7 @@ from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 
 from plaud_provider.task_groups.archive import transcribe_archive
 from plaud_provider.task_groups.consent import folder_to_pay_for
+from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 # A run's logical date is the day that it is for. One that is started by hand may have none.
@@ -119,6 +120,7 @@ with DAG(
             description="PostgreSQL, SQLite or DuckDB; empty: the warehouse",
         ),
         "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
+        **option_params(),
     },
 ):
     transcribe_archive(
@@ -130,6 +132,8 @@ with DAG(
         max_failed="{{ params.max_failed }}",
         language="{{ params.language }}",
         speaker_diarization="{{ params.speaker_diarization }}",
+        **TERMS,
+        upload=UPLOAD,
         sql_conn_id="{{ params.sql_conn_id }}",
         lake_path="{{ params.lake_path }}",
         lake_format="{{ params.lake_format }}",

@@ -26,6 +26,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from plaud_provider.task_groups.archive import transcribe_recordings
+from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 
@@ -88,6 +89,7 @@ with DAG(
             title="Catalog connection of the lake",
             description="For Iceberg in object storage: REST, Glue or SQL",
         ),
+        **option_params(),
     },
 ):
     transcribe_recordings(
@@ -99,6 +101,8 @@ with DAG(
         max_failed=0,
         language="{{ params.language }}",
         speaker_diarization="{{ params.speaker_diarization }}",
+        **TERMS,
+        upload=UPLOAD,
         sql_conn_id="{{ params.sql_conn_id }}",
         lake_path="{{ params.lake_path }}",
         lake_format="{{ params.lake_format }}",
