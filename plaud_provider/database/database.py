@@ -142,7 +142,7 @@ class Database:
 
     @property
     def engine(self) -> sa.Engine:
-        """SQLAlchemy's engine, made at first use."""
+        """SQLAlchemy's engine, made at first use; it may commit each statement, unlike :meth:`run`."""
         refusal: PlaudError
         with self._lock:
             if self._engine is not None and self.dialect.engine_stays_good:
@@ -201,20 +201,17 @@ class Database:
             nonlocal is_open
             is_open = False
             told: list[Callable[[], object]] = []
-            if is_one_statement and self.dialect.commits_statements:
-                with self.engine.connect() as connection:
+            level = self.dialect.isolation_level
+            with self.engine.connect() as connection:
+                if level is not None and not is_one_statement:
+                    connection.execution_options(isolation_level=level)
+                # Where each statement is committed by itself this begins nothing.
+                with connection.begin():
                     is_open = True
                     connection.info[_ONCE_COMMITTED] = told
-                    result = work(connection.execution_options(isolation_level="AUTOCOMMIT"))
-                for tell in told:
-                    tell()
-                return result
-            with self.engine.connect() as connection, connection.begin():
-                is_open = True
-                connection.info[_ONCE_COMMITTED] = told
-                if self.dialect.begin is not None and not only_reads:
-                    connection.exec_driver_sql(self.dialect.begin)
-                result = work(connection)
+                    if self.dialect.begin is not None and not only_reads:
+                        connection.exec_driver_sql(self.dialect.begin)
+                    result = work(connection)
             for tell in told:
                 tell()
             return result

@@ -60,7 +60,8 @@ class PostgresDialect(Dialect):
     """What PostgreSQL does in its own way."""
 
     tells_cases_apart = True
-    commits_statements = True
+    # Who has waited for a lock has to see what the other one wrote.
+    isolation_level = "READ COMMITTED"
 
     def __init__(self, hook: DbApiHook, *, parameter: str, keeps_connection: bool = False) -> None:
         super().__init__(hook, parameter=parameter, keeps_connection=keeps_connection)
@@ -74,8 +75,7 @@ class PostgresDialect(Dialect):
         # An engine with a token is used once: nobody would come back for its connection.
         is_kept = self._keeps_connection and self.engine_stays_good
         options = _KEEPING if is_kept else {"poolclass": NullPool}
-        # Who has waited for a lock has to see what the other one wrote.
-        return self._engine(isolation_level="READ COMMITTED", connect_args=self._connect_options(), **options)
+        return self._engine(isolation_level="AUTOCOMMIT", connect_args=self._connect_options(), **options)
 
     def insert(self, connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
         """Insert rows, by COPY where the table is open to it; see the base class."""

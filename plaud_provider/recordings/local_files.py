@@ -84,9 +84,9 @@ class LocalFile:
             raise refused(audio, "names no absolute path; write file:///folder/name.wav")
         if ".." in path.split("/") or "\x00" in path:
             raise refused(audio, "contains '..'; pass the path itself")
-        self._path = Path(path)
+        self._path = str(Path(path))
         self._root = _served_folder(path, public_urls)
-        self._base = public_urls.get(str(self._root), "")
+        self._base = public_urls.get(self._root or "", "")
         if self._root is None and not is_uploadable:
             raise self._unserved(PlaudInputError)
         self._read: tuple[_Status, str] | None = None
@@ -111,18 +111,17 @@ class LocalFile:
             found = _Status.of(self._checked())
             if self._read is not None and self._read[0] == found:
                 return self._read[1]
-            path = str(self._path)
-            if (version := known_version(path, found)) is not None:
+            if (version := known_version(self._path, found)) is not None:
                 self._read = (found, version)
                 return version
-            with self._path.open("rb") as file:
+            with open(self._path, "rb") as file:
                 # Of before it is read: what is written meanwhile makes another one.
                 status = _Status.of(os.fstat(file.fileno()))
                 version = hashlib.file_digest(file, "sha256").hexdigest()
             self._read = None
             if status.is_settled(now=time.time()):
                 self._read = (status, version)
-                keep_version(path, status, version)
+                keep_version(self._path, status, version)
             return version
 
     def open(self) -> BinaryIO:
@@ -152,10 +151,12 @@ class LocalFile:
             raise refused(self.audio, why, PlaudStorageError) from None
 
     def _checked(self) -> os.stat_result:
-        if self._root is not None and not self._path.resolve().is_relative_to(self._root.resolve()):
-            raise refused(self.audio, f"is a link that leads out of {str(self._root)!r}")
+        if self._root is not None and not _is_below(
+            os.path.realpath(self._path), os.path.realpath(self._root)
+        ):
+            raise refused(self.audio, f"is a link that leads out of {self._root!r}")
         try:
-            status = self._path.stat()
+            status = os.stat(self._path)
         except (FileNotFoundError, NotADirectoryError):
             why = "does not exist on this worker. Check its path, which is not percent-decoded"
             raise refused(self.audio, why) from None
@@ -173,7 +174,7 @@ class LocalFile:
         """
         if self._root is None:
             raise self._unserved(PlaudNotFetchableError)
-        relative = self._path.relative_to(self._root)
+        relative = os.path.relpath(self._path, self._root)
         return AudioReference(f"{self._base}/{quote(os.fsencode(relative), safe='/')}")
 
     def _unserved(self, kind: type[PlaudError]) -> PlaudError:
@@ -189,7 +190,7 @@ class LocalFile:
 class _ExplainedFile(io.FileIO):
     """A file whose reads fail with an error of ours."""
 
-    def __init__(self, path: Path, explained: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, path: str, explained: Callable[[], AbstractContextManager[None]]) -> None:
         super().__init__(path)
         self._explained = explained
 
@@ -219,10 +220,14 @@ def _path(audio: AudioReference) -> str:
     return audio.reveal().removeprefix(_SCHEME)
 
 
-def _served_folder(path: str, public_urls: Mapping[str, str]) -> Path | None:
+def _served_folder(path: str, public_urls: Mapping[str, str]) -> str | None:
     """Return the innermost of the served folders that a path is in."""
-    folders = [Path(folder) for folder in public_urls if Path(path).is_relative_to(folder)]
-    return max(folders, key=lambda folder: len(folder.parts), default=None)
+    path = str(Path(path))
+    return max((folder for folder in public_urls if _is_below(path, folder)), key=len, default=None)
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
 
 
 def _checked_root(folder: object, base: object) -> tuple[str, str]:

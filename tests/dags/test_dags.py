@@ -208,8 +208,8 @@ def warehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture
 def quick_plaud(plaud: EmulatorServer) -> Iterator[EmulatorServer]:
-    """A Plaud that takes a second, long enough that a wait is deferred."""
-    plaud.state.clock.set_speed(600)
+    """A Plaud that takes two seconds, long enough that a wait is deferred."""
+    plaud.state.clock.set_speed(300)
     yield plaud
     plaud.state.clock.set_speed(1)
 

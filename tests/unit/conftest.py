@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
-from airflow.sdk.execution_time import context as execution_context
 
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.emulator.settings import Settings
+from tests.unit.tasks import bring_never_expire
 
 
 @pytest.fixture(scope="session")
@@ -40,13 +40,7 @@ def plaud(plaud_server: EmulatorServer, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 @pytest.fixture(autouse=True)
 def _never_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    """
-    Airflow 3.2 has neither a task state store nor this constant of it: our stand-in brings both.
-
-    What follows from there being none is tested in tests/dags/test_attempts.py.
-    """
-    if not hasattr(execution_context, "NEVER_EXPIRE"):
-        monkeypatch.setattr(execution_context, "NEVER_EXPIRE", timedelta.max, raising=False)
+    bring_never_expire(partial(monkeypatch.setattr, raising=False))
 
 
 @pytest.fixture(autouse=True)

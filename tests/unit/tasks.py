@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+from airflow.sdk.execution_time import context as execution_context
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 
@@ -30,6 +31,16 @@ class TaskStateStore:
     @property
     def text(self) -> str:
         return json.dumps(self.rows)
+
+
+def bring_never_expire(setattr: Callable[[Any, str, Any], None] = setattr) -> None:
+    """
+    Airflow 3.2 has neither a task state store nor this constant of it: our stand-in brings both.
+
+    What follows from there being none is tested in tests/dags/test_attempts.py.
+    """
+    if not hasattr(execution_context, "NEVER_EXPIRE"):
+        setattr(execution_context, "NEVER_EXPIRE", timedelta.max)
 
 
 @dataclass
