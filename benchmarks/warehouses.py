@@ -269,7 +269,7 @@ def measured(kind: str) -> dict[str, float]:
                         for some in slabs:
                             writer.replace(some)
                 peak = max(peak, resident("VmHWM") - before)
-                if (count := len(lake.segments())) != TRANSCRIPTIONS * SEGMENTS + 1:
+                if (count := len(lake.segments())) != TRANSCRIPTIONS * SEGMENTS:
                     raise SystemExit(f"{kind}: {count} segments")
     seconds = {
         name: statistics.median(one) for name, one in (("first", first), ("again", again), ("bulk", bulk))
