@@ -116,10 +116,8 @@ class OnIceberg(Rival):
     def load(self, slab: Slab) -> None:
         import pyarrow.parquet as pq
 
-        for one, path in slab.files.items():
-            name = f"bulk_{'t' if one is self._loader._tables.transcripts else 's'}{self._runs}"
-            rows = _with_landed_at(pq.read_table(path))
-            self._append(name, rows)
+        for kind, path in zip("ts", slab.files.values(), strict=True):
+            self._append(f"bulk_{kind}{self._runs}", _with_landed_at(pq.read_table(path)))
 
     def _append(self, name: str, rows: Any) -> None:
         into = self._loader._catalog.load_table(("plaud", name))
@@ -271,7 +269,7 @@ def measured(kind: str) -> dict[str, float]:
                         for some in slabs:
                             writer.replace(some)
                 peak = max(peak, resident("VmHWM") - before)
-                if (count := len(lake.segments())) != TRANSCRIPTIONS * SEGMENTS + 1:
+                if (count := len(lake.segments())) != TRANSCRIPTIONS * SEGMENTS:
                     raise SystemExit(f"{kind}: {count} segments")
     seconds = {
         name: statistics.median(one) for name, one in (("first", first), ("again", again), ("bulk", bulk))

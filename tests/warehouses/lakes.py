@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import sqlalchemy as sa
 
@@ -28,7 +29,7 @@ from plaud_provider.warehouse.loaders.lake import storage_path
 from plaud_provider.warehouse.loaders.object_store import storage_options
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter, open_warehouse
-from tests.unit.s3_server import S3Server
+from tests.unit.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 from tests.unit.warehouse.warehouses import Warehouse, connected, connected_postgres
 
 CONN_ID = "warehouse_default"
@@ -857,6 +858,20 @@ def _snowflake(request: pytest.FixtureRequest) -> Lake:
     return SnowflakeLake(server, request.getfixturevalue("monkeypatch"))
 
 
+def _empty_glue(server: S3Server) -> None:
+    """Remove what another test has left in the catalog beside the bucket."""
+    glue = boto3.client(
+        "glue",
+        endpoint_url=server.url,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        region_name=REGION,
+    )
+    for database in glue.get_databases()["DatabaseList"]:
+        glue.delete_database(Name=database["Name"])
+    glue.close()
+
+
 def _open(name: str, kind: type[OpenLake], *, is_in_s3: bool = False, catalog: str | None = None) -> Make:
     def make(request: pytest.FixtureRequest) -> Lake:
         monkeypatch, folder = request.getfixturevalue("monkeypatch"), request.getfixturevalue("tmp_path")
@@ -873,6 +888,7 @@ def _open(name: str, kind: type[OpenLake], *, is_in_s3: bool = False, catalog: s
             monkeypatch.setenv("AIRFLOW_CONN_A_CATALOG", told)
         elif catalog == "glue":
             conn_id = "aws_calls"
+            _empty_glue(server)
         lake = OpenFormat("s3://aws_calls@calls/lake", name, conn_id)
         made = type(f"S3{kind.__name__}", (InS3, kind), {})(lake, monkeypatch, folder)
         made.server = server

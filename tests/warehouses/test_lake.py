@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from plaud_provider.doctor import Subject
 from plaud_provider.exceptions import PlaudInputError, PlaudWarehouseError
 from plaud_provider.ledger.ledger import open_ledger
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
+from plaud_provider.operators.purge_transcriptions import PurgeTranscriptionsOperator
 from plaud_provider.warehouse.lake import Lake, checked_lake
 from plaud_provider.warehouse.loaders.choice import choose_loader
 from plaud_provider.warehouse.tables import plaud_tables
@@ -333,3 +335,44 @@ def test_duckdb_takes_the_same_rows_from_arrow_as_without_it(
 
     assert found[0] == found[1]
     assert len(found[0][0]) == 25_002
+
+
+@pytest.mark.parametrize("name", ["iceberg", "delta"])
+def test_doctor_tries_a_lake_out_and_leaves_its_earlier_versions(name: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "lake")
+    writer = open_warehouse(None, lake=Lake(path, name))
+    writer.replace([landing("txn_1", text="earlier")])
+    loader: Any = writer.loader
+    opened = loader._open(plaud_tables().transcripts)
+
+    told = Subject(sql_conn_id=None, lake_path=path, lake_format=name).warehouse()
+
+    assert told.startswith(f"{path} ({name}): ")
+    assert told.endswith("a row was written, read and removed")
+    assert [one.transcription_id for one in loader.stored(bool)] == ["txn_1"]
+    assert loader._read(opened, ("text",), None).to_pylist() == [{"text": "earlier"}]
+
+
+def test_a_purge_of_a_lake_forgets_what_is_there_and_nothing_comes_back(
+    archive: Archive, tmp_path: Path
+) -> None:
+    archive.add("1.wav", "2.wav")
+    lake: dict[str, Any] = {
+        "sql_conn_id": None,
+        "lake_path": str(tmp_path / "lake"),
+        "lake_format": "parquet",
+    }
+    archive.list()
+    archive.submit(**lake)
+    archive.plaud.advance(601)
+    archive.land(**lake)
+
+    task = PurgeTranscriptionsOperator(
+        task_id="forget", recordings=[str(archive.folder / "1.wav")], ledger_conn_id=CONN_ID, **lake
+    )
+    counts = task.execute(archive.context("forget", "later"))
+    archive.land(**lake)
+
+    assert (counts["recordings"], counts["transcripts"]) == (1, 1)
+    left = open_warehouse(None, lake=Lake(lake["lake_path"], "parquet")).loader.stored(bool)
+    assert [str(one.audio_uri).rpartition("/")[2] for one in left] == ["2.wav"]
