@@ -34,9 +34,7 @@ SUBJECTS = {
 def fingerprint(name: str) -> str:
     """Return a hash of what a picture shows today: what is declared, and Airflow's version."""
     kind, _, what = SUBJECTS[name].partition(" of ")
-    content = json.dumps(
-        [version("apache-airflow-core"), _declared(kind, what)], sort_keys=True, default=str
-    )
+    content = json.dumps([version("apache-airflow-core"), _declared(kind, what)], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
