@@ -379,5 +379,6 @@ class _AddColumn(ExecutableDDLElement):
 def _add_column(element: _AddColumn, compiler: Any, **_: Any) -> str:
     # Another task may be faster; SQLite, which takes one writer at a time, does not know the words.
     guard = "IF NOT EXISTS " if compiler.dialect.name in ("postgresql", "duckdb") else ""
+    word = "ADD" if compiler.dialect.name == "mssql" else "ADD COLUMN"
     table = compiler.preparer.format_table(element.column.table)
-    return f"ALTER TABLE {table} ADD COLUMN {guard}{compiler.get_column_specification(element.column)}"
+    return f"ALTER TABLE {table} {word} {guard}{compiler.get_column_specification(element.column)}"

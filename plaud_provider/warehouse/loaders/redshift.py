@@ -10,11 +10,12 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from plaud_provider.database.connections import hook_of
+from plaud_provider.database.content import Content, content_of
 from plaud_provider.database.dialect import replace_nuls
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, PlaudWarehouseError
 from plaud_provider.storage.folder import parse_folder
 from plaud_provider.warehouse.loaders.files import VALUE, FilesLoader, Found, comment_of, token
-from plaud_provider.warehouse.slab import Content, Slab, content_of, written_as_json
+from plaud_provider.warehouse.slab import Slab, written_as_json
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -249,6 +250,9 @@ class RedshiftLoader(FilesLoader):
         tables = ", ".join(self._name(table.name) for table in self._tables.parameters)
         # First of all: it is then that the transaction's view of the tables is taken.
         self._transact("begin", [f"lock table {tables}", *statements])
+
+    def _literal(self, text: str) -> str:
+        return _literal(text)
 
     def _code(self, error: BaseException) -> str:
         told = error.args[0] if error.args else None
