@@ -16,6 +16,8 @@ STAMP_DIST := $(VENV)/.installed-dist
 # system: apt-get install mariadb-server libmariadb-dev pkg-config.
 VENV_WAREHOUSES := .venv-warehouses
 STAMP_WAREHOUSES := $(VENV_WAREHOUSES)/.installed
+# FAB's auth manager, which Airflow does without by default.
+STAMP_FAB := .venv-fab/.installed
 # Those that need older libraries than the others.
 STAMP_SNOWFLAKE := .venv-snowflake/.installed
 STAMP_BIGQUERY := .venv-bigquery/.installed
@@ -31,7 +33,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # Airflow starts a process per task: without byte code each of them would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo ui bench test test-warehouses test-ui soak screenshots test-airflow32 lint docs dist lock clean
+.PHONY: help demo ui bench test test-warehouses test-fab test-ui soak screenshots test-airflow32 lint docs dist lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +69,9 @@ $(STAMP_WAREHOUSES): pyproject.toml setup.cfg constraints-warehouses.txt | $(fil
 	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse,iceberg,delta]'
 
 
+$(STAMP_FAB): pyproject.toml setup.cfg constraints.txt | $(filter .uv/bin/uv,$(UV))
+	$(call install,.venv-fab,constraints.txt,fab)
+
 $(STAMP_SNOWFLAKE): pyproject.toml setup.cfg constraints-snowflake.txt | $(filter .uv/bin/uv,$(UV))
 	$(call install,.venv-snowflake,constraints-snowflake.txt,snowflake)
 	@VIRTUAL_ENV=.venv-snowflake $(UV) pip install --quiet --constraints constraints-snowflake.txt --editable '.[snowflake]'
@@ -98,6 +103,9 @@ test-warehouses: $(STAMP_WAREHOUSES) $(STAMP_SNOWFLAKE) $(STAMP_BIGQUERY) $(STAM
 	@PLAUD_TEST_WAREHOUSES=mysql $(VENV_WAREHOUSES)/bin/python -m pytest -k mysql tests/unit/ledger
 	@PLAUD_TEST_WAREHOUSES=snowflake .venv-snowflake/bin/python -m pytest tests/warehouses
 	@PLAUD_TEST_WAREHOUSES=bigquery .venv-bigquery/bin/python -m pytest tests/warehouses
+
+test-fab: $(STAMP_FAB) ## Run the tests of the pages with FAB's roles
+	@.venv-fab/bin/python -m pytest tests/fab/pages.py
 
 test-ui: $(STAMP_UI) ## Run the tests in a browser (Chromium)
 	@$(PY) -m pytest tests/ui
@@ -140,7 +148,7 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
 
 lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for each Airflow
-	@$(COMPILE) --group dev --group dist --group docs --group ui -o constraints.txt
+	@$(COMPILE) --group dev --group dist --group docs --group fab --group ui -o constraints.txt
 	@$(COMPILE) --group airflow32 -o constraints-airflow-3.2.txt
 	@$(COMPILE) --extra mysql --extra clickhouse --extra iceberg --extra delta --group warehouses -o constraints-warehouses.txt
 	@$(COMPILE) --extra snowflake --group snowflake -o constraints-snowflake.txt
@@ -149,4 +157,4 @@ lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for ea
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints-local-bigquery.txt
 
 clean: ## Remove what the targets created
-	@rm -rf docs/_build $(VENV) $(VENV32) $(VENV_WAREHOUSES) .venv-snowflake .venv-bigquery .venv-local-bigquery .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf docs/_build $(VENV) $(VENV32) $(VENV_WAREHOUSES) .venv-fab .venv-snowflake .venv-bigquery .venv-local-bigquery .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -100,7 +100,7 @@ function show(found) {
   find("segments").replaceChildren(...groups);
   if (segments.length) segments[0].row.tabIndex = 0;
   labels = new Map(names.map((name) => [name, element("span", { className: colour.get(name), dir: "auto" },
-    `${name} ${share(name)}`)]));
+    [name, share(name)].filter(Boolean).join(" · "))]));
   find("speakers").replaceChildren(...labels.values());
   focused = -1;
   drawTimeline();
