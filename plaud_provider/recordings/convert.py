@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from plaud_provider.api.limits import MAX_HOURS
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.recordings import ffmpeg
 
@@ -37,7 +38,7 @@ def validate_convert(value: object) -> Convert | None:
     )
 
 
-def to_mp3(source: Any, target: Any) -> float:
+def to_mp3(source: Any, target: Any, *, max_hours: float = MAX_HOURS) -> float:
     """
     Convert a recording to MP3 while it is read, in constant memory.
 
@@ -46,8 +47,9 @@ def to_mp3(source: Any, target: Any) -> float:
 
     :param source: An open file to read from. Where it can seek, an MP4 may have its index at its end.
     :param target: An open file to write to; it need not seek.
+    :param max_hours: Hours of sound at most: a small file may have days of silence in it.
     :return: Seconds of sound that were written.
-    :raises plaud_provider.recordings.ffmpeg.UnreadableError: if there is no sound in it.
+    :raises plaud_provider.recordings.ffmpeg.UnreadableError: if there is no sound in it, or more.
     """
     import av
 
@@ -67,6 +69,8 @@ def to_mp3(source: Any, target: Any) -> float:
                         resampled.pts = samples
                         samples += resampled.samples
                         output.mux(encoder.encode(resampled))
+                if samples > max_hours * 3600 * rate:
+                    raise ffmpeg.UnreadableError(f"has more than {max_hours:g} hours of sound in it")
             for resampled in resampler.resample(None):
                 resampled.pts = samples
                 samples += resampled.samples

@@ -63,7 +63,10 @@ def opened(file: Any, **options: str) -> Iterator[tuple[InputContainer, AudioStr
         ) as container:
             if not container.streams.audio:
                 raise UnreadableError(f"has no sound in it ({container.format.long_name})")
-            yield container, container.streams.audio[0]
+            stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise UnreadableError("has its sound in an encoding that FFmpeg does not know")
+            yield container, stream
     except (av.FFmpegError, ValueError, OverflowError, MemoryError) as error:
         raise UnreadableError(_NONE) from error
 
@@ -71,7 +74,7 @@ def opened(file: Any, **options: str) -> Iterator[tuple[InputContainer, AudioStr
 def format_of(container: InputContainer, stream: AudioStream) -> str:
     """Return what a file is called by its content, as ``mp3``."""
     name = container.format.name.split(",")[0]
-    codec = stream.codec_context.name if stream.codec_context is not None else ""
+    codec = stream.codec_context.name
     if name == "mov":
         has_picture = any(
             not video.disposition & video.disposition.attached_pic for video in container.streams.video

@@ -300,6 +300,8 @@ def test_the_sample_recordings(name: str, content: bytes, tmp_path: Path) -> Non
         (tagged(1000), "is no WAV, MP3 or M4A recording"),
         (b"RIFF\x00\x00\x00\x00WAVE", "is no WAV, MP3 or M4A recording"),
         (wav(0.0), "is a WAV file without sound in it"),
+        (wav(9.0, encoding=0x9999), "has its sound in an encoding that FFmpeg does not know"),
+        (wav(9.0, encoding=0), "has its sound in an encoding that FFmpeg does not know"),
         (PLAIN[:200], ""),
         (
             WAV[: len(WAV) // 2],

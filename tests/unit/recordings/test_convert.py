@@ -63,6 +63,21 @@ def test_what_has_no_sound_is_told() -> None:
         to_mp3(io.BytesIO(b"no sound" * 1000), Pipe())
 
 
+def test_no_more_is_converted_than_a_recording_may_have() -> None:
+    silence = encoded("flac", "flac", 40, is_silent=True)
+    target = Pipe()
+
+    with pytest.raises(UnreadableError, match=r"has more than 0\.005 hours of sound in it"):
+        to_mp3(io.BytesIO(silence), target, max_hours=0.005)
+
+    assert to_mp3(io.BytesIO(silence), Pipe(), max_hours=0.012) == pytest.approx(40, abs=0.1)
+
+
+def test_an_encoding_that_ffmpeg_does_not_know_is_told() -> None:
+    with pytest.raises(UnreadableError, match="in an encoding that FFmpeg does not know"):
+        to_mp3(io.BytesIO(wav(10, encoding=0x9999)), Pipe())
+
+
 def test_a_stored_recording_is_read_in_large_blocks_and_not_kept() -> None:
     content = wav(1500, rate=16000)
     reads: list[int] = []
