@@ -64,7 +64,7 @@ $(STAMP_DIST): $(STAMP)
 	$(call install,$(VENV),constraints.txt,dist)
 $(STAMP_WAREHOUSES): pyproject.toml setup.cfg constraints-warehouses.txt | $(filter .uv/bin/uv,$(UV))
 	$(call install,$(VENV_WAREHOUSES),constraints-warehouses.txt,warehouses)
-	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse,iceberg,delta]'
+	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse,iceberg,delta,databricks,mssql]'
 
 
 $(STAMP_SNOWFLAKE): pyproject.toml setup.cfg constraints-snowflake.txt | $(filter .uv/bin/uv,$(UV))
@@ -139,7 +139,7 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 
 lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for each Airflow
 	@$(COMPILE) --group dev --group dist --group docs --group ui -o constraints.txt
 	@$(COMPILE) --group airflow32 -o constraints-airflow-3.2.txt
-	@$(COMPILE) --extra mysql --extra clickhouse --extra iceberg --extra delta --group warehouses -o constraints-warehouses.txt
+	@$(COMPILE) --extra mysql --extra clickhouse --extra iceberg --extra delta --extra databricks --extra mssql --group warehouses -o constraints-warehouses.txt
 	@$(COMPILE) --extra snowflake --group snowflake -o constraints-snowflake.txt
 	@$(COMPILE) --extra bigquery --group bigquery -o constraints-bigquery.txt
 	@$(UV) pip compile --quiet --upgrade --python-version 3.13 --group local-bigquery --override tests/warehouses/local-bigquery-override.txt \
