@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_random
 
+from plaud_provider.database.content import Content
 from plaud_provider.database.types import UtcTime, utc
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
@@ -25,7 +26,7 @@ from plaud_provider.exceptions import (
 from plaud_provider.warehouse.loaders.files import VALUE, FilesLoader, Found, comment_of, literal, token
 from plaud_provider.warehouse.loaders.loader import Landed
 from plaud_provider.warehouse.loaders.ordered import stamp_of
-from plaud_provider.warehouse.slab import Content, written
+from plaud_provider.warehouse.slab import written
 from plaud_provider.warehouse.tables import PlaudTables
 
 if TYPE_CHECKING:
@@ -298,9 +299,7 @@ class DatabricksLoader(FilesLoader):
 def _with_landed_at(tables: PlaudTables) -> PlaudTables:
     """Return the tables with ``landed_at`` of the transcript in the one of segments."""
     metadata = sa.MetaData(schema=tables.schema)
-    transcripts, segments = (
-        table.to_metadata(metadata, schema=tables.schema) for table in (tables.transcripts, tables.segments)
-    )
+    transcripts, segments = (table.to_metadata(metadata) for table in (tables.transcripts, tables.segments))
     segments.append_column(
         sa.Column("landed_at", UtcTime, nullable=False, comment="landed_at of its transcript")
     )

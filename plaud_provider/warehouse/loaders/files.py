@@ -23,6 +23,7 @@ import sqlalchemy as sa
 
 from plaud_provider.api.models import Status
 from plaud_provider.database.connections import safe_message
+from plaud_provider.database.content import Content, content_of
 from plaud_provider.database.rows import batches
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
@@ -32,7 +33,7 @@ from plaud_provider.exceptions import (
     how_to_install,
 )
 from plaud_provider.warehouse.loaders.loader import Landed, Loader, Removed, Stored
-from plaud_provider.warehouse.slab import Content, content_of, written
+from plaud_provider.warehouse.slab import written
 from plaud_provider.warehouse.speakers import speakers, speakers_name, spelled
 
 if TYPE_CHECKING:

@@ -12,13 +12,15 @@ import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plaud_provider.database.types import utc
 from plaud_provider.warehouse.loaders.loader import Landed, Loader
 from plaud_provider.warehouse.rows import segment_columns
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from plaud_provider.database.rows import Columns
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.rows import Landing
@@ -53,6 +55,11 @@ class OrderedLoader(Loader):
         if last is not None:
             self._remove_older(ids, stamp)
         return Landed(len(landings), count)
+
+    def _columns(self, table: sa.Table) -> dict[str, sa.Column[Any]]:
+        """Return our columns; segments carry the ``landed_at`` of their transcript."""
+        columns = {column.name: column for column in table.columns}
+        return columns | {"landed_at": self._tables.transcripts.c.landed_at}
 
     @abstractmethod
     def _last_landed(self, ids: Sequence[str]) -> datetime | None:

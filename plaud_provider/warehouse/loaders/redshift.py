@@ -10,11 +10,12 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from plaud_provider.database.connections import hook_of
+from plaud_provider.database.content import Content, content_of
 from plaud_provider.database.dialect import replace_nuls
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, PlaudWarehouseError
 from plaud_provider.storage.folder import parse_folder
 from plaud_provider.warehouse.loaders.files import VALUE, FilesLoader, Found, comment_of, token
-from plaud_provider.warehouse.slab import Content, Slab, content_of, written_as_json
+from plaud_provider.warehouse.slab import Slab, written_as_json
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

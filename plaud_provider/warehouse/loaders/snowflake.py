@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_random
 
 from plaud_provider.database.connections import hook_of
+from plaud_provider.database.content import Content
 from plaud_provider.exceptions import PlaudWarehouseError
 from plaud_provider.warehouse.loaders.files import (
     LOCK_COMMENT,
@@ -20,7 +21,6 @@ from plaud_provider.warehouse.loaders.files import (
     literal,
     token,
 )
-from plaud_provider.warehouse.slab import Content
 
 if TYPE_CHECKING:
     from pathlib import Path
