@@ -33,7 +33,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # Airflow starts a process per task: without byte code each of them would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo ui bench test test-warehouses test-fab test-ui soak screenshots test-airflow32 lint docs dist lock clean
+.PHONY: help demo ui bench test test-warehouses test-sql test-fab test-ui soak screenshots test-airflow32 lint docs dist lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,7 +66,7 @@ $(STAMP_DIST): $(STAMP)
 	$(call install,$(VENV),constraints.txt,dist)
 $(STAMP_WAREHOUSES): pyproject.toml setup.cfg constraints-warehouses.txt | $(filter .uv/bin/uv,$(UV))
 	$(call install,$(VENV_WAREHOUSES),constraints-warehouses.txt,warehouses)
-	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse,iceberg,delta]'
+	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse,iceberg,delta,databricks,mssql]'
 
 
 $(STAMP_FAB): pyproject.toml setup.cfg constraints.txt | $(filter .uv/bin/uv,$(UV))
@@ -106,6 +106,10 @@ test-warehouses: $(STAMP_WAREHOUSES) $(STAMP_SNOWFLAKE) $(STAMP_BIGQUERY) $(STAM
 
 test-fab: $(STAMP_FAB) ## Run the tests of the pages with FAB's roles
 	@.venv-fab/bin/python -m pytest tests/fab/pages.py
+
+# Without a warehouse and in seconds, so in CI; the contract on stand-ins is not, before it has been measured there.
+test-sql: $(STAMP_SNOWFLAKE) ## Compare what is sent to Snowflake, Redshift and Databricks, statement by statement
+	@.venv-snowflake/bin/python -m pytest tests/warehouses/test_sql.py
 
 test-ui: $(STAMP_UI) ## Run the tests in a browser (Chromium)
 	@$(PY) -m pytest tests/ui
@@ -150,7 +154,7 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 
 lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for each Airflow
 	@$(COMPILE) --group dev --group dist --group docs --group fab --group ui -o constraints.txt
 	@$(COMPILE) --group airflow32 -o constraints-airflow-3.2.txt
-	@$(COMPILE) --extra mysql --extra clickhouse --extra iceberg --extra delta --group warehouses -o constraints-warehouses.txt
+	@$(COMPILE) --extra mysql --extra clickhouse --extra iceberg --extra delta --extra databricks --extra mssql --group warehouses -o constraints-warehouses.txt
 	@$(COMPILE) --extra snowflake --group snowflake -o constraints-snowflake.txt
 	@$(COMPILE) --extra bigquery --group bigquery -o constraints-bigquery.txt
 	@$(UV) pip compile --quiet --upgrade --python-version 3.13 --group local-bigquery --override tests/warehouses/local-bigquery-override.txt \

@@ -75,7 +75,17 @@ class MsSqlDialect(Dialect):
                 f"{hook.sqlalchemy_scheme!r} in its extra. Only {_DRIVER} is served: leave it out. Nothing "
                 "was sent."
             )
-        engine = self._engine(poolclass=NullPool, isolation_level="READ COMMITTED")
+        # The hook would take a port that is left out for one that is called None.
+        hook.connection.port = hook.connection.port or 1433
+        engine = sa.create_engine(
+            f"{_DRIVER}://",
+            # The hook's own URL takes no option of its driver that is a number or a switch.
+            creator=hook.get_conn,
+            poolclass=NullPool,
+            isolation_level="READ COMMITTED",
+            # SQLAlchemy's errors and logs would quote the rows otherwise.
+            hide_parameters=True,
+        )
         sa.event.listen(engine, "connect", _prepare_session)
         return engine
 

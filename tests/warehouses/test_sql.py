@@ -241,6 +241,12 @@ def redshift_recorded(
 
 def test_redshift_creates(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, writer, _ = redshift_recorded(monkeypatch)
+    monkeypatch.setattr(recorder, "description", ("a column",))
+    fetchall = recorder.fetchall
+    is_asked = "select current_schema()"
+    monkeypatch.setattr(
+        recorder, "fetchall", lambda: [("public",)] if recorder.statements[-1] == is_asked else fetchall()
+    )
 
     writer.ensure_tables()
 
@@ -260,6 +266,10 @@ def test_redshift_creates(monkeypatch: pytest.MonkeyPatch) -> None:
         'varchar(65535) not null, "language" varchar(65535), primary key ("transcription_id", "segment_index")) diststyle key distkey '
         '("transcription_id") sortkey ("transcription_id", "segment_index")'
     )
+    [view] = [one for one in recorder.statements if one.startswith("create view")]
+    assert view.startswith('create view "plaud_speakers" as SELECT "spoken"."transcription_id", ')
+    assert 'FROM "public"."plaud_segments" AS "segments")' in view
+    assert view.endswith('AS "spoken" with no schema binding')
     comments = [one for one in recorder.statements if one.startswith("comment")]
     assert comments[0].startswith(
         'comment on table "plaud_transcripts" is \'One row per transcription. Created by airflow-provider-plaud '

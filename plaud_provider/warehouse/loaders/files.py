@@ -94,6 +94,8 @@ class FilesLoader(Loader):
     needs_pyarrow: ClassVar[bool] = True
     #: Bytes that a name may have.
     longest_name: ClassVar[int]
+    #: What a statement that creates a view ends with.
+    view_ending: ClassVar[str] = ""
     #: What is there after a landing that failed.
     outcome: ClassVar[str] = (
         "The transaction was rolled back, unless it was complete when the connection broke; then doing it "
@@ -314,14 +316,14 @@ class FilesLoader(Loader):
         columns = [sa.column(column.name, column.type) for column in segments.columns]
         # Under an alias, as no warehouse takes the whole name of a table before that of a column.
         rows = sa.table(VALUE, *columns).alias("segments")
-        query = spelled(
-            speakers(rows),
-            quoted=lambda one: self._read_segments if one == VALUE else self._quoted(one),
-            literal=self._literal,
-        )
         try:
             if len(name.encode()) <= self.longest_name and self._there(name) is None:
-                self._rows(f"create view {self._name(name)} as {query}")
+                query = spelled(
+                    speakers(rows),
+                    quoted=lambda one: self._read_segments if one == VALUE else self._quoted(one),
+                    literal=self._literal,
+                )
+                self._rows(f"create view {self._name(name)} as {query}{self.view_ending}")
         except PlaudTableMismatchError:
             return
         except Exception as error:
