@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from plaud_provider.get_provider_info import get_provider_info
+from plaud_provider.submit.summary import Price
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGES = REPOSITORY / "docs" / "images"
 #: What each picture showed when it was taken; `make screenshots` writes it.
 SHOWN = IMAGES / "screenshots.json"
 RECORDING, ARCHIVE = "plaud_transcribe_recording", "plaud_transcribe_archive"
-#: Each picture: the connection's form, or the form or the tasks of a DAG.
+#: Each picture: the connection's form, the form or the tasks of a DAG, or what a person is asked.
 SUBJECTS = {
     "connection-form": "connection",
     "connection-region": "connection",
@@ -25,6 +26,7 @@ SUBJECTS = {
     "task-log": f"tasks of {RECORDING}",
     "archive-form": f"form of {ARCHIVE}",
     "archive-run": f"tasks of {ARCHIVE}",
+    "approval": "approval",
 }
 
 
@@ -47,6 +49,10 @@ def note(name: str) -> None:
 def _declared(kind: str, dag_id: str) -> Any:
     if kind == "connection":
         return get_provider_info()["connection-types"]
+    if kind == "approval":
+        from plaud_provider.operators.approve_recordings import question_in_words
+
+        return question_in_words([{"new": 5, "audio_hours": 0.02}], most=0.001, price=Price(100, "USD"))
     from airflow.dag_processing.dagbag import DagBag
 
     dag = DagBag(str(REPOSITORY / "dags" / f"{dag_id}.py")).dags[dag_id]
