@@ -75,9 +75,25 @@ with DAG(
         ),
         "sql_conn_id": Param(
             "warehouse_default",
-            type="string",
+            type=["null", "string"],
             title="Warehouse connection",
             description="Where transcripts are to land: what is there already costs nothing",
+        ),
+        "lake_path": Param(
+            None,
+            type=["null", "string"],
+            title="Lake",
+            description="Folder where they are to land beside the warehouse or, with no "
+            "warehouse connection, instead of it; empty: none",
+        ),
+        "lake_format": Param(
+            "iceberg", type="string", enum=["iceberg", "delta", "parquet"], title="Format of the lake"
+        ),
+        "lake_catalog_conn_id": Param(
+            None,
+            type=["null", "string"],
+            title="Catalog connection of the lake",
+            description="For Iceberg in object storage: REST, Glue or SQL",
         ),
         "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
     },
@@ -89,6 +105,9 @@ with DAG(
         "speaker_diarization": "{{ params.speaker_diarization }}",
         "ledger_conn_id": "{{ params.ledger_conn_id }}",
         "sql_conn_id": "{{ params.sql_conn_id }}",
+        "lake_path": "{{ params.lake_path }}",
+        "lake_format": "{{ params.lake_format }}",
+        "lake_catalog_conn_id": "{{ params.lake_catalog_conn_id }}",
         "plaud_conn_id": "{{ params.plaud_conn_id }}",
         "public_urls": "{{ var.value.get('plaud_public_urls', '') }}",
     }
@@ -108,6 +127,9 @@ with DAG(
         results_path=results_path,
         ledger_conn_id="{{ params.ledger_conn_id }}",
         sql_conn_id="{{ params.sql_conn_id }}",
+        lake_path="{{ params.lake_path }}",
+        lake_format="{{ params.lake_format }}",
+        lake_catalog_conn_id="{{ params.lake_catalog_conn_id }}",
         list_task_id="list",
         submit_task_id="plan",
         land_task_id="plan",

@@ -120,7 +120,23 @@ with DAG(
             True, type="boolean", title="Speakers", description="Tell speakers apart and label them"
         ),
         "chunk_size": Param(200, type="integer", minimum=1, maximum=1000, title="Recordings per chunk"),
-        "sql_conn_id": Param("warehouse_default", type="string", title="Warehouse connection"),
+        "sql_conn_id": Param("warehouse_default", type=["null", "string"], title="Warehouse connection"),
+        "lake_path": Param(
+            None,
+            type=["null", "string"],
+            title="Lake",
+            description="Folder such as s3://connection@bucket/lake/, beside the warehouse or, with no "
+            "warehouse connection, instead of it; empty: none",
+        ),
+        "lake_format": Param(
+            "iceberg", type="string", enum=["iceberg", "delta", "parquet"], title="Format of the lake"
+        ),
+        "lake_catalog_conn_id": Param(
+            None,
+            type=["null", "string"],
+            title="Catalog connection of the lake",
+            description="For Iceberg in object storage: REST, Glue or SQL",
+        ),
         "ledger_conn_id": Param(
             None,
             type=["null", "string"],
@@ -147,6 +163,9 @@ with DAG(
         speaker_diarization="{{ params.speaker_diarization }}",
         chunk_size="{{ params.chunk_size }}",
         sql_conn_id="{{ params.sql_conn_id }}",
+        lake_path="{{ params.lake_path }}",
+        lake_format="{{ params.lake_format }}",
+        lake_catalog_conn_id="{{ params.lake_catalog_conn_id }}",
         ledger_conn_id="{{ params.ledger_conn_id or params.sql_conn_id }}",
         plaud_conn_id="{{ params.plaud_conn_id }}",
         public_urls="{{ var.value.get('plaud_public_urls', '') }}",

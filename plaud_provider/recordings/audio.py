@@ -153,6 +153,9 @@ class _Recording:
         head = self._view.part(start, HEAD_BYTES if start < HEAD_BYTES // 2 else start + HEAD_BYTES // 2)
         if (head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE") or head[:4] == b"riff":
             return self._wav(start, head)
+        if head[:4] == b"PK\3\4":
+            # FFmpeg would look for sound in there.
+            raise _DamagedError("is a ZIP archive by its content. Unpack it")
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
             return self._movie()
         if self._is_of_frames_only(head):
@@ -160,6 +163,8 @@ class _Recording:
         with self._opened(self._view.again(start=start)) as (container, stream):
             claimed = ffmpeg.claim(container, stream)
             if not self._is_whole:
+                if head[:4] == b"OggS" and self._is_chained(head):
+                    return self._seconds_per_byte(head) * self._size, False
                 if claimed is None:
                     return self._counted_in_part(container, stream)
                 return claimed, True
@@ -190,7 +195,11 @@ class _Recording:
 
     def _wav(self, start: int, head: bytes) -> tuple[float, bool]:
         """Return how long the sound is that is there: bytes of constant rate, whatever the header claims."""
-        sound = None if self._is_whole else self._wav_sound(io.BytesIO(head), start)
+        sound = None
+        if not self._is_whole:
+            # What is before the sound may be larger than this.
+            with suppress(_DamagedError):
+                sound = self._wav_sound(io.BytesIO(head), start)
         if (
             sound is None
             or sound.claimed is None
@@ -279,12 +288,20 @@ class _Recording:
         if claim and claimed_bytes:
             if claimed_bytes > there * TOLERATED_CLAIM:
                 return self._not_cut_off(claim, claim * there / claimed_bytes, claimed_bytes, there), True
-            if there <= claimed_bytes * TOLERATED_CLAIM:
+            by_head = self._seconds_per_byte(head) * there
+            if there <= claimed_bytes * TOLERATED_CLAIM and by_head < claim * 2:
                 return claim * min(1.0, there / claimed_bytes), True
         sampled = self._sampled(start, head)
-        if claim and not claimed_bytes and claim / 1.5 < sampled < claim * 1.5:
+        is_whole = not claimed_bytes or there <= claimed_bytes * TOLERATED_CLAIM
+        if claim and is_whole and claim / 1.5 < sampled < claim * 1.5:
             return claim, True
         return sampled, False
+
+    def _is_chained(self, head: bytes) -> bool:
+        """Whether an Ogg file is several in one: its last page is of no stream that begins it."""
+        tail = self._view.part(self._size - HEAD_BYTES // 2, self._size)
+        _, page, last = tail.rpartition(b"OggS")
+        return bool(page) and last[10:14] not in {one[10:14] for one in head.split(b"OggS")}
 
     def _mp3_claim(self, head: bytes) -> tuple[float | None, int | None]:
         """Return seconds and bytes that an MP3 has by a first frame without sound, if there is one."""

@@ -27,6 +27,8 @@ FRAMES_ONLY = frozenset({"mp3", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3"})
 WITH_ONE_HEADER = frozenset({"amr"})
 #: A larger packet of these is no frame but a tag behind the sound.
 _LARGEST_FRAME = 8192
+#: Seconds that times go back where another recording follows in the same file.
+_JUMP = 1.0
 #: What FFmpeg's names for containers are called here.
 _NAMES = {"matroska": "webm", "amrnb": "amr", "amrwb": "amr"}
 #: What is an M4A, if there is no picture but that of its cover.
@@ -106,7 +108,7 @@ def packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[A
 
 def counted_seconds(container: InputContainer, stream: AudioStream) -> float:
     """Return how long what is in all packets lasts."""
-    first, end, total = None, 0, 0
+    first, end, total, before = None, 0, 0, 0
     is_of_frames = container.format.name in FRAMES_ONLY
     for packet in packets(container, stream):
         if is_of_frames and packet.size > _LARGEST_FRAME:
@@ -114,10 +116,13 @@ def counted_seconds(container: InputContainer, stream: AudioStream) -> float:
             continue
         total += packet.duration or 0
         if packet.pts is not None:
+            if first is not None and seconds(end - packet.pts, stream) > _JUMP:
+                before += end - max(0, first)
+                first, end = None, 0
             first = packet.pts if first is None else first
             end = max(end, packet.pts + (packet.duration or 0))
     # A first packet before 0 is there for the decoder to start with.
-    counted = total if first is None or is_of_frames else end - max(0, first)
+    counted = total if first is None or is_of_frames else before + end - max(0, first)
     return seconds(counted, stream)
 
 

@@ -83,7 +83,7 @@ def expires_at(url: str) -> datetime | None:
     query = url.partition("#")[0].partition("?")[2]
     parameters = {name.lower(): value for name, value in parse_qsl(query, keep_blank_values=True)}
     try:
-        for kind in ("amz", "goog", "oss"):
+        for kind in ("amz", "goog", "oss", "tos"):
             if f"x-{kind}-expires" in parameters:
                 signed_at = datetime.strptime(parameters[f"x-{kind}-date"], "%Y%m%dT%H%M%SZ")
                 validity = timedelta(seconds=int(parameters[f"x-{kind}-expires"]))
@@ -91,6 +91,9 @@ def expires_at(url: str) -> datetime | None:
         if "sig" in parameters and "se" in parameters:
             moment = datetime.fromisoformat(parameters["se"])
             return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if "temp_url_sig" in parameters:
+            # OpenStack Swift
+            return _from_epoch(parameters["temp_url_expires"])
         if "signature" in parameters and "expires" in parameters:
             return _from_epoch(parameters["expires"])
         if "signature" in parameters and "key-pair-id" in parameters:

@@ -16,7 +16,8 @@ _WORDS = re.compile(
     r"|export|output|original|default|track)s?|uc|dl|rec|[dfrs])+",
     re.IGNORECASE,
 )
-_VERBS = frozenset(["download", "get", "fetch", "stream", "play", "player", "listen", "serve", "index"])
+#: What a folder of one recording may be called, as ``call-17``; the version of an API is shorter.
+_WITH_NUMBER = re.compile(r"(?=.*\d).{5,}")
 _SCRIPT = re.compile(r"\.(php\d?|aspx?|ashx|jsp|do|cgi|pl|py|action|cfm)\Z", re.IGNORECASE)
 _TOKEN_FOLLOWS = re.compile(
     r"(access[-_]?|auth[-_]?)?token|sig|signature|jwt|sas|ks|secret|api[-_]?key|pwd|password", re.IGNORECASE
@@ -41,14 +42,19 @@ def path_names(address: str) -> bool:
     parts = [part.partition(";")[0] for part in _parts(re.sub(r"\A[^/]*//[^/]*", "", address)) if part]
     if not parts or JWT.search(parts[-1]):
         return False
-    if audio := AUDIO_FILE.fullmatch(parts[-1]):
-        is_any = audio["stem"].lower() in _VERBS
+    audio = AUDIO_FILE.fullmatch(parts[-1])
+    if audio is None and _SCRIPT.search(parts[-1]):
+        is_any = True
     else:
         # Longer ones are not made of these words, and would take long to be told so.
-        name = re.sub(r"[-_.]", "", parts[-1])[:40]
-        is_any = _SCRIPT.search(parts[-1]) is not None or _WORDS.fullmatch(name) is not None
+        name = re.sub(r"[-_.]", "", audio["stem"] if audio else parts[-1])[:40]
+        is_any = _WORDS.fullmatch(name) is not None
     return not is_any or any(
-        part.isdecimal() or HASH.fullmatch(part) or ID.fullmatch(part) or is_drawn(part)
+        part.isdecimal()
+        or HASH.fullmatch(part)
+        or ID.fullmatch(part)
+        or is_drawn(part)
+        or (audio is not None and _WITH_NUMBER.fullmatch(part) is not None)
         for owner, part in pairwise(["", *parts[:-1]])
         if not re.fullmatch(f"{OWNER}s?", owner, re.IGNORECASE)
     )

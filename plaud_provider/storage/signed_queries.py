@@ -34,7 +34,7 @@ _OF_STORAGE = re.compile(
 #: A part of a signature, or when it ends.
 _SIGNING = re.compile(
     r".*(signature|hmac|expir|accesskeyid|googleaccessid|keypairid).*|.*sig|sign|hdn(ts|ea|tl)|gda|acl|sas"
-    r"|nonce|salt|ttl|upt|ws(secret|time)|tx(secret|time)|auth(key|info|sign|param)|bcdntoken"
+    r"|nonce|salt|ttl|upt|ws(secret|(abs)?time)|tx(secret|time)|auth(key|info|sign|param)|bcdntoken"
 )
 #: A password or key of whoever may fetch it.
 _PASSING = re.compile(
@@ -43,18 +43,18 @@ _PASSING = re.compile(
     r"|(j|php|asp)sess.*"
 )
 #: A secret, or what a download is known by.
-_TOKEN = re.compile(r".*token.*|sess|sessid")
+_TOKEN = re.compile(r".*token.*|sess|sess(ion)?(id|key)|sid")
 #: A signature, or the recording's name.
 _SHORT = re.compile(
     r"key|k|code|hash|h|md5|sha\d*|checksum|digest|s|st|t|e|verify|policy|keyname|urlprefix|secure|share|grant|at|us|ks|c|m|z"
 )
-_END = re.compile(r"e|exp|until|valid(until|to|till)?|not(before|after)|nbf|deadline")
+_END = re.compile(r"e|ext|exp|until|valid(until|to|till)?|not(before|after)|nbf|deadline")
 _TIMES = re.compile(rf"{MOMENT.pattern}|[0-9a-f]{{8}}")
 _TIME = re.compile(r"t|st|s|ts|[a-z]{2}ts|timestamp|stime|ex|is|cf|signed(at)?|issued(at)?|iat")
 #: The recording's name, however much its value looks like a secret.
 _NAMING = re.compile(
     r".*(id|file|name|path|recordings?|calls?|object|blob|audio|media|clip|track|episode|doc|document|item"
-    r"|message|msg|url|uri|source|title|number|num|part|index|seq)\d*"
+    r"|message|msg|contact|conversation|interaction|url|uri|source|title|number|num|part|index|seq)\d*"
     r"|(file|record|call|audio|media|object).*|f|n|no|version.*|rev|revision|generation|etag"
 )
 #: How it is fetched, or for whom, which names no recording.
@@ -93,6 +93,27 @@ _SCHEMES = (
     (frozenset(["x-goog-signature"]), frozenset()),
     (frozenset(["x-oss-signature"]), frozenset()),
     (frozenset(["q-signature"]), frozenset()),
+    # SharePoint, Google Drive, iCloud, ownCloud
+    (frozenset(["tempauth"]), frozenset(["tempauth", "translate", "apiversion", "correlationid"])),
+    (frozenset(["id", "export", "uuid"]), frozenset(["uuid", "at", "authuser", "confirm", "export"])),
+    (
+        frozenset(["ckc", "ckz"]),
+        frozenset(["ckc", "ckz", "a", "e", "fl", "k", "o", "p", "r", "s", "v", "x", "y", "+"]),
+    ),
+    (
+        frozenset(["oc-signature"]),
+        frozenset([f"oc-{name}" for name in ("signature", "credential", "date", "expires", "verb", "algo")]),
+    ),
+    # Zoom, which names the recording in the path; Webex
+    (frozenset(["key-pair-id", "tid", "fid"]), frozenset(["tid", "fid", "cid", "data", "s001", "s002"])),
+    (frozenset(["ticket", "rcid"]), frozenset(["ticket", "timestamp", "rcid"])),
+    (frozenset(["ticket", "trackingid"]), frozenset(["ticket", "timestamp", "trackingid"])),
+    # Discord, Facebook
+    (frozenset(["ex", "is", "hm"]), frozenset(["ex", "is", "hm"])),
+    (
+        frozenset(["oh", "oe"]),
+        frozenset(["oh", "oe", "ccb", "_nc_cat", "_nc_gid", "_nc_ht", "_nc_ohc", "_nc_sid"]),
+    ),
 )
 
 

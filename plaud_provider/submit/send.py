@@ -64,9 +64,10 @@ class Sender:
             threading.Lock() if ledger.database.dialect.takes_one_writer else nullcontext()
         )
         self._broken: Exception | None = None
-        # Whether Plaud has answered a submit; until then one is sent at a time. Where Plaud is in trouble,
-        # more at once would only be more of unknown outcome; where it was, one is enough to find out.
-        self._is_answered = asyncio.Event()
+        # Whether Plaud has answered the last submit. Else one is sent at a time: while Plaud is in trouble,
+        # more at once would only be more of unknown outcome; after it, one is enough to find out.
+        self._is_answered = False
+        self._alone = asyncio.Lock()
         #: What has become of each, by its key; of those that were not sent there is nothing.
         self.outcomes: dict[str, Outcome] = {}
 
@@ -97,10 +98,9 @@ class Sender:
         renewal = asyncio.create_task(self._renew_leases())
         queue = iter(claimed)
         at_once = math.ceil(hook.settings.requests_per_minute / 60 * SUBMIT_SECONDS)
-        for number in range(min(CONCURRENCY, at_once)):
+        for _ in range(min(CONCURRENCY, at_once)):
             sending = course.Sending(self._stop)
-            work = self._go_ahead if number == 0 else self._follow
-            self._workers[asyncio.create_task(work(queue, hook, sending))] = sending
+            self._workers[asyncio.create_task(self._work(queue, hook, sending))] = sending
         loop = asyncio.get_running_loop()
         try:
             with self._stop.telling(lambda: loop.call_soon_threadsafe(self._end_waits)):
@@ -119,39 +119,29 @@ class Sender:
             if not sending.is_under_way:
                 worker.cancel()
 
-    async def _go_ahead(
-        self, queue: Iterator[Claimed], hook: PlaudAsyncHook, sending: course.Sending
-    ) -> None:
-        try:
-            await self._work(queue, hook, sending)
-        finally:
-            self._is_answered.set()
-
-    async def _follow(self, queue: Iterator[Claimed], hook: PlaudAsyncHook, sending: course.Sending) -> None:
-        await self._is_answered.wait()
-        await self._work(queue, hook, sending)
-
     async def _work(self, queue: Iterator[Claimed], hook: PlaudAsyncHook, sending: course.Sending) -> None:
-        for recording, order in queue:
-            # What others are sending is left to end.
-            if self._broken is not None or self._stop.is_set:
-                return
+        for claimed in queue:
             sending.is_under_way = False
-            memory = LedgerMemory(
-                self._ledger, recording, self._owner, turn=self._turn, patience=LEDGER_SECONDS
-            )
-            try:
-                outcome = await hook.drive(
-                    course.submit(hook.settings.account, hook.retry_policy, order, memory, sending)
-                )
-            except Exception as error:
-                self._broken = self._broken or error
-                return
-            self.outcomes[recording.recording_key] = outcome
-            if not isinstance(outcome.error, PlaudSubmitOutcomeUnknownError):
-                self._is_answered.set()
-            if outcome.error is not None:
-                log.warning("%s: %s", order.uri, outcome.error)
+            async with nullcontext() if self._is_answered else self._alone:
+                # What others are sending is left to end.
+                if self._broken is not None or self._stop.is_set:
+                    return
+                try:
+                    await self._submit(claimed, hook, sending)
+                except Exception as error:
+                    self._broken = self._broken or error
+                    return
+
+    async def _submit(self, claimed: Claimed, hook: PlaudAsyncHook, sending: course.Sending) -> None:
+        recording, order = claimed
+        memory = LedgerMemory(self._ledger, recording, self._owner, turn=self._turn, patience=LEDGER_SECONDS)
+        outcome = await hook.drive(
+            course.submit(hook.settings.account, hook.retry_policy, order, memory, sending)
+        )
+        self._is_answered = not isinstance(outcome.error, PlaudSubmitOutcomeUnknownError)
+        self.outcomes[recording.recording_key] = outcome
+        if outcome.error is not None:
+            log.warning("%s: %s", order.uri, outcome.error)
 
     async def _renew_leases(self) -> None:
         while True:

@@ -6,7 +6,7 @@ import json
 import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,15 +179,7 @@ class TroubledPlaud:
         return str(answer.json()["transcriptionId"])
 
     def record(self) -> Record:
-        found: dict[int, Request] = {}
-        for line in self._record.read_text().splitlines():
-            told = json.loads(line)
-            if "at" in told:
-                found[told["n"]] = Request(**told)
-            else:
-                for name, value in told.items():
-                    setattr(found[told["n"]], name, value)
-        return Record(list(found.values()))
+        return Record.read(json.loads(line) for line in self._record.read_text().splitlines())
 
 
 @dataclass
@@ -195,6 +187,18 @@ class Record:
     """What the server has seen, in order."""
 
     requests: list[Request] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, lines: Iterable[Mapping[str, Any]]) -> Record:
+        """Read the lines of a server's record."""
+        found: dict[int, Request] = {}
+        for told in lines:
+            if "at" in told:
+                found[told["n"]] = Request(**told)
+            else:
+                for name, value in told.items():
+                    setattr(found[told["n"]], name, value)
+        return cls(list(found.values()))
 
     def of(self, *calls: str, client: str | None = None) -> list[Request]:
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,18 @@ def _rows(connection: Connection, tables: PlaudTables) -> Loader:
     from plaud_provider.warehouse.loaders.rows import RowsLoader
 
     return RowsLoader(open_database(str(connection.conn_id), connection=connection), tables)
+
+
+def _mssql(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.database.connections import hook_of
+    from plaud_provider.database.database import Database
+    from plaud_provider.database.mssql import MsSqlDialect
+    from plaud_provider.warehouse.loaders.rows import RowsLoader
+
+    log.info("SQL Server: built and tested as far as it goes without one (`plaud docs mssql`)")
+    hook = hook_of(connection, parameter="sql_conn_id")
+    dialect = MsSqlDialect(hook, parameter="sql_conn_id")
+    return RowsLoader(Database(hook, dialect, role="warehouse", parameter="sql_conn_id"), tables)
 
 
 def _clickhouse(connection: Connection, tables: PlaudTables) -> Loader:
@@ -48,6 +61,15 @@ def _redshift(connection: Connection, tables: PlaudTables) -> Loader:
     return RedshiftLoader(connection, tables)
 
 
+log = logging.getLogger(__name__)
+
+
+def _databricks(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.warehouse.loaders.databricks import DatabricksLoader
+
+    return DatabricksLoader(connection, tables)
+
+
 class Choice(NamedTuple):
     """
     How one type of connection is served.
@@ -71,6 +93,8 @@ LOADERS: Mapping[str, Choice] = {
     "gcpbigquery": Choice("BigQuery", _bigquery),
     "google_cloud_platform": Choice("BigQuery", _bigquery),
     "redshift": Choice("Redshift", _redshift),
+    "databricks": Choice("Databricks", _databricks),
+    "mssql": Choice("SQL Server, Azure SQL or Fabric's SQL database", _mssql),
 }
 
 

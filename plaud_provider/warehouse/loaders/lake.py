@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -22,6 +23,7 @@ from plaud_provider.exceptions import (
     PlaudWarehouseError,
     how_to_install,
 )
+from plaud_provider.warehouse.loaders.loader import Removed, Stored
 from plaud_provider.warehouse.loaders.ordered import OrderedLoader
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class LakeLoader(OrderedLoader):
     :raises PlaudInputError: if a name cannot be one there.
     """
 
+    can_remove = True
     #: Module that writes the format, beside pyarrow.
     needs: ClassVar[str] = "pyarrow"
 
@@ -91,6 +94,64 @@ class LakeLoader(OrderedLoader):
         latest = {row["transcription_id"]: row["status"] for row in rows}
         return {known for known, status in latest.items() if status == Status.COMPLETED.value}
 
+    def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
+        """Return what is here and wanted; see the base class."""
+
+        def find() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = self._read(
+                self._open(self._tables.transcripts), Stored._fields, None
+            ).to_pylist()
+            return found
+
+        rows = sorted(self._run(find, "could not be read"), key=lambda row: row["landed_at"])
+        latest = {row["transcription_id"]: Stored(**row) for row in rows}
+        return [one for one in latest.values() if is_wanted(one)]
+
+    def remove(self, ids: Sequence[str]) -> Removed:
+        """
+        Remove all rows of these transcriptions, and what earlier versions of the tables have of them.
+
+        See the base class. Earlier versions of the tables cannot be read any more afterwards.
+        """
+        if not ids:
+            return Removed(0, 0)
+        transcripts, segments = self._run(lambda: self._landings(ids), "could not be read")
+        latest: dict[str, datetime] = {}
+        for known, landed_at in transcripts:
+            latest[known] = max(landed_at, latest.get(known, landed_at))
+        for table in (self._tables.segments, self._tables.transcripts):
+            self._run(
+                partial(self._retrying, partial(self._forget, table, ids)),
+                "still have rows, or files of earlier versions, that were to be removed",
+            )
+        return Removed(len(latest), sum(latest.get(known) == landed_at for known, landed_at in segments))
+
+    def take_back(self, ids: Sequence[str]) -> None:
+        """Remove what was landed to try it out; see the base class."""
+        later = datetime.now(tz=UTC) + timedelta(days=1)
+
+        def delete(table: sa.Table) -> None:
+            self._delete(self._open(table), ids, later)
+
+        for table in (self._tables.segments, self._tables.transcripts):
+            self._run(partial(self._retrying, partial(delete, table)), "still have a row that was a trial")
+
+    def _landings(self, ids: Sequence[str]) -> list[list[tuple[str, datetime]]]:
+        """Return id and ``landed_at`` of each row of these ids, of both tables."""
+        found = []
+        for table in self._tables.parameters:
+            rows = self._read(self._open(table), ("transcription_id", "landed_at"), ids).to_pydict()
+            found.append(list(zip(rows["transcription_id"], rows["landed_at"], strict=True)))
+        return found
+
+    @abstractmethod
+    def _forget(self, table: sa.Table, ids: Sequence[str]) -> None:
+        """
+        Remove the rows of these ids, and every file of an earlier version, as it may have some.
+
+        Files that another task is about to commit have to stay.
+        """
+
     @abstractmethod
     def _open(self, table: sa.Table) -> Any:
         """Return the newest version of a table; ``None`` if there is no such table."""
@@ -108,8 +169,8 @@ class LakeLoader(OrderedLoader):
         """Add a nullable column."""
 
     @abstractmethod
-    def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str]) -> Any:
-        """Return some columns of the rows of these ids, as a table of Arrow."""
+    def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str] | None) -> Any:
+        """Return some columns of the rows of these ids (``None``: of all), as a table of Arrow."""
 
     @abstractmethod
     def _append(self, opened: Any, rows: Any) -> None:
@@ -166,14 +227,8 @@ class LakeLoader(OrderedLoader):
             )
 
     def _last_landed(self, ids: Sequence[str]) -> datetime | None:
-        def find() -> list[datetime]:
-            return [
-                moment
-                for table in self._tables.parameters
-                for moment in self._read(self._open(table), ("landed_at",), ids)["landed_at"].to_pylist()
-            ]
-
-        return max(self._run(find, "could not be read"), default=None)
+        rows = self._run(lambda: self._landings(ids), "could not be read")
+        return max((landed_at for of_table in rows for _, landed_at in of_table), default=None)
 
     def _append_segments(self, columns: Columns) -> None:
         def append() -> None:

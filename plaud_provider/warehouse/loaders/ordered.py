@@ -45,10 +45,7 @@ class OrderedLoader(Loader):
         """Replace all rows of these transcriptions; see the base class. No ledger is in such a warehouse."""
         ids = [landing.transcription_id for landing in landings]
         last = self._last_landed(ids)
-        stamp = max(utc(landing.landed_at) or landing.landed_at for landing in landings)
-        if last is not None:
-            # The clocks of two hosts may differ, and what comes later has to win.
-            stamp = max(stamp, last + _TICK)
+        stamp = stamp_of(landings, last)
         segments = segment_columns(landings)
         count = len(segments["text"])
         if count:
@@ -79,3 +76,15 @@ class OrderedLoader(Loader):
     @abstractmethod
     def _remove_older(self, ids: Sequence[str], stamp: datetime) -> None:
         """Remove rows of these ids in both tables whose ``landed_at`` is before ``stamp``."""
+
+
+def stamp_of(landings: Sequence[Landing], last: datetime | None) -> datetime:
+    """
+    Return the ``landed_at`` of all of them.
+
+    :param landings: What is landed.
+    :param last: The latest ``landed_at`` of their ids so far. The clocks of two hosts may differ, and what
+        comes later has to win.
+    """
+    stamp = max(utc(landing.landed_at) or landing.landed_at for landing in landings)
+    return stamp if last is None else max(stamp, last + _TICK)

@@ -251,6 +251,9 @@ class RedshiftLoader(FilesLoader):
         # First of all: it is then that the transaction's view of the tables is taken.
         self._transact("begin", [f"lock table {tables}", *statements])
 
+    def _literal(self, text: str) -> str:
+        return _literal(text)
+
     def _code(self, error: BaseException) -> str:
         told = error.args[0] if error.args else None
         return str(told.get("C", "")) if isinstance(told, dict) else ""

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +402,42 @@ def test_a_disk_that_fails_is_not_the_recordings_fault() -> None:
 
     with pytest.raises(OSError, match="I/O error"):
         measure(Broken(WAV))
+
+
+# Several in one, and what is before the sound
+
+
+def test_recordings_one_after_the_other_are_as_long_as_all_of_them() -> None:
+    chained = b"".join(encoded("ogg", "libopus", seconds, rate=48000) for seconds in (20, 40))
+    streamed = encoded("mpegts", "aac", 6) * 2
+
+    whole, in_part = both(chained)
+
+    assert (whole.kind, whole.seconds) == ("measured", pytest.approx(60, abs=0.1))
+    assert (in_part.kind, in_part.seconds) == ("estimated", pytest.approx(60, rel=0.2))
+    assert measured(streamed).seconds == pytest.approx(12, abs=0.3)
+
+
+@pytest.mark.parametrize("name", [b"bext", b"PAD ", b"iXML"])
+def test_what_is_before_the_sound_of_a_wav_may_be_larger_than_the_first_block(name: bytes) -> None:
+    for found in both(wav(60, chunks=chunk(name, bytes(50_001)))):
+        assert found == Measured(60.0, "measured", "wav")
+
+
+def test_an_mp3_that_claims_much_less_than_its_bytes_are_is_estimated_by_them() -> None:
+    whole, in_part = both(sounds.mp3_that_claims(2))
+
+    assert whole.seconds == pytest.approx(sounds.MP3_SECONDS, abs=0.1)
+    assert (in_part.kind, in_part.seconds) == ("estimated", pytest.approx(sounds.MP3_SECONDS, rel=0.1))
+
+
+def test_an_archive_is_no_recording_though_it_has_one_in_it() -> None:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("call.mp3", MP3 * 10)
+
+    for found in both(content.getvalue()):
+        assert (found.kind, found.problem) == ("not measurable", "is a ZIP archive by its content. Unpack it")
 
 
 # Anything at all

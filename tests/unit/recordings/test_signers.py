@@ -92,7 +92,6 @@ SIGNERS = {
     "Vimeo": "https://files.example/calls/1.mp3?exp={end}~acl=%2Fcalls%2F*~hmac={word}",
     "Limelight": "https://files.example/calls/1.mp3?p=33&e={end}&h={word}",
     "Limelight, from when": "https://files.example/calls/1.mp3?p=33&e={end}&cf={end}&h={hex}",
-    "Discord": "https://cdn.discordapp.com/attachments/1/2/1.mp3?ex={hextime}&is={hextime}&hm={sha256}&",
     "HubSpot": "https://files.example/calls/1.mp3?hs_sig={b64}&hs_ts={end}",
     "Qiniu": "https://files.example/calls/1.mp3?e={end}&token=AK:{word}",
     "Upyun": "https://files.example/calls/1.mp3?_upt={hextime}{end}",
@@ -109,6 +108,24 @@ SIGNERS = {
     "token and when it was made": "https://files.example/calls/1.mp3?token={word}&t={end}",
     "token of a script and when it was made": "https://pbx.example/recording.php?id=5&key={word}&ts={end}",
     "password": "https://files.example/calls/1.mp3?password={word}&user=me",
+    "Five9": "https://app.five9.com/recordings/1.mp3?sessionId={hex}",
+    "Synology": "https://nas.example/webapi/entry.cgi?method=download&path=%2Fcalls%2F1.mp3&_sid={b64}",
+    "SharePoint, by request": "https://x.sharepoint.com/_layouts/15/download.aspx?UniqueId=5a4d9c2e-77aa-4a3c-9d3b"
+    "-1b2c3d4e5f60&tempauth={jwt}&correlationid={uuid}",
+    "Google Drive, confirmed": "https://drive.usercontent.google.com/download?id=1BxiMVs0XRA5nFMdKvBdBZjgmUUqptlbs7"
+    "&export=download&confirm=t&uuid={uuid}&at={b64}:{end}",
+    "iCloud": "https://cvws.icloud-content.com/B/AV0/1.mp3?o={b64}&v=1&x=3&a={b64}&e={end}&r={uuid}-1&k={b64}"
+    "&ckc=com.apple.clouddocs&ckz=com.apple.CloudDocs&p=61&s={b64}",
+    "ownCloud": "https://cloud.example/dav/files/me/1.mp3?OC-Credential=me&OC-Date={hextime}&OC-Expires=1200"
+    "&OC-Verb=GET&OC-Signature={sha256}",
+    "Zoom, its files": "https://ssrweb.zoom.us/replay/1.mp3?data={sha256}&cid=aw1&fid={b64}&tid=v%3D2.0%3Brid%3D{hex}"
+    "&Expires={end}&Signature={b64}&Key-Pair-Id=APK{word}&Policy={b64}",
+    "Webex": "https://x.webex.com/nbr/Download?siteid=1&recordid=1&id=5&ticket={b64}&timestamp={end}&RCID={hex}",
+    "Discord": "https://cdn.discordapp.com/attachments/1/1.mp3?ex={hextime}&is={hextime}&hm={sha256}&",
+    "Facebook": "https://scontent.fbcdn.net/v/1.mp3?_nc_cat=1&_nc_ohc={b64}&oh=03_{b64}&oe={hextime}",
+    "WhatsApp": "https://lookaside.fbsbx.com/whatsapp_business/attachments/?mid=12&id=5&ext={end}&hash={b64}",
+    "Wangsu": "https://files.example/calls/1.mp3?wsSecret={hex}&wsABSTime={hextime}",
+    "in a folder of its own": "https://files.example/1.mp3/recording.mp3?token={word}",
 }
 WORDS = "SECRET HIDDEN CANARY GEHEIM ABCDEF".split()  # noqa: SIM905
 
@@ -197,6 +214,14 @@ DIFFERENT: list[Callable[[Any], str]] = [
     "https://files.example/download.php?hash=abcdef{}&format=mp3".format,
     lambda n: f"https://files.example/d/eyJhbGciOiJIUzI1NiJ9.eyJmaWxlIjoi{n}.abcdef",
     lambda n: f"https://files.example/download?token=eyJhbGciOiJIUzI1NiJ9.eyJmaWxlIjoi{n}.abcdef",
+    # So is it of a file that is called as all are.
+    "https://files.example/recording.mp3?code=ABC-{}-XYZ".format,
+    "https://files.example/calls/audio.mp3?token=abcdef{}".format,
+    "https://files.example/calls/call-17{}/recording.mp3?token=abcdef".format,
+    # Ids of conversations look like secrets.
+    lambda n: f"https://files.example/rec.php?sid=1&conversation={hashlib.md5(str(n).encode()).hexdigest()}",
+    lambda n: f"https://files.example/a.mp3?interaction={hashlib.md5(str(n).encode()).hexdigest()}",
+    "https://files.example/play?sessionId=abcdef{}".format,
     # Paths.
     lambda n: f"https://files.example/{hashlib.md5(str(n).encode()).hexdigest()}.mp3?token=abcdef",
     lambda n: f"https://files.example/calls/{hashlib.sha256(str(n).encode()).hexdigest()}?token=abcdef",

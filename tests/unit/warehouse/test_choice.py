@@ -16,8 +16,6 @@ from tests.unit.warehouse.warehouses import Warehouse
 
 #: Types of databases that Airflow's own providers know, and that no loader has been made for.
 UNSERVED = [
-    "databricks",
-    "mssql",
     "odbc",
     "oracle",
     "trino",
