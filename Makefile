@@ -115,8 +115,8 @@ test-ui: $(STAMP_UI) ## Run the tests in a browser (Chromium)
 	@$(PY) -m pytest tests/ui
 
 # Minutes of kills and of a Plaud in trouble, so not in `make test`. PLAUD_SOAK_FILES=1000 takes a thousand recordings,
-# PLAUD_TROUBLE_MINUTES=60 an hour of trouble.
-soak: $(STAMP) ## Let DAGs share a ledger while processes are killed, and an archive while Plaud is in trouble
+# PLAUD_TROUBLE_MINUTES=60 an hour of trouble, PLAUD_SOAK_ARRIVALS=50 fewer new recordings than 500.
+soak: $(STAMP) ## Let DAGs share a ledger while processes are killed, and an archive while Plaud is in trouble, and recordings arrive
 	@$(PY) -m pytest -s tests/soak
 
 screenshots: $(STAMP_UI) ## Run them, and take the screenshots of docs/images anew

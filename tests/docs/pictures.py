@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plaud_provider.get_provider_info import get_provider_info
+from plaud_provider.submit.summary import Price
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IMAGES = REPOSITORY / "docs" / "images"
@@ -16,7 +17,8 @@ IMAGES = REPOSITORY / "docs" / "images"
 SHOWN = IMAGES / "screenshots.json"
 RECORDING, ARCHIVE = "plaud_transcribe_recording", "plaud_transcribe_archive"
 _STATIC = REPOSITORY / "plaud_provider" / "views" / "static"
-#: Each picture: the connection's form, the form or the tasks of a DAG, or one of the pages.
+#: Each picture: the connection's form, the form or the tasks of a DAG, one of the pages, or what a person is
+#: asked.
 SUBJECTS = {
     "connection-form": "connection",
     "connection-region": "connection",
@@ -26,6 +28,7 @@ SUBJECTS = {
     "task-log": f"tasks of {RECORDING}",
     "archive-form": f"form of {ARCHIVE}",
     "archive-run": f"tasks of {ARCHIVE}",
+    "approval": "approval",
     "transcript": "page of transcripts",
     "ledger": "page of ledger",
 }
@@ -48,6 +51,10 @@ def note(name: str) -> None:
 def _declared(kind: str, what: str) -> Any:
     if kind == "connection":
         return get_provider_info()["connection-types"]
+    if kind == "approval":
+        from plaud_provider.operators.approve_recordings import question_in_words
+
+        return question_in_words([{"new": 5, "audio_hours": 0.02}], most=0.001, price=Price(100, "USD"))
     if kind == "page":
         return (_STATIC / f"{what}.html").read_text()
     from airflow.dag_processing.dagbag import DagBag
