@@ -9,6 +9,7 @@ const dialog = find("one");
 const given = new URLSearchParams(location.search);
 let last = null; // the recording that the list ends with
 let price = null;
+let asked = 0; // questions so far: what answers an earlier one than the last is not shown
 
 for (const state of [...UNDER_WAY, ...ENDED]) form.elements.state.append(element("option", { value: state }, state));
 for (const name of ["run_id", "folder", "state"]) form.elements[name].value = given.get(name) ?? "";
@@ -30,7 +31,9 @@ async function show() {
   say("Loading…");
   const filters = chosen();
   history.replaceState(null, "", `?${new URLSearchParams(Object.entries(filters).filter(([, value]) => value))}`);
+  const question = ++asked;
   const found = await ask("ledger", filters);
+  if (question !== asked) return;
   find("overview").hidden = !found.exists;
   if (!found.exists) return say(`${found.conn_id} has no ledger yet: no run has used it.`);
   price = found.price;
@@ -95,8 +98,9 @@ const figure = ([name, value, more]) =>
 
 /** What the quota's own store says; nothing if it says nothing. */
 async function showQuota(filters) {
+  const question = asked;
   const quota = await ask("quota", filters);
-  if (!quota) return;
+  if (!quota || question !== asked) return;
   const more = quota.paused_seconds ? `paused for ${Math.ceil(quota.paused_seconds)} s` : `${count(quota.spare)} to spare`;
   find("quota")?.remove();
   const shown = figure(["Requests in the last minute", `${count(quota.used)} of ${count(Math.floor(quota.limit))}`, more]);
@@ -128,7 +132,9 @@ const name = (one) => element("button", {
 
 async function more() {
   const after = last === null ? {} : { after_time: last.updated_at, after_key: last.recording_key };
+  const question = asked;
   const rows = await ask("recordings", { ...chosen(), ...after });
+  if (question !== asked) return;
   fillTable(find("recordings"), rows.map((one) => element("tr", {},
     element("td", { className: "whole" }, name(one), one.error ? element("div", { className: "faint", dir: "auto" }, one.error) : null),
     element("td", {}, badge(one.state)),
