@@ -16,6 +16,8 @@ STAMP_DIST := $(VENV)/.installed-dist
 # system: apt-get install mariadb-server libmariadb-dev pkg-config.
 VENV_WAREHOUSES := .venv-warehouses
 STAMP_WAREHOUSES := $(VENV_WAREHOUSES)/.installed
+# FAB's auth manager, which Airflow does without by default.
+STAMP_FAB := .venv-fab/.installed
 # Those that need older libraries than the others.
 STAMP_SNOWFLAKE := .venv-snowflake/.installed
 STAMP_BIGQUERY := .venv-bigquery/.installed
@@ -31,7 +33,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # Airflow starts a process per task: without byte code each of them would compile its imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo ui bench test test-warehouses test-ui soak screenshots test-airflow32 lint docs dist lock clean
+.PHONY: help demo ui bench test test-warehouses test-sql test-fab test-ui soak screenshots test-airflow32 lint docs dist lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,8 +66,11 @@ $(STAMP_DIST): $(STAMP)
 	$(call install,$(VENV),constraints.txt,dist)
 $(STAMP_WAREHOUSES): pyproject.toml setup.cfg constraints-warehouses.txt | $(filter .uv/bin/uv,$(UV))
 	$(call install,$(VENV_WAREHOUSES),constraints-warehouses.txt,warehouses)
-	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse,iceberg,delta]'
+	@VIRTUAL_ENV=$(VENV_WAREHOUSES) $(UV) pip install --quiet --constraints constraints-warehouses.txt --editable '.[mysql,clickhouse,iceberg,delta,databricks,mssql]'
 
+
+$(STAMP_FAB): pyproject.toml setup.cfg constraints.txt | $(filter .uv/bin/uv,$(UV))
+	$(call install,.venv-fab,constraints.txt,fab)
 
 $(STAMP_SNOWFLAKE): pyproject.toml setup.cfg constraints-snowflake.txt | $(filter .uv/bin/uv,$(UV))
 	$(call install,.venv-snowflake,constraints-snowflake.txt,snowflake)
@@ -93,25 +98,35 @@ test: $(STAMP) ## Run all tests
 
 test-warehouses: $(STAMP_WAREHOUSES) $(STAMP_SNOWFLAKE) $(STAMP_BIGQUERY) $(STAMP_LOCAL_BIGQUERY) ## Run the warehouses' contract on MariaDB, ClickHouse, Iceberg, Delta, Parquet, and stand-ins for Snowflake and BigQuery
 	@PLAUD_TEST_WAREHOUSES="mysql clickhouse iceberg delta parquet" $(VENV_WAREHOUSES)/bin/python -m pytest tests/warehouses
-	@PLAUD_TEST_WAREHOUSES="iceberg-s3 delta-s3 parquet-s3" $(VENV_WAREHOUSES)/bin/python -m pytest -m "not large" \
+	@PLAUD_TEST_WAREHOUSES="iceberg-rest iceberg-s3 iceberg-glue delta-s3 parquet-s3" $(VENV_WAREHOUSES)/bin/python -m pytest -m "not large" \
 		-k "not lost and not two_writers" tests/warehouses/test_contract.py
 	@PLAUD_TEST_WAREHOUSES=mysql $(VENV_WAREHOUSES)/bin/python -m pytest -k mysql tests/unit/ledger
 	@PLAUD_TEST_WAREHOUSES=snowflake .venv-snowflake/bin/python -m pytest tests/warehouses
 	@PLAUD_TEST_WAREHOUSES=bigquery .venv-bigquery/bin/python -m pytest tests/warehouses
 
+test-fab: $(STAMP_FAB) ## Run the tests of the pages with FAB's roles
+	@.venv-fab/bin/python -m pytest tests/fab/pages.py
+
+# Without a warehouse and in seconds, so in CI; the contract on stand-ins is not, before it has been measured there.
+test-sql: $(STAMP_SNOWFLAKE) ## Compare what is sent to Snowflake, Redshift and Databricks, statement by statement
+	@.venv-snowflake/bin/python -m pytest tests/warehouses/test_sql.py
+
 test-ui: $(STAMP_UI) ## Run the tests in a browser (Chromium)
 	@$(PY) -m pytest tests/ui
 
 # Minutes of kills and of a Plaud in trouble, so not in `make test`. PLAUD_SOAK_FILES=1000 takes a thousand recordings,
-# PLAUD_TROUBLE_MINUTES=60 an hour of trouble.
-soak: $(STAMP) ## Let DAGs share a ledger while processes are killed, and an archive while Plaud is in trouble
+# PLAUD_TROUBLE_MINUTES=60 an hour of trouble, PLAUD_SOAK_ARRIVALS=50 fewer new recordings than 500.
+soak: $(STAMP) ## Let DAGs share a ledger while processes are killed, and an archive while Plaud is in trouble, and recordings arrive
 	@$(PY) -m pytest -s tests/soak
 
 screenshots: $(STAMP_UI) ## Run them, and take the screenshots of docs/images anew
 	@$(PY) -m pytest tests/ui --screenshots
 
+# What imports nothing of Airflow is the same there, and hours of trouble are long.
+WITHOUT_AIRFLOW := api emulator trouble
+
 test-airflow32: $(STAMP32) ## Run the unit and DAG tests on Airflow 3.2
-	@$(VENV32)/bin/python -m pytest $(PARALLEL) tests/unit tests/dags
+	@$(VENV32)/bin/python -m pytest $(PARALLEL) $(WITHOUT_AIRFLOW:%=--ignore tests/unit/%) tests/unit tests/dags
 
 lint: $(STAMP) ## Check style, types and import rules
 	@$(VENV)/bin/ruff check .
@@ -137,13 +152,13 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
 
 lock: | $(filter .uv/bin/uv,$(UV)) ## Pin today's versions of everything, for each Airflow
-	@$(COMPILE) --group dev --group dist --group docs --group ui -o constraints.txt
+	@$(COMPILE) --group dev --group dist --group docs --group fab --group ui -o constraints.txt
 	@$(COMPILE) --group airflow32 -o constraints-airflow-3.2.txt
-	@$(COMPILE) --extra mysql --extra clickhouse --extra iceberg --extra delta --group warehouses -o constraints-warehouses.txt
+	@$(COMPILE) --extra mysql --extra clickhouse --extra iceberg --extra delta --extra databricks --extra mssql --group warehouses -o constraints-warehouses.txt
 	@$(COMPILE) --extra snowflake --group snowflake -o constraints-snowflake.txt
 	@$(COMPILE) --extra bigquery --group bigquery -o constraints-bigquery.txt
 	@$(UV) pip compile --quiet --upgrade --python-version 3.13 --group local-bigquery --override tests/warehouses/local-bigquery-override.txt \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links -o constraints-local-bigquery.txt
 
 clean: ## Remove what the targets created
-	@rm -rf docs/_build $(VENV) $(VENV32) $(VENV_WAREHOUSES) .venv-snowflake .venv-bigquery .venv-local-bigquery .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf docs/_build $(VENV) $(VENV32) $(VENV_WAREHOUSES) .venv-fab .venv-snowflake .venv-bigquery .venv-local-bigquery .uv .demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -62,12 +62,12 @@ def land(results_path: str) -> dict[str, float]:
         run_id="memory",
     )
     lander.land({"small": None})
-    before, busy = _resident("VmRSS"), time.process_time()
+    before, busy = resident("VmRSS"), time.process_time()
     lander.land({"large": None})
-    return {"peak": _resident("VmHWM") - before, "cpu": time.process_time() - busy}
+    return {"peak": resident("VmHWM") - before, "cpu": time.process_time() - busy}
 
 
-def _resident(which: str) -> int:
+def resident(which: str) -> int:
     """Return resident memory in bytes; unlike ``ru_maxrss``, its peak begins anew with the program."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which)]
     return int(line.split()[1]) * 1024

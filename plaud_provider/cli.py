@@ -76,12 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "doctor":
             from plaud_provider.doctor import Subject, examine
 
+            sql_conn_id = options.sql_conn_id or (None if options.lake_path else _WAREHOUSE)
             return examine(
                 Subject(
                     plaud_conn_id=options.plaud_conn_id,
                     region=options.region,
-                    sql_conn_id=options.sql_conn_id,
-                    ledger_conn_id=options.ledger_conn_id or options.sql_conn_id,
+                    sql_conn_id=sql_conn_id,
+                    lake_path=options.lake_path,
+                    lake_format=options.lake_format,
+                    lake_catalog_conn_id=options.lake_catalog_conn_id,
+                    ledger_conn_id=options.ledger_conn_id or sql_conn_id or _WAREHOUSE,
                     results_path=options.results_path,
                     recording=options.recording,
                 )
@@ -89,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from plaud_provider.ledger.summary import print_summary
 
         return print_summary(options.ledger_conn_id)
+
+
+#: The warehouse, and the ledger, if nobody says otherwise.
+_WAREHOUSE = "warehouse_default"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,7 +123,14 @@ def _parser() -> argparse.ArgumentParser:
     doctor = add("doctor", "say what is missing before the first recording", _DOCTOR, _DOCTOR_EXAMPLES)
     doctor.add_argument("--plaud-conn-id", default="plaud_default", metavar="ID")
     doctor.add_argument("--region", metavar="REGION", help="what you take that connection's region to be")
-    doctor.add_argument("--sql-conn-id", default="warehouse_default", metavar="ID", help="the warehouse")
+    doctor.add_argument(
+        "--sql-conn-id",
+        metavar="ID",
+        help=f"the warehouse; default: {_WAREHOUSE}, or none if there is a lake",
+    )
+    doctor.add_argument("--lake-path", metavar="PATH", help="folder of an open lake")
+    doctor.add_argument("--lake-format", default="iceberg", choices=("iceberg", "delta", "parquet"))
+    doctor.add_argument("--lake-catalog-conn-id", metavar="ID", help="Iceberg's catalog")
     doctor.add_argument("--ledger-conn-id", metavar="ID", help="the ledger; default: the warehouse")
     doctor.add_argument(
         "--results-path",

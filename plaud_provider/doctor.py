@@ -43,7 +43,10 @@ class Subject:
 
     :param plaud_conn_id: Connection of type ``plaud``.
     :param region: What its region is taken to be; ``None`` asserts nothing.
-    :param sql_conn_id: Connection of the warehouse.
+    :param sql_conn_id: Connection of the warehouse; ``None`` for a lake alone.
+    :param lake_path: Folder of an open lake beside it, or instead of it; ``None`` for none.
+    :param lake_format: Format of its tables.
+    :param lake_catalog_conn_id: Connection of Iceberg's catalog.
     :param ledger_conn_id: Connection of the ledger.
     :param results_path: Folder that workers and triggerers share; ``None``: as the DAGs find it.
     :param recording: Reference to a recording that is signed and fetched; ``None`` for none.
@@ -51,7 +54,10 @@ class Subject:
 
     plaud_conn_id: str = "plaud_default"
     region: str | None = None
-    sql_conn_id: str = "warehouse_default"
+    sql_conn_id: str | None = "warehouse_default"
+    lake_path: str | None = None
+    lake_format: str = "iceberg"
+    lake_catalog_conn_id: str | None = None
     ledger_conn_id: str = "warehouse_default"
     results_path: str | None = None
     recording: str | None = None
@@ -167,11 +173,14 @@ class Subject:
         return f"within {max(1.0, abs(apart)):.0f} s of Plaud's server"
 
     def warehouse(self) -> str:
-        """Open the warehouse as the tasks do, and write, read and remove a scratch row."""
+        """Open warehouse and lake as the tasks do, and write, read and remove a scratch row."""
+        from plaud_provider.warehouse.lake import checked_lake
         from plaud_provider.warehouse.writer import open_warehouse
 
-        fit = f"{self.sql_conn_id}: plaud_transcripts and plaud_segments are there and fit"
-        if open_warehouse(self.sql_conn_id).try_out():
+        lake = checked_lake(self.lake_path, self.lake_format, self.lake_catalog_conn_id)
+        places = [self.sql_conn_id, f"{lake.path} ({lake.format})" if lake else None]
+        fit = f"{' and '.join(filter(None, places))}: plaud_transcripts and plaud_segments are there and fit"
+        if open_warehouse(self.sql_conn_id, lake=lake).try_out():
             return f"{fit}; a row was written, read and removed"
         return f"{fit}; whether rows can be written was not tried"
 

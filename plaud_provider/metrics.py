@@ -16,17 +16,17 @@ log = logging.getLogger(__name__)
 
 #: Submits that Plaud has accepted, each of which is billed (counter).
 SUBMITTED = "plaud.submitted"
-#: Audio of those submits, in whole seconds, where its length is known (counter).
+#: Audio of those submits in seconds, where its length is known (counter).
 AUDIO_SECONDS = "plaud.audio_seconds"
-#: Requests that were sent, by what they were for (counters): ``submit``, ``get`` (a look), and of a token
-#: ``exchange`` or ``refresh``.
+#: Requests that were sent, by what they were for (counters): ``submit``, ``get`` (a look), of a token
+#: ``exchange`` or ``refresh``, of an upload ``user_token``, ``upload`` or ``part``.
 REQUESTS = "plaud.requests"
 #: Answers 429 to such requests, by what they were for (counters).
 REFUSED = "plaud.refused"
 #: Looks that found a final answer (counter): ``plaud.requests.get`` over this is the looks per result.
 RESULTS = "plaud.results"
 #: Recordings that came to a state of the ledger: ``landed``, ``failed``, ``unknown``, ``expired`` (counters).
-#: Without a ledger, what was landed, and what of it had failed.
+#: Without a ledger, what was landed, what of it had failed, and submits whose answer was lost.
 STATES = "plaud"
 #: Recordings of the ledger that are at Plaud (gauge).
 WAITING = "plaud.waiting"
@@ -36,7 +36,7 @@ OLDEST = "plaud.oldest_seconds"
 DONE_TO_LANDED = "plaud.done_to_landed"
 
 #: States of the ledger that are counted.
-_COUNTED = frozenset({"landed", "failed", "unknown", "expired", "purged"})
+COUNTED = frozenset({"landed", "failed", "unknown", "expired", "purged"})
 
 
 def count(name: str, many: float = 1) -> None:
@@ -44,10 +44,10 @@ def count(name: str, many: float = 1) -> None:
     Add to a counter.
 
     :param name: One of this module's names.
-    :param many: How much to add; a fraction is rounded.
+    :param many: How much to add; thousandths of it are the least that count.
     """
-    if whole := round(many):
-        _stats().incr(name, whole)
+    if (exact := round(many, 3)) > 0:
+        _stats().incr(name, int(exact) if exact == int(exact) else exact)
 
 
 def level(name: str, value: float) -> None:
@@ -77,7 +77,7 @@ def sent(operation: str) -> None:
 
     :param operation: What it was for.
     """
-    count(f"{REQUESTS}.{operation}")
+    count(f"{REQUESTS}.{operation.replace(' ', '_')}")
 
 
 def answered(operation: str, status: int) -> None:
@@ -88,7 +88,7 @@ def answered(operation: str, status: int) -> None:
     :param status: The HTTP status.
     """
     if status == 429:
-        count(f"{REFUSED}.{operation}")
+        count(f"{REFUSED}.{operation.replace(' ', '_')}")
 
 
 def changed(state: str, many: int = 1, **about: Any) -> None:
@@ -103,7 +103,7 @@ def changed(state: str, many: int = 1, **about: Any) -> None:
         return
     known = {name: value for name, value in about.items() if value is not None}
     log.info("plaud.change %s", json.dumps({"state": state, "recordings": many, **known}, sort_keys=True))
-    if state in _COUNTED:
+    if state in COUNTED:
         count(f"{STATES}.{state}", many)
 
 

@@ -5,26 +5,29 @@ What is paid for must survive an answer that is spelled otherwise than documente
 can be read is read; what cannot is told by the name of its key, never by its value.
 
 ==================  ==================================================================================
-value               spellings, the documented one first
+value               names, the documented one first
 ==================  ==================================================================================
-id                  ``transcriptionId``, ``transcription_id``, ``task_id``, ``taskId``, ``id``; a string
-                    without control characters, or a whole number
-status              ``task_status``, ``taskStatus``, ``status``, the innermost first; in any letter case,
-                    see :data:`.models.WORDS`
+id                  ``transcriptionId``, ``task_id``, ``job_id``, ``id``; a string without control
+                    characters, or a whole number
+status              ``task_status``, ``status``, ``state``, the innermost first; in any letter case, see
+                    :data:`.models.WORDS`
 text                ``text``, ``transcript``
 language            ``language``
 duration            ``duration``, ``duration_seconds``
-segments            ``segments``, ``results``; what is no object in the list is left out
-of a segment        ``start``, ``start_time``; ``end``, ``end_time``; ``speaker``, ``speaker_id``,
-                    ``speakerId``; ``text``; ``language``
-error               ``error``, ``detail``, ``message``, ``reason``, text, object or list; ``code``
-created             ``createdAt``, ``created_at``
-completed           ``completedAt``, ``completed_at``
+segments            ``segments``, ``results``, or a list of them as ``data``; what is no object in the list
+                    is left out
+of a segment        ``start``, ``start_time``; ``end``, ``end_time``; ``speaker``, ``speaker_id``;
+                    ``text``; ``language``
+error               ``error``, ``detail``, ``message``, ``reason``, ``errors``, ``msg``, ``error_message``,
+                    ``fail_reason``; text, object or list; ``code``
+created             ``createdAt``
+completed           ``completedAt``
 model               ``model``
 ==================  ==================================================================================
 
-Each may also stand below ``data``, ``result``, ``task`` or ``transcription``. Where a spelling is there and
-empty, the next one is read.
+Names count in any letter case, with underscores or without: ``transcription_id`` is ``TranscriptionId``. Each
+may also stand below ``data``, ``result`` and the like (:data:`_WRAPPERS`), which is an object, a list of one,
+or either as JSON text. Where a name is there and empty, the next one is read.
 
 Bytes that are not UTF-8 become U+FFFD; numbers that no warehouse takes (NaN, Infinity, more than 4,300
 digits) are unknown. Keys that are not known here are warned about once per process, by name; status words
@@ -37,8 +40,10 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from plaud_provider.api.arguments import as_transcription_id
@@ -52,35 +57,37 @@ MAX_ERROR_CHARACTERS = 500
 #: Larger answers are parsed in a thread by the asynchronous hook. No refusal and no token is as large.
 LARGE_BYTES = 256 * 1024
 
-# Where the answer says whose it is; the others may name something else.
-_NAMING = ("transcriptionId", "transcription_id")
-_ID = (*_NAMING, "task_id", "taskId", "id")
-_STATUS = ("task_status", "taskStatus", "status")
+# In plain letters, see _plain(). Where the answer says whose it is; the others may name something else.
+_NAMING = ("transcriptionid",)
+_ID = (*_NAMING, "taskid", "jobid", "id")
+_STATUS = ("taskstatus", "status", "state")
 _TEXT = ("text", "transcript")
 _LANGUAGE = ("language",)
-_DURATION = ("duration", "duration_seconds")
+_DURATION = ("duration", "durationseconds")
 _SEGMENTS = ("segments", "results")
-_START = ("start", "start_time", "startTime")
-_END = ("end", "end_time", "endTime")
-_SPEAKER = ("speaker", "speaker_id", "speakerId")
-_ERROR = ("error", "detail", "message", "reason")
-#: Which of them say by themselves that something is wrong; a ``message`` may also be a friendly one.
-_REFUSING = ("error", "detail")
-_CODE = ("code", "error_code", "errorCode")
+_START = ("start", "starttime")
+_END = ("end", "endtime")
+_SPEAKER = ("speaker", "speakerid")
+#: Which errors say by themselves that something is wrong; a ``message`` may also be a friendly one.
+_REFUSING = ("error", "detail", "errors")
+_ERROR = ("error", "detail", "message", "reason", "errors", "msg", "errormessage", "failreason")
+_CODE = ("code", "errorcode")
 _CODES_OF_SUCCESS = frozenset(("", "0", "200", "201", "202", "ok", "success", "none"))
 #: What an answer may be wrapped in, also twice.
-_WRAPPERS = ("data", "result", "transcription", "task")
-_CREATED = ("createdAt", "created_at")
+_WRAPPERS = ("data", "result", "results", "transcription", "task", "response", "output")
+#: Objects that are looked at in one answer.
+_MOST_PLACES = 8
+_CREATED = ("createdat",)
 _MODEL = ("model",)
-_COMPLETED = ("completedAt", "completed_at")
+_COMPLETED = ("completedat",)
 _KNOWN_KEYS = frozenset(
     (
         *(*_ID, *_STATUS, *_TEXT, *_LANGUAGE, *_DURATION, *_SEGMENTS, *_CREATED, *_COMPLETED, *_MODEL),
-        *(*_ERROR, *_CODE, *_WRAPPERS, "embeddings", "audioUrl", "webhookUrl", "speakerDiarization"),
+        *(*_ERROR, *_CODE, *_WRAPPERS, "embeddings", "audiourl", "webhookurl", "speakerdiarization"),
     )
 )
 _KNOWN_SEGMENT_KEYS = frozenset(
-    [*_START, *_END, *_SPEAKER, *_TEXT, "language", "language_probability", "language_probabilitiy", "id"]
+    [*_START, *_END, *_SPEAKER, *_TEXT, "language", "languageprobability", "languageprobabilitiy", "id"]
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -103,8 +110,7 @@ def _decoded(body: bytes) -> str:
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        # As null they do no harm.
-        parsed = json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
+        parsed = _unwrapped(_parsed(text))
     except (ValueError, RecursionError):
         raise PlaudResponseError(
             f"Plaud's answer ({len(text)} characters) is not valid JSON; it is not shown here as it may hold "
@@ -115,6 +121,39 @@ def _object(text: str) -> dict[str, Any]:
             f"Plaud's answer is a JSON {type(parsed).__name__} where an object is expected."
         )
     return parsed
+
+
+def _parsed(text: str) -> Any:
+    # As null they do no harm.
+    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
+
+
+def _unwrapped(value: object) -> object:
+    """Return the object that a list of one, or a JSON text, holds; all else as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            value = _parsed(value)
+        except (ValueError, RecursionError):
+            return value
+    if isinstance(value, list) and len(value) == 1 and not _are_segments(value):
+        [value] = value
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _plain(name: str) -> str:
+    """Return a name in lower case and without underscores: of ``FileId`` and ``file_id`` the same."""
+    return name.replace("_", "").lower()
+
+
+def _by_plain_name(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object's members by their plain names; of two that are the same, the one that is said."""
+    plain: dict[str, Any] = {}
+    for name, value in members.items():
+        known = _plain(name)
+        if known not in plain or not _is_said(plain[known]):
+            plain[known] = value
+    return plain
 
 
 def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Transcription:
@@ -129,7 +168,7 @@ def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Tran
     # A long transcript is in memory often enough.
     del body
     payload = _object(text)
-    places = _places(payload)
+    places = places_in(payload)
     if requested_id is None:
         return _transcription(payload, places, _usable_id(places), text)
     named = _first(places, _NAMING)
@@ -151,7 +190,7 @@ def parse_submission(body: bytes, *, must_be_named: bool = False) -> Transcripti
     :raises PlaudResponseError: if there is no usable id in it; what stands in its place is quoted.
     """
     payload = parse_json(body)
-    places = _places(payload)
+    places = places_in(payload)
     transcription_id = _usable_id(places, _NAMING if must_be_named else _ID)
     try:
         return _transcription(payload, places, transcription_id)
@@ -166,7 +205,7 @@ def transcription_id_in(event: Mapping[str, Any]) -> str | None:
     :param event: The event; what it is about stands below ``data``, where its own id does not.
     """
     try:
-        return _usable_id(_places(event)[::-1])
+        return _usable_id(places_in(event)[::-1])
     except PlaudResponseError:
         return None
 
@@ -184,11 +223,13 @@ def refusal(body: bytes) -> str:
         payload = parse_json(body)
     except PlaudResponseError:
         return ""
-    places = _places(payload)
-    if any(_is_said(place.get(n)) for place in places for n in (*_ID, *_STATUS, *_TEXT, *_SEGMENTS)):
+    places = places_in(payload)
+    is_named = any(_is_said(place.get(n)) for place in places for n in (*_ID, *_TEXT, *_SEGMENTS))
+    # A status that is a number is that of HTTP.
+    if is_named or _status_word(places) is not None:
         return ""
-    is_refused = any(_is_said(payload.get(name)) for name in _REFUSING) or (
-        str(_first([payload], _CODE) or "").strip().lower() not in _CODES_OF_SUCCESS
+    is_refused = any(_is_said(place.get(name)) for place in places for name in _REFUSING) or (
+        str(_first(places[:1], _CODE) or "").strip().lower() not in _CODES_OF_SUCCESS
     )
     return _error(places) if is_refused else ""
 
@@ -201,7 +242,7 @@ def _transcription(
     if reported is None:
         raise PlaudResponseError(f"Plaud's answer for transcription {transcription_id} has no status.")
     status = WORDS.get(reported.lower(), Status.PROCESSING)
-    _warn_of_unknown("keys", {name for place in places for name in place} - _KNOWN_KEYS)
+    _warn_of_unknown("keys", (name for place in _objects(payload) for name in place), _KNOWN_KEYS)
     # First of all, as the segments are used up.
     raw = _dump(payload, text)
     return Transcription(
@@ -211,7 +252,7 @@ def _transcription(
         text=_text(_first(places, _TEXT)),
         language=_text(_first(places, _LANGUAGE)),
         duration_seconds=_seconds(_first(places, _DURATION)),
-        segments=_segments(_first(places, _SEGMENTS), transcription_id),
+        segments=_segments(_listed_segments(places), transcription_id),
         error=_error(places) if status is Status.FAILED else None,
         created_at=_time(_first(places, _CREATED)),
         completed_at=_time(_first(places, _COMPLETED)),
@@ -236,19 +277,33 @@ def _status_word(places: Sequence[Mapping[str, Any]]) -> str | None:
     return next((word for word in words if word.lower() in WORDS), words[0] if words else None)
 
 
-def _places(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return where values may stand: the answer itself, and what is wrapped in it, inwards."""
-    places = [payload]
-    for place in places:
-        if len(places) > len(_WRAPPERS):
-            break
-        for name in _WRAPPERS:
-            inner = place.get(name)
-            if isinstance(inner, list) and len(inner) == 1:
-                [inner] = inner
-            if isinstance(inner, dict):
-                places.append(inner)
-    return places
+def places_in(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return where values may stand, by plain names: the answer, and what is wrapped in it, inwards."""
+    return [_by_plain_name(members) for members in _objects(payload)]
+
+
+def _objects(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found = [payload]
+    for members in found:
+        plain = _by_plain_name(members)
+        inner = (_unwrapped(plain[name]) for name in _WRAPPERS if name in plain)
+        found += [one for one in inner if isinstance(one, dict)][: _MOST_PLACES - len(found)]
+    return found
+
+
+def _are_segments(value: object) -> bool:
+    """Whether a list is one of segments: what else an answer may hold has neither beginning nor end."""
+    return isinstance(value, list) and any(
+        isinstance(one, dict) and not {*_START, *_END}.isdisjoint(map(_plain, one)) for one in value[:20]
+    )
+
+
+def _listed_segments(places: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the segments of an answer, or what stands in their place."""
+    found = [place[name] for place in places for name in _SEGMENTS if place.get(name) is not None]
+    found += [place["data"] for place in places if _are_segments(place.get("data"))]
+    lists = [value for value in found if isinstance(value, list)]
+    return next((value for value in (*lists, *found) if value), lists[0] if lists else None)
 
 
 def _first(places: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
@@ -262,7 +317,7 @@ def _is_said(value: object) -> bool:
 
 
 def _usable_id(places: Sequence[Mapping[str, Any]], names: Sequence[str] = _ID) -> str:
-    found = [place[name] for name in names for place in places if place.get(name) is not None]
+    found = [_named(place[name]) for name in names for place in places if place.get(name) is not None]
     for named in found:
         transcription_id = as_transcription_id(named)
         # A link with a signature in it would be shown wherever an id is.
@@ -274,14 +329,20 @@ def _usable_id(places: Sequence[Mapping[str, Any]], names: Sequence[str] = _ID) 
     raise PlaudResponseError(f"Plaud's answer has no usable transcriptionId{there}.")
 
 
+def _named(value: object) -> object:
+    """Return an id that stands in an object or a list by itself."""
+    value = _unwrapped(value)
+    return _first([_by_plain_name(value)], _ID) if isinstance(value, dict) else value
+
+
 def _shown(value: object) -> str:
     """Return what stands in the place of an id as it may be shown in a message."""
     return without_secrets(_clean(str(value)))[:200]
 
 
-def _warn_of_unknown(what: str, names: set[str]) -> None:
+def _warn_of_unknown(what: str, names: Iterable[str], known: AbstractSet[str]) -> None:
     # A name that is no name may be anything, even text.
-    new = {name for name in names if _NAME.fullmatch(name)} - _warned
+    new = {name for name in names if _plain(name) not in known and _NAME.fullmatch(name)} - _warned
     if new:
         _warned.update(new)
         log.warning(
@@ -317,7 +378,8 @@ def _segments(value: object, transcription_id: str) -> tuple[Segment, ...]:
         raise PlaudResponseError(f"The segments of transcription {transcription_id} are not a list.")
     _warn_of_unknown(
         "keys of segments",
-        {name for item in value[:20] if isinstance(item, dict) for name in item} - _KNOWN_SEGMENT_KEYS,
+        (name for item in value[:20] if isinstance(item, dict) for name in item),
+        _KNOWN_SEGMENT_KEYS,
     )
     return tuple(_used_up(value))
 
@@ -329,17 +391,25 @@ def _used_up(items: list[Any]) -> Iterator[Segment]:
     same: dict[str | None, str | None] = {}
     for place, item in enumerate(items):
         if isinstance(item, dict):
-            speaker, language = _text(_first([item], _SPEAKER)), _text(_first([item], _LANGUAGE))
+            members = [_by_plain_name(item)]
+            speaker, language = _speaker(_first(members, _SPEAKER)), _text(_first(members, _LANGUAGE))
             yield Segment(
                 index=index,
-                start_seconds=_seconds(_first([item], _START)),
-                end_seconds=_seconds(_first([item], _END)),
+                start_seconds=_seconds(_first(members, _START)),
+                end_seconds=_seconds(_first(members, _END)),
                 speaker=same.setdefault(speaker, speaker),
-                text=_text(_first([item], _TEXT)) or "",
+                text=_text(_first(members, _TEXT)) or "",
                 language=same.setdefault(language, language),
             )
             index += 1
         items[place] = None
+
+
+def _speaker(value: object) -> str | None:
+    """Return a speaker's label, also of an object that has one."""
+    if isinstance(value, dict):
+        value = _first([_by_plain_name(value)], ("label", "name", *_SPEAKER, "id"))
+    return _text(value)
 
 
 def _seconds(value: object) -> float | None:
@@ -377,7 +447,9 @@ def _clean(text: str) -> str:
 
 def _error(places: Sequence[Mapping[str, Any]]) -> str:
     """Return the error as one line; its inner shape is not documented, so take text, an object or a list."""
-    text = _words(_first(places, _ERROR))
+    said = (_words(place.get(name)) for place in places for name in _ERROR)
+    # Around it may stand that the request was a success.
+    text = next((words for words in said if words.lower() not in _CODES_OF_SUCCESS), "")
     code = str(_first(places, _CODE) or "")
     if code.strip().lower() not in _CODES_OF_SUCCESS and code not in text:
         text = f"{code}: {text}" if text else code
@@ -385,18 +457,18 @@ def _error(places: Sequence[Mapping[str, Any]]) -> str:
     return text[:MAX_ERROR_CHARACTERS] or "no reason given"
 
 
-def _words(error: object) -> str:
-    """Return what an error says; of an object its known fields, of a list of objects (FastAPI) each one's."""
-    if isinstance(error, list) and error and all(isinstance(one, Mapping) for one in error):
-        return "; ".join(_fields(one) for one in error[:10])
+def _words(error: object, depth: int = 0) -> str:
+    """Return what an error says; of an object its known members, of a list (FastAPI) what each one says."""
+    if error is None or isinstance(error, bool) or depth > 4:
+        return ""
+    if isinstance(error, list):
+        return "; ".join(filter(None, (_words(one, depth + 1) for one in error[:10])))
     if isinstance(error, Mapping):
-        return _fields(error)
-    return "" if error is None else str(error)
-
-
-def _fields(error: Mapping[str, Any]) -> str:
-    parts = [str(error[n]) for n in ("code", "message", "msg", "reason", "detail") if error.get(n)]
-    return ": ".join(parts) or json.dumps(error, default=str)
+        members = _by_plain_name(error)
+        names = ("code", "message", "msg", "reason", "detail", "error", "errors")
+        said = filter(None, (_words(members.get(name), depth + 1) for name in names))
+        return ": ".join(said) or (json.dumps(error, default=str) if error else "")
+    return str(error)
 
 
 def _dump(payload: dict[str, Any], text: str) -> str:

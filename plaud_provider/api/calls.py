@@ -100,6 +100,8 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
                     )
                 except PlaudResponseError as malformed:
                     failure, attempts = malformed, policy.malformed_attempts
+                    if answer.is_page or not answer.body.strip():
+                        failure = failures.foreign_page(account, answer.status)
                 pause = policy.backoff(attempt)
             elif (
                 400 <= answer.status < 500
@@ -172,7 +174,7 @@ def submit_transcription(
                     account, f"Plaud answered {answer.status}", status_code=answer.status
                 )
             yield Note(SubmitPhase.NOT_ACCEPTED)
-            if 400 <= answer.status < 500 and answer.status not in (401, 429) and failures.is_page(answer):
+            if 400 <= answer.status < 500 and answer.status not in (401, 429) and answer.is_page:
                 raise failures.foreign_page(account, answer.status)
             failure = failures.failure(account, answer, "the submit", is_submit=True)
             if not isinstance(failure, PlaudRateLimitError):

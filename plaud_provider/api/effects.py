@@ -72,6 +72,11 @@ class Response:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
+    @property
+    def is_page(self) -> bool:
+        """Whether it is a page for people: a gateway's, which says nothing about what was asked for."""
+        return "html" in self.headers.get("content-type", "") or self.body.lstrip().startswith(b"<")
+
 
 class TransportFailure(Exception):
     """

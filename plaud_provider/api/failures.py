@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from plaud_provider.api.account import Account
-from plaud_provider.api.answers import LARGE_BYTES
+from plaud_provider.api.answers import LARGE_BYTES, places_in
 from plaud_provider.api.effects import Response
 from plaud_provider.api.tokens import redirected
 from plaud_provider.exceptions import (
@@ -138,20 +138,15 @@ def is_json(body: bytes) -> bool:
     return _json_object(body) is not None
 
 
-def is_page(answer: Response) -> bool:
-    """Whether an answer is a page for people: a gateway's, which says nothing about what was asked for."""
-    return "html" in answer.headers.get("content-type", "") or answer.body.lstrip().startswith(b"<")
-
-
 def error_code(body: bytes) -> str:
     """Return the error code of a refusal's body, in brackets, if it is a bare word."""
-    payload = _json_object(body) or {}
-    for name in ("error", "code", "detail", "message"):
-        error = payload.get(name)
-        if isinstance(error, dict):
-            error = error.get("code")
-        if isinstance(error, str) and _ERROR_CODE.fullmatch(error):
-            return f" ({error})"
+    for place in places_in(_json_object(body) or {}):
+        for name in ("error", "code", "detail", "message"):
+            error = place.get(name)
+            if isinstance(error, dict):
+                error = error.get("code")
+            if isinstance(error, str) and _ERROR_CODE.fullmatch(error):
+                return f" ({error})"
     return ""
 
 

@@ -213,7 +213,14 @@ def _renew(
     try:
         answer: Response = yield Send(_request(account, old), within=REQUEST_SECONDS)
         status, headers = answer.status, answer.headers
-        if answer.status in SUCCESS and refusal(answer.body):
+        if answer.is_page and status != 429 and (status in SUCCESS or 400 <= status < 500):
+            # A proxy's or a firewall's: as little Plaud's word about the credentials as no answer is.
+            status = 0
+            reason = (
+                f"No usable answer from {account.base_url}: a page that is not Plaud's, with HTTP "
+                f"{answer.status}. Look at what is on the way to this host."
+            )
+        elif answer.status in SUCCESS and refusal(answer.body):
             # As {"detail": "CLIENT_NOT_FOUND"}, which would be repeated in vain.
             status, reason = REFUSED, f"HTTP {answer.status} and a refusal in its body"
         elif answer.status in SUCCESS:
@@ -308,7 +315,9 @@ def _failure(account: Account, state: TokenState) -> PlaudError:
             status_code=status,
         )
     if status:
-        return PlaudResponseError(state.reason)
+        return PlaudServerError(
+            f"{state.reason} The token service at {where} has answered {answered}.", status_code=status
+        )
     return PlaudConnectionError(state.reason)
 
 

@@ -3,8 +3,8 @@ The course of an upload to Plaud's own storage, without I/O. Nothing of it is bi
 
 A token for uploads is asked for, then a URL for each part. The parts are sent a few at a time, and once all
 are there Plaud names the URL that is to be submitted. What fails is sent again by itself, not what has
-arrived. An upload that is lost as such, since its URLs have expired or its parts are not taken together, is
-begun anew once.
+arrived, also not by another process that goes on after this one was killed. An upload that is lost as such,
+since its URLs have expired or its parts are not taken together, is begun anew once.
 
 Calls to Plaud take their turns in the quota; parts, which go to the storage behind it, do not.
 """
@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from plaud_provider.api.account import Account
 from plaud_provider.api.calls import Call
 from plaud_provider.api.dialects.embedded_uploads import (
-    PartUrls,
+    BegunUpload,
     complete_request,
     parse_download_url,
     parse_part_urls,
@@ -84,6 +84,12 @@ class Content(Protocol):
     filetype: str
     size: int
 
+    def begun(self) -> BegunUpload | None:
+        """Return the upload of it that another process has begun, and that may still be gone on with."""
+
+    def keep(self, begun: BegunUpload) -> None:
+        """Keep how far its upload is, for the process that may have to go on with it."""
+
     def part(self, start: int, end: int) -> Part:
         """
         Return what is from one offset up to another. Several parts are read at once.
@@ -129,10 +135,12 @@ def upload(
     :raises PlaudRequestError: if Plaud refuses it otherwise.
     :raises PlaudError: its other classes, if it could not be uploaded now.
     """
+    begun: BegunUpload | None = yield Do(content.begun)
     for is_last in (*[False] * (ROUNDS - 1), True):
         try:
-            return (yield from _uploaded(account, policy, content, check, confirm))
+            return (yield from _uploaded(account, policy, content, begun, check, confirm))
         except _LostError as lost:
+            begun = None
             if is_last:
                 raise lost.error from None
     raise AssertionError("unreachable")
@@ -142,35 +150,32 @@ def _uploaded(
     account: Account,
     policy: RetryPolicy,
     content: Content,
+    begun: BegunUpload | None,
     check: Callable[[], None],
     confirm: Callable[[], None],
 ) -> Call[str]:
-    target: PartUrls = yield from _asked(
-        account,
-        policy,
-        lambda token: part_urls_request(
-            account, token.access_token, size=content.size, filetype=content.filetype
-        ),
-        partial(parse_part_urls, account, size=content.size),
-        what=f"an upload of {content.size} bytes ({content.filetype})",
+    target: BegunUpload = begun or (
+        yield from _asked(
+            account,
+            policy,
+            lambda token: part_urls_request(
+                account, token.access_token, size=content.size, filetype=content.filetype
+            ),
+            partial(parse_part_urls, account, size=content.size),
+            what=f"an upload of {content.size} bytes ({content.filetype})",
+        )
     )
-    etags: list[str] = []
-    while len(etags) < len(target.urls):
+    while (arrived := len(target.etags)) < len(target.urls):
         yield Do(check)
-        some = range(len(etags), min(len(etags) + PARTS_AT_ONCE, len(target.urls)))
-        etags += yield from _sent(policy, [_part(content, target, number) for number in some])
+        some = range(arrived, min(arrived + PARTS_AT_ONCE, len(target.urls)))
+        target.etags += yield from _sent(policy, [_part(content, target, number) for number in some])
+        yield Do(partial(content.keep, target))
     yield Do(confirm)
     try:
         url: str = yield from _asked(
             account,
             policy,
-            lambda token: complete_request(
-                account,
-                token.access_token,
-                target,
-                etags,
-                filetype=content.filetype,
-            ),
+            lambda token: complete_request(account, token.access_token, target, filetype=content.filetype),
             partial(parse_download_url, account),
             what="an upload whose parts are all there",
         )
@@ -182,7 +187,7 @@ def _uploaded(
     return url
 
 
-def _part(content: Content, target: PartUrls, number: int) -> Request:
+def _part(content: Content, target: BegunUpload, number: int) -> Request:
     start = number * target.part_bytes
     end = min(start + target.part_bytes, content.size)
     return part_request(target.urls[number], content.part(start, end))

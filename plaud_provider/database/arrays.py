@@ -27,7 +27,7 @@ _BATCH = 20_000
 def insert(connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
     """Do what :meth:`.Dialect.insert` does."""
     statement = _insert(table)
-    for part in _parts(columns):
+    for part in parts(columns):
         connection.execute(statement, part)
 
 
@@ -36,7 +36,7 @@ def upsert(
 ) -> None:
     """Do what :meth:`.Dialect.upsert` does."""
     statement = upsert_of(_insert(table), table, may_replace)
-    for part in _parts(columns_of(rows)):
+    for part in parts(columns_of(rows)):
         connection.execute(statement, part)
 
 
@@ -74,7 +74,7 @@ def _unnest(name: str, kind: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:
     return sa.func.unnest(sa.cast(sa.bindparam(name, type_=values), values))
 
 
-def _parts(columns: Columns) -> Iterator[Columns]:
+def parts(columns: Columns) -> Iterator[Columns]:
     """Return rows in parts that fit into a statement."""
     count = len(next(iter(columns.values()), ()))
     for start in range(0, count, _BATCH):

@@ -142,7 +142,7 @@ class Database:
 
     @property
     def engine(self) -> sa.Engine:
-        """SQLAlchemy's engine, made at first use."""
+        """SQLAlchemy's engine, made at first use; it may commit each statement, unlike :meth:`run`."""
         refusal: PlaudError
         with self._lock:
             if self._engine is not None and self.dialect.engine_stays_good:

@@ -55,6 +55,25 @@ MYSQL_SQLSTATES: Mapping[int, str] = {
     **dict.fromkeys((1053, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 4031), "08006"),
     **dict.fromkeys((2002, 2003, 2006, 2013, 2055), "08006"),
 }
+#: Those of SQL Server and of its client library likewise.
+MSSQL_SQLSTATES: Mapping[int, str] = {
+    **dict.fromkeys((229, 230, 262, 297, 300, 916, 2760, 15247), "42501"),
+    **dict.fromkeys((2627, 2601), "23505"),
+    **dict.fromkeys((515, 547), "23000"),
+    **dict.fromkeys((8152, 2628), "22001"),
+    **dict.fromkeys((241, 245, 8114), "22000"),
+    **dict.fromkeys((701, 1105, 9002, 40544), "53000"),
+    **dict.fromkeys((4060, 18452, 18456), "28000"),
+    **dict.fromkeys((20002, 20003, 20004, 20006, 20009, 20047), "08006"),
+    **dict.fromkeys((10928, 10929, 40197, 40501, 40613, 49918), "08006"),
+    1205: "40P01",
+    3960: "40001",
+    1222: "55P03",
+    208: "42P01",
+    207: "42703",
+    3906: "25006",
+}
+_SQLSTATES = {"MySQLdb": MYSQL_SQLSTATES, "pymssql": MSSQL_SQLSTATES}
 _JSON_ESCAPE = re.compile(r"\\(?:u0000|.)", re.DOTALL)
 
 
@@ -297,8 +316,12 @@ def code_of(error: BaseException) -> str:
     for attribute in ("sqlite_errorname", "sqlstate", "pgcode"):
         if isinstance(code := getattr(original, attribute, None), str):
             return code
-    number = original.args[0] if type(original).__module__ == "MySQLdb" and original.args else None
-    return MYSQL_SQLSTATES.get(number, "") if isinstance(number, int) else ""
+    numbers = _SQLSTATES.get(type(original).__module__.partition(".")[0], {})
+    number = original.args[0] if original.args else None
+    if isinstance(number, tuple):
+        # That of pymssql is a pair of number and message.
+        number = number[0] if number else None
+    return numbers.get(number, "") if isinstance(number, int) else ""
 
 
 def replace_nuls(rows_or_columns: Iterable[Row | list[Any]], json: Collection[str]) -> int:

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -36,6 +37,8 @@ _quiet.setLevel(logging.WARNING)
 _LOCK_HOLDER = re.compile(r"Conflicting lock is held in (.*?\(PID \d+\)(?: by user [^\s.]+)?)")
 #: For so long a file without DuckDB's header may be one that another process creates, which has no lock yet.
 CREATION_SECONDS = 10.0
+#: So many rows take less time as a table of Arrow, with the import of pyarrow.
+_ROWS_FOR_ARROW = 5_000
 _CONFLICT = re.compile(r"conflict|constraint violation", re.IGNORECASE)
 #: What DuckDB's errors mean, and what to do.
 _ADVICE: dict[type[Exception], tuple[str, str]] = {
@@ -61,6 +64,8 @@ _ADVICE: dict[type[Exception], tuple[str, str]] = {
         "Retry: each task creates missing tables first.",
     ),
 }
+#: What rows of Arrow are called while they are inserted.
+_ROWS = "plaud_rows_to_insert"
 _LOCK_ADVICE = (
     "DuckDB lets one process at a time open a file that is written. Close that program, or let fewer tasks "
     "write at once (max_active_tis_per_dag, a pool); then retry."
@@ -104,7 +109,7 @@ class DuckDbDialect(Dialect):
     def insert(self, connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
         """Insert rows; see the base class."""
         with _conflicts_told(table):
-            arrays.insert(connection, table, columns)
+            _insert(connection, table, columns)
 
     def upsert(
         self,
@@ -119,7 +124,7 @@ class DuckDbDialect(Dialect):
             if may_replace is None:
                 # With long texts an upsert takes three times as long as an insert.
                 new, rows = arrays.split_by_key(connection, table, rows)
-                arrays.insert(connection, table, columns_of(new))
+                _insert(connection, table, columns_of(new))
             arrays.upsert(connection, table, rows, may_replace)
 
     def delete(self, connection: sa.Connection, column: sa.Column[Any], values: Sequence[str]) -> None:
@@ -164,6 +169,25 @@ class DuckDbDialect(Dialect):
             return time.time() < os.stat(self._path()).st_mtime + CREATION_SECONDS
         except OSError:
             return False
+
+
+def _insert(connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
+    """Insert rows: many from tables of Arrow, if pyarrow is installed."""
+    count = len(next(iter(columns.values()), ()))
+    if count < _ROWS_FOR_ARROW or find_spec("pyarrow") is None:
+        arrays.insert(connection, table, columns)
+        return
+    from plaud_provider.database.arrow import arrow_schema, arrow_table
+
+    names = table.columns.keys()
+    rows = sa.table(_ROWS, *map(sa.column, names))
+    statement = sa.insert(table).from_select(names, sa.select(rows))
+    schema = arrow_schema(table.columns.items())
+    driver: Any = connection.connection.driver_connection
+    for part in arrays.parts(columns):
+        driver.register(_ROWS, arrow_table(part, schema))
+        connection.execute(statement)
+        driver.unregister(_ROWS)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ release (1.5.6.5) refuses DuckDB 2 as "not supported yet". ``duckdb-engine``, wh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import duckdb
@@ -49,9 +50,21 @@ class _Connection:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
         self._is_in_transaction = False
+        # Closing the file writes a checkpoint anyhow; done at the commit, it spares the write-ahead log,
+        # which takes as much memory again as a long transcript.
+        with suppress(duckdb.Error):  # Its configuration may be locked.
+            connection.execute("SET checkpoint_threshold = '0KB'")
 
     def cursor(self) -> _Cursor:
         return _Cursor(self._connection)
+
+    def register(self, name: str, rows: Any) -> None:
+        """Let statements of this connection read a table of Arrow by a name."""
+        self._connection.register(name, rows)
+
+    def unregister(self, name: str) -> None:
+        """Forget it."""
+        self._connection.unregister(name)
 
     def begin(self) -> None:
         self._connection.begin()

@@ -14,6 +14,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import (
     CreateIndex,
     CreateTable,
+    DropIndex,
     ExecutableDDLElement,
     SetColumnComment,
     SetTableComment,
@@ -40,7 +41,7 @@ def create_or_check(
     """
     Create tables that are not there, and compare those that are with what we need.
 
-    A column that may be empty and is not there, as in a table of an earlier version, is added.
+    What a table of an earlier version lacks is added: columns that may be empty; indexes, if this role may.
 
     :param connection: Where.
     :param tables: What we need.
@@ -82,6 +83,8 @@ def create_or_check(
         _refuse(tables, problems, title)
     for column in missing:
         log.info("Added column %s to table %s of an earlier version", column.name, column.table.fullname)
+    for table in there:
+        _add_indexes(connection, inspector, table)
     for table in new:
         _create(connection, table)
     longest = connection.dialect.max_identifier_length
@@ -262,6 +265,31 @@ def _create(connection: sa.Connection, table: sa.Table) -> None:
             _comment(connection, column)
 
 
+def _add_indexes(connection: sa.Connection, inspector: sa.Inspector, table: sa.Table) -> None:
+    """
+    Create the indexes that a table of an earlier version lacks, or has with other columns.
+
+    Nothing but speed depends on them: where this role may not, the log says what their owner may do.
+    """
+    if connection.dialect.name == "duckdb":
+        return
+    there = {one["name"]: [*one["column_names"]] for one in inspector.get_indexes(table.name, table.schema)}
+    for index in sorted(table.indexes, key=lambda one: str(one.name)):
+        columns = there.get(index.name)
+        if columns == [*index.columns.keys()]:
+            continue
+        try:
+            with connection.begin_nested():
+                if columns is not None:
+                    connection.execute(DropIndex(index, if_exists=True))
+                connection.execute(CreateIndex(index, if_not_exists=connection.dialect.name != "mysql"))
+        except DBAPIError as error:
+            statement = str(CreateIndex(index).compile(dialect=connection.dialect))
+            log.warning("This role may not do so (%s), and pages are slow: %s", code_of(error), statement)
+        else:
+            log.info("Brought index %s of table %s up to date", index.name, table.fullname)
+
+
 def _has_comments_apart(connection: sa.Connection) -> bool:
     """Whether comments are statements of their own; MySQL has them in those that create."""
     return connection.dialect.supports_comments and not connection.dialect.inline_comments
@@ -351,5 +379,6 @@ class _AddColumn(ExecutableDDLElement):
 def _add_column(element: _AddColumn, compiler: Any, **_: Any) -> str:
     # Another task may be faster; SQLite, which takes one writer at a time, does not know the words.
     guard = "IF NOT EXISTS " if compiler.dialect.name in ("postgresql", "duckdb") else ""
+    word = "ADD" if compiler.dialect.name == "mssql" else "ADD COLUMN"
     table = compiler.preparer.format_table(element.column.table)
-    return f"ALTER TABLE {table} ADD COLUMN {guard}{compiler.get_column_specification(element.column)}"
+    return f"ALTER TABLE {table} {word} {guard}{compiler.get_column_specification(element.column)}"

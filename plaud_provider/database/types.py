@@ -59,6 +59,8 @@ def utc(moment: datetime | None) -> datetime | None:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
 
 
+#: Text of a bounded length in a key, of which no two that differ are one.
+KEY_TEXT = sa.String(255).with_variant(mssql.NVARCHAR(255, collation="Latin1_General_100_BIN2"), "mssql")
 #: Text of any length and script, where TEXT has 64 KB or one alphabet.
 LONG_TEXT = (
     sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb").with_variant(mssql.NVARCHAR(), "mssql")

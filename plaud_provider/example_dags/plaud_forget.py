@@ -58,7 +58,23 @@ with DAG(
             title="Remove",
             description="Off: only say what would be removed. What is removed cannot be brought back",
         ),
-        "sql_conn_id": Param("warehouse_default", type="string", title="Warehouse connection"),
+        "sql_conn_id": Param("warehouse_default", type=["null", "string"], title="Warehouse connection"),
+        "lake_path": Param(
+            None,
+            type=["null", "string"],
+            title="Lake",
+            description="The folder that transcripts landed in, beside the warehouse or, with no warehouse "
+            "connection, instead of it; empty: none",
+        ),
+        "lake_format": Param(
+            "iceberg", type="string", enum=["iceberg", "delta", "parquet"], title="Format of the lake"
+        ),
+        "lake_catalog_conn_id": Param(
+            None,
+            type=["null", "string"],
+            title="Catalog connection of the lake",
+            description="For Iceberg in object storage: REST, Glue or SQL",
+        ),
         "ledger_conn_id": Param(
             None,
             type=["null", "string"],
@@ -75,5 +91,8 @@ with DAG(
         plan_only="{{ not params.remove }}",
         results_path=f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}",
         sql_conn_id="{{ params.sql_conn_id }}",
+        lake_path="{{ params.lake_path }}",
+        lake_format="{{ params.lake_format }}",
+        lake_catalog_conn_id="{{ params.lake_catalog_conn_id }}",
         ledger_conn_id="{{ params.ledger_conn_id or params.sql_conn_id }}",
     )

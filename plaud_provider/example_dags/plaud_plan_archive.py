@@ -25,6 +25,7 @@ from airflow.sdk import DAG, Param
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.plan_recordings import PlanRecordingsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
+from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 
@@ -75,11 +76,28 @@ with DAG(
         ),
         "sql_conn_id": Param(
             "warehouse_default",
-            type="string",
+            type=["null", "string"],
             title="Warehouse connection",
             description="Where transcripts are to land: what is there already costs nothing",
         ),
+        "lake_path": Param(
+            None,
+            type=["null", "string"],
+            title="Lake",
+            description="Folder where they are to land beside the warehouse or, with no "
+            "warehouse connection, instead of it; empty: none",
+        ),
+        "lake_format": Param(
+            "iceberg", type="string", enum=["iceberg", "delta", "parquet"], title="Format of the lake"
+        ),
+        "lake_catalog_conn_id": Param(
+            None,
+            type=["null", "string"],
+            title="Catalog connection of the lake",
+            description="For Iceberg in object storage: REST, Glue or SQL",
+        ),
         "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
+        **option_params(),
     },
 ):
     # What a recording is, and what is known of it: the same for all tasks.
@@ -87,8 +105,12 @@ with DAG(
         "resubmit": "{{ params.resubmit }}",
         "language": "{{ params.language }}",
         "speaker_diarization": "{{ params.speaker_diarization }}",
+        **TERMS,
         "ledger_conn_id": "{{ params.ledger_conn_id }}",
         "sql_conn_id": "{{ params.sql_conn_id }}",
+        "lake_path": "{{ params.lake_path }}",
+        "lake_format": "{{ params.lake_format }}",
+        "lake_catalog_conn_id": "{{ params.lake_catalog_conn_id }}",
         "plaud_conn_id": "{{ params.plaud_conn_id }}",
         "public_urls": "{{ var.value.get('plaud_public_urls', '') }}",
     }
@@ -99,6 +121,7 @@ with DAG(
         results_path=results_path,
         pattern="{{ params.pattern }}",
         chunk_size="{{ params.chunk_size }}",
+        upload=UPLOAD,
         **known,
     )
     plan = PlanRecordingsOperator.partial(task_id="plan", **known).expand(manifest=listing.output)
@@ -108,6 +131,9 @@ with DAG(
         results_path=results_path,
         ledger_conn_id="{{ params.ledger_conn_id }}",
         sql_conn_id="{{ params.sql_conn_id }}",
+        lake_path="{{ params.lake_path }}",
+        lake_format="{{ params.lake_format }}",
+        lake_catalog_conn_id="{{ params.lake_catalog_conn_id }}",
         list_task_id="list",
         submit_task_id="plan",
         land_task_id="plan",

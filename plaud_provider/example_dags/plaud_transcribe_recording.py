@@ -33,6 +33,7 @@ from airflow.sdk import DAG, Param, task
 
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
 from plaud_provider.sensors.transcription import TranscriptionSensor
+from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params
 from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
@@ -110,6 +111,7 @@ with DAG(
             title="Plaud connection",
             description="Id of a connection of type Plaud",
         ),
+        **option_params(),
     },
 ):
 
@@ -130,6 +132,8 @@ with DAG(
         audio_url="{{ params.recording }}",
         language="{{ params.language }}",
         speaker_diarization="{{ params.speaker_diarization }}",
+        **TERMS,
+        upload=UPLOAD,
         ledger_conn_id=LEDGER,
         resubmit="{{ params.resubmit }}",
         plaud_conn_id="{{ params.plaud_conn_id }}",

@@ -28,7 +28,7 @@ from plaud_provider.api.waiting import Wait
 from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.exceptions import PlaudError, PlaudTranscriptionFailedError, PlaudWaitTimeoutError
 from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, look_up
-from plaud_provider.hooks.shells import BlockingShell, run_blocking
+from plaud_provider.hooks.shells import BlockingShell, run_blocking, tell_of_submit
 from plaud_provider.hooks.transport import Limits
 from plaud_provider.hooks.transport_requests import open_requests_session, send_with_requests
 from plaud_provider.quota.opening import missing_connection, open_quota
@@ -202,7 +202,9 @@ class PlaudHook(HttpHook):
             source.url().reveal() if item is None else self.drive(uploaded(account, self.retry_policy, item))
         )
         call = calls.submit_transcription(account, self.retry_policy, audio_url=url, terms=terms)
-        return self.drive(call, on_phase=on_phase)
+        transcription = self.drive(call, on_phase=on_phase)
+        tell_of_submit(self, audio_url)
+        return transcription
 
     def transcribe(
         self,
@@ -234,7 +236,6 @@ class PlaudHook(HttpHook):
         transcription_id = self.submit_transcription(reference, **options).transcription_id
         submitted_at = time.time()
         self.log.info("Plaud accepted %s as transcription %s.", AudioReference(reference), transcription_id)
-        self._tell_lineage(AudioReference(reference))
         wait = Wait([transcription_id], started_at=submitted_at, deadline=submitted_at + seconds)
         trouble: PlaudError | None = None
         while (end := wait.result(now=time.time())) is None:
@@ -262,17 +263,6 @@ class PlaudHook(HttpHook):
                 f"{transcription.error or 'it gave no reason'}"
             )
         return transcription
-
-    def _tell_lineage(self, audio: AudioReference) -> None:
-        """Tell the task around this call where a recording came from, if anybody collects that."""
-        from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
-
-        uri = f"file://{audio.uri}" if audio.uri.startswith("/") else audio.uri
-        try:
-            get_hook_lineage_collector().add_input_asset(context=self, uri=uri)
-        except Exception as error:
-            # It is paid for: a name that Airflow takes for no asset must not lose its transcript.
-            self.log.debug("Lineage could not be told of it: %s", type(error).__name__)
 
     def get_transcription(self, transcription_id: str) -> Transcription:
         """

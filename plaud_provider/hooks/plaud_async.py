@@ -19,7 +19,7 @@ from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.api.terms import checked_terms
 from plaud_provider.auth.token_store import TokenStore
 from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, no_connection, read_connection
-from plaud_provider.hooks.shells import AsyncShell
+from plaud_provider.hooks.shells import AsyncShell, tell_of_submit
 from plaud_provider.hooks.transport import Limits
 from plaud_provider.hooks.transport_aiohttp import AiohttpTransport
 from plaud_provider.quota.opening import missing_connection, open_quota
@@ -175,7 +175,9 @@ class PlaudAsyncHook(BaseHook):
         else:
             url = await self.drive(uploaded(account, self.retry_policy, item))
         call = calls.submit_transcription(account, self.retry_policy, audio_url=url, terms=terms)
-        return await self.drive(call, on_phase=on_phase)
+        transcription = await self.drive(call, on_phase=on_phase)
+        tell_of_submit(self, audio_url)
+        return transcription
 
     def drive(
         self, call: calls.Call[T], *, on_phase: Callable[[SubmitPhase], Awaitable[None]] | None = None

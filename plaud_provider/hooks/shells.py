@@ -9,6 +9,8 @@ and never waits, so that :func:`run_blocking` runs the same coroutines without a
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -39,6 +41,7 @@ from plaud_provider.api.effects import (
     UnlockToken,
 )
 from plaud_provider.quota.turns import AsyncTurn, Turn
+from plaud_provider.recordings.reference import AudioReference
 
 if TYPE_CHECKING:
     from plaud_provider.api.calls import Call
@@ -261,3 +264,22 @@ def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
     finally:
         coroutine.close()
     raise AssertionError("a blocking shell has waited for an event loop")
+
+
+def tell_of_submit(hook: Any, audio_url: str | os.PathLike[str]) -> None:
+    """
+    Count a submit that a task's own code has made, and tell Airflow's hook lineage collector of its input.
+
+    :param hook: The hook.
+    :param audio_url: The recording; told without its signature and the Airflow connection in it.
+    """
+    from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+    metrics.count(metrics.SUBMITTED)
+    uri = AudioReference(audio_url).uri
+    uri = f"file://{uri}" if uri.startswith("/") else re.sub(r"(?<=://)[^/@]*@", "", uri)
+    try:
+        get_hook_lineage_collector().add_input_asset(context=hook, uri=uri)
+    except Exception as error:
+        # It is paid for: a name that Airflow takes for no asset must not lose its transcript.
+        hook.log.debug("Lineage could not be told of it: %s", type(error).__name__)

@@ -26,6 +26,8 @@ Result = TypeVar("Result")
 MOST_REASONS = 2000
 #: States that need somebody, or a further run.
 BAD = (State.FAILED, State.UNKNOWN, State.EXPIRED)
+#: States that a recording ends in.
+ENDED = (State.LANDED, *BAD)
 #: States of recordings that are still to land.
 UNDER_WAY = (State.CLAIMED, State.SUBMITTING, State.PROCESSING)
 ROWS = 100
@@ -175,25 +177,30 @@ class Overview:
 
         return self._run(find)
 
-    def landed_per_hour(self, choice: Choice, *, now: datetime, hours: int = 24) -> list[int]:
+    def ended_per_hour(self, choice: Choice, *, now: datetime, hours: int = 24) -> list[dict[State, int]]:
         """
-        Return how many recordings have landed in each of the last hours, the oldest first.
+        Return how many recordings have come to an end in each of the last hours, by state, the oldest first.
 
         :param now: The time, with time zone.
         """
         c = self._c
+        states = [state.value for state in ENDED if choice.state in (None, state)]
         starts = [now - timedelta(hours=hours - number) for number in range(hours)]
         counts = [
-            sa.select(sa.literal(number).label("hour"), sa.func.count().label("many")).where(
-                *self._where(choice._replace(state=State.LANDED)),
+            sa.select(sa.literal(number).label("hour"), c.state, sa.func.count().label("many"))
+            .where(
+                *self._where(choice._replace(state=None)),
+                c.state.in_(states),
                 c.updated_at >= start,
                 c.updated_at < start + timedelta(hours=1),
             )
+            .group_by(c.state)
             for number, start in enumerate(starts)
         ]
-        query = sa.union_all(*counts)
-        found = self._run(lambda connection: {int(row[0]): int(row[1]) for row in connection.execute(query)})
-        return [found.get(number, 0) for number in range(hours)]
+        found: list[dict[State, int]] = [{} for _ in starts]
+        for hour, state, many in self._all(sa.union_all(*counts)):
+            found[hour][State(state)] = int(many)
+        return found
 
     def reasons(self, choice: Choice) -> list[Reason]:
         """Return why recordings are failed, unknown or expired, the most frequent first."""
@@ -284,7 +291,7 @@ class Overview:
         now = self.database.dialect.clock(timedelta(0))
         return sa.and_(c.state == State.SUBMITTING.value, c.lease_until <= now)
 
-    def _all(self, query: sa.Select[Any]) -> Sequence[Any]:
+    def _all(self, query: sa.Select[Any] | sa.CompoundSelect[Any]) -> Sequence[Any]:
         return self._run(lambda connection: connection.execute(query).all())
 
     def _run(self, work: Callable[[sa.Connection], Result]) -> Result:

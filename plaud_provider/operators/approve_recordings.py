@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional_number, validate_boolean
 from plaud_provider.operators.chunk import COUNTS_KEY
+from plaud_provider.recordings.length import duration
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -153,7 +154,7 @@ def question_in_words(plans: Sequence[Mapping[str, float]], *, most: float, pric
         return sum(plan.get(name, 0) for plan in plans)
 
     hours = total("audio_hours")
-    lines = [f"**{total('new'):,.0f} recordings are new, with {hours:,.1f} hours of audio.**"]
+    lines = [f"**{total('new'):,.0f} recordings are new, with {duration(hours * 3600)} of audio.**"]
     if price is not None:
         lines.append(f"That costs **{price.of(hours)}**.")
     else:

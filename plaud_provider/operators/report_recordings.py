@@ -120,7 +120,7 @@ class ReportRecordingsOperator(ArchiveOperator):
         counts = self._counts(context, is_only_plan=is_only_plan)
         said = self._summary(context, counts, is_only_plan=is_only_plan)
         self.log.info("%s", said)
-        self._moved = Moved((), counts, audio_seconds=counts["audio_hours"] * 3600)
+        self._moved = Moved((), counts)
         broken = self._broken(context)
         self._clear_up(context, is_done=not broken)
         if not is_only_plan:

@@ -147,14 +147,21 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         return self._run(context, before=None)
 
     def resume(
-        self, context: Context, event: Any = None, before: dict[str, Any] | None = None
+        self,
+        context: Context,
+        event: Any = None,
+        before: dict[str, Any] | None = None,
+        moved: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """
         Go on after a wait for another task: everything is looked at anew.
 
         :param event: That the time has come.
         :param before: The counts so far.
+        :param moved: What lineage is told of so far.
         """
+        if moved is not None:
+            self._moved = Moved(**moved)
         return self._run(context, before=before)
 
     def _run(self, context: Context, *, before: dict[str, Any] | None) -> dict[str, Any]:
@@ -172,20 +179,24 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
             context["ti"].xcom_push(key=PROBLEMS_KEY, value=chunk.refusals()[:SHOWN])
             if not is_only_plan:
                 try:
-                    counts["submitted"] = chunk.submit()
+                    chunk.submit()
                 finally:
+                    counts["submitted"] = len(chunk.accepted)
+                    if before is not None:
+                        counts = _summed(before, counts)
                     self._note_moved(chunk, counts)
-                if before is not None:
-                    counts = _summed(before, counts)
                 if held := chunk.held():
                     self._come_back(held, counts)
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         return counts
 
     def _note_moved(self, chunk: ChunkSubmit, counts: dict[str, Any]) -> None:
-        accepted = chunk.accepted
+        accepted, before = chunk.accepted, self._moved or Moved((), {})
         self._moved = Moved(
-            folders_of(accepted.values()), counts, some_ids(accepted), audio_seconds=chunk.audio_seconds
+            folders_of([*before.folders, *accepted.values()]),
+            counts,
+            some_ids({*before.ids, *accepted}),
+            audio_seconds=before.audio_seconds + chunk.audio_seconds,
         )
 
     def _rules(self) -> Rules:
@@ -213,7 +224,11 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
 
         self.log.info("Another task is about to submit %d of these recordings; waiting for it.", held)
         moment = datetime.now(tz=UTC) + timedelta(seconds=HELD_SECONDS)
-        self.defer(trigger=DateTimeTrigger(moment), method_name="resume", kwargs={"before": counts})
+        # Nobody asks a task that is deferred what it has moved.
+        moved = None if self._moved is None else self._moved._asdict()
+        self.defer(
+            trigger=DateTimeTrigger(moment), method_name="resume", kwargs={"before": counts, "moved": moved}
+        )
 
 
 def _summed(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from plaud_provider.api.account import Account
 from plaud_provider.private_folder import PrivateFolder
@@ -16,6 +16,8 @@ from plaud_provider.quota.turns import ClientQuota
 if TYPE_CHECKING:
     from airflow.sdk import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from plaud_provider.quota.sql_store import SqlStore
 
 #: Seconds that a caller may take, between taking a slot and the POST, to note that a submit is being sent.
 NOTE_SECONDS = 60.0
@@ -48,6 +50,48 @@ def open_quota(
     return ClientQuota(
         quota_store(account, shared, minute=minute), rate, client_id=account.client_id, log=log
     )
+
+
+class Usage(NamedTuple):
+    """
+    How much of a quota is used.
+
+    :param used: Requests on their way, or answered within the last minute.
+    :param limit: Requests a minute that there may be now.
+    :param spare: Requests that may be sent at once; 0 while somebody waits for a turn.
+    :param paused_seconds: For how long nobody sends, as after a refusal.
+    """
+
+    used: int
+    limit: float
+    spare: int
+    paused_seconds: float
+
+
+def look_at_quota(account: Account, requests_per_minute: float, shared: Connection | None) -> Usage | None:
+    """
+    Look at a client's quota, for people; nothing is changed, created or waited for.
+
+    :param account: Whose quota it is.
+    :param requests_per_minute: The Plaud connection's figure.
+    :param shared: The connection that its ``budget_conn_id`` names; without, only this host's file is seen.
+    :return: ``None`` if no request was counted where this process can see it.
+    """
+    store: FileStore | SqlStore
+    if shared is None:
+        store = FileStore(PrivateFolder(), account.client_name)
+    else:
+        from plaud_provider.quota.sql_store import SqlStore
+
+        store = SqlStore(shared, base_url=account.base_url, client_id=account.client_id)
+    seen = store.look()
+    if seen is None:
+        return None
+    quota, now = seen
+    rate = Rate(requests_per_minute)
+    spare = quota.spare(now=now, rate=rate)
+    pause = max(quota.paused_until, quota.opens_at) - now
+    return Usage(quota.used, quota.limit(now=now, rate=rate), int(spare), min(rate.minute, max(0.0, pause)))
 
 
 def missing_connection(budget_conn_id: str) -> AirflowNotFoundException:

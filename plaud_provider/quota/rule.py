@@ -270,6 +270,11 @@ class Quota:
             return 0.0
         return float(max(0, rate.slots(self.limit(now=now, rate=rate)) - self._busy))
 
+    @property
+    def used(self) -> int:
+        """Slots that are not free, as of the last time that somebody asked for one."""
+        return self._busy
+
     def limit(self, *, now: float, rate: Rate) -> float:
         """
         Return how many requests a minute there may be now.

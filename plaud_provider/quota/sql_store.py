@@ -79,6 +79,23 @@ class SqlStore:
                 f"the database of connection {self._conn_id!r} cannot be used ({_words(unusable)})"
             ) from None
 
+    def look(self) -> tuple[Quota, float] | None:
+        """Return the quota and the time, changing nothing; ``None`` if there is none yet, or none to read."""
+
+        def look(connection: sa.Connection) -> tuple[Quota, float] | None:
+            if not _has_table(connection):
+                return None
+            document = connection.scalar(sa.select(TABLE.c.quota).where(self._row))
+            return None if document is None else (from_document(document), self._now(connection))
+
+        try:
+            return self._in_transaction(look)
+        except SQLAlchemyError:
+            return None
+        finally:
+            # People look now and then.
+            self._engine.dispose()
+
     def _update(self, connection: sa.Connection, change: Change[T]) -> T:
         self._begin(connection)
         row = connection.execute(sa.select(TABLE.c.quota).where(self._row).with_for_update()).one_or_none()

@@ -100,6 +100,13 @@ class FileStore:
         except OSError as unusable:
             raise StoreUnavailableError(f"{self.path}: {unusable.strerror}") from None
 
+    def look(self) -> tuple[Quota, float] | None:
+        """Return the quota and the time, changing nothing; ``None`` if there is none yet, or none to read."""
+        try:
+            return from_document(self.path.read_bytes()), time.time()
+        except OSError:
+            return None
+
     def _read(self) -> Quota:
         try:
             return from_document(self.path.read_bytes())

@@ -288,7 +288,7 @@ class AsyncTurn:
         #: Whether the request has left: set by the one who sends it.
         self.has_sent = False
         self._line: _Line | None = None
-        self._look: asyncio.Future[float] | None = None
+        self._asking: asyncio.Future[float] | None = None
 
     async def take(self, operation: Operation) -> None:
         """Wait for a slot, however long it takes."""
@@ -307,7 +307,7 @@ class AsyncTurn:
 
     async def _try(self, ticket: str, operation: Operation, line: _Line) -> float:
         # The thread goes on when the call is cancelled, and may take the slot: _undo waits for it.
-        self._look = asyncio.ensure_future(
+        self._asking = asyncio.ensure_future(
             asyncio.to_thread(
                 self._quota.take,
                 ticket,
@@ -318,7 +318,7 @@ class AsyncTurn:
                 returns=self._hook_quota.collect(),
             )
         )
-        return await asyncio.shield(self._look)
+        return await asyncio.shield(self._asking)
 
     async def give_back(self, returned: ReturnSlot) -> None:
         """
@@ -345,9 +345,9 @@ class AsyncTurn:
             self._hook_quota.in_background(self._undo(ticket))
 
     async def _undo(self, ticket: str) -> None:
-        if self._look is not None:
+        if self._asking is not None:
             with suppress(Exception):
-                await self._look
+                await self._asking
         # While others of this event loop wait, the place stays theirs.
         place = self._line.place if self._line is not None and not self._line.calls else None
         await asyncio.to_thread(self._quota.give_back, ticket, ReturnSlot(sent=self.has_sent), place=place)

@@ -6,6 +6,7 @@ What Plaud's storage takes is sent as it is; everything else, such as WAV, is co
 
 from __future__ import annotations
 
+import hashlib
 import io
 import ipaddress
 import logging
@@ -36,6 +37,7 @@ from plaud_provider.recordings.upload_memory import UploadMemory
 if TYPE_CHECKING:
     from plaud_provider.api.account import Account
     from plaud_provider.api.calls import Call
+    from plaud_provider.api.dialects.embedded_uploads import BegunUpload
     from plaud_provider.api.retry import RetryPolicy
     from plaud_provider.recordings.audio import Measured
     from plaud_provider.recordings.sources import AudioSource
@@ -178,7 +180,8 @@ def uploaded(
     """
     Upload a recording, unless it was before; return the URL to submit, which is a secret.
 
-    Nothing of it is billed. Killed at any point, it leaves nothing that is paid for, and begins anew.
+    Nothing of it is billed. Killed at any point, it leaves nothing that is paid for, and goes on with the
+    parts that have arrived.
 
     :param item: The recording.
     :param check: Called now and then; what it raises ends the upload.
@@ -228,7 +231,8 @@ def _opened(item: Upload, *, is_converted: bool) -> _Content:
     """Open what is to be sent."""
     if not is_converted:
         with item.source.stream() as file:
-            return _Content(item, item.source.stream, file.seek(0, os.SEEK_END), item.found.format)
+            size = file.seek(0, os.SEEK_END)
+        return _Content(item, item.source.stream, size, item.found.format)
     # It takes long to import, and is seldom needed.
     from plaud_provider.recordings.converted import convert_recording
 
@@ -239,7 +243,11 @@ def _opened(item: Upload, *, is_converted: bool) -> _Content:
         converted.close()
         raise
     path = Path(converted.name)
-    return _Content(item, lambda: path.open("rb"), converted.tell(), "mp3", close=converted.close)
+    size = converted.tell()
+    converted.seek(0)
+    # Other versions of FFmpeg make other files of the same recording.
+    digest = hashlib.file_digest(converted, "sha256").hexdigest()
+    return _Content(item, lambda: path.open("rb"), size, "mp3", digest=digest, close=converted.close)
 
 
 class _Content:
@@ -250,6 +258,7 @@ class _Content:
     :param open_: Opens the file.
     :param size: Its bytes.
     :param filetype: Its type, as Plaud calls it.
+    :param digest: Hash of the file, if it is not the recording as it is.
     :param close: Removes it, if it is temporary.
     """
 
@@ -260,6 +269,7 @@ class _Content:
         size: int,
         filetype: str,
         *,
+        digest: str = "",
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self.item = item
@@ -267,6 +277,24 @@ class _Content:
         self.size = size
         self.filetype = filetype
         self.close = close
+        self._name = item.memory.name(item.source.audio, item.version)
+        self._bytes = f"{size} {filetype} {digest}"
+
+    def begun(self) -> BegunUpload | None:
+        """Return an upload of these bytes that can be gone on with."""
+        begun = self.item.memory.begun(self._name, self._bytes)
+        if begun is not None:
+            log.info(
+                "Of %s, %d of %d parts were uploaded before; the rest is sent.",
+                self.item.source.audio.uri,
+                len(begun.etags),
+                len(begun.urls),
+            )
+        return begun
+
+    def keep(self, begun: BegunUpload) -> None:
+        """Keep how far the upload is."""
+        self.item.memory.keep_begun(self._name, self._bytes, begun)
 
     def part(self, start: int, end: int) -> _Part:
         """Return what is from one offset up to another."""

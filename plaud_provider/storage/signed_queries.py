@@ -50,7 +50,7 @@ _SHORT = re.compile(
 )
 _END = re.compile(r"e|ext|exp|until|valid(until|to|till)?|not(before|after)|nbf|deadline")
 _TIMES = re.compile(rf"{MOMENT.pattern}|[0-9a-f]{{8}}")
-_TIME = re.compile(r"t|st|s|ts|timestamp|stime|signed(at)?|issued(at)?|iat")
+_TIME = re.compile(r"t|st|s|ts|[a-z]{2}ts|timestamp|stime|ex|is|cf|signed(at)?|issued(at)?|iat")
 #: The recording's name, however much its value looks like a secret.
 _NAMING = re.compile(
     r".*(id|file|name|path|recordings?|calls?|object|blob|audio|media|clip|track|episode|doc|document|item"

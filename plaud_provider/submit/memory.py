@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from plaud_provider import metrics
 from plaud_provider.exceptions import PlaudError, PlaudWarehouseError
 
 if TYPE_CHECKING:
@@ -236,6 +237,7 @@ class TaskMemory:
     :param reference_key: Identity of the recording's reference, whatever its content.
     :param key: Identity of the recording; ``None`` if its storage cannot be asked now. Then it is the one
         that was submitted last, so that a task re-attaches although the object is gone.
+    :param is_alone: Whether no ledger remembers, and tells of changes, as well.
     """
 
     def __init__(
@@ -244,22 +246,23 @@ class TaskMemory:
         *,
         reference_key: str,
         key: str | None,
+        is_alone: bool,
     ) -> None:
+        self._is_alone = is_alone
         self._store: StateStore | None = context.get("task_state_store")
         self._is_first_try = context["ti"].try_number <= 1
         self._note_key = _NOTE_PREFIX + reference_key
         self._key = key
         self._entries: list[dict[str, Any]] = []
 
-    def read(self, *, is_alone: bool = False) -> TaskNote:
+    def read(self) -> TaskNote:
         """
         Return what earlier attempts noted.
 
-        :param is_alone: Whether nothing else remembers what they did, as no ledger does: then a store without
-            any note of them was emptied, and they may have paid.
-
-        A store that cannot be read raises: taking that for "nothing noted" could pay twice. A submit with an
-        unknown outcome counts whatever the content was then: its URL led to the reference, not to a version.
+        Where nothing else remembers what they did, a store without any note of them was emptied, and they may
+        have paid. A store that cannot be read raises: taking that for "nothing noted" could pay twice. A
+        submit with an unknown outcome counts whatever the content was then: its URL led to the reference, not
+        to a version.
 
         :raises PlaudError: if the note is of a version that is not known.
         """
@@ -267,7 +270,7 @@ class TaskMemory:
             return TaskNote("none" if self._is_first_try else "not_recorded")
         noted = self._store.get(self._note_key)
         if noted is None:
-            return TaskNote("forgotten" if is_alone and not self._has_begun() else "none")
+            return TaskNote("forgotten" if self._is_alone and not self._has_begun() else "none")
         try:
             if noted["version"] != _NOTE_VERSION:
                 raise ValueError
@@ -314,6 +317,7 @@ class TaskMemory:
     def sending(self) -> bool:
         """Note that it is about to be sent; where that fails, nothing is."""
         self._set("sending")
+        self._tell("submitting")
         return True
 
     def not_accepted(self) -> None:
@@ -322,10 +326,12 @@ class TaskMemory:
 
     def accepted(self, transcription: Transcription) -> None:
         """Note Plaud's id."""
+        self._tell("processing", transcription_id=transcription.transcription_id)
         self._write("accepted", transcription.transcription_id)
 
     def unknown(self, error: PlaudError) -> None:
         """Note that the answer was lost."""
+        self._tell("unknown")
         self._write("unknown")
 
     def refused(self, error: PlaudError) -> None:
@@ -333,6 +339,10 @@ class TaskMemory:
 
     def released(self, error: PlaudError) -> None:
         """Leave the note likewise."""
+
+    def _tell(self, state: str, **about: Any) -> None:
+        if self._is_alone:
+            metrics.changed(state, recording_key=self._key, **about)
 
     def _write(self, state: NoteState, transcription_id: str | None = None) -> None:
         # Airflow's API may be away in more ways than it has an exception for.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from plaud_provider.exceptions import PlaudWarehouseError
+from plaud_provider.exceptions import PlaudSubmitOutcomeUnknownError, PlaudWarehouseError
 from plaud_provider.submit import course
 from plaud_provider.submit.memory import RENEW_SECONDS, LedgerMemory
 
@@ -64,6 +64,10 @@ class Sender:
             threading.Lock() if ledger.database.dialect.takes_one_writer else nullcontext()
         )
         self._broken: Exception | None = None
+        # Whether Plaud has answered the last submit. Else one is sent at a time: while Plaud is in trouble,
+        # more at once would only be more of unknown outcome; after it, one is enough to find out.
+        self._is_answered = False
+        self._alone = asyncio.Lock()
         #: What has become of each, by its key; of those that were not sent there is nothing.
         self.outcomes: dict[str, Outcome] = {}
 
@@ -116,24 +120,28 @@ class Sender:
                 worker.cancel()
 
     async def _work(self, queue: Iterator[Claimed], hook: PlaudAsyncHook, sending: course.Sending) -> None:
-        for recording, order in queue:
-            # What others are sending is left to end.
-            if self._broken is not None or self._stop.is_set:
-                return
+        for claimed in queue:
             sending.is_under_way = False
-            memory = LedgerMemory(
-                self._ledger, recording, self._owner, turn=self._turn, patience=LEDGER_SECONDS
-            )
-            try:
-                outcome = await hook.drive(
-                    course.submit(hook.settings.account, hook.retry_policy, order, memory, sending)
-                )
-            except Exception as error:
-                self._broken = self._broken or error
-                return
-            self.outcomes[recording.recording_key] = outcome
-            if outcome.error is not None:
-                log.warning("%s: %s", order.uri, outcome.error)
+            async with nullcontext() if self._is_answered else self._alone:
+                # What others are sending is left to end.
+                if self._broken is not None or self._stop.is_set:
+                    return
+                try:
+                    await self._submit(claimed, hook, sending)
+                except Exception as error:
+                    self._broken = self._broken or error
+                    return
+
+    async def _submit(self, claimed: Claimed, hook: PlaudAsyncHook, sending: course.Sending) -> None:
+        recording, order = claimed
+        memory = LedgerMemory(self._ledger, recording, self._owner, turn=self._turn, patience=LEDGER_SECONDS)
+        outcome = await hook.drive(
+            course.submit(hook.settings.account, hook.retry_policy, order, memory, sending)
+        )
+        self._is_answered = not isinstance(outcome.error, PlaudSubmitOutcomeUnknownError)
+        self.outcomes[recording.recording_key] = outcome
+        if outcome.error is not None:
+            log.warning("%s: %s", order.uri, outcome.error)
 
     async def _renew_leases(self) -> None:
         while True:

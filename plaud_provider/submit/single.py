@@ -122,8 +122,9 @@ class SingleSubmit:
             self._context,
             reference_key=self._plan.key(one.audio, None),
             key=None if one.problem else one.key,
+            is_alone=self._open_ledger is None,
         )
-        earlier = note.read(is_alone=self._open_ledger is None)
+        earlier = note.read()
         if earlier.transcription_id is not None:
             return self._attached_to_own(one, earlier, earlier.transcription_id)
         ledger = None if self._open_ledger is None or one.problem else self._open_ledger()

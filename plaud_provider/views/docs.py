@@ -21,8 +21,8 @@ _PAGE = """<!doctype html>
   <meta charset="utf-8">
   <meta name="viewport" content="width=device-width, initial-scale=1">
   <title>{title}</title>
+  <script src="../static/theme.js"></script>
   <link rel="stylesheet" href="../static/pages.css">
-  <script type="module" src="../static/common.js"></script>
 </head>
 <body><main class="docs">
 {body}

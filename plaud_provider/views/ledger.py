@@ -8,20 +8,23 @@ from typing import Annotated, Any, Literal
 
 from airflow.models.dag import DagModel
 from airflow.models.serialized_dag import SerializedDagModel
+from airflow.providers.common.compat.sdk import BaseHook
 from airflow.utils.session import create_session
 from fastapi import APIRouter, Depends, HTTPException
 from pydantic import BaseModel
 
 from plaud_provider.api.arguments import as_transcription_id
+from plaud_provider.hooks.connection import PlaudConnection
 from plaud_provider.ledger.entry import Entry, State
 from plaud_provider.ledger.ledger import Ledger
 from plaud_provider.ledger.overview import BAD, UNDER_WAY, Choice, Overview
 from plaud_provider.ledger.summary import ADVICE
 from plaud_provider.ledger.table import ledger_tables
+from plaud_provider.quota.opening import look_at_quota
 from plaud_provider.submit.summary import configured_price
 from plaud_provider.views.access import Access, AccessDep, require_same_origin
 from plaud_provider.views.runs import Run, TaskKey, bounded, open_ledger_database
-from plaud_provider.views.settings import configured_place
+from plaud_provider.views.settings import Place, configured_place
 from plaud_provider.views.work import ask
 
 router = APIRouter(prefix="/api")
@@ -58,21 +61,47 @@ async def overview(access: AccessDep, filters: FiltersDep) -> dict[str, Any]:
         choice, dag_ids = _choice(ledger, access, filters)
         states = ledger.states(choice)
         # A folder is looked for in the whole table: once for each hour would take too long.
-        hours = ledger.landed_per_hour(choice, now=now, hours=1 if choice.folder else 24)
+        hours = ledger.ended_per_hour(choice, now=now, hours=1 if choice.folder else 24)
+        landed = hours[-1].get(State.LANDED, 0)
         waiting = choice._replace(state=State.PROCESSING)
         return {
             "conn_id": ledger.database.conn_id,
             "exists": True,
             "dag_ids": dag_ids,
             "states": [{**one._asdict(), "since": one.since.isoformat()} for one in states],
-            "landed_per_hour": hours,
-            "hours_left": _hours_left(states, hours),
+            "ended_per_hour": hours,
+            "landed_in_last_hour": landed,
+            "hours_left": _hours_left(states, landed),
             "oldest": [_row(entry) for entry in ledger.rows(waiting, most=OLDEST, oldest=True)],
-            "reasons": [{**one._asdict(), "advice": ADVICE.get(one.state)} for one in ledger.reasons(choice)],
+            "reasons": [one._asdict() for one in ledger.reasons(choice)],
+            "advice": ADVICE,
             "price": configured_price(),
         }
 
     return await ask(lambda: _open(access, filters).together(look))
+
+
+@router.get("/quota")
+async def quota(access: AccessDep, filters: FiltersDep) -> dict[str, Any] | None:
+    """
+    Return how much of the quota of requests is used, for who may see anything of the ledger.
+
+    It is asked for apart from the ledger, which another database keeps.
+    """
+
+    def look() -> dict[str, Any] | None:
+        place = _place(access, filters)
+        ledger = Overview(bounded(open_ledger_database(place.ledger_conn_id)))
+        if not ledger.exists() or not access.readable(ledger.dag_ids()):
+            return None
+        settings = PlaudConnection(place.plaud_conn_id).settings
+        shared = None
+        if settings.budget_conn_id is not None:
+            shared = BaseHook.get_connection(settings.budget_conn_id)
+        usage = look_at_quota(settings.account, settings.requests_per_minute, shared)
+        return None if usage is None else usage._asdict()
+
+    return await ask(look)
 
 
 @router.get("/recordings")
@@ -146,12 +175,15 @@ async def mark_as_known(access: AccessDep, filters: FiltersDep, mark: Mark) -> d
 
 
 def _open(access: Access, filters: Filters) -> Overview:
-    """Return the ledger: that of a run, as its tasks say where it is; else as the configuration does."""
-    conn_id = configured_place().ledger_conn_id
+    return Overview(bounded(open_ledger_database(_place(access, filters).ledger_conn_id)))
+
+
+def _place(access: Access, filters: Filters) -> Place:
+    """Return where to look: as a run's tasks say; else as the configuration does."""
     if filters.dag_id and filters.run_id:
         access.require_read(filters.dag_id)
-        conn_id = Run(TaskKey(filters.dag_id, filters.run_id)).place.ledger_conn_id
-    return Overview(bounded(open_ledger_database(conn_id)))
+        return Run(TaskKey(filters.dag_id, filters.run_id)).place
+    return configured_place()
 
 
 def _entry(ledger: Overview, access: Access, key: str) -> Entry:
@@ -177,10 +209,10 @@ def _choice(ledger: Overview, access: Access, filters: Filters) -> tuple[Choice,
     )
 
 
-def _hours_left(states: Sequence[Any], hours: Sequence[int]) -> float | None:
+def _hours_left(states: Sequence[Any], landed: int) -> float | None:
     """Return how long what is under way takes at the rate of the last hour, if anything landed in it."""
     left = sum(one.recordings for one in states if one.state in UNDER_WAY)
-    return left / hours[-1] if hours[-1] else None
+    return left / landed if landed else None
 
 
 def _row(entry: Entry) -> dict[str, Any]:

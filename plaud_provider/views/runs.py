@@ -68,18 +68,21 @@ class Run:
     def place(self) -> Place:
         """Where its transcripts are: as its tasks say, else as the configuration does."""
         default = configured_place()
+        plaud_conn_id = self._first("plaud_conn_id") or default.plaud_conn_id
         for fields in (self._own, *self._all):
             if (conn_id := _text(fields, "sql_conn_id")) is not None:
                 return Place(
                     conn_id,
                     _text(fields, "schema"),
                     _text(fields, "transcripts_table") or default.transcripts_table,
-                    _text(fields, "ledger_conn_id") or self._ledger_conn_id(conn_id),
+                    _text(fields, "ledger_conn_id") or self._first("ledger_conn_id") or conn_id,
+                    plaud_conn_id,
                 )
-        return default._replace(ledger_conn_id=self._ledger_conn_id(default.ledger_conn_id))
+        ledger_conn_id = self._first("ledger_conn_id") or default.ledger_conn_id
+        return default._replace(ledger_conn_id=ledger_conn_id, plaud_conn_id=plaud_conn_id)
 
-    def _ledger_conn_id(self, otherwise: str) -> str:
-        return next(filter(None, (_text(fields, "ledger_conn_id") for fields in self._all)), otherwise)
+    def _first(self, name: str) -> str | None:
+        return next(filter(None, (_text(fields, name) for fields in self._all)), None)
 
     def transcription_ids(self, reader: TranscriptReader) -> list[str]:
         """

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 from airflow.providers.common.compat.sdk import conf
 
+from plaud_provider.hooks.connection import DEFAULT_CONN_ID
+
 SECTION = "plaud"
 
 
@@ -17,12 +19,14 @@ class Place(NamedTuple):
     :param schema: Schema of its table; ``None`` for the connection's own.
     :param transcripts_table: Its table of transcripts.
     :param ledger_conn_id: Airflow connection of the ledger.
+    :param plaud_conn_id: Airflow connection of the client whose quota is shown.
     """
 
     sql_conn_id: str
     schema: str | None
     transcripts_table: str
     ledger_conn_id: str
+    plaud_conn_id: str
 
 
 def configured_place() -> Place:
@@ -33,6 +37,7 @@ def configured_place() -> Place:
         _text("schema"),
         _text("transcripts_table") or "plaud_transcripts",
         _text("ledger_conn_id") or sql_conn_id,
+        _text("plaud_conn_id") or DEFAULT_CONN_ID,
     )
 
 

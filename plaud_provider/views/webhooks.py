@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 from fastapi import APIRouter, Request, Response
@@ -27,8 +28,10 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 16 * 1024 * 1024
 #: Seconds in which a body has to be here.
 BODY_SECONDS = 10.0
-#: Bodies that are read at once. Further calls get 503, and Plaud repeats them.
+#: Larger bodies that are read at once. Further ones get 503, and Plaud repeats them; smaller ones are always
+#: read, so that whoever holds these up keeps no call out.
 MAX_BODIES = 32
+SMALL_BODY_BYTES = 64 * 1024
 #: For how long a connection is not looked up again, in seconds; and how many are remembered.
 LOOKED_UP_SECONDS = 30.0
 MAX_CONNECTIONS = 64
@@ -120,15 +123,13 @@ async def receive(conn_id: str, request: Request) -> Response:
         return Response(status_code=401)
     if int(request.headers.get("content-length") or 0) > MAX_BODY_BYTES:
         return Response(status_code=413)
-    if _bodies.locked():
-        return Response(status_code=503)
-    async with _bodies:
+    async with AsyncExitStack() as slot:
         try:
-            body = await asyncio.wait_for(_body(request, signature), BODY_SECONDS)
+            body = await asyncio.wait_for(_body(request, signature, slot), BODY_SECONDS)
         except TimeoutError:
             return Response(status_code=408)
-        if body is None:
-            return Response(status_code=413)
+        if isinstance(body, int):
+            return Response(status_code=body)
         if not signature.is_right():
             return Response(status_code=401)
         transcription_id = await asyncio.to_thread(final_transcription, body)
@@ -143,13 +144,18 @@ async def receive(conn_id: str, request: Request) -> Response:
     return Response(status_code=200)
 
 
-async def _body(request: Request, signature: Signature) -> bytes | None:
-    """Return the raw body, having fed it to its signature; ``None`` if it is too large."""
-    parts, size = [], 0
+async def _body(request: Request, signature: Signature, slot: AsyncExitStack) -> bytes | int:
+    """Return the raw body, having fed it to its signature; or the status that refuses it."""
+    parts, size, is_small = [], 0, True
     async for part in request.stream():
         size += len(part)
         if size > MAX_BODY_BYTES:
-            return None
+            return 413
+        if is_small and size > SMALL_BODY_BYTES:
+            if _bodies.locked():
+                return 503
+            await slot.enter_async_context(_bodies)
+            is_small = False
         signature.feed(part)
         parts.append(part)
     return b"".join(parts)

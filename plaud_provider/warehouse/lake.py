@@ -58,6 +58,7 @@ def checked_lake(path: object, lake_format: object, catalog_conn_id: str | None)
     :raises PlaudInputError: if they name none that can be.
     """
     given = str(path or "").strip().rstrip("/")
+    catalog_conn_id = catalog_conn_id or None
     if not given:
         if catalog_conn_id:
             raise PlaudInputError(

@@ -7,15 +7,15 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
-from enum import Enum, auto
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 
+from plaud_provider.database.arrow import arrow_schema, arrow_table
+from plaud_provider.database.content import Content, content_of
 from plaud_provider.database.rows import columns_of, rows_of
-from plaud_provider.database.types import JsonText, UtcTime
 from plaud_provider.warehouse.loaders.rows import parts
 from plaud_provider.warehouse.rows import segment_columns
 
@@ -26,41 +26,6 @@ if TYPE_CHECKING:
 
     #: Changes the values of a table's columns, in place, before they are written.
     Prepare = Callable[[sa.Table, Columns], None]
-
-
-class Content(Enum):
-    """What a column of ours holds, whatever a warehouse calls its type."""
-
-    #: Text of a bounded length.
-    NAME = auto()
-    #: Text of any length.
-    TEXT = auto()
-    JSON = auto()
-    DOUBLE = auto()
-    INTEGER = auto()
-    TIME = auto()
-    DATE = auto()
-    BOOLEAN = auto()
-
-
-def content_of(column: sa.Column[Any]) -> Content:
-    """
-    Return what a column holds.
-
-    :param column: A column of our tables.
-    """
-    kinds: tuple[tuple[type, Content], ...] = (
-        (JsonText, Content.JSON),
-        (UtcTime, Content.TIME),
-        (sa.Boolean, Content.BOOLEAN),
-        (sa.Date, Content.DATE),
-        (sa.Float, Content.DOUBLE),
-        (sa.Integer, Content.INTEGER),
-    )
-    for kind, content in kinds:
-        if isinstance(column.type, kind):
-            return content
-    return Content.TEXT if getattr(column.type, "length", None) is None else Content.NAME
 
 
 class Slab(NamedTuple):
@@ -91,10 +56,9 @@ def written(
         UTC with microseconds, JSON is text.
     :param prepare: Changes values before they are written.
     """
-    import pyarrow as pa
     from pyarrow import parquet
 
-    schemas = {table: _schema(table) for table in tables.parameters}
+    schemas = {table: arrow_schema(table.columns.items()) for table in tables.parameters}
     with TemporaryDirectory(prefix="plaud-") as folder:
         slab = _slab(landings, tables, folder, "parquet")
         with ExitStack() as stack:
@@ -104,10 +68,9 @@ def written(
                 for table, path in slab.files.items()
             }
             for table, columns in _rows(landings, tables, prepare):
-                schema = schemas[table]
-                arrays = [pa.array(columns[name], schema.field(name).type) for name in schema.names]
-                writers[table].write_table(pa.Table.from_arrays(arrays, schema=schema))
-                slab.counts[table] += len(arrays[0])
+                rows = arrow_table(columns, schemas[table])
+                writers[table].write_table(rows)
+                slab.counts[table] += rows.num_rows
         yield slab
 
 
@@ -171,24 +134,3 @@ def _rows(
             if prepare is not None:
                 prepare(table, columns)
             yield table, columns
-
-
-def _schema(table: sa.Table) -> Any:
-    import pyarrow as pa
-
-    types = {
-        Content.NAME: pa.string(),
-        Content.TEXT: pa.string(),
-        Content.JSON: pa.string(),
-        Content.DOUBLE: pa.float64(),
-        Content.INTEGER: pa.int64(),
-        Content.TIME: pa.timestamp("us", tz="UTC"),
-        Content.DATE: pa.date32(),
-        Content.BOOLEAN: pa.bool_(),
-    }
-    return pa.schema(
-        [
-            pa.field(column.name, types[content_of(column)], nullable=bool(column.nullable))
-            for column in table.columns
-        ]
-    )

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import sqlalchemy as sa
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import IdentifierPreparer, SQLCompiler
 
 #: A run of spaces becomes one, if it is not longer than 2 to the power of this.
 _HALVINGS = 5
@@ -41,7 +47,7 @@ def speakers(segments: sa.FromClause) -> sa.Select[tuple[object, ...]]:
         sa.case((is_timed, c.end_seconds - c.start_seconds), else_=0.0).label("length"),
         sa.func.trim(text).label("said"),
     ).subquery("said_by")
-    spaces = sa.func.length(said.c.said) - sa.func.length(sa.func.replace(said.c.said, " ", ""))
+    spaces = _length(said.c.said) - _length(sa.func.replace(said.c.said, " ", ""))
     spoken = (
         sa.select(
             said.c.transcription_id,
@@ -62,3 +68,45 @@ def speakers(segments: sa.FromClause) -> sa.Select[tuple[object, ...]]:
             "share"
         ),
     )
+
+
+def spelled(query: sa.Select[Any], *, quoted: Callable[[str], str], literal: Callable[[str], str]) -> str:
+    """
+    Return the query as a statement, for a warehouse that SQLAlchemy has no dialect of.
+
+    :param query: The query.
+    :param quoted: Returns a name as it is written there.
+    :param literal: Returns a text as it is written there.
+    """
+
+    class Preparer(IdentifierPreparer):
+        def quote(self, ident: str, force: Any = None) -> str:
+            return quoted(ident)
+
+    class Compiler(SQLCompiler):
+        def render_literal_value(self, value: Any, type_: Any, literal_execute: bool = False) -> str:
+            if isinstance(value, str):
+                return literal(value)
+            return super().render_literal_value(value, type_)
+
+    class Spelling(DefaultDialect):
+        preparer = Preparer
+        statement_compiler = Compiler
+        supports_statement_cache = False
+        div_is_floordiv = False
+
+    return str(query.compile(dialect=Spelling(), compile_kwargs={"literal_binds": True}))
+
+
+class _length(sa.sql.functions.GenericFunction[int]):
+    """How many characters a text has."""
+
+    type = sa.BigInteger()
+    inherit_cache = True
+
+
+@compiles(_length)
+def _compile_length(element: _length, compiler: Any, **options: Any) -> str:
+    # That of SQL Server leaves out spaces at the end; what is measured here has none.
+    name = "len" if compiler.dialect.name == "mssql" else "length"
+    return f"{name}{compiler.function_argspec(element, **options)}"

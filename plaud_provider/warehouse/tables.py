@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from plaud_provider.database.tables import DeclaredTables, schema_name, shown, table_name
-from plaud_provider.database.types import LONG_TEXT, JsonText, UtcTime
+from plaud_provider.database.types import KEY_TEXT, LONG_TEXT, JsonText, UtcTime
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.recordings.description import validate_columns
 from plaud_provider.warehouse.speakers import speakers, speakers_name
@@ -78,7 +78,7 @@ def plaud_tables(
     transcripts = sa.Table(
         transcripts_name,
         metadata,
-        sa.Column("transcription_id", sa.String(255), primary_key=True, comment="Id that Plaud gave"),
+        sa.Column("transcription_id", KEY_TEXT, primary_key=True, comment="Id that Plaud gave"),
         sa.Column("audio_uri", LONG_TEXT, comment="Reference to the recording, without its signature"),
         sa.Column("region", LONG_TEXT, nullable=False, comment="Plaud region"),
         sa.Column("language", LONG_TEXT, comment="Language asked for or detected, BCP-47"),
@@ -111,7 +111,7 @@ def plaud_tables(
         metadata,
         sa.Column(
             "transcription_id",
-            sa.String(255),
+            KEY_TEXT,
             primary_key=True,
             comment="Row of its transcript",
         ),

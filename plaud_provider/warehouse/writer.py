@@ -91,7 +91,7 @@ class WarehouseWriter:
                     "connection read from a replica?"
                 )
         finally:
-            self.loader.remove([known])
+            self.loader.take_back([known])
         return True
 
     def replace(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:

@@ -17,10 +17,13 @@ import jsonschema
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.definitions._internal.types import NOTSET
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.serialization.serialized_objects import DagSerialization
 
 from plaud_provider.api.arguments import optional, validate_language
+from plaud_provider.api.dialects import EMBEDDED
 from plaud_provider.emulator.server import EmulatorServer
+from plaud_provider.emulator.settings import Settings
 from tests.dags.conftest import FOLDERS, RunDag, load_dag, states
 from tests.unit.operators.test_purge_transcriptions import forms
 
@@ -44,6 +47,8 @@ CONFS: dict[str, tuple[dict[str, Any], int]] = {
     "plaud_transcribe_list": ({"recordings": URLS, "language": "en"}, 2),
     "plaud_transcribe_recording": ({"recording": URLS[0], "language": "en"}, 1),
 }
+#: Tasks that take the options of a recording.
+TAKERS = {"list", "submit", "plan"}
 #: The modules that parsing a DAG file may add to those of any DAG: it happens again in every task process.
 MOST_MODULES = 55
 #: What is imported where it is used.
@@ -181,6 +186,21 @@ def test_the_languages_of_a_form_are_those_that_the_operator_takes(dag: DAG) -> 
         validate_language(optional(code))
 
 
+def test_a_form_has_the_options_of_the_other_api_and_hands_them_on(dag: DAG) -> None:
+    if dag.dag_id == FORGET:
+        return
+    for name, choices in EMBEDDED.choices.items():
+        assert dag.params.get_param(name).schema["enum"] == [None, *choices]
+    takers = {name: task for task in dag.tasks if (name := task.task_id.rpartition(".")[2]) in TAKERS}
+    assert takers
+    for name, task in takers.items():
+        arguments = task.partial_kwargs if isinstance(task, MappedOperator) else vars(task)
+        names = ["model", "hotwords", "decode_silence", "detection_level"] + ["upload"] * (name != "plan")
+        assert {name: arguments[name] for name in names} == {
+            name: f"{{{{ params.{name} }}}}" for name in names
+        }
+
+
 class Warehouse:
     """A warehouse file, and what has landed in it."""
 
@@ -302,10 +322,51 @@ def test_recordings_whose_names_are_numbers_land_as_any(
     ] == sorted(urls)
 
 
+@pytest.mark.parametrize("dag_id", CONFS)
+def test_options_of_a_form_reach_plaud(
+    run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dag_id: str
+) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps({"conn_type": "sqlite", "host": str(tmp_path / "w")})
+    )
+    settings = Settings(api="embedded", fetch_audio=False, processing_seconds=0, processing_ratio=0)
+    with EmulatorServer(settings) as server:
+        monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", server.airflow_connection)
+        options = {
+            "model": "plaud-omni-3",
+            "hotwords": ["Plaud Note", "Lisboa"],
+            "decode_silence": True,
+            "detection_level": "chapter",
+        }
+        run = run_dag(dag_id, {**CONFS[dag_id][0], **options})
+
+        assert run.state == "success"
+        sent = [request["body"]["params"] for request in server.ledger(kind="submit")]
+    assert (
+        sent
+        == [
+            {
+                "transcribe": {"language": "en", "model": "plaud-omni-3", "detection_level": "chapter"},
+                "vad": {"decode_silence": True},
+                "diarization": {"enabled": True, "return_embedding": False},
+                "hotwords": "Plaud Note,Lisboa",
+            }
+        ]
+        * CONFS[dag_id][1]
+    )
+
+
 @pytest.mark.parametrize(
     ("dag_id", "mistake", "words"),
     [
         ("plaud_transcribe_list", {"language": "english"}, "language: 'english' is not a language tag"),
+        ("plaud_transcribe_list", {"model": "plaud-omni-3"}, "model: the connection's API is 'openapi'"),
+        (
+            "plaud_transcribe_recording",
+            {"hotwords": ["Plaud"]},
+            "hotwords: the connection's API is 'openapi'",
+        ),
+        ("plaud_transcribe_recording", {"upload": "always"}, "upload: 'always' was asked for"),
         ("plaud_transcribe_recording", {"recording": "ftp://files.example/a.mp3"}, "has the scheme 'ftp'"),
         ("plaud_transcribe_recording", {"recording": "https://files.example/a.txt"}, "is a .txt file"),
         ("plaud_transcribe_recording", {"sql_conn_id": "no_such"}, "no Airflow connection 'no_such'"),

@@ -38,6 +38,10 @@ ANSWER_SECONDS = 0.4
 SLACK = timedelta(seconds=5)
 OPEN_STATES = ("claimed", "submitting", "processing")
 ORDINARY, SUBMITTING, WITH_WORKER, TRIGGERER = "task", "submitting task", "task and worker", "triggerer"
+#: A submitting task that is told to end, as by a clear or a worker that goes away; and the ledger's database.
+ENDED, DATABASE = "submitting task (SIGTERM)", "database"
+#: How long a task may take to end when it is told to: its answers in flight come in.
+END_SECONDS = 20.0
 
 
 class Owner(NamedTuple):
@@ -168,6 +172,10 @@ class Tables:
     def __init__(self, server: Postgres) -> None:
         self._server = server
 
+    def restart(self) -> None:
+        """Restart the database, whoever is connected."""
+        self._server.restart()
+
     def ledger(self) -> dict[str, Row]:
         """Return the ledger's rows by the names of their recordings."""
         if not self._server.rows("select 1 from pg_tables where tablename = 'plaud_submissions'"):
@@ -228,7 +236,7 @@ class Tables:
 
 class Kill(NamedTuple):
     """
-    A process that was killed.
+    A process that was killed, or ended, or restarted.
 
     :param what: One of the kinds.
     :param at: When.
@@ -282,14 +290,13 @@ class World:
         self.stack.api.request("POST", f"/dags/{dag_id}/clearTaskInstances", json=body)
 
     def left_behind(self) -> list[str]:
-        """Return the files that tasks and triggers have left, but for lists of recordings."""
-        files = [path.relative_to(self.results) for path in self.results.rglob("*") if path.is_file()]
-        return [str(path) for path in files if path.parts[0] != "manifests"]
+        """Return the files that tasks and triggers have left."""
+        return [str(path.relative_to(self.results)) for path in self.results.rglob("*") if path.is_file()]
 
 
 class Killer:
     """
-    Kills processes of an Airflow at random, one after the other, and says which.
+    Kills and ends processes of an Airflow at random, and restarts its ledger; says which.
 
     :param world: Where.
     :param rng: Chooses.
@@ -301,7 +308,7 @@ class Killer:
 
     def series(self, count: int) -> list[str]:
         """Return a series of kinds, each of which is in it."""
-        kinds = {ORDINARY: 3, SUBMITTING: 4, WITH_WORKER: 1, TRIGGERER: 1}
+        kinds = {ORDINARY: 3, SUBMITTING: 4, WITH_WORKER: 1, TRIGGERER: 1, ENDED: 3, DATABASE: 2}
         chosen = self._rng.choices(list(kinds), list(kinds.values()), k=max(0, count - len(kinds)))
         series = [*kinds, *chosen]
         self._rng.shuffle(series)
@@ -324,8 +331,12 @@ class Killer:
             at = datetime.now(tz=UTC)
             self._world.stack.restart("triggerer", signal.SIGKILL)
             return Kill(kind, at)
+        if kind == DATABASE:
+            at = datetime.now(tz=UTC)
+            self._world.tables.restart()
+            return Kill(kind, at)
         running = self._running_tasks()
-        if kind == SUBMITTING:
+        if kind in (SUBMITTING, ENDED):
             running = [one for one in running if one["task_id"].endswith("submit")]
             if not self._world.plaud.is_being_asked():
                 return None
@@ -353,7 +364,12 @@ class Killer:
         at = datetime.now(tz=UTC)
         for one in doomed:
             with suppress(psutil.NoSuchProcess):
-                one.send_signal(signal.SIGKILL)
-        wait_until(lambda: not any(map(is_living, doomed)), timeout=10, what="the killed are dead", poll=0.01)
+                one.send_signal(signal.SIGTERM if kind == ENDED else signal.SIGKILL)
+        wait_until(
+            lambda: not any(map(is_living, doomed)),
+            timeout=END_SECONDS,
+            what=f"{kind}: it is dead",
+            poll=0.01,
+        )
         names = ("dag_id", "dag_run_id", "task_id", "map_index", "try_number")
         return Kill(kind, at, Owner(*(task[name] for name in names)))

@@ -6,7 +6,7 @@ import json
 import sys
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,19 +29,19 @@ FULL = 0.8
 
 #: The most telling first: a short test has the first of them.
 KINDS: tuple[tuple[dict[str, Any], ...], ...] = (
-    ({"name": "503 on submits", **SUBMITS, "status": 503},),
+    ({"name": "503", "status": 503},),
     ({"name": "429", **CALLS, "status": 429},),
     ({"name": "HTML 200", **CALLS, "status": 200, "effect": "half", **HTML},),
     ({"name": "connections dropped", "drop": True, "effect": "half"},),
     ({"name": "HTML 404", **CALLS, "status": 404, **HTML},),
     ({"name": "token endpoint 503", "calls": ["token"], "status": 503, "revoke": True},),
-    ({"name": "submits answered late", **SUBMITS, "late": 61},),
     ({"name": "429 with Retry-After", **CALLS, "status": 429, "headers": {"Retry-After": "20"}},),
+    ({"name": "hanging", **CALLS, "hang": True, "effect": True},),
+    ({"name": "503 on submits", **SUBMITS, "status": 503},),
+    ({"name": "submits answered late", **SUBMITS, "late": 61},),
     ({"name": "401 for a moment", "client": "archive", "status": 401, "lasts": MOMENT},),
     ({"name": "403 for a moment", **CALLS, "client": "archive", "status": 403, "lasts": MOMENT},),
-    ({"name": "hanging", **CALLS, "hang": True, "effect": True},),
     ({"name": "garbage", **CALLS, "status": 200, "body": '{"transcriptionId": [', "effect": "half"},),
-    ({"name": "503", "status": 503},),
     ({"name": "502 on submits", **SUBMITS, "status": 502, "effect": "half", **HTML},),
     (
         {"name": "capitals", "words": "capitals", "share": 0.5},
@@ -67,15 +67,18 @@ class Trouble(NamedTuple):
     end: float
 
 
-def plan(minutes: float, *, began: float) -> tuple[list[Trouble], list[dict[str, Any]]]:
+def plan(
+    minutes: float, *, began: float, kinds: int = len(KINDS)
+) -> tuple[list[Trouble], list[dict[str, Any]]]:
     """
     Spread troubles over some time.
 
     :param minutes: How long.
     :param began: Epoch seconds.
+    :param kinds: How many of the kinds at most.
     :return: The troubles, and what the server is told.
     """
-    count = max(2, min(len(KINDS), int(minutes * 60 // 90)))
+    count = max(2, min(kinds, int(minutes * 60 // 90)))
     each = minutes * 60 / count
     forever = FOR_EVER | (FOR_EVER_IF_LONG if minutes >= 15 else {})
     told = [
@@ -176,15 +179,7 @@ class TroubledPlaud:
         return str(answer.json()["transcriptionId"])
 
     def record(self) -> Record:
-        found: dict[int, Request] = {}
-        for line in self._record.read_text().splitlines():
-            told = json.loads(line)
-            if "at" in told:
-                found[told["n"]] = Request(**told)
-            else:
-                for name, value in told.items():
-                    setattr(found[told["n"]], name, value)
-        return Record(list(found.values()))
+        return Record.read(json.loads(line) for line in self._record.read_text().splitlines())
 
 
 @dataclass
@@ -192,6 +187,18 @@ class Record:
     """What the server has seen, in order."""
 
     requests: list[Request] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, lines: Iterable[Mapping[str, Any]]) -> Record:
+        """Read the lines of a server's record."""
+        found: dict[int, Request] = {}
+        for told in lines:
+            if "at" in told:
+                found[told["n"]] = Request(**told)
+            else:
+                for name, value in told.items():
+                    setattr(found[told["n"]], name, value)
+        return cls(list(found.values()))
 
     def of(self, *calls: str, client: str | None = None) -> list[Request]:
         return [

@@ -40,10 +40,11 @@ import secrets
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TRANSCRIPTIONS = "/open/partner/ai/transcriptions/"
@@ -58,75 +59,175 @@ MAX_BODY = 1_000_000
 class Job:
     """A recording that was accepted."""
 
-    def __init__(self, number: int, audio: str) -> None:
+    def __init__(self, number: int, audio: str, accepted_at: float) -> None:
         self.id = f"txn_{number:05}{secrets.token_hex(4)}"
         self.number = number
         self.audio = audio
-        self.accepted_at = time.time()
+        self.accepted_at = accepted_at
+
+
+class Call(NamedTuple):
+    """
+    A request.
+
+    :param kind: ``submit``, ``get`` or ``token``.
+    :param client: Whose.
+    :param token: Its bearer token.
+    :param audio: Name of the recording that is submitted.
+    :param transcription_id: What is asked for.
+    :param refresh: The refresh token of a refresh; ``None`` for an exchange.
+    """
+
+    kind: str
+    client: str
+    token: str = ""
+    audio: str = ""
+    transcription_id: str = ""
+    refresh: str | None = None
+
+
+class Reply(NamedTuple):
+    """
+    What a request gets.
+
+    :param status: HTTP status; ``None``: no answer.
+    :param after: Seconds until it comes; without an answer, until the connection is closed.
+    """
+
+    status: int | None
+    body: bytes = b""
+    kind: str = "application/json"
+    headers: dict[str, str] = {}
+    after: float = 0.0
 
 
 class Plaud:
-    """What the server knows; one lock for all of it."""
+    """
+    What the server knows, and what it answers.
 
-    def __init__(self, record: Path, request_limit: int) -> None:
-        self.lock = threading.Lock()
+    :param record: Given the lines of the record.
+    :param request_limit: Requests a minute that it takes of each client.
+    :param clock: Tells the time, in epoch seconds.
+    """
+
+    def __init__(
+        self,
+        record: Callable[[dict[str, Any]], object],
+        request_limit: int,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
         self.settings: dict[str, Any] = {
             "processing_seconds": 20.0,
             "request_limit": request_limit,
             "never": "",
         }
         self.troubles: list[dict[str, Any]] = []
-        self.jobs: dict[str, Job] = {}
-        self._record = record.open("a", buffering=1)
+        self._lock = threading.Lock()
+        self._record = record
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._jobs: dict[str, Job] = {}
         self._requests = 0
         self._arrivals: dict[tuple[str, bool], deque[float]] = {}
         self._tokens: dict[str, float] = {}
         self._refresh_tokens: dict[str, str] = {}
         self._met_at: dict[str, float] = {}
 
-    def arrived(self, call: str, client: str, **about: Any) -> tuple[int, bool]:
-        """Record a request; return its number and whether it is within its limit."""
-        with self.lock:
-            now = time.time()
-            self._requests += 1
-            number = self._requests
-            self._write({"n": number, "at": now, "call": call, "client": client, **about})
-            is_token = call == "token"
-            arrivals = self._arrivals.setdefault((client, is_token), deque())
-            while arrivals and arrivals[0] <= now - MINUTE:
-                arrivals.popleft()
-            arrivals.append(now)
-            limit = TOKEN_LIMIT if is_token else self.settings["request_limit"]
-            return number, len(arrivals) <= limit
+    def reply(self, call: Call) -> tuple[int, Reply]:
+        """Take a request; return its number in the record, and what it gets."""
+        with self._lock:
+            number, is_within_limit = self._arrived(call)
+            trouble = self._trouble(call)
+            if not is_within_limit:
+                self._record({"n": number, "over": True})
+                return number, _json(429, {"error": "RATE_LIMIT_EXCEEDED"})
+            if trouble is None:
+                return number, self._handled(number, call)
+            self._record({"n": number, "trouble": trouble["name"]})
+            handled = self._handled(number, call) if self._has_effect(trouble) else _json(500, {})
+            if trouble.get("hang"):
+                return number, Reply(None, after=HANGS_SECONDS)
+            if trouble.get("drop"):
+                return number, Reply(None)
+            if "status" in trouble:
+                return number, Reply(
+                    trouble["status"],
+                    trouble.get("body", "{}").encode(),
+                    trouble.get("type", "application/json"),
+                    trouble.get("headers", {}),
+                )
+            if "words" in trouble and handled.status == 200 and call.kind != "token":
+                handled = _json(200, WORDS[trouble["words"]](json.loads(handled.body)))
+            return number, handled._replace(after=trouble.get("late", 0.0))
 
-    def answered(self, number: int, **about: Any) -> None:
-        with self.lock:
-            self._write({"n": number, "answered_at": time.time(), **about})
+    def answered(self, number: int, status: int | None) -> None:
+        """Note that a request has got its answer, or that it gets none."""
+        with self._lock:
+            self._record({"n": number, "answered_at": self._clock(), "status": status})
 
-    def trouble(self, call: str, client: str, job: Job | None) -> dict[str, Any] | None:
-        now = time.time()
+    def _arrived(self, call: Call) -> tuple[int, bool]:
+        """Note a request; return its number, and whether it is within its limit."""
+        now = self._clock()
+        self._requests += 1
+        about = {name: getattr(call, name) for name in ("audio", "transcription_id") if getattr(call, name)}
+        self._record({"n": self._requests, "at": now, "call": call.kind, "client": call.client, **about})
+        is_token = call.kind == "token"
+        arrivals = self._arrivals.setdefault((call.client, is_token), deque())
+        while arrivals and arrivals[0] <= now - MINUTE:
+            arrivals.popleft()
+        arrivals.append(now)
+        limit = TOKEN_LIMIT if is_token else self.settings["request_limit"]
+        return self._requests, len(arrivals) <= limit
+
+    def _trouble(self, call: Call) -> dict[str, Any] | None:
+        now = self._clock()
+        job = self._jobs.get(call.transcription_id)
         for one in self.troubles:
-            if not one["start"] <= now < one["end"] or call not in one.get(
-                "calls", ("submit", "get", "token")
-            ):
+            if not one["start"] <= now < one["end"] or call.kind not in one.get("calls", (call.kind,)):
                 continue
-            if one.get("client", client) != client:
+            if one.get("client", call.client) != call.client:
                 continue
             if "nth" in one and (job is None or job.number not in one["nth"]):
                 continue
-            if random.random() >= one.get("share", 1.0):
+            if self._rng.random() >= one.get("share", 1.0):
                 continue
             met_at = self._met_at.setdefault(one["name"], now)
             if now < met_at + one.get("lasts", float("inf")):
                 return one
         return None
 
-    def issue_token(self, client: str) -> dict[str, Any]:
-        with self.lock:
-            token, refresh = f"{client}.{secrets.token_hex(12)}", secrets.token_hex(12)
-            self._tokens[token] = time.time()
-            self._refresh_tokens = {old: who for old, who in self._refresh_tokens.items() if who != client}
-            self._refresh_tokens[refresh] = client
+    def _has_effect(self, trouble: dict[str, Any]) -> bool:
+        """Whether the request is handled as ever, whatever is answered then."""
+        if "late" in trouble or "words" in trouble:
+            return True
+        effect = trouble.get("effect", False)
+        return self._rng.random() < 0.5 if effect == "half" else bool(effect)
+
+    def _handled(self, number: int, call: Call) -> Reply:
+        if call.kind == "token":
+            is_refresh_token = self._refresh_tokens.get(call.refresh or "") == call.client
+            if not call.client or (call.refresh is not None and not is_refresh_token):
+                return _json(401, {"error": "INVALID_CLIENT"})
+            return _json(200, self._issue_token(call.client))
+        if not self._is_token(call.token):
+            return _json(401, {"error": "INVALID_TOKEN"})
+        if call.kind == "get":
+            job = self._jobs.get(call.transcription_id)
+            return _json(404, {"error": "NOT_FOUND"}) if job is None else _json(200, self._told(job))
+        if not call.audio:
+            return _json(422, {"error": "AUDIO_URL_REQUIRED"})
+        job = Job(len(self._jobs), call.audio, self._clock())
+        self._jobs[job.id] = job
+        # Before anything can go wrong: it is paid for.
+        self._record({"n": number, "accepted": job.id})
+        return _json(200, _processing(job))
+
+    def _issue_token(self, client: str) -> dict[str, Any]:
+        token, refresh = f"{client}.{secrets.token_hex(12)}", secrets.token_hex(12)
+        self._tokens[token] = self._clock()
+        self._refresh_tokens = {old: who for old, who in self._refresh_tokens.items() if who != client}
+        self._refresh_tokens[refresh] = client
         return {
             "access_token": token,
             "refresh_token": refresh,
@@ -134,43 +235,35 @@ class Plaud:
             "expires_in": 86400,
         }
 
-    def is_refresh_token(self, refresh: str, client: str) -> bool:
-        return self._refresh_tokens.get(refresh) == client
-
-    def is_token(self, token: str) -> bool:
+    def _is_token(self, token: str) -> bool:
         issued = self._tokens.get(token)
         if issued is None:
             return False
-        now = time.time()
+        now = self._clock()
         return not any(one.get("revoke") and issued < one["start"] <= now for one in self.troubles)
 
-    def accept(self, audio: str) -> Job:
-        with self.lock:
-            job = Job(len(self.jobs), audio)
-            self.jobs[job.id] = job
-            return job
-
-    def submitted(self, job: Job) -> dict[str, Any]:
-        return {"transcriptionId": job.id, "status": "processing", "createdAt": iso(job.accepted_at)}
-
-    def transcription(self, job: Job) -> dict[str, Any]:
+    def _told(self, job: Job) -> dict[str, Any]:
         done_at = job.accepted_at + self.settings["processing_seconds"]
         never = self.settings["never"]
-        if time.time() < done_at or (never and never in job.audio):
-            return {"transcriptionId": job.id, "status": "processing", "createdAt": iso(job.accepted_at)}
+        if self._clock() < done_at or (never and never in job.audio):
+            return _processing(job)
         return {
-            "transcriptionId": job.id,
+            **_processing(job),
             "status": "completed",
             "text": f"Said in {job.audio}.",
             "language": "en",
             "duration": 12,
             "segments": [{"start": 0.0, "end": 4.2, "text": f"Said in {job.audio}.", "speaker": "Speaker 1"}],
-            "createdAt": iso(job.accepted_at),
             "completedAt": iso(done_at),
         }
 
-    def _write(self, line: dict[str, Any]) -> None:
-        self._record.write(json.dumps(line) + "\n")
+
+def _json(status: int, answer: dict[str, Any]) -> Reply:
+    return Reply(status, json.dumps(answer).encode())
+
+
+def _processing(job: Job) -> dict[str, Any]:
+    return {"transcriptionId": job.id, "status": "processing", "createdAt": iso(job.accepted_at)}
 
 
 def iso(moment: float) -> str:
@@ -205,12 +298,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        plaud = self.server.plaud
         if not path.startswith(TRANSCRIPTIONS):
-            self._send(404, {"error": "NOT_FOUND"})
+            self._send(_json(404, {"error": "NOT_FOUND"}))
             return
-        job = plaud.jobs.get(unquote(path.removeprefix(TRANSCRIPTIONS)))
-        self._call("get", self._bearer(), job, transcription_id=path.removeprefix(TRANSCRIPTIONS))
+        self._answer("get", transcription_id=unquote(path.removeprefix(TRANSCRIPTIONS)))
 
     def do_POST(self) -> None:
         path = urlsplit(self.path).path
@@ -218,106 +309,40 @@ class Handler(BaseHTTPRequestHandler):
         plaud = self.server.plaud
         if path == "/_trouble":
             plaud.troubles = json.loads(body)
-            self._send(200, {})
+            self._send(_json(200, {}))
         elif path == "/_settings":
             plaud.settings.update(json.loads(body))
-            self._send(200, {})
-        elif path in (TOKENS, f"{TOKENS}/refresh"):
-            client = self._basic()
-            refresh = parse_qs(body.decode()).get("refresh_token", [""])[0] if path != TOKENS else None
-            self._call("token", client, None, refresh=refresh)
+            self._send(_json(200, {}))
+        elif path == TOKENS:
+            self._answer("token")
+        elif path == f"{TOKENS}/refresh":
+            self._answer("token", refresh=parse_qs(body.decode()).get("refresh_token", [""])[0])
         elif path == TRANSCRIPTIONS:
-            told = json.loads(body)
-            audio = unquote(urlsplit(str(told.get("audioUrl") or "")).path).rpartition("/")[2]
-            self._call("submit", self._bearer(), None, audio=audio)
+            self._answer("submit", audio=name_of(json.loads(body).get("audioUrl")))
         else:
-            self._send(404, {"error": "NOT_FOUND"})
+            self._send(_json(404, {"error": "NOT_FOUND"}))
 
-    def _call(self, call: str, client: str, job: Job | None, **about: Any) -> None:
-        plaud = self.server.plaud
-        refresh = about.pop("refresh", None)
-        number, is_within_limit = plaud.arrived(call, client, **about)
-        trouble = plaud.trouble(call, client, job)
-        name = trouble and trouble["name"]
-        if not is_within_limit:
-            plaud.answered(number, status=429, over=True)
-            self._send(429, {"error": "RATE_LIMIT_EXCEEDED"})
-            return
-        has_effect = trouble is None or _has_effect(trouble)
-        status, answer, accepted = 0, {}, None
-        if has_effect:
-            status, answer, accepted = self._handled(call, client, job, refresh=refresh, **about)
-        if accepted is not None:
-            # Before anything can go wrong: it is paid for.
-            plaud.answered(number, accepted=accepted.id, audio=accepted.audio, trouble=name)
-        if trouble is None:
-            plaud.answered(number, status=status)
-            self._send(status, answer)
-            return
-        if "late" in trouble:
-            time.sleep(trouble["late"])
-        if "words" in trouble and status == 200 and call != "token":
-            answer = WORDS[trouble["words"]](answer)
-        if trouble.get("hang"):
-            plaud.answered(number, trouble=name, status=None)
-            time.sleep(HANGS_SECONDS)
+    def _answer(self, kind: str, **about: Any) -> None:
+        client, token = who(self.headers.get("Authorization", ""))
+        number, reply = self.server.plaud.reply(Call(kind, client, token, **about))
+        if reply.status is None:
+            self.server.plaud.answered(number, None)
+        time.sleep(reply.after)
+        if reply.status is None:
             self.close_connection = True
-        elif trouble.get("drop"):
-            plaud.answered(number, trouble=name, status=None)
-            self.close_connection = True
-        elif "status" in trouble:
-            plaud.answered(number, trouble=name, status=trouble["status"])
-            self._send_text(
-                trouble["status"],
-                trouble.get("body", "{}").encode(),
-                trouble.get("type", "application/json"),
-                trouble.get("headers", {}),
-            )
-        else:
-            plaud.answered(number, trouble=name, status=status)
-            self._send(status, answer)
+            return
+        self.server.plaud.answered(number, reply.status)
+        self._send(reply)
 
-    def _handled(
-        self, call: str, client: str, job: Job | None, *, refresh: str | None, audio: str = "", **_: Any
-    ) -> tuple[int, dict[str, Any], Job | None]:
-        plaud = self.server.plaud
-        if call == "token":
-            if not client or (refresh is not None and not plaud.is_refresh_token(refresh, client)):
-                return 401, {"error": "INVALID_CLIENT"}, None
-            return 200, plaud.issue_token(client), None
-        if not plaud.is_token(self.headers.get("Authorization", "").removeprefix("Bearer ")):
-            return 401, {"error": "INVALID_TOKEN"}, None
-        if call == "get":
-            if job is None:
-                return 404, {"error": "NOT_FOUND"}, None
-            return 200, plaud.transcription(job), None
-        if not audio:
-            return 422, {"error": "AUDIO_URL_REQUIRED"}, None
-        job = plaud.accept(audio)
-        return 200, plaud.submitted(job), job
-
-    def _bearer(self) -> str:
-        return self.headers.get("Authorization", "").removeprefix("Bearer ").partition(".")[0]
-
-    def _basic(self) -> str:
-        encoded = self.headers.get("Authorization", "").removeprefix("Basic ")
+    def _send(self, reply: Reply) -> None:
         try:
-            return base64.b64decode(encoded).decode().partition(":")[0]
-        except ValueError:
-            return ""
-
-    def _send(self, status: int, answer: dict[str, Any]) -> None:
-        self._send_text(status, json.dumps(answer).encode(), "application/json", {})
-
-    def _send_text(self, status: int, body: bytes, kind: str, headers: dict[str, str]) -> None:
-        try:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            for header, value in headers.items():
+            self.send_response(reply.status or 500)
+            self.send_header("Content-Type", reply.kind)
+            self.send_header("Content-Length", str(len(reply.body)))
+            for header, value in reply.headers.items():
                 self.send_header(header, value)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(reply.body)
         except OSError:
             self.close_connection = True
 
@@ -325,12 +350,20 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing: there is the record."""
 
 
-def _has_effect(trouble: dict[str, Any]) -> bool:
-    """Whether the request is handled as ever, whatever is answered then."""
-    if "late" in trouble or "words" in trouble:
-        return True
-    effect = trouble.get("effect", False)
-    return random.random() < 0.5 if effect == "half" else bool(effect)
+def who(authorization: str) -> tuple[str, str]:
+    """Return whose request it is, by its credentials or by its token, and that token."""
+    scheme, _, credentials = authorization.partition(" ")
+    if scheme == "Bearer":
+        return credentials.partition(".")[0], credentials
+    try:
+        return base64.b64decode(credentials).decode().partition(":")[0], ""
+    except ValueError:
+        return "", ""
+
+
+def name_of(audio_url: object) -> str:
+    """Return a recording's name."""
+    return unquote(urlsplit(str(audio_url or "")).path).rpartition("/")[2]
 
 
 class Server(ThreadingHTTPServer):
@@ -351,7 +384,9 @@ def main() -> None:
     parser.add_argument("--record", type=Path, required=True)
     parser.add_argument("--request-limit", type=int, default=60)
     arguments = parser.parse_args()
-    with Server(arguments.port, Plaud(arguments.record, arguments.request_limit)) as server:
+    record = arguments.record.open("a", buffering=1)
+    plaud = Plaud(lambda line: record.write(json.dumps(line) + "\n"), arguments.request_limit)
+    with record, Server(arguments.port, plaud) as server:
         written = arguments.port_file.with_suffix(".part")
         written.write_text(str(server.server_address[1]))
         os.replace(written, arguments.port_file)

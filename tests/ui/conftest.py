@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -187,14 +188,19 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def person(browser: Browser, playground: Playground) -> Iterator[BrowserContext]:
     """A browser window of somebody who has logged in with what ``make ui`` printed."""
-    context = browser.new_context(
-        base_url=playground.url, viewport={"width": WIDTH, "height": HEIGHT}, locale="en-US"
-    )
+    with log_in(browser, playground.url, playground.user, playground.password) as context:
+        yield context
+
+
+@contextmanager
+def log_in(browser: Browser, url: str, user: str, password: str) -> Iterator[BrowserContext]:
+    """Open a window of a browser, and log in to an Airflow."""
+    context = browser.new_context(base_url=url, viewport={"width": WIDTH, "height": HEIGHT}, locale="en-US")
     context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.goto("/")
-    page.locator("[name=username]").fill(playground.user)
-    page.locator("[name=password]").fill(playground.password)
+    page.locator("[name=username]").fill(user)
+    page.locator("[name=password]").fill(password)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Welcome")).to_be_visible()
     page.close()

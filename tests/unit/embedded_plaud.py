@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 import requests
+from botocore.exceptions import ClientError
 
 from tests.unit.s3_server import BUCKET, S3Server
 
@@ -109,7 +110,10 @@ class EmbeddedPlaud:
             return 401, {"detail": refusal}
         with self.lock:
             self.issued += 1
-            return 200, getattr(self, f"_{kind}")(body)
+            try:
+                return 200, getattr(self, f"_{kind}")(body)
+            except ClientError as refused:
+                return 400, {"detail": refused.response["Error"]["Code"]}
 
     def _unauthorized(self, kind: str, headers: Any) -> str | None:
         given = headers.get("Authorization", "")

@@ -63,6 +63,9 @@ class Gate:
         self.queries: list[dict[str, str]] = []
         self.ranges: list[int] = []
         self.fetched: list[str] = []
+        #: Parts of uploads, by their numbers, as they have come; what is called before the next is taken.
+        self.parts: list[int] = []
+        self.on_part: Callable[[], None] | None = None
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path, _, query = environ["REQUEST_URI"].partition("?")
@@ -70,6 +73,10 @@ class Gate:
             return self._moto(environ, start_response)
         self.requests.append((environ["REQUEST_METHOD"], path))
         self.queries.append(dict(parse_qsl(query)))
+        if environ["REQUEST_METHOD"] == "PUT" and "partNumber=" in query:
+            if self.on_part is not None:
+                self.on_part()
+            self.parts.append(int(dict(parse_qsl(query))["partNumber"]))
         if asked := re.fullmatch(r"bytes=(\d+)-(\d+)", environ.get("HTTP_RANGE", "")):
             self.ranges.append(int(asked[2]) - int(asked[1]) + 1)
         if self.page_size and "list-type" in query:

@@ -8,6 +8,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,15 @@ from airflow.sdk._shared.observability.metrics import statsd_logger
 from airflow.sdk.observability import stats
 
 from plaud_provider import metrics
+from plaud_provider.api.effects import Operation
 from plaud_provider.emulator.server import EmulatorServer
-from plaud_provider.exceptions import PlaudWarehouseError
+from plaud_provider.exceptions import PlaudSubmitOutcomeUnknownError, PlaudWarehouseError
 from plaud_provider.ledger.ledger import State
+from plaud_provider.operators.transcription import SubmitTranscriptionOperator
 from tests.unit.ledger.ledgers import OWNER, Clock, bring, ledger_in, recording
 from tests.unit.operators.archives import Archive
 from tests.unit.operators.conftest import archive as archive
+from tests.unit.tasks import TaskStateStore, task_context
 from tests.unit.warehouse.warehouses import connected
 
 Counted = Callable[[], dict[str, float]]
@@ -125,6 +129,41 @@ def test_an_archive_with_failures_and_retries_agrees_with_what_plaud_counted(
     }
 
 
+def told_by(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the states that log lines told of, in order."""
+    return [
+        json.loads(record.getMessage().partition(" ")[2])["state"]
+        for record in caplog.records
+        if record.name == "plaud_provider.metrics"
+    ]
+
+
+def test_a_submit_without_a_ledger_tells_of_its_states_as_well(
+    archive: Archive, statsd: Counted, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    url = "https://files.example/calls/{}.mp3?X-Amz-Signature=canary"
+    archive.plaud.inject({"match": {"kind": "submit", "body_contains": "lost"}, "action": "drop_after"})
+
+    for name in ("whole", "lost"):
+        submit = SubmitTranscriptionOperator(task_id="submit", audio_url=url.format(name))
+        with suppress(PlaudSubmitOutcomeUnknownError):
+            submit.execute(task_context(TaskStateStore(), task_id="submit"))
+
+    found = statsd()
+    assert (found["plaud.submitted"], found["plaud.unknown"]) == (1, 1)
+    assert told_by(caplog) == ["submitting", "processing", "submitting", "unknown"]
+    assert "canary" not in caplog.text
+
+
+def test_audio_of_short_recordings_is_not_rounded_away(archive: Archive, statsd: Counted) -> None:
+    archive.add(*(f"{n:02}.wav" for n in range(5)), seconds=0.4)
+    archive.list()
+    archive.submit()
+
+    assert statsd()["plaud.audio_seconds"] == pytest.approx(5 * 0.4)
+
+
 def test_refusals_are_counted(plaud: EmulatorServer, statsd: Counted) -> None:
     metrics.answered("submit", 429)
     metrics.answered("submit", 200)
@@ -166,3 +205,36 @@ def test_a_lapsed_submit_is_counted_once_as_unknown(
     ledger.entries(["key_1"])
 
     assert statsd()["plaud.unknown"] == 1
+
+
+def test_names_are_such_as_backends_take(statsd: Counted) -> None:
+    for operation in Operation:
+        metrics.sent(operation.value)
+
+    assert statsd().keys() == {f"plaud.requests.{name_of(operation)}" for operation in Operation}
+
+
+def test_documentation_and_dashboard_have_every_name_and_no_other() -> None:
+    names = {metrics.SUBMITTED, metrics.AUDIO_SECONDS, metrics.RESULTS, metrics.WAITING, metrics.OLDEST}
+    names |= {metrics.DONE_TO_LANDED}
+    names |= {f"{metrics.STATES}.{state}" for state in metrics.COUNTED}
+    for family in (metrics.REQUESTS, metrics.REFUSED):
+        names |= {f"{family}.{name_of(operation)}" for operation in Operation}
+    docs = Path(__file__).parents[2] / "docs"
+
+    documented: set[str] = set()
+    for cell in re.findall(r"^\| (`plaud\.[^|]+) \|", (docs / "lineage.md").read_text(), re.MULTILINE):
+        first, *others = re.findall(r"`([\w.]+)`", cell)
+        family = first.rpartition(".")[0]
+        documented |= {first, *(family + other if other.startswith(".") else other for other in others)}
+    dashboard = json.loads((docs / "grafana-dashboard.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+    assert documented == names
+    assert set(re.findall(r"airflow_(plaud_\w+)", " ".join(asked))) == {
+        name.replace(".", "_") for name in names
+    }
+
+
+def name_of(operation: Operation) -> str:
+    return operation.value.replace(" ", "_")

@@ -127,7 +127,18 @@ def test_it_says_what_and_whose_it_is(distribution: Distribution) -> None:
     assert urls
     assert all(re.fullmatch(r"[\w ]+, https://\S+", url) for url in urls)
     extras = distribution.metadata.get_all("Provides-Extra") or []
-    databases = ["bigquery", "clickhouse", "duckdb", "mysql", "postgres", "redshift", "snowflake", "sqlite"]
+    databases = [
+        "bigquery",
+        "clickhouse",
+        "databricks",
+        "duckdb",
+        "mssql",
+        "mysql",
+        "postgres",
+        "redshift",
+        "snowflake",
+        "sqlite",
+    ]
     assert sorted(extras) == sorted([*databases, "azure", "delta", "gcs", "iceberg", "parquet", "s3"])
 
 

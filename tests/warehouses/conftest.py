@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,16 @@ def lake(request: pytest.FixtureRequest) -> Iterator[Lake]:
     made = KINDS[request.param](request)
     yield made
     made.close()
+
+
+@pytest.fixture
+def rest_catalog(tmp_path: Path) -> Iterator[Any]:
+    """A REST catalog of Iceberg."""
+    from tests.warehouses.iceberg_rest_server import RestCatalog
+
+    catalog = RestCatalog(tmp_path)
+    yield catalog
+    catalog.close()
 
 
 @pytest.fixture

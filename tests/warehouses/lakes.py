@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import sqlalchemy as sa
 
@@ -28,7 +29,7 @@ from plaud_provider.warehouse.loaders.lake import storage_path
 from plaud_provider.warehouse.loaders.object_store import storage_options
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter, open_warehouse
-from tests.unit.s3_server import S3Server
+from tests.unit.s3_server import ACCESS_KEY, REGION, SECRET_KEY, S3Server
 from tests.unit.warehouse.warehouses import Warehouse, connected, connected_postgres
 
 CONN_ID = "warehouse_default"
@@ -429,6 +430,9 @@ class SnowflakeLake(Lake):
             "transcription_id varchar not null)"
         )
 
+    def create_view(self, name: str, query: str) -> None:
+        self.run(f"create view {name} as {query}")
+
     def drop_column(self, table: str, column: str) -> None:
         self.run(f"alter table {table} drop column {column}")
 
@@ -526,6 +530,9 @@ class BigQueryLake(Lake):
             "end_seconds float64, start_seconds float64, segment_index int64 not null, note string, "
             "transcription_id string not null)"
         )
+
+    def create_view(self, name: str, query: str) -> None:
+        self.run(f"create view {self.dataset}.{name} as {query}")
 
     def drop_column(self, table: str, column: str) -> None:
         self.run(f"alter table {self.dataset}.{table} drop column {column}")
@@ -851,18 +858,38 @@ def _snowflake(request: pytest.FixtureRequest) -> Lake:
     return SnowflakeLake(server, request.getfixturevalue("monkeypatch"))
 
 
-def _open(name: str, kind: type[OpenLake], *, is_in_s3: bool = False) -> Make:
+def _empty_glue(server: S3Server) -> None:
+    """Remove what another test has left in the catalog beside the bucket."""
+    glue = boto3.client(
+        "glue",
+        endpoint_url=server.url,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+        region_name=REGION,
+    )
+    for database in glue.get_databases()["DatabaseList"]:
+        glue.delete_database(Name=database["Name"])
+    glue.close()
+
+
+def _open(name: str, kind: type[OpenLake], *, is_in_s3: bool = False, catalog: str | None = None) -> Make:
     def make(request: pytest.FixtureRequest) -> Lake:
         monkeypatch, folder = request.getfixturevalue("monkeypatch"), request.getfixturevalue("tmp_path")
+        conn_id = None
+        if catalog == "rest":
+            conn_id = "a_catalog"
+            monkeypatch.setenv("AIRFLOW_CONN_A_CATALOG", request.getfixturevalue("rest_catalog").connection())
         if not is_in_s3:
-            return kind(OpenFormat(str(folder / "lake"), name), monkeypatch, folder)
+            return kind(OpenFormat(str(folder / "lake"), name, conn_id), monkeypatch, folder)
         server = request.getfixturevalue("s3")
-        catalog = None
-        if name == "iceberg":
-            catalog = "a_catalog"
+        if catalog == "sql":
+            conn_id = "a_catalog"
             told = json.dumps({"conn_type": "sqlite", "host": str(folder / "catalog.db")})
             monkeypatch.setenv("AIRFLOW_CONN_A_CATALOG", told)
-        lake = OpenFormat("s3://aws_calls@calls/lake", name, catalog)
+        elif catalog == "glue":
+            conn_id = "aws_calls"
+            _empty_glue(server)
+        lake = OpenFormat("s3://aws_calls@calls/lake", name, conn_id)
         made = type(f"S3{kind.__name__}", (InS3, kind), {})(lake, monkeypatch, folder)
         made.server = server
         return made  # type: ignore[no-any-return]
@@ -881,11 +908,13 @@ KINDS: dict[str, Make] = {
     "iceberg": _open("iceberg", IcebergLake),
     "delta": _open("delta", DeltaLake),
     "parquet": _open("parquet", ParquetLake),
-    "iceberg-s3": _open("iceberg", IcebergLake, is_in_s3=True),
+    "iceberg-rest": _open("iceberg", IcebergLake, catalog="rest"),
+    "iceberg-s3": _open("iceberg", IcebergLake, is_in_s3=True, catalog="sql"),
+    "iceberg-glue": _open("iceberg", IcebergLake, is_in_s3=True, catalog="glue"),
     "delta-s3": _open("delta", DeltaLake, is_in_s3=True),
     "parquet-s3": _open("parquet", ParquetLake, is_in_s3=True),
 }
 #: What the development environment has is tested by default; ``make test-warehouses`` names the others.
 CHOSEN = os.environ.get("PLAUD_TEST_WAREHOUSES", "sqlite duckdb postgres").split()
-#: Where the view of speakers is created; elsewhere the docs have its query.
-VIEWING = frozenset({"sqlite", "duckdb", "postgres", "mysql", "clickhouse"})
+#: Where the view of speakers is created; of a lake the docs have its query.
+VIEWING = frozenset({"sqlite", "duckdb", "postgres", "mysql", "clickhouse", "snowflake", "bigquery"})

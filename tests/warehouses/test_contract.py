@@ -21,6 +21,7 @@ from plaud_provider.recordings.description import describe
 from plaud_provider.warehouse.rows import Landing
 from tests.unit.warehouse.warehouses import NOW, landing, segment
 from tests.warehouses.lakes import SEGMENTS, TRANSCRIPTS, Lake, LostConnectionError
+from tests.warehouses.languages import SENTENCES
 
 TEXTS = [
     "\U0001f468\u200d\U0001f469\u200d\U0001f467\U0001f1ef\U0001f1f5",
@@ -249,6 +250,36 @@ def test_texts_of_every_script_survive_byte_for_byte(lake: Lake) -> None:
     (row,) = lake.transcripts()
     assert row["text"] == whole.replace("\0", lake.nul)
     assert json.loads(row["raw"]) == {"text": whole.replace("\0", lake.nul)}
+
+
+def test_36_languages_are_kept_byte_for_byte_in_every_column_that_has_text(lake: Lake) -> None:
+    assert len(SENTENCES) == 36
+    lake.writer().replace(
+        [
+            landing(
+                f"txn_{code}",
+                text=sentence * 20,
+                audio_uri=f"s3://calls/{sentence}.wav",
+                raw=json.dumps({sentence: sentence}, ensure_ascii=False),
+                segments=(segment(0, text=sentence, speaker=sentence),),
+            )
+            for code, sentence in SENTENCES.items()
+        ]
+    )
+
+    # Some databases sort ids by other rules than Python.
+    transcripts = {row["transcription_id"]: row for row in lake.transcripts()}
+    segments = {row["transcription_id"]: row for row in lake.segments()}
+    for code, sentence in SENTENCES.items():
+        row, said = transcripts[f"txn_{code}"], segments[f"txn_{code}"]
+        # Not merely alike: composed and decomposed letters stay as they are.
+        assert [row["text"].encode(), said["text"].encode(), said["speaker"].encode()] == [
+            (sentence * 20).encode(),
+            sentence.encode(),
+            sentence.encode(),
+        ]
+        assert row["audio_uri"] == f"s3://calls/{sentence}.wav"
+        assert json.loads(row["raw"]) == {sentence: sentence}
 
 
 def test_text_of_4_megabytes_survives(lake: Lake) -> None:

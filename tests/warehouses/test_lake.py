@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from plaud_provider.doctor import Subject
 from plaud_provider.exceptions import PlaudInputError, PlaudWarehouseError
 from plaud_provider.ledger.ledger import open_ledger
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
+from plaud_provider.operators.purge_transcriptions import PurgeTranscriptionsOperator
 from plaud_provider.warehouse.lake import Lake, checked_lake
 from plaud_provider.warehouse.loaders.choice import choose_loader
 from plaud_provider.warehouse.tables import plaud_tables
@@ -175,3 +177,202 @@ def test_the_query_of_the_docs_finds_the_latest_landing_in_parquet_files(tmp_pat
     found = duckdb.sql(query.replace("/shared/lake", str(tmp_path / "lake"))).fetchall()
 
     assert [row[5] for row in sorted(found, key=lambda row: row[1])] == ["new", "new"]
+
+
+FORMATS = ["iceberg", "delta", "parquet"]
+
+
+def everything_in(folder: Path) -> str:
+    """Return all that is in the files of a lake, also in those that compress it."""
+    import pyarrow.parquet as pq
+    from pyiceberg.avro.file import AvroFile
+    from pyiceberg.io.pyarrow import PyArrowFileIO
+    from pyiceberg.manifest import DEFAULT_READ_VERSION, MANIFEST_ENTRY_SCHEMAS
+
+    found = []
+    for path in folder.rglob("*"):
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as file:
+                found.append(str(file.read().to_pylist()))
+                groups = (file.metadata.row_group(number).to_dict() for number in range(file.num_row_groups))
+                found.append(str(list(groups)))
+        elif path.suffix == ".avro" and not path.name.startswith("snap-"):
+            schema = MANIFEST_ENTRY_SCHEMAS[DEFAULT_READ_VERSION]
+            with AvroFile(PyArrowFileIO().new_input(str(path)), schema) as entries:
+                found.append(str(list(entries)))
+        elif path.is_file():
+            found.append(path.read_bytes().decode(errors="replace"))
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_of_what_is_purged_no_file_has_a_word_and_the_rest_stays(name: str, tmp_path: Path) -> None:
+    writer = open_warehouse(None, lake=Lake(str(tmp_path / "lake"), name))
+    for word in ("SENTINEL earlier", "SENTINEL"):
+        said = (segment(0, text=word, speaker=word), segment(1, text="and more"))
+        purged = landing("txn_1", text=word, segments=said, raw=f'{{"text": "{word}"}}')
+        writer.replace([purged, landing("txn_2", text="kept", segments=3)])
+    writer.replace([landing("txn_3", text="SENTINEL", segments=said, raw='{"text": "SENTINEL"}')])
+    assert "SENTINEL" in everything_in(tmp_path)
+
+    loader = writer.loader
+    assert sorted(one.transcription_id for one in loader.stored(bool)) == ["txn_1", "txn_2", "txn_3"]
+    assert loader.remove(["txn_1", "txn_3"]) == (2, 4)
+
+    assert "SENTINEL" not in everything_in(tmp_path)
+    assert [one.segment_count for one in loader.stored(bool)] == [3]
+    assert loader.landed(["txn_1", "txn_2", "txn_3"]) == {"txn_2"}
+    assert loader.remove(["txn_1", "txn_3"]) == (0, 0)
+    writer.replace([landing("txn_1", text="again")])
+    assert writer.landed(["txn_1", "txn_2"]) == {"txn_1", "txn_2"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_purge_that_ends_in_between_is_made_good_by_the_next_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import deltalake
+    from pyiceberg.io.pyarrow import PyArrowFileIO
+
+    from plaud_provider.warehouse.loaders.parquet import ParquetLoader
+
+    where, method = {
+        "iceberg": (PyArrowFileIO, "delete"),
+        "delta": (deltalake.DeltaTable, "vacuum"),
+        "parquet": (ParquetLoader, "_write"),
+    }[name]
+    writer = open_warehouse(None, lake=Lake(str(tmp_path / "lake"), name))
+    for _ in range(2):
+        writer.replace([landing("txn_1", text="SENTINEL", raw='{"text": "SENTINEL"}'), landing("txn_2")])
+    do = getattr(where, method)
+    for last in range(1, 4):
+        left = [None] * last
+
+        def cut_short(*arguments: Any, left: list[None] = left, **named: Any) -> Any:
+            if not left:
+                raise OSError("the worker was killed")
+            left.pop()
+            return do(*arguments, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(where, method, cut_short)
+            try:
+                writer.loader.remove(["txn_1"])
+            except PlaudWarehouseError as error:
+                assert "were to be removed" in str(error)  # noqa: PT017
+
+    writer.loader.remove(["txn_1"])
+
+    assert "SENTINEL" not in everything_in(tmp_path)
+    assert writer.landed(["txn_1", "txn_2"]) == {"txn_2"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_that_a_task_is_about_to_commit_survives_a_purge(name: str, tmp_path: Path) -> None:
+    import shutil
+
+    writer = open_warehouse(None, lake=Lake(str(tmp_path / "lake"), name))
+    writer.replace([landing("txn_1"), landing("txn_2")])
+    (some, *_) = (path for path in tmp_path.rglob("*.parquet") if "plaud_segments" in str(path))
+    uncommitted = some.with_name("uncommitted.parquet.unfinished" if name == "parquet" else "new.parquet")
+    shutil.copy(some, uncommitted)
+
+    writer.loader.remove(["txn_1"])
+
+    assert uncommitted.exists()
+
+
+def test_a_tag_that_keeps_purged_rows_is_named(tmp_path: Path) -> None:
+    writer = open_warehouse(None, lake=Lake(str(tmp_path / "lake"), "iceberg"))
+    writer.replace([landing("txn_1")])
+    loader: Any = writer.loader
+    table = loader._open(plaud_tables().transcripts)
+    table.manage_snapshots().create_tag(table.current_snapshot().snapshot_id, "audit").commit()
+
+    with pytest.raises(PlaudWarehouseError, match=r"'plaud_transcripts'.*tag 'audit'"):
+        loader.remove(["txn_1"])
+
+    loader._open(plaud_tables().transcripts).manage_snapshots().remove_tag("audit").commit()
+    assert loader.remove(["txn_1"]).transcripts == 1
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_in_a_warehouse_and_a_lake_is_purged_from_both(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connected("sqlite", tmp_path, monkeypatch)
+    lake = Lake(str(tmp_path / "lake"), name)
+    both = open_warehouse(CONN_ID, lake=lake)
+    both.replace([landing("txn_1", segments=2)])
+    alone = open_warehouse(None, lake=lake)
+    alone.replace([landing("txn_2", segments=1)])
+
+    assert sorted(one.transcription_id for one in both.loader.stored(bool)) == ["txn_1", "txn_2"]
+    assert both.loader.remove(["txn_1", "txn_2"]) == (2, 3)
+
+    assert both.loader.stored(bool) == []
+
+
+def test_duckdb_takes_the_same_rows_from_arrow_as_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from plaud_provider.database import duckdb
+
+    texts = ["\U0001f600 e\u0301 \u65e5\u672c", "", "a\0b", "'\"\\N", " \t\r\n"]
+    said = [
+        segment(number, text=texts[number % 5], speaker=None, start_seconds=number / 3, end_seconds=None)
+        for number in range(25_000)
+    ]
+    found = []
+    for name, rows_for_arrow in (("arrow", 1), ("lists", 1_000_000)):
+        monkeypatch.setattr(duckdb, "_ROWS_FOR_ARROW", rows_for_arrow)
+        (tmp_path / name).mkdir()
+        warehouse = connected("duckdb", tmp_path / name, monkeypatch)
+        for _ in range(2):
+            open_warehouse(CONN_ID).replace([landing("txn_1", segments=tuple(said)), landing("txn_2")])
+        query = "select * from plaud_segments order by transcription_id, segment_index"
+        found.append([warehouse.rows(query), warehouse.rows("select * from plaud_transcripts order by 1")])
+
+    assert found[0] == found[1]
+    assert len(found[0][0]) == 25_002
+
+
+@pytest.mark.parametrize("name", ["iceberg", "delta"])
+def test_doctor_tries_a_lake_out_and_leaves_its_earlier_versions(name: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "lake")
+    writer = open_warehouse(None, lake=Lake(path, name))
+    writer.replace([landing("txn_1", text="earlier")])
+    loader: Any = writer.loader
+    opened = loader._open(plaud_tables().transcripts)
+
+    told = Subject(sql_conn_id=None, lake_path=path, lake_format=name).warehouse()
+
+    assert told.startswith(f"{path} ({name}): ")
+    assert told.endswith("a row was written, read and removed")
+    assert [one.transcription_id for one in loader.stored(bool)] == ["txn_1"]
+    assert loader._read(opened, ("text",), None).to_pylist() == [{"text": "earlier"}]
+
+
+def test_a_purge_of_a_lake_forgets_what_is_there_and_nothing_comes_back(
+    archive: Archive, tmp_path: Path
+) -> None:
+    archive.add("1.wav", "2.wav")
+    lake: dict[str, Any] = {
+        "sql_conn_id": None,
+        "lake_path": str(tmp_path / "lake"),
+        "lake_format": "parquet",
+    }
+    archive.list()
+    archive.submit(**lake)
+    archive.plaud.advance(601)
+    archive.land(**lake)
+
+    task = PurgeTranscriptionsOperator(
+        task_id="forget", recordings=[str(archive.folder / "1.wav")], ledger_conn_id=CONN_ID, **lake
+    )
+    counts = task.execute(archive.context("forget", "later"))
+    archive.land(**lake)
+
+    assert (counts["recordings"], counts["transcripts"]) == (1, 1)
+    left = open_warehouse(None, lake=Lake(lake["lake_path"], "parquet")).loader.stored(bool)
+    assert [str(one.audio_uri).rpartition("/")[2] for one in left] == ["2.wav"]

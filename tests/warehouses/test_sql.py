@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, PlaudTableMismatchError
-from plaud_provider.warehouse.loaders import redshift, snowflake
+from plaud_provider.warehouse.loaders import databricks, redshift, snowflake
 from plaud_provider.warehouse.loaders.choice import choose_loader
 from plaud_provider.warehouse.tables import plaud_tables
 from plaud_provider.warehouse.writer import WarehouseWriter
@@ -82,7 +82,9 @@ def test_snowflake_creates(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert created[1].startswith("create table if not exists plaud_segments (")
     assert ", primary key (transcription_id, segment_index)) comment = " in created[1]
-    (lock,) = created[2:]
+    lock, view = created[2:]
+    assert view.startswith("create view plaud_speakers as SELECT spoken.transcription_id, spoken.speaker, ")
+    assert " FROM plaud_segments AS segments)" in view.replace("\n", "")
     assert lock == (
         "create table if not exists plaud_transcripts_lock comment = 'One row, which each landing updates first, "
         "so that two wait for each other' as select current_timestamp() as locked_at"
@@ -239,6 +241,12 @@ def redshift_recorded(
 
 def test_redshift_creates(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, writer, _ = redshift_recorded(monkeypatch)
+    monkeypatch.setattr(recorder, "description", ("a column",))
+    fetchall = recorder.fetchall
+    is_asked = "select current_schema()"
+    monkeypatch.setattr(
+        recorder, "fetchall", lambda: [("public",)] if recorder.statements[-1] == is_asked else fetchall()
+    )
 
     writer.ensure_tables()
 
@@ -258,6 +266,10 @@ def test_redshift_creates(monkeypatch: pytest.MonkeyPatch) -> None:
         'varchar(65535) not null, "language" varchar(65535), primary key ("transcription_id", "segment_index")) diststyle key distkey '
         '("transcription_id") sortkey ("transcription_id", "segment_index")'
     )
+    [view] = [one for one in recorder.statements if one.startswith("create view")]
+    assert view.startswith('create view "plaud_speakers" as SELECT "spoken"."transcription_id", ')
+    assert 'FROM "public"."plaud_segments" AS "segments")' in view
+    assert view.endswith('AS "spoken" with no schema binding')
     comments = [one for one in recorder.statements if one.startswith("comment")]
     assert comments[0].startswith(
         'comment on table "plaud_transcripts" is \'One row per transcription. Created by airflow-provider-plaud '
@@ -331,3 +343,122 @@ def test_redshift_that_names_no_staging_folder_is_refused_with_how_to(
 ) -> None:
     with pytest.raises(PlaudConfigurationError, match=r"plaud_staging names the folder on S3"):
         recorded(monkeypatch, redshift, "redshift")
+
+
+DATABRICKS = {"plaud_volume": "/Volumes/main/calls/staging/"}
+
+
+def databricks_recorded(
+    monkeypatch: pytest.MonkeyPatch, *names: Any, **extra: Any
+) -> tuple[Recorder, WarehouseWriter]:
+    told = {"conn_type": "databricks", "extra": DATABRICKS | extra}
+    monkeypatch.setenv("AIRFLOW_CONN_LAKE", json.dumps(told))
+    recorder = Recorder()
+    monkeypatch.setattr(databricks, "_hook_of", lambda *_: recorder)
+    monkeypatch.setattr(databricks, "token", lambda: "1f")
+    return recorder, WarehouseWriter(choose_loader(CONN_ID, plaud_tables(*names)))
+
+
+def test_databricks_creates(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, writer = databricks_recorded(monkeypatch)
+
+    writer.ensure_tables()
+
+    created = [one for one in recorder.statements if one.startswith("create")]
+    assert created[0].startswith(
+        "create table if not exists `plaud_transcripts` (`transcription_id` string not null comment 'Id that Plaud gave', "
+        "`audio_uri` string comment "
+    )
+    assert "`segment_count` bigint not null comment " in created[0]
+    assert "`landed_at` timestamp not null comment " in created[0]
+    assert (
+        ") using delta cluster by (`transcription_id`, `landed_at`) comment 'One row per transcription. Created by "
+        "airflow-provider-plaud " in created[0]
+    )
+    assert created[0].count("Created by") == 1
+    assert "`landed_at` timestamp not null comment 'landed_at of its transcript') using delta" in created[1]
+    assert created[2] == (
+        "create view if not exists `plaud_segments_current` comment 'Segments of the transcripts that are there' as "
+        "select s.* from `plaud_segments` s join `plaud_transcripts` t on t.`transcription_id` = s.`transcription_id` "
+        "and t.`landed_at` = s.`landed_at`"
+    )
+    assert created[3].startswith("create view `plaud_speakers` as SELECT `spoken`.`transcription_id`, ")
+    assert "FROM `plaud_segments_current` AS `segments`" in created[3]
+
+
+class Answering(Recorder):
+    """One that tells when the ids were landed last."""
+
+    description = ()  # type: ignore[assignment]
+
+    def __init__(self, last: str | None) -> None:
+        super().__init__()
+        self.last = last
+
+    def execute(self, statement: str, values: Any = None) -> Recorder:
+        self.description = ("a column",) if statement.startswith("select") else ()  # type: ignore[assignment]
+        return super().execute(statement, values)
+
+    def fetchall(self) -> list[Any]:
+        return [(self.last,)]
+
+
+@pytest.mark.parametrize("last", [None, "2031-01-01 00:00:00.000001"])
+def test_databricks_lands_segments_first_and_removes_what_is_older(
+    monkeypatch: pytest.MonkeyPatch, last: str | None
+) -> None:
+    _, writer = databricks_recorded(monkeypatch, "team")
+    recorder = Answering(last)
+    writer.loader._hook = recorder  # type: ignore[attr-defined]
+    names = [f"`{column.name}`" for column in plaud_tables().transcripts.columns]
+
+    assert writer.replace([landing("it's"), landing("txn_2")]) == (2, 4, 0)
+
+    ids = "'it\\'s', 'txn_2'"
+    shown = recorder.statements
+    folder = shown[1].split("'")[1].rpartition("/")[0]
+    swept = (
+        [
+            # The clock of whoever landed before was ahead.
+            (
+                f"delete from `team`.`plaud_segments` where `transcription_id` in ({ids}) and `landed_at` < "
+                "timestamp'2031-01-01 00:00:00.000002+00:00'"
+            )
+        ]
+        if last
+        else []
+    )
+    assert [one.replace(folder, "FOLDER") for one in shown] == [
+        (
+            "select date_format(max(`landed_at`), 'yyyy-MM-dd HH:mm:ss.SSSSSS') from (select `landed_at` from "
+            f"`team`.`plaud_transcripts` where `transcription_id` in ({ids}) union all select `landed_at` from "
+            f"`team`.`plaud_segments` where `transcription_id` in ({ids}))"
+        ),
+        "put 'FOLDER/transcripts.parquet' into '/Volumes/main/calls/staging/plaud-1f-transcripts.parquet' overwrite",
+        "put 'FOLDER/segments.parquet' into '/Volumes/main/calls/staging/plaud-1f-segments.parquet' overwrite",
+        (
+            "insert into `team`.`plaud_segments` (`transcription_id`, `segment_index`, `start_seconds`, `end_seconds`, "
+            "`speaker`, `text`, `language`, `landed_at`) select `transcription_id`, `segment_index`, `start_seconds`, "
+            "`end_seconds`, `speaker`, `text`, `language`, `landed_at` from "
+            "parquet.`/Volumes/main/calls/staging/plaud-1f-segments.parquet`"
+        ),
+        (
+            f"merge into `team`.`plaud_transcripts` t using (select {', '.join(names)} from "
+            "parquet.`/Volumes/main/calls/staging/plaud-1f-transcripts.parquet`) s on t.`transcription_id` = "
+            "s.`transcription_id` when matched and s.`landed_at` >= t.`landed_at` then update set "
+            f"{', '.join(f't.{name} = s.{name}' for name in names)} when not matched then insert ({', '.join(names)}) "
+            f"values ({', '.join(f's.{name}' for name in names)})"
+        ),
+        "remove '/Volumes/main/calls/staging/plaud-1f-transcripts.parquet'",
+        "remove '/Volumes/main/calls/staging/plaud-1f-segments.parquet'",
+        *swept,
+        "-- the session ends",
+    ]
+
+
+@pytest.mark.parametrize("volume", ["", "dbfs:/tmp", "/Volumes/main/calls", "/Volumes/a/b/c'd"])
+def test_databricks_that_names_no_volume_is_refused_with_how_to(
+    monkeypatch: pytest.MonkeyPatch, volume: str
+) -> None:
+    with pytest.raises(PlaudConfigurationError, match=r"plaud_volume names the volume"):
+        databricks_recorded(monkeypatch, plaud_volume=volume)

@@ -35,18 +35,20 @@ LARGEST_PART_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(slots=True)
-class PartUrls:
+class BegunUpload:
     """
-    Where the parts of an upload go.
+    Where the parts of an upload go, and which have arrived.
 
     :param part_bytes: Bytes of each part but the last.
     :param urls: Pre-signed URLs, in the order of the parts; they are secrets.
+    :param etags: What the storage has answered to the first of them, in their order.
     """
 
     file_id: str
     upload_id: str
     part_bytes: int
     urls: Sequence[str] = field(repr=False)
+    etags: list[str] = field(default_factory=list, repr=False)
 
 
 def user_token_request(account: Account, partner_token: str) -> Request:
@@ -71,26 +73,22 @@ def part_request(url: str, content: Part) -> Request:
     return Request(Operation.PART, "PUT", url, headers={}, body=content)
 
 
-def complete_request(
-    account: Account, user_token: str, target: PartUrls, etags: Sequence[str], *, filetype: str
-) -> Request:
+def complete_request(account: Account, user_token: str, begun: BegunUpload, *, filetype: str) -> Request:
     """
     Say that all parts are there.
 
     The MD5 of the file, which may be told as well, is left out: it would have to be read once more for that.
-
-    :param etags: What the storage answered to each part, in their order.
     """
     body = {
-        "file_id": target.file_id,
-        "upload_id": target.upload_id,
-        "part_list": [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, 1)],
+        "file_id": begun.file_id,
+        "upload_id": begun.upload_id,
+        "part_list": [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(begun.etags, 1)],
         "filetype": filetype,
     }
     return _request(account, Operation.UPLOAD, COMPLETE_PATH, user_token, body)
 
 
-def parse_part_urls(account: Account, body: bytes, *, size: int) -> PartUrls:
+def parse_part_urls(account: Account, body: bytes, *, size: int) -> BegunUpload:
     """
     Read where the parts of an upload go.
 
@@ -111,7 +109,7 @@ def parse_part_urls(account: Account, body: bytes, *, size: int) -> PartUrls:
     numbers = range(1, math.ceil(size / part_bytes) + 1)
     if set(urls) != set(numbers) or len(parts) != len(numbers):
         raise _unusable(f"has {len(parts)} Parts of {part_bytes} bytes for a file of {size}")
-    return PartUrls(str(file_id), str(upload_id), part_bytes, [urls[number] for number in numbers])
+    return BegunUpload(str(file_id), str(upload_id), part_bytes, [urls[number] for number in numbers])
 
 
 def parse_download_url(account: Account, body: bytes) -> str:

@@ -52,7 +52,29 @@ export function span(seconds) {
   return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60).toLocaleString()} h ${minutes % 60} min`;
 }
 
-export const moment = (text) => (text ? new Date(text).toLocaleString() : "");
+/** A moment as Airflow writes it, in the time zone that is chosen there. */
+export function moment(text) {
+  if (!text) return "";
+  const style = { dateStyle: "short", timeStyle: "medium" };
+  try {
+    return new Date(text).toLocaleString("sv-SE", { ...style, timeZone: zone() });
+  } catch {
+    return new Date(text).toLocaleString("sv-SE", { ...style, timeZone: "UTC" });
+  }
+}
+
+function zone() {
+  const kept = localStorage.getItem("timezone") ?? "UTC";
+  return kept.startsWith('"') ? JSON.parse(kept) : kept;
+}
+
+/** Fill the body of a table; each cell gets the title of its column, which a phone shows beside it. */
+export function fillTable(body, rows, isMore = false) {
+  const titles = [...body.closest("table").querySelectorAll("th")].map((one) => one.textContent);
+  for (const row of rows) [...row.cells].forEach((cell, number) => { cell.dataset.label = titles[number]; });
+  if (!isMore) body.replaceChildren();
+  body.append(...rows);
+}
 
 export function facts(list, pairs) {
   const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
@@ -63,31 +85,3 @@ export function facts(list, pairs) {
 
 /** The path of Airflow itself, which our pages are below. */
 export const airflow = new URL("..", document.baseURI).pathname;
-
-// Light or dark, as the Airflow around this page is, or as it was when it was last open.
-function theme() {
-  try {
-    if (window.parent !== window) return window.parent.document.documentElement.classList.contains("dark");
-    const chosen = localStorage.getItem("theme");
-    if (chosen === "dark" || chosen === "light") return chosen === "dark";
-  } catch {
-    // A page of another origin around ours, or no storage.
-  }
-  return matchMedia("(prefers-color-scheme: dark)").matches;
-}
-
-function applyTheme() {
-  document.documentElement.dataset.theme = theme() ? "dark" : "light";
-  document.dispatchEvent(new Event("theme"));
-}
-
-applyTheme();
-addEventListener("storage", applyTheme);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
-try {
-  if (window.parent !== window) {
-    new MutationObserver(applyTheme).observe(window.parent.document.documentElement, { attributeFilter: ["class"] });
-  }
-} catch {
-  // As above.
-}

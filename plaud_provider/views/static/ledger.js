@@ -1,15 +1,16 @@
 // The page of the ledger: what is where, how fast it lands, what needs somebody.
 
-import { airflow, ask, clock, element, facts, find, moment, read, say, span } from "./common.js";
+import { airflow, ask, clock, element, facts, fillTable, find, moment, read, say, span } from "./common.js";
 
-const STATES = ["claimed", "submitting", "processing", "landed", "failed", "unknown", "expired"];
+const UNDER_WAY = ["claimed", "submitting", "processing"];
+const ENDED = ["landed", "failed", "unknown", "expired"];
 const form = find("filters");
 const dialog = find("one");
 const given = new URLSearchParams(location.search);
 let last = null; // the recording that the list ends with
 let price = null;
 
-for (const state of STATES) form.elements.state.append(element("option", { value: state }, state));
+for (const state of [...UNDER_WAY, ...ENDED]) form.elements.state.append(element("option", { value: state }, state));
 for (const name of ["run_id", "folder", "state"]) form.elements[name].value = given.get(name) ?? "";
 
 const chosen = () => Object.fromEntries(new FormData(form));
@@ -38,52 +39,86 @@ async function show() {
   form.elements.dag_id.value = filters.dag_id ?? "";
   document.querySelectorAll(".money").forEach((cell) => { cell.hidden = !price; });
 
-  const total = states.reduce((sum, one) => sum + one.recordings, 0);
-  const left = states.filter((one) => ["claimed", "submitting", "processing"].includes(one.state))
-    .reduce((sum, one) => sum + one.recordings, 0);
-  find("figures").textContent = [
-    `${count(total)} recordings`,
-    `${count(left)} under way`,
-    `${count(found.landed_per_hour.at(-1))} landed in the last hour`,
-    left ? (found.hours_left === null ? "no end to be told at this rate" : `${span(found.hours_left * 3600)} left at this rate`) : "",
-    `ledger ${found.conn_id}`,
-  ].filter(Boolean).join(" · ");
-  const advice = new Map(found.reasons.map((one) => [one.state, one.advice]));
-  find("states").replaceChildren(...states.map((one) => element("tr", {},
-    element("td", {}, element("button", { type: "button", className: "link", onclick: () => narrow("state", one.state) }, one.state)),
+  showFigures(found);
+  showQuota(filters).catch(() => {});
+  fillTable(find("states"), found.states.map((one) => element("tr", {},
+    element("td", {}, badge(one.state, () => narrow("state", one.state))),
     element("td", { className: "number" }, count(one.recordings)),
-    element("td", { className: "number" }, span(one.seconds) + (one.unmeasured ? ` + ${count(one.unmeasured)} unmeasured` : "")),
+    element("td", { className: "number" }, measured(one)),
     element("td", { className: "number money", hidden: !price }, money(one.seconds)),
-    element("td", {}, moment(one.since)),
-    element("td", {}, advice.get(one.state) ?? ""))));
-  bars(found.landed_per_hour);
+    element("td", { className: "short" }, moment(one.since)),
+    element("td", { className: "advice whole" }, found.advice[one.state] ?? ""))));
+  showHours(found.ended_per_hour);
   find("waiting").hidden = !found.oldest.length;
   find("oldest").replaceChildren(...found.oldest.map((one) => element("li", {},
-    span((Date.now() - new Date(one.updated_at)) / 1000), " — ", name(one))));
+    `${span((Date.now() - new Date(one.updated_at)) / 1000)}: `, name(one))));
   find("trouble").hidden = !found.reasons.length;
-  find("reasons").replaceChildren(...found.reasons.map((one) => element("tr", {},
-    element("td", {}, one.state),
+  fillTable(find("reasons"), found.reasons.map((one) => element("tr", {},
+    element("td", {}, badge(one.state)),
     element("td", { className: "number" }, count(one.recordings)),
     element("td", {}, element("button", {
       type: "button", className: "link", dir: "auto", onclick: () => open(one.example).catch(fail),
     }, one.reason || "no reason given")),
-    element("td", {}, one.is_billed ? "yes" : one.state === "unknown" ? "perhaps" : "no"),
-    element("td", {}, one.advice ?? ""))));
+    element("td", { className: "short" }, one.is_billed ? "yes" : one.state === "unknown" ? "perhaps" : "no"),
+    element("td", { className: "advice whole" }, found.advice[one.state] ?? ""))));
   find("recordings").replaceChildren();
   last = null;
   say("");
   await more();
 }
 
-function bars(hours) {
+/** A state in its colour; with an action, a button. */
+function badge(state, onclick = null) {
+  return onclick
+    ? element("button", { type: "button", className: `state ${state}`, title: `Only ${state}`, onclick }, state)
+    : element("span", { className: `state ${state}` }, state);
+}
+
+const measured = (one) => span(one.seconds) + (one.unmeasured ? ` + ${count(one.unmeasured)} of unknown length` : "");
+
+function showFigures(found) {
+  const sum = (states, field) => found.states.filter((one) => states.includes(one.state)).reduce((all, one) => all + one[field], 0);
+  const all = [...UNDER_WAY, ...ENDED];
+  const left = sum(UNDER_WAY, "recordings");
+  const figures = [
+    ["Recordings", count(sum(all, "recordings")), `ledger ${found.conn_id}`],
+    ["Audio", span(sum(all, "seconds")), price ? money(sum(all, "seconds")) : ""],
+    ["Under way", count(left), left && found.hours_left === null ? "no end to be told at this rate" : ""],
+    ["Landed in the last hour", count(found.landed_in_last_hour)],
+    left && found.hours_left !== null && ["Left at this rate", span(found.hours_left * 3600)],
+  ].filter(Boolean);
+  find("figures").replaceChildren(...figures.map(figure));
+}
+
+const figure = ([name, value, more]) =>
+  element("div", {}, element("dt", {}, name), element("dd", {}, value, more ? element("small", {}, more) : null));
+
+/** What the quota's own store says; nothing if it says nothing. */
+async function showQuota(filters) {
+  const quota = await ask("quota", filters);
+  if (!quota) return;
+  const more = quota.paused_seconds ? `paused for ${Math.ceil(quota.paused_seconds)} s` : `${count(quota.spare)} to spare`;
+  find("quota")?.remove();
+  const shown = figure(["Requests in the last minute", `${count(quota.used)} of ${count(Math.floor(quota.limit))}`, more]);
+  shown.id = "quota";
+  find("figures").append(shown);
+}
+
+/** Stacked bars: what landed at the bottom, above it what went wrong. */
+function showHours(hours) {
   find("pace").hidden = hours.length < 2;
-  const most = Math.max(1, ...hours);
-  find("hours").replaceChildren(...hours.map((many, number) => {
+  const sums = hours.map((hour) => Object.values(hour).reduce((sum, many) => sum + many, 0));
+  const most = Math.max(1, ...sums);
+  find("most").textContent = `highest: ${count(Math.max(...sums))} in an hour`;
+  find("hours").replaceChildren(...hours.map((hour, number) => {
     const ago = hours.length - number;
-    const text = `${count(many)} landed, ${ago} to ${ago - 1} h ago`;
-    const bar = element("li", { title: text, role: "img", "aria-label": text });
-    bar.style.setProperty("height", `${(many / most) * 100}%`);
-    return bar;
+    const parts = ENDED.filter((state) => hour[state]);
+    const text = `${ago} to ${ago - 1} h ago: ${parts.map((state) => `${count(hour[state])} ${state}`).join(", ") || "none"}`;
+    return element("li", { title: text, role: "img", "aria-label": text }, ...parts.map((state) => {
+      const part = element("span", { className: state });
+      part.style.setProperty("height", `${(hour[state] / most) * 100}%`);
+      return part;
+    }));
   }));
 }
 
@@ -94,11 +129,11 @@ const name = (one) => element("button", {
 async function more() {
   const after = last === null ? {} : { after_time: last.updated_at, after_key: last.recording_key };
   const rows = await ask("recordings", { ...chosen(), ...after });
-  find("recordings").append(...rows.map((one) => element("tr", {},
-    element("td", {}, name(one), one.error ? element("div", { className: "faint", dir: "auto" }, one.error) : null),
-    element("td", {}, one.state),
+  fillTable(find("recordings"), rows.map((one) => element("tr", {},
+    element("td", { className: "whole" }, name(one), one.error ? element("div", { className: "faint", dir: "auto" }, one.error) : null),
+    element("td", {}, badge(one.state)),
     element("td", { className: "number" }, clock(one.duration_seconds)),
-    element("td", {}, moment(one.updated_at)))));
+    element("td", { className: "short" }, moment(one.updated_at)))), true);
   last = rows.at(-1) ?? last;
   find("more").hidden = rows.length < 100;
 }
@@ -184,7 +219,7 @@ function askToPay(one) {
   const { folder, recordings, seconds, unmeasured } = one.pay_again;
   question(
     `A run of ${one.owner.dag_id} is started that submits all ${one.state} recordings below ${folder} again, whoever submitted them: `
-      + `${count(recordings)} recordings, ${span(seconds)} of audio${unmeasured ? ` and ${count(unmeasured)} of unknown length` : ""}`
+      + `${count(recordings)} ${recordings === 1 ? "recording" : "recordings"}, ${span(seconds)} of audio${unmeasured ? ` and ${count(unmeasured)} of unknown length` : ""}`
       + `${price ? `, ${money(seconds)}` : ""}. Plaud bills what it accepts again. What is new below that folder is submitted as well.`,
     "Pay again",
     async () => {

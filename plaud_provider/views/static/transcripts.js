@@ -1,6 +1,6 @@
 // The page of a run's transcripts: a list, and one transcript with search, times and downloads.
 
-import { ask, clock, element, facts, find, moment, say, span } from "./common.js";
+import { ask, clock, element, facts, fillTable, find, moment, say, span } from "./common.js";
 
 const COLOURS = 8;
 const GROUP = 100; // segments that are laid out together, once one of them is in sight
@@ -35,15 +35,15 @@ async function start() {
     found.not_landed ? `${found.not_landed.toLocaleString()} not landed yet` : "",
     found.hidden ? `${found.hidden.toLocaleString()} of DAGs that you may not read` : "",
   ].filter(Boolean).join(", ");
-  find("transcripts").replaceChildren(...found.transcripts.map((one) => element("tr", {},
-    element("td", {}, element("button", {
+  fillTable(find("transcripts"), found.transcripts.map((one) => element("tr", {},
+    element("td", { className: "whole" }, element("button", {
       type: "button", className: "link", dir: "auto", onclick: () => open(one.transcription_id).catch(fail),
     }, one.audio_uri ?? one.transcription_id)),
     element("td", {}, one.status === "failed" ? "failed" : one.language ?? ""),
     element("td", { className: "number" }, clock(one.duration_seconds)),
     element("td", { className: "number" }, String(one.speaker_count)),
     element("td", { className: "number" }, one.segment_count.toLocaleString()),
-    element("td", {}, moment(one.landed_at)),
+    element("td", { className: "short" }, moment(one.landed_at)),
   )));
   find("back").hidden = false;
   showList();
@@ -100,7 +100,7 @@ function show(found) {
   find("segments").replaceChildren(...groups);
   if (segments.length) segments[0].row.tabIndex = 0;
   labels = new Map(names.map((name) => [name, element("span", { className: colour.get(name), dir: "auto" },
-    `${name} ${share(name)}`)]));
+    [name, share(name)].filter(Boolean).join(" · "))]));
   find("speakers").replaceChildren(...labels.values());
   focused = -1;
   drawTimeline();

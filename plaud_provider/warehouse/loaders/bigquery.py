@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_random
 
+from plaud_provider.database.content import Content
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudInputError,
@@ -27,7 +28,6 @@ from plaud_provider.warehouse.loaders.files import (
     literal,
     token,
 )
-from plaud_provider.warehouse.slab import Content
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -309,7 +309,7 @@ class BigQueryLoader(FilesLoader):
 
         Retrying(
             retry=retry_if_exception(self._passes),
-            wait=wait_exponential_jitter(initial=0.5, max=20, jitter=2),
+            wait=wait_exponential(multiplier=0.5, max=20) + wait_random(0, 2),
             stop=stop_after_delay(_WAIT_SECONDS),
             reraise=True,
         )(run)

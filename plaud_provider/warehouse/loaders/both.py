@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from plaud_provider.warehouse.loaders.loader import Landed, Loader
+from plaud_provider.warehouse.loaders.loader import Landed, Loader, Removed, Stored
 from plaud_provider.warehouse.settling import with_origins
 
 if TYPE_CHECKING:
@@ -27,6 +27,11 @@ class BothLoader(Loader):
     def __init__(self, warehouse: Loader, lake: Loader) -> None:
         self._warehouse = warehouse
         self._lake = lake
+
+    @property
+    def can_remove(self) -> bool:  # type: ignore[override]
+        """Whether both can."""
+        return self._warehouse.can_remove and self._lake.can_remove
 
     @property
     def conn_id(self) -> str:
@@ -59,3 +64,19 @@ class BothLoader(Loader):
             landings = with_origins(landings, ledger)
         self._lake.load(landings)
         return self._warehouse.load(landings, ledger)
+
+    def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
+        """Return what is wanted and in one of them or both; see the base class."""
+        found = {one.transcription_id: one for one in self._lake.stored(is_wanted)}
+        found |= {one.transcription_id: one for one in self._warehouse.stored(is_wanted)}
+        return list(found.values())
+
+    def remove(self, ids: Sequence[str]) -> Removed:
+        """Remove all rows from both; see the base class. Returned is what the one had that had more."""
+        counts = self._lake.remove(ids), self._warehouse.remove(ids)
+        return Removed(*map(max, *counts))
+
+    def take_back(self, ids: Sequence[str]) -> None:
+        """Remove what was landed in both; see the base class."""
+        self._lake.take_back(ids)
+        self._warehouse.take_back(ids)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 from plaud_provider.database.connections import kind_of, look_up
@@ -22,6 +25,18 @@ def _rows(connection: Connection, tables: PlaudTables) -> Loader:
     from plaud_provider.warehouse.loaders.rows import RowsLoader
 
     return RowsLoader(open_database(str(connection.conn_id), connection=connection), tables)
+
+
+def _mssql(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.database.connections import hook_of
+    from plaud_provider.database.database import Database
+    from plaud_provider.database.mssql import MsSqlDialect
+    from plaud_provider.warehouse.loaders.rows import RowsLoader
+
+    log.info("SQL Server: built and tested as far as it goes without one (`plaud docs mssql`)")
+    hook = hook_of(connection, parameter="sql_conn_id")
+    dialect = MsSqlDialect(hook, parameter="sql_conn_id")
+    return RowsLoader(Database(hook, dialect, role="warehouse", parameter="sql_conn_id"), tables)
 
 
 def _clickhouse(connection: Connection, tables: PlaudTables) -> Loader:
@@ -48,6 +63,45 @@ def _redshift(connection: Connection, tables: PlaudTables) -> Loader:
     return RedshiftLoader(connection, tables)
 
 
+log = logging.getLogger(__name__)
+
+#: In a connection's extra, for who insists on a database that this package was not made for.
+_GENERIC = "generic_sql"
+
+
+def _databricks(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.warehouse.loaders.databricks import DatabricksLoader
+
+    return DatabricksLoader(connection, tables)
+
+
+def _generic(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.database.connections import hook_of
+    from plaud_provider.database.database import Database
+    from plaud_provider.database.generic import GenericDialect
+    from plaud_provider.warehouse.loaders.rows import RowsLoader
+
+    # Drivers do not know what is ours in the extra.
+    bare = copy(connection)
+    bare.extra = json.dumps(
+        {name: value for name, value in connection.extra_dejson.items() if name != _GENERIC}
+    )
+    hook = hook_of(bare, parameter="sql_conn_id")
+    if not hasattr(hook, "get_sqlalchemy_engine"):
+        raise _not_served(connection)
+    hook.get_connection = lambda _: bare
+    log.warning(
+        "Connection %s is of type %r, which airflow-provider-plaud was not made and tested for; %s is set, "
+        "so rows are landed by SQLAlchemy alone, after a check in a scratch table. Two tasks that "
+        "land one recording at once may be in each other's way.",
+        connection.conn_id,
+        connection.conn_type,
+        _GENERIC,
+    )
+    dialect = GenericDialect(hook, parameter="sql_conn_id")
+    return RowsLoader(Database(hook, dialect, role="warehouse", parameter="sql_conn_id"), tables)
+
+
 class Choice(NamedTuple):
     """
     How one type of connection is served.
@@ -71,6 +125,8 @@ LOADERS: Mapping[str, Choice] = {
     "gcpbigquery": Choice("BigQuery", _bigquery),
     "google_cloud_platform": Choice("BigQuery", _bigquery),
     "redshift": Choice("Redshift", _redshift),
+    "databricks": Choice("Databricks", _databricks),
+    "mssql": Choice("SQL Server, Azure SQL or Fabric's SQL database", _mssql),
 }
 
 
@@ -140,9 +196,17 @@ def _choice(connection: Connection) -> Choice:
         )
     if (choice := LOADERS.get(kind)) is not None:
         return choice
+    if connection.extra_dejson.get(_GENERIC) is True:
+        return Choice(kind, _generic)
+    raise _not_served(connection)
+
+
+def _not_served(connection: Connection) -> PlaudConfigurationError:
+    kind = kind_of(connection)
     served = ", ".join(f"{choice.title} ({name!r})" for name, choice in LOADERS.items())
-    raise PlaudConfigurationError(
+    return PlaudConfigurationError(
         f"sql_conn_id: connection {connection.conn_id!r} is of type {kind!r}. Transcripts are not landed "
         "there, as this package has not been made and tested for it: texts could be cut, or rows left "
-        f"half written. Pass a connection to one of these: {served}. Nothing was sent."
+        f"half written. Pass a connection to one of these: {served}. Who insists sets "
+        f'"{_GENERIC}": true in its extra (`plaud docs warehouses`). Nothing was sent.'
     )

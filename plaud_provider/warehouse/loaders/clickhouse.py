@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql import quoted_name
 
 from plaud_provider.api.models import Status
+from plaud_provider.database.arrow import arrow_schema, arrow_table
 from plaud_provider.database.connections import hook_of
 from plaud_provider.database.rows import batches, columns_of
 from plaud_provider.database.types import UtcTime
@@ -165,13 +166,9 @@ class ClickHouseLoader(OrderedLoader):
         finally:
             self._client.close()
 
-    @cached_property
-    def _columns(self) -> dict[sa.Table, dict[str, str]]:
-        """Types of our columns; segments carry the ``landed_at`` of their transcript."""
-        transcripts, segments = self._tables.transcripts, self._tables.segments
-        columns = {table: {c.name: _type_of(c) for c in table.columns} for table in (transcripts, segments)}
-        columns[segments]["landed_at"] = columns[transcripts]["landed_at"]
-        return columns
+    def _types(self, table: sa.Table) -> dict[str, str]:
+        """Return our columns with their types."""
+        return {name: _type_of(column) for name, column in self._columns(table).items()}
 
     def _create_or_check(self) -> None:
         schema = self._tables.schema
@@ -195,7 +192,7 @@ class ClickHouseLoader(OrderedLoader):
         for table, name in zip(self._tables.parameters, (transcripts, segments), strict=True):
             there = self._there(f"{table.name}_current")
             # Its columns are those that its table had when it was made.
-            if not there.keys() >= self._columns[table].keys():
+            if not there.keys() >= self._types(table).keys():
                 view = self._name(table, view=True)
                 self._client.command(f"create or replace view {view} as select * from {name} where {latest}")
         self._create_speakers()
@@ -226,7 +223,7 @@ class ClickHouseLoader(OrderedLoader):
         return dict(self._rows(query, table=name, database=str(self._tables.schema or "")))
 
     def _create(self, table: sa.Table) -> str:
-        columns = ", ".join(self._declared(table, name) for name in self._columns[table])
+        columns = ", ".join(self._declared(table, name) for name in self._types(table))
         keys = ", ".join(_quoted(column.name) for column in table.primary_key)
         return (
             f"create table if not exists {self._name(table)} ({columns}) engine = MergeTree "
@@ -236,11 +233,11 @@ class ClickHouseLoader(OrderedLoader):
     def _declared(self, table: sa.Table, name: str) -> str:
         """Return a column as statements declare it."""
         comment = table.c[name].comment if name in table.c else "landed_at of its transcript"
-        return f"{_quoted(name)} {self._columns[table][name]} comment '{comment}'"
+        return f"{_quoted(name)} {self._types(table)[name]} comment '{comment}'"
 
     def _check(self, table: sa.Table, parameter: str, there: Mapping[str, str]) -> None:
         problems = []
-        for name, kind in self._columns[table].items():
+        for name, kind in self._types(table).items():
             found = there.get(name)
             if found is None and kind.startswith("Nullable"):
                 self._client.command(
@@ -283,7 +280,7 @@ class ClickHouseLoader(OrderedLoader):
         self._run(
             lambda: self._client.insert_arrow(
                 _quoted(table.name),
-                _arrow(columns, self._columns[table]),
+                arrow_table(columns, arrow_schema(self._columns(table).items())),
                 database=None if self._tables.schema is None else _quoted(str(self._tables.schema)),
                 settings=_SETTINGS,
             ),
@@ -353,25 +350,6 @@ def _holds(found: str, needed: str) -> bool:
             return False
         kind = needed[len("Nullable(") : -1]
     return _HOLD[kind].fullmatch(bare) is not None
-
-
-def _arrow(columns: Columns, types: Mapping[str, str]) -> Any:
-    """Return rows as a table of Arrow."""
-    import pyarrow as pa
-
-    kinds = {
-        "String": pa.string(),
-        "Float64": pa.float64(),
-        "Int32": pa.int32(),
-        "DateTime64(6, 'UTC')": pa.timestamp("us", tz="UTC"),
-        "Date32": pa.date32(),
-    }
-
-    def kind(name: str) -> Any:
-        needed = types[name]
-        return kinds[needed.removeprefix("Nullable(").removesuffix(")") if "Nullable" in needed else needed]
-
-    return pa.table({name: pa.array(values, kind(name)) for name, values in columns.items()})
 
 
 def _quoted(name: str) -> str:

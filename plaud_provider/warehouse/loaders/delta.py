@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from plaud_provider.database.arrow import arrow_schema
 from plaud_provider.warehouse.lake import folder_name
 from plaud_provider.warehouse.loaders.folders import FolderLoader
-from plaud_provider.warehouse.loaders.lake import arrow_schema
 from plaud_provider.warehouse.loaders.object_store import storage_options
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+
+#: Of other columns the log would have the least and the greatest value: the beginning of what was said.
+_PROPERTIES = {"delta.dataSkippingStatsColumns": "transcription_id,landed_at"}
 
 
 class DeltaLoader(FolderLoader):
@@ -45,17 +48,23 @@ class DeltaLoader(FolderLoader):
         from deltalake import DeltaTable
 
         options = storage_options(self._lake)
-        DeltaTable.create(self._uri(table), arrow_schema(columns), mode="ignore", storage_options=options)
+        DeltaTable.create(
+            self._uri(table),
+            arrow_schema(columns.items()),
+            mode="ignore",
+            configuration=_PROPERTIES,
+            storage_options=options,
+        )
 
     def _add_column(self, opened: Any, column: sa.Column[Any]) -> None:
         from deltalake import Schema
 
-        opened.alter.add_columns(list(Schema.from_arrow(arrow_schema({column.name: column})).fields))
+        opened.alter.add_columns(list(Schema.from_arrow(arrow_schema([(column.name, column)])).fields))
 
-    def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str]) -> Any:
+    def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str] | None) -> Any:
         import pyarrow.dataset as ds
 
-        found = ds.field("transcription_id").isin(list(ids))
+        found = None if ids is None else ds.field("transcription_id").isin(list(ids))
         return opened.to_pyarrow_dataset().to_table(columns=list(columns), filter=found)
 
     def _append(self, opened: Any, rows: Any) -> None:
@@ -70,6 +79,12 @@ class DeltaLoader(FolderLoader):
 
     def _delete(self, opened: Any, ids: Sequence[str], before: datetime) -> None:
         opened.delete(f"{_these(ids)} and landed_at < '{before.isoformat()}'")
+
+    def _forget(self, table: sa.Table, ids: Sequence[str]) -> None:
+        opened = self._open(table)
+        opened.delete(_these(ids))
+        # Files that the log does not know stay: another task may be about to commit them.
+        opened.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
 
     @property
     def _conflicts(self) -> tuple[type[Exception], ...]:

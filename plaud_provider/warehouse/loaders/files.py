@@ -19,8 +19,11 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
+import sqlalchemy as sa
+
 from plaud_provider.api.models import Status
 from plaud_provider.database.connections import safe_message
+from plaud_provider.database.content import Content, content_of
 from plaud_provider.database.rows import batches
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
@@ -30,10 +33,10 @@ from plaud_provider.exceptions import (
     how_to_install,
 )
 from plaud_provider.warehouse.loaders.loader import Landed, Loader, Removed, Stored
-from plaud_provider.warehouse.slab import Content, content_of, written
+from plaud_provider.warehouse.slab import written
+from plaud_provider.warehouse.speakers import speakers, speakers_name, spelled
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
     from airflow.sdk import Connection
 
     from plaud_provider.ledger.ledger import Ledger
@@ -91,6 +94,13 @@ class FilesLoader(Loader):
     needs_pyarrow: ClassVar[bool] = True
     #: Bytes that a name may have.
     longest_name: ClassVar[int]
+    #: What a statement that creates a view ends with.
+    view_ending: ClassVar[str] = ""
+    #: What is there after a landing that failed.
+    outcome: ClassVar[str] = (
+        "The transaction was rolled back, unless it was complete when the connection broke; then doing it "
+        "again changes nothing."
+    )
     #: What an error's code means and what to do, by the start of the code.
     advice: ClassVar[Mapping[str, tuple[str, str]]]
 
@@ -297,6 +307,36 @@ class FilesLoader(Loader):
         for column in missing:
             self._add(column)
         self._create_more()
+        self._create_speakers()
+
+    def _create_speakers(self) -> None:
+        """Make the view of speakers if this role may; nothing depends on it, and one that is there stays."""
+        segments = self._tables.segments
+        name = speakers_name(str(segments.name))
+        columns = [sa.column(column.name, column.type) for column in segments.columns]
+        # Under an alias, as no warehouse takes the whole name of a table before that of a column.
+        rows = sa.table(VALUE, *columns).alias("segments")
+        try:
+            if len(name.encode()) <= self.longest_name and self._there(name) is None:
+                query = spelled(
+                    speakers(rows),
+                    quoted=lambda one: self._read_segments if one == VALUE else self._quoted(one),
+                    literal=self._literal,
+                )
+                self._rows(f"create view {self._name(name)} as {query}{self.view_ending}")
+        except PlaudTableMismatchError:
+            return
+        except Exception as error:
+            told = safe_message(error, self._connection)
+            log.info("View %s was not created (%s). Nothing depends on it; see docs/model.md.", name, told)
+
+    @property
+    def _read_segments(self) -> str:
+        """The name, in SQL, of what people read segments from."""
+        return self._name(self._tables.segments.name)
+
+    def _literal(self, text: str) -> str:
+        return literal(text)
 
     def _problems(self, table: sa.Table, there: Mapping[str, Found]) -> Iterator[str]:
         ours = {self._stored(column.name): column for column in table.columns}
@@ -373,10 +413,7 @@ class FilesLoader(Loader):
         reason, advice = next(told, _OTHERWISE)
         if has_rows:
             shown = code or type(error).__name__
-            outcome = (
-                "The transaction was rolled back, unless it was complete when the connection broke; then "
-                "doing it again changes nothing."
-            )
+            outcome = self.outcome
         else:
             shown, outcome = safe_message(error, self._connection), "No row was written."
         return PlaudWarehouseError(
@@ -397,4 +434,6 @@ def comment_of(column: sa.Column[Any]) -> str:
 
 def literal(text: str) -> str:
     """Return text as a literal of SQL, for warehouses where a backslash escapes."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    # BigQuery takes no line break in one.
+    return "'" + escaped.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t") + "'"

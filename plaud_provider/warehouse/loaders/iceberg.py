@@ -9,10 +9,11 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from plaud_provider.database.arrow import arrow_schema
 from plaud_provider.database.connections import kind_of, look_up
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
 from plaud_provider.warehouse.lake import folder_name
-from plaud_provider.warehouse.loaders.lake import LakeLoader, arrow_schema
+from plaud_provider.warehouse.loaders.lake import LakeLoader
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -25,6 +26,13 @@ CATALOG_FILE = "catalog.sqlite"
 _SQL = ("postgres", "mysql", "sqlite")
 #: How long commits of other tasks may keep the file of a local catalog locked.
 _LOCKED_SECONDS = 60
+#: Of other columns a table's metadata would have the least and the greatest value: the beginning of what was
+#: said.
+_PROPERTIES = {
+    "write.metadata.metrics.default": "counts",
+    "write.metadata.metrics.column.transcription_id": "full",
+    "write.metadata.metrics.column.landed_at": "full",
+}
 
 
 class IcebergLoader(LakeLoader):
@@ -127,7 +135,7 @@ class IcebergLoader(LakeLoader):
 
         fields = [
             NestedField(number, field.name, iceberg_type(field.type), required=not field.nullable)
-            for number, field in enumerate(arrow_schema(columns), start=1)
+            for number, field in enumerate(arrow_schema(columns.items()), start=1)
         ]
         schema = Schema(*fields)
         landed_at = schema.find_field("landed_at").field_id
@@ -139,17 +147,19 @@ class IcebergLoader(LakeLoader):
                 schema,
                 location=f"{self._lake.location}/{folder}",
                 partition_spec=PartitionSpec(day),
+                properties=_PROPERTIES,
             )
         except TableAlreadyExistsError:
             return
 
     def _add_column(self, opened: Any, column: sa.Column[Any]) -> None:
-        [field] = arrow_schema({column.name: column})
+        [field] = arrow_schema([(column.name, column)])
         with opened.update_schema() as update:
             update.add_column(column.name, iceberg_type(field.type))
 
-    def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str]) -> Any:
-        return opened.scan(row_filter=self._these(ids), selected_fields=tuple(columns)).to_arrow()
+    def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str] | None) -> Any:
+        found = {} if ids is None else {"row_filter": self._these(ids)}
+        return opened.scan(selected_fields=tuple(columns), **found).to_arrow()
 
     def _append(self, opened: Any, rows: Any) -> None:
         opened.append(rows)
@@ -163,9 +173,29 @@ class IcebergLoader(LakeLoader):
     def _delete(self, opened: Any, ids: Sequence[str], before: datetime) -> None:
         from pyiceberg.expressions import And, LessThan
 
+        self._delete_where(opened, And(self._these(ids), LessThan("landed_at", before.isoformat())))
+
+    def _delete_where(self, opened: Any, found: Any) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Delete operation did not match", UserWarning)
-            opened.delete(And(self._these(ids), LessThan("landed_at", before.isoformat())))
+            opened.delete(found)
+
+    def _forget(self, table: sa.Table, ids: Sequence[str]) -> None:
+        from plaud_provider.warehouse.loaders.iceberg_files import expire
+
+        opened, found = self._open(table), self._these(ids)
+        for name, ref in opened.refs().items():
+            of_ref = opened.scan(
+                row_filter=found, selected_fields=("transcription_id",), snapshot_id=ref.snapshot_id
+            )
+            if name != "main" and of_ref.to_arrow().num_rows:
+                raise PlaudWarehouseError(
+                    f"Table {table.fullname!r} of lake_path {self._lake.path!r} has a branch or tag {name!r} "
+                    "with rows that are to be removed. Drop it, then retry; nothing was removed from this "
+                    "table."
+                )
+        self._delete_where(opened, found)
+        expire(self._open(table))
 
     @staticmethod
     def _these(ids: Sequence[str]) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -13,8 +14,8 @@ import sqlalchemy as sa
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from plaud_provider.api.models import Status
+from plaud_provider.database.arrow import arrow_table, arrow_type
 from plaud_provider.database.rows import columns_of
-from plaud_provider.database.types import UtcTime
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudError,
@@ -22,6 +23,7 @@ from plaud_provider.exceptions import (
     PlaudWarehouseError,
     how_to_install,
 )
+from plaud_provider.warehouse.loaders.loader import Removed, Stored
 from plaud_provider.warehouse.loaders.ordered import OrderedLoader
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class LakeLoader(OrderedLoader):
     :raises PlaudInputError: if a name cannot be one there.
     """
 
+    can_remove = True
     #: Module that writes the format, beside pyarrow.
     needs: ClassVar[str] = "pyarrow"
 
@@ -91,6 +94,64 @@ class LakeLoader(OrderedLoader):
         latest = {row["transcription_id"]: row["status"] for row in rows}
         return {known for known, status in latest.items() if status == Status.COMPLETED.value}
 
+    def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
+        """Return what is here and wanted; see the base class."""
+
+        def find() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = self._read(
+                self._open(self._tables.transcripts), Stored._fields, None
+            ).to_pylist()
+            return found
+
+        rows = sorted(self._run(find, "could not be read"), key=lambda row: row["landed_at"])
+        latest = {row["transcription_id"]: Stored(**row) for row in rows}
+        return [one for one in latest.values() if is_wanted(one)]
+
+    def remove(self, ids: Sequence[str]) -> Removed:
+        """
+        Remove all rows of these transcriptions, and what earlier versions of the tables have of them.
+
+        See the base class. Earlier versions of the tables cannot be read any more afterwards.
+        """
+        if not ids:
+            return Removed(0, 0)
+        transcripts, segments = self._run(lambda: self._landings(ids), "could not be read")
+        latest: dict[str, datetime] = {}
+        for known, landed_at in transcripts:
+            latest[known] = max(landed_at, latest.get(known, landed_at))
+        for table in (self._tables.segments, self._tables.transcripts):
+            self._run(
+                partial(self._retrying, partial(self._forget, table, ids)),
+                "still have rows, or files of earlier versions, that were to be removed",
+            )
+        return Removed(len(latest), sum(latest.get(known) == landed_at for known, landed_at in segments))
+
+    def take_back(self, ids: Sequence[str]) -> None:
+        """Remove what was landed to try it out; see the base class."""
+        later = datetime.now(tz=UTC) + timedelta(days=1)
+
+        def delete(table: sa.Table) -> None:
+            self._delete(self._open(table), ids, later)
+
+        for table in (self._tables.segments, self._tables.transcripts):
+            self._run(partial(self._retrying, partial(delete, table)), "still have a row that was a trial")
+
+    def _landings(self, ids: Sequence[str]) -> list[list[tuple[str, datetime]]]:
+        """Return id and ``landed_at`` of each row of these ids, of both tables."""
+        found = []
+        for table in self._tables.parameters:
+            rows = self._read(self._open(table), ("transcription_id", "landed_at"), ids).to_pydict()
+            found.append(list(zip(rows["transcription_id"], rows["landed_at"], strict=True)))
+        return found
+
+    @abstractmethod
+    def _forget(self, table: sa.Table, ids: Sequence[str]) -> None:
+        """
+        Remove the rows of these ids, and every file of an earlier version, as it may have some.
+
+        Files that another task is about to commit have to stay.
+        """
+
     @abstractmethod
     def _open(self, table: sa.Table) -> Any:
         """Return the newest version of a table; ``None`` if there is no such table."""
@@ -108,8 +169,8 @@ class LakeLoader(OrderedLoader):
         """Add a nullable column."""
 
     @abstractmethod
-    def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str]) -> Any:
-        """Return some columns of the rows of these ids, as a table of Arrow."""
+    def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str] | None) -> Any:
+        """Return some columns of the rows of these ids (``None``: of all), as a table of Arrow."""
 
     @abstractmethod
     def _append(self, opened: Any, rows: Any) -> None:
@@ -131,11 +192,6 @@ class LakeLoader(OrderedLoader):
     @abstractmethod
     def _conflicts(self) -> tuple[type[Exception], ...]:
         """Errors of a commit that another one was faster than."""
-
-    def _columns(self, table: sa.Table) -> dict[str, sa.Column[Any]]:
-        """Return our columns; segments carry the ``landed_at`` of their transcript."""
-        columns = {column.name: column for column in table.columns}
-        return columns | {"landed_at": self._tables.transcripts.c.landed_at}
 
     def _create_or_check(self) -> None:
         for table, parameter in self._tables.parameters.items():
@@ -171,14 +227,8 @@ class LakeLoader(OrderedLoader):
             )
 
     def _last_landed(self, ids: Sequence[str]) -> datetime | None:
-        def find() -> list[datetime]:
-            return [
-                moment
-                for table in self._tables.parameters
-                for moment in self._read(self._open(table), ("landed_at",), ids)["landed_at"].to_pylist()
-            ]
-
-        return max(self._run(find, "could not be read"), default=None)
+        rows = self._run(lambda: self._landings(ids), "could not be read")
+        return max((landed_at for of_table in rows for _, landed_at in of_table), default=None)
 
     def _append_segments(self, columns: Columns) -> None:
         def append() -> None:
@@ -254,43 +304,6 @@ def storage_path(lake: Lake) -> ObjectStoragePath:
     from airflow.sdk import ObjectStoragePath
 
     return ObjectStoragePath(lake.location if lake.is_local else lake.path)
-
-
-def arrow_type(column: sa.Column[Any]) -> Any:
-    """Return the type of Arrow that a column of ours has."""
-    import pyarrow as pa
-
-    if isinstance(column.type, UtcTime):
-        return pa.timestamp("us", tz="UTC")
-    if isinstance(column.type, sa.Float):
-        return pa.float64()
-    if isinstance(column.type, sa.BigInteger):
-        return pa.int64()
-    if isinstance(column.type, sa.Boolean):
-        return pa.bool_()
-    if isinstance(column.type, sa.Date):
-        return pa.date32()
-    return pa.int32() if isinstance(column.type, sa.Integer) else pa.string()
-
-
-def arrow_schema(columns: Mapping[str, sa.Column[Any]]) -> Any:
-    """Return columns of ours as a schema of Arrow."""
-    import pyarrow as pa
-
-    return pa.schema([pa.field(name, arrow_type(one), one.nullable) for name, one in columns.items()])
-
-
-def arrow_table(columns: Columns, schema: Any) -> Any:
-    """
-    Return rows as a table of Arrow.
-
-    :param columns: Rows.
-    :param schema: Columns of the table that they go to; those that are not ours are null.
-    """
-    import pyarrow as pa
-
-    nulls = [None] * len(next(iter(columns.values())))
-    return pa.table([pa.array(columns.get(field.name, nulls), field.type) for field in schema], schema=schema)
 
 
 def _holds(found: Any, column: sa.Column[Any]) -> bool:

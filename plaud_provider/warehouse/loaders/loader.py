@@ -145,6 +145,15 @@ class Loader(ABC):
         """
         raise self._cannot_purge()
 
+    def take_back(self, ids: Sequence[str]) -> None:
+        """
+        Remove what was landed to try the warehouse out; earlier versions of the tables stay as they are.
+
+        :param ids: Transcriptions that there are not.
+        :raises PlaudWarehouseError: if it was not removed.
+        """
+        self.remove(ids)
+
     def _cannot_purge(self) -> PlaudConfigurationError:
         return PlaudConfigurationError(
             f"sql_conn_id: connection {self.conn_id!r} leads to {self.kind}, from which this version of "

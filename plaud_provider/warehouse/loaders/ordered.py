@@ -12,13 +12,15 @@ import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plaud_provider.database.types import utc
 from plaud_provider.warehouse.loaders.loader import Landed, Loader
 from plaud_provider.warehouse.rows import segment_columns
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from plaud_provider.database.rows import Columns
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.rows import Landing
@@ -43,10 +45,7 @@ class OrderedLoader(Loader):
         """Replace all rows of these transcriptions; see the base class. No ledger is in such a warehouse."""
         ids = [landing.transcription_id for landing in landings]
         last = self._last_landed(ids)
-        stamp = max(utc(landing.landed_at) or landing.landed_at for landing in landings)
-        if last is not None:
-            # The clocks of two hosts may differ, and what comes later has to win.
-            stamp = max(stamp, last + _TICK)
+        stamp = stamp_of(landings, last)
         segments = segment_columns(landings)
         count = len(segments["text"])
         if count:
@@ -56,6 +55,11 @@ class OrderedLoader(Loader):
         if last is not None:
             self._remove_older(ids, stamp)
         return Landed(len(landings), count)
+
+    def _columns(self, table: sa.Table) -> dict[str, sa.Column[Any]]:
+        """Return our columns; segments carry the ``landed_at`` of their transcript."""
+        columns = {column.name: column for column in table.columns}
+        return columns | {"landed_at": self._tables.transcripts.c.landed_at}
 
     @abstractmethod
     def _last_landed(self, ids: Sequence[str]) -> datetime | None:
@@ -72,3 +76,15 @@ class OrderedLoader(Loader):
     @abstractmethod
     def _remove_older(self, ids: Sequence[str], stamp: datetime) -> None:
         """Remove rows of these ids in both tables whose ``landed_at`` is before ``stamp``."""
+
+
+def stamp_of(landings: Sequence[Landing], last: datetime | None) -> datetime:
+    """
+    Return the ``landed_at`` of all of them.
+
+    :param landings: What is landed.
+    :param last: The latest ``landed_at`` of their ids so far. The clocks of two hosts may differ, and what
+        comes later has to win.
+    """
+    stamp = max(utc(landing.landed_at) or landing.landed_at for landing in landings)
+    return stamp if last is None else max(stamp, last + _TICK)

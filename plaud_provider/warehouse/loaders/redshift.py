@@ -10,11 +10,12 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from plaud_provider.database.connections import hook_of
+from plaud_provider.database.content import Content, content_of
 from plaud_provider.database.dialect import replace_nuls
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, PlaudWarehouseError
 from plaud_provider.storage.folder import parse_folder
 from plaud_provider.warehouse.loaders.files import VALUE, FilesLoader, Found, comment_of, token
-from plaud_provider.warehouse.slab import Content, Slab, content_of, written_as_json
+from plaud_provider.warehouse.slab import Slab, written_as_json
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -74,6 +75,8 @@ class RedshiftLoader(FilesLoader):
     parse_json = "{}"
     longest_name = 127
     needs_pyarrow = False
+    # Else nobody could alter or drop what the view shows.
+    view_ending = " with no schema binding"
     advice = {
         "42501": ("permission was denied", _RIGHTS),
         "42P01": ("a table is not there any more", "Retry: each task creates missing tables first."),
@@ -176,6 +179,15 @@ class RedshiftLoader(FilesLoader):
     def _create_more(self) -> None:
         log.info("Redshift: built and tested as far as it goes without one (`plaud docs redshift`)")
 
+    @property
+    def _read_segments(self) -> str:
+        # Such a view takes no name without its schema.
+        name = self._quoted(self._tables.segments.name)
+        schema = self._tables.schema
+        if schema is None:
+            [(schema,)] = self._rows("select current_schema()")
+        return f"{self._quoted(schema)}.{name}"
+
     def _add_column(self, column: sa.Column[Any]) -> str:
         table: Any = column.table
         return (
@@ -249,6 +261,9 @@ class RedshiftLoader(FilesLoader):
         tables = ", ".join(self._name(table.name) for table in self._tables.parameters)
         # First of all: it is then that the transaction's view of the tables is taken.
         self._transact("begin", [f"lock table {tables}", *statements])
+
+    def _literal(self, text: str) -> str:
+        return _literal(text)
 
     def _code(self, error: BaseException) -> str:
         told = error.args[0] if error.args else None

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_random
 
 from plaud_provider.database.connections import hook_of
+from plaud_provider.database.content import Content
 from plaud_provider.exceptions import PlaudWarehouseError
 from plaud_provider.warehouse.loaders.files import (
     LOCK_COMMENT,
@@ -20,7 +21,6 @@ from plaud_provider.warehouse.loaders.files import (
     literal,
     token,
 )
-from plaud_provider.warehouse.slab import Content
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -220,7 +220,7 @@ class SnowflakeLoader(FilesLoader):
                 self._rows(self._copy(table, staged[table], f"@{stage}/{path.name}"))
         attempts = Retrying(
             retry=retry_if_exception(lambda error: self._code(error) == _TOO_MANY_WAIT),
-            wait=wait_exponential_jitter(initial=1, max=20),
+            wait=wait_exponential(multiplier=1, max=20) + wait_random(0, 1),
             stop=stop_after_delay(_WAIT_SECONDS),
             reraise=True,
         )

@@ -59,8 +59,8 @@ with DAG(
     "trouble_archive",
     schedule=None,
     params={"archive": Param(type="string"), "chunk_size": Param(50, type="integer")},
-    # While nobody may submit, a task that would fails soon.
-    default_args={"retries": 500, "retry_delay": timedelta(seconds=10)},
+    # While nobody may submit, a task that would fails soon. The delay is that of the DAGs that are shipped.
+    default_args={"retries": 500, "retry_delay": timedelta(minutes=1)},
 ):
     transcribe_archive(
         "{{ params.archive }}",

@@ -258,10 +258,8 @@ def test_what_cannot_pass_is_not_tried_again() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
         b"{",
         b'{"transcriptionId": "txn_1", "status": "comple',
-        b"<html>canary</html>",
         b"[]",
         b'"canary"',
         b"\xff\xfe\x00canary",
@@ -280,6 +278,38 @@ def test_an_answer_that_breaks_the_contract_is_asked_for_three_times_and_not_quo
 
     assert len(world.sent) == 3
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        answer(200, b""),
+        answer(204, b" "),
+        answer(200, b"\n<html>canary</html>"),
+        answer(200, b"Come back later, canary", content_type="text/html; charset=utf-8"),
+    ],
+)
+def test_a_page_with_a_200_is_a_gateway_s_and_says_nothing_about_a_transcription(page: Response) -> None:
+    """A wait never gives a transcription up for it."""
+    world = world_with_token(page, page, page)
+
+    with pytest.raises(PlaudServerError, match="a page that is not Plaud's") as caught:
+        get(world)
+
+    assert len(world.sent) == 3
+    assert "canary" not in str(caught.value)
+
+
+def test_a_page_with_a_200_may_pass() -> None:
+    world = world_with_token(answer(200, b"<html>"), PROCESSING)
+
+    assert get(world).transcription_id == "txn_1"
+
+
+def test_a_transcription_whose_type_is_said_to_be_html_is_read() -> None:
+    world = world_with_token(Response(200, {"content-type": "text/html"}, PROCESSING.body))
+
+    assert get(world).transcription_id == "txn_1"
 
 
 def test_a_broken_answer_may_pass() -> None:

@@ -461,8 +461,13 @@ def test_a_host_that_has_used_up_its_requests_says_so() -> None:
         ([answer(503)] * 6, PlaudServerError),
         ([NOT_SENT] * 6, PlaudConnectionError),
         ([LOST] * 6, PlaudConnectionError),
-        ([answer(200, b"<html>")] * 6, PlaudResponseError),
-        ([answer(200, {"access_token": "two words"})] * 6, PlaudResponseError),
+        # Never what a wait may take for an answer about a transcription.
+        ([answer(200, b"<html>")] * 6, PlaudConnectionError),
+        ([answer(401, b"<html>")] * 6, PlaudConnectionError),
+        ([answer(403, b"Blocked", content_type="text/html")] * 6, PlaudConnectionError),
+        ([answer(404, b"<html>")] * 6, PlaudConnectionError),
+        ([answer(200, {"access_token": "two words"})] * 6, PlaudServerError),
+        ([answer(200, b"{")] * 6, PlaudServerError),
     ],
 )
 def test_what_may_pass_is_asked_for_six_times(answers: list[object], error: type[Exception]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any, BinaryIO
 
 import pytest
 
+from plaud_provider.api.dialects.embedded_uploads import BegunUpload
 from plaud_provider.api.effects import Operation, Request, Response, TokenState, TransportFailure
 from plaud_provider.api.limits import TOKEN_CALLS_A_MINUTE
 from plaud_provider.api.uploads import PARTS_AT_ONCE, FileTypeRefusedError, upload
@@ -43,6 +46,16 @@ class Sound:
     filetype = "mp3"
     size = SIZE
     content = bytes(range(SIZE))
+
+    def __init__(self, left: BegunUpload | None = None) -> None:
+        self.left = left
+        self.kept: list[BegunUpload] = []
+
+    def begun(self) -> BegunUpload | None:
+        return self.left
+
+    def keep(self, begun: BegunUpload) -> None:
+        self.kept.append(deepcopy(begun))
 
     def part(self, start: int, end: int) -> Stretch:
         return Stretch(self.content[start:end])
@@ -97,6 +110,17 @@ def world(*answers: Answer | Iterable[Answer], user: bool = True, **more: Any) -
 def run(world: World, content: Sound | None = None, **hooks: Any) -> str:
     nothing = {"check": lambda: None, "confirm": lambda: None}
     return world.run(upload(ACCOUNT, world.policy, content or Sound(), **{**nothing, **hooks}))
+
+
+def stop_at(call: int) -> Callable[[], None]:
+    """Return what ends an upload when it is called so often."""
+    calls = itertools.count(1)
+
+    def check() -> None:
+        if next(calls) == call:
+            raise PlaudStoppedError("stop")
+
+    return check
 
 
 def sent_parts(world: World) -> list[str]:
@@ -228,6 +252,41 @@ def test_an_upload_that_is_lost_is_begun_anew_once(lost: list[Answer]) -> None:
     assert run(ours) == DOWNLOAD
     assert sent_parts(ours)[-PARTS:] == [f"2/{number}" for number in range(1, PARTS + 1)]
     assert json_of(ours.sent[-1])["upload_id"] == "u2"
+
+
+def test_what_has_arrived_is_not_sent_again_by_whoever_goes_on() -> None:
+    killed = Sound()
+    with pytest.raises(PlaudStoppedError):
+        run(world(urls(), parts(PARTS_AT_ONCE)), killed, check=stop_at(2))
+    [left] = killed.kept
+
+    ours = world(parts()[PARTS_AT_ONCE:], COMPLETED)
+    assert run(ours, Sound(left)) == DOWNLOAD
+
+    assert sent_parts(ours) == ["1/4", "1/5"]
+    assert json_of(ours.sent[-1])["upload_id"] == "u1"
+    assert [one["ETag"] for one in json_of(ours.sent[-1])["part_list"]] == [
+        f'"e{number}"' for number in range(1, PARTS + 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        # The URLs have expired; another process has completed it.
+        [answer(403, b"<Error/>"), part()],
+        [*parts(2), answer(400, {"detail": "NoSuchUpload"})],
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_begun_anew(refused: list[Answer]) -> None:
+    left = BegunUpload(
+        "f", "u0", CHUNK, [f"https://s3.example/0/{number}" for number in range(1, 6)], ["e"] * 3
+    )
+    ours = world(refused, urls(), parts(), COMPLETED)
+
+    assert run(ours, Sound(left)) == DOWNLOAD
+
+    assert sent_parts(ours) == ["0/4", "0/5", *(f"1/{number}" for number in range(1, 6))]
 
 
 def test_one_that_is_lost_again_is_given_up() -> None:

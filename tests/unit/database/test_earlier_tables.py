@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+import sqlalchemy as sa
 
 from plaud_provider import __version__
 from plaud_provider.exceptions import PlaudTableMismatchError
 from plaud_provider.ledger.ledger import State, open_ledger
+from plaud_provider.ledger.table import ledger_tables
 from plaud_provider.warehouse.writer import open_warehouse
 from tests.unit.ledger.ledgers import bring, entry
 from tests.unit.warehouse.warehouses import CONN_ID, PostgresWarehouse, Warehouse, connected_postgres, landing
@@ -99,6 +101,22 @@ def test_first_ledger_gets_the_column_that_it_lacks(first: Warehouse) -> None:
     assert (old.state, old.transcription_id, old.accepted_at) == (State.PROCESSING, "txn_old", None)
     bring(ledger, State.LANDED, key="key_new")
     assert ledger.landed(["txn_old"], region="us") == 1
+
+
+@pytest.mark.parametrize("warehouse", ["sqlite", "postgres"], indirect=True)
+def test_first_ledger_gets_the_indexes_of_a_new_one(
+    first: Warehouse,
+) -> None:
+    with closing(open_ledger(CONN_ID)) as ledger:
+        indexes = sa.inspect(ledger.database.engine).get_indexes("plaud_submissions")
+        found = {one["name"]: one["column_names"] for one in indexes}
+
+    assert found == {index.name: [*index.columns.keys()] for index in ledger_tables().submissions.indexes}
+    # Those that somebody has added are left alone.
+    first.run("create index of_theirs on plaud_submissions (target)")
+    with closing(open_ledger(CONN_ID)) as ledger:
+        there = sa.inspect(ledger.database.engine).get_indexes("plaud_submissions")
+    assert {one["name"] for one in there} == {*found, "of_theirs"}
 
 
 def test_several_that_open_the_first_ledger_at_once_all_can(first: Warehouse) -> None:

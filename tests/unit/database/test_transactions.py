@@ -42,6 +42,16 @@ def test_duckdb_key_that_another_thread_adds_meanwhile_is_seen_in_the_next_attem
     assert duckdb_warehouse.rows("select * from claims") == [("one", "other")]
 
 
+def test_duckdb_commit_writes_a_long_text_once(duckdb_warehouse: Warehouse) -> None:
+    log = duckdb_warehouse.path.with_name(f"{duckdb_warehouse.path.name}.wal")
+    with duckdb_warehouse.database.engine.connect() as connection:
+        with connection.begin():
+            connection.exec_driver_sql("create table texts as select repeat('long text ', 1000000) as text")
+
+        # The log would have it a second time, in memory too.
+        assert not log.exists() or log.stat().st_size < 10_000
+
+
 def test_duckdb_file_that_another_process_is_creating_is_waited_for(duckdb_warehouse: Warehouse) -> None:
     duckdb_warehouse.path.touch()
     waits: list[float] = []

@@ -185,19 +185,20 @@ def test_a_broken_result_is_never_taken_for_one(
     assert transcription.text == "a transcript of some length, so that half of it is a lot"
 
 
-@pytest.mark.parametrize("action", ["malformed", "html"])
+@pytest.mark.parametrize(("action", "error"), [("malformed", PlaudResponseError), ("html", PlaudServerError)])
 def test_a_result_that_stays_broken_is_an_error_that_does_not_quote_it(
     plaud: EmulatorServer,
     inject: Inject,
     client: Client,
     txn: str,
     action: str,
+    error: type[PlaudError],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     plaud.force(txn, status="completed", text="transcript-canary")
     inject("get", action, times=3, **({"run_handler": True} if action == "html" else {}))
 
-    with caplog.at_level(logging.DEBUG), pytest.raises(PlaudResponseError) as caught:
+    with caplog.at_level(logging.DEBUG), pytest.raises(error) as caught:
         client.get(txn)
 
     assert "transcript-canary" not in str(caught.value) + caplog.text

@@ -108,15 +108,20 @@ def test_only_what_is_chosen_counts(ledger: Ledger, clock: Clock) -> None:
     assert counted(Choice(state=State.FAILED)) == 1
 
 
-def test_what_landed_is_counted_by_the_hour(ledger: Ledger, clock: Clock) -> None:
+def test_what_ended_is_counted_by_the_hour_and_by_state(ledger: Ledger, clock: Clock) -> None:
     for number, hour in enumerate((0, 2, 2, 3)):
         clock.now = NOW + timedelta(hours=hour, minutes=30)
         submit(ledger, clock, recording(number), to=State.LANDED)
     submit(ledger, clock, recording(9), to=State.FAILED)
 
-    counts = Overview(ledger.database).landed_per_hour(Choice(), now=NOW + timedelta(hours=4), hours=3)
+    overview = Overview(ledger.database)
 
-    assert counts == [0, 2, 1]
+    def counted(choice: Choice) -> list[dict[State, int]]:
+        return overview.ended_per_hour(choice, now=NOW + timedelta(hours=4), hours=3)
+
+    assert counted(Choice()) == [{}, {State.LANDED: 2}, {State.LANDED: 1, State.FAILED: 1}]
+    assert counted(Choice(state=State.FAILED)) == [{}, {}, {State.FAILED: 1}]
+    assert counted(Choice(state=State.PROCESSING)) == [{}, {}, {}]
 
 
 def test_reasons_are_told_without_the_name_of_the_recording_and_with_what_is_billed(
@@ -265,7 +270,7 @@ CHOICES = {
 LATEST = datetime.fromtimestamp(1780600000, tz=UTC)
 QUESTIONS: dict[str, Callable[[Overview, Choice], Any]] = {
     "states": lambda overview, choice: overview.states(choice),
-    "per hour": lambda overview, choice: overview.landed_per_hour(choice, now=LATEST),
+    "per hour": lambda overview, choice: overview.ended_per_hour(choice, now=LATEST),
     "reasons": lambda overview, choice: overview.reasons(choice),
     "rows": lambda overview, choice: overview.rows(choice),
     "rows further on": lambda overview, choice: overview.rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,16 +12,19 @@ from typing import Any
 import pytest
 from airflow.providers.openlineage.extractors.manager import ExtractorManager
 from airflow.providers.openlineage.plugins.adapter import OpenLineageAdapter
+from airflow.sdk.exceptions import TaskDeferred
 from airflow.utils.state import TaskInstanceState
 from openlineage.client import OpenLineageClient
 from openlineage.client.transport.file import FileConfig, FileTransport
 
+from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
+from plaud_provider.hooks.shells import tell_of_submit
 from plaud_provider.lineage.moved import Moved, Target, folders_of
 from plaud_provider.lineage.openlineage import lineage_of
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
 from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
-from tests.unit.operators.archives import PUBLIC, Archive
+from tests.unit.operators.archives import PUBLIC, STRANGER, Archive
 from tests.unit.operators.conftest import archive as archive
 from tests.unit.tasks import TaskStateStore, task_context
 from tests.unit.warehouse.warehouses import CONN_ID
@@ -122,6 +126,27 @@ def test_the_events_of_an_archive_agree_with_its_tables(archive: Archive, events
     assert [text for text in [*spoken, "secret-key-canary"] if json.dumps(text)[1:-1] in written] == []
 
 
+def test_what_was_submitted_before_a_wait_for_another_task_is_told_as_well(
+    archive: Archive, events: Events
+) -> None:
+    archive.add("a.wav", "b.wav", "c.wav", seconds=60)
+    archive.list()
+    archive.submit(plan_only=True)
+    archive.hold("a.wav")
+    with pytest.raises(TaskDeferred) as deferred:
+        archive.submit()
+    archive.ledger.release(STRANGER)
+    kwargs = json.loads(json.dumps(deferred.value.kwargs))
+    submit = archive.submit_task()
+
+    submit.resume_execution("resume", {**kwargs, "event": None}, archive.context("submit"))
+    told = facet(events.complete(submit))
+
+    assert told["counts"]["submitted"] == archive.plaud.summary()["submits_accepted"] == 3
+    assert len(told["transcriptionIds"]) == 3
+    assert told["audioSeconds"] == 3 * 60
+
+
 def test_a_single_recording_has_its_events(archive: Archive, events: Events) -> None:
     submit = SubmitTranscriptionOperator(
         task_id="submit", audio_url="https://files.example/calls/a.mp3?X-Amz-Signature=canary"
@@ -186,17 +211,22 @@ def test_folders_within_each_other_are_one() -> None:
     assert folders_of(uris) == ("s3://b/a/", "s3://b/ab/")
 
 
-def test_a_task_of_ones_own_has_the_recording_as_its_input(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Any:
     from airflow.sdk import lineage
-
-    from plaud_provider.hooks.plaud import PlaudHook
 
     collector = lineage.HookLineageCollector()
     monkeypatch.setattr(
         "airflow.providers.common.compat.lineage.hook.get_hook_lineage_collector", lambda: collector
     )
+    return collector
+
+
+def inputs(collector: Any) -> list[str]:
+    return [told.asset.uri for told in collector.collected_assets.inputs]
+
+
+def test_a_task_of_ones_own_has_the_recording_as_its_input(archive: Archive, collector: Any) -> None:
     archive.plaud.state.clock.set_speed(100_000)
     try:
         with PlaudHook() as hook:
@@ -204,6 +234,26 @@ def test_a_task_of_ones_own_has_the_recording_as_its_input(
     finally:
         archive.plaud.state.clock.set_speed(1)
 
-    [told] = collector.collected_assets.inputs
+    assert inputs(collector) == ["https://files.example/calls/a.mp3"]
 
-    assert told.asset.uri == "https://files.example/calls/a.mp3"
+
+def test_a_submit_by_either_hook_is_told_as_operators_tell_it(archive: Archive, collector: Any) -> None:
+    archive.add("a.wav", "b.wav")
+    public_urls = {str(archive.folder): PUBLIC}
+
+    async def submit() -> None:
+        async with PlaudAsyncHook() as hook:
+            await hook.submit_transcription(archive.folder / "b.wav", public_urls=public_urls)
+
+    with PlaudHook() as hook:
+        hook.submit_transcription(archive.folder / "a.wav", public_urls=public_urls)
+    asyncio.run(submit())
+
+    assert sorted(inputs(collector)) == [f"file://{archive.folder}/{name}" for name in ("a.wav", "b.wav")]
+
+
+def test_the_connection_in_a_reference_is_no_part_of_a_datasets_name(collector: Any) -> None:
+    with PlaudHook() as hook:
+        tell_of_submit(hook, "s3://aws_default@calls/2024/1.mp3")
+
+    assert inputs(collector) == ["s3://calls/2024/1.mp3"]

@@ -42,8 +42,9 @@ def main() -> None:
     from airflow.sdk._shared.module_loading import import_string
     from airflow.sdk.exceptions import TaskDeferred
 
-    from tests.unit.tasks import TaskStateStore, task_context
+    from tests.unit.tasks import TaskStateStore, bring_never_expire, task_context
 
+    bring_never_expire()
     operator, arguments, method, told = json.loads(sys.argv[1])
     task = import_string(OPERATORS + operator)(task_id="task", **arguments)
     context = task_context(TaskStateStore(), map_index=0)

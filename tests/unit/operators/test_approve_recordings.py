@@ -68,7 +68,7 @@ def test_a_large_plan_waits_with_its_numbers_and_money(asked: list[dict[str, Any
     [detail] = asked
     assert detail["options"] == ["Approve", "Reject"]
     assert detail["defaults"] is None
-    assert "**300 recordings are new, with 24.5 hours of audio.**" in detail["body"]
+    assert "**300 recordings are new, with 24 h 30 min of audio.**" in detail["body"]
     assert "That costs **about 6.86 USD**." in detail["body"]
     assert "1,080 landed before, 20 at Plaud already, 3 failed before" in detail["body"]
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from types import SimpleNamespace
 from typing import TypeVar
@@ -293,15 +294,23 @@ async def test_the_place_of_a_cancelled_call_is_left_to_those_behind_it(world: W
 
 
 async def test_a_refusal_is_told_to_all_even_if_its_call_is_cancelled(world: World) -> None:
+    """Also where no thread was free to do so yet."""
     turns = AsyncClientQuota(world.client(60))
     turn = turns.turn()
     await turn.take(GET)
-    giving_back = asyncio.create_task(turn.give_back(ReturnSlot(refused_for=30.0)))
-    await asyncio.sleep(0)
-    giving_back.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await giving_back
-    await turns.aclose()
+    loop, go_on = asyncio.get_running_loop(), threading.Event()
+    with ThreadPoolExecutor(1) as only_thread:
+        loop.set_default_executor(only_thread)
+        busy = loop.run_in_executor(None, go_on.wait, 20)
+        giving_back = asyncio.create_task(turn.give_back(ReturnSlot(refused_for=30.0)))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        giving_back.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await giving_back
+        go_on.set()
+        await turns.aclose()
+        await busy
 
     assert world.is_empty
     assert world.quota.paused_until == world.now + 30.0

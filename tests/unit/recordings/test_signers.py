@@ -91,6 +91,8 @@ SIGNERS = {
     "Wowza": "https://files.example/calls/1.mp3?wowzatokenhash={word}&wowzatokenendtime={end}",
     "Vimeo": "https://files.example/calls/1.mp3?exp={end}~acl=%2Fcalls%2F*~hmac={word}",
     "Limelight": "https://files.example/calls/1.mp3?p=33&e={end}&h={word}",
+    "Limelight, from when": "https://files.example/calls/1.mp3?p=33&e={end}&cf={end}&h={hex}",
+    "HubSpot": "https://files.example/calls/1.mp3?hs_sig={b64}&hs_ts={end}",
     "Qiniu": "https://files.example/calls/1.mp3?e={end}&token=AK:{word}",
     "Upyun": "https://files.example/calls/1.mp3?_upt={hextime}{end}",
     "Tencent VOD": "https://files.example/calls/1.mp3?t={hextime}&us={word}&sign={hex}",

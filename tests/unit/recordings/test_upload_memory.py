@@ -7,12 +7,15 @@ import os
 import stat
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from plaud_provider.api.account import Account
+from plaud_provider.api.dialects.embedded_uploads import BegunUpload
 from plaud_provider.api.regions import Region
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.recordings import upload_memory
@@ -23,6 +26,10 @@ from tests.unit.s3_server import S3Server
 ACCOUNT = Account(Region.US, "https://platform-us.plaud.ai/developer/api", "client", "secret-key-canary")
 AUDIO = AudioReference("/data/calls/a.wav")
 URL = "https://files.example/f.mp3?X-Amz-Signature=download-canary"
+
+BEGUN = BegunUpload(
+    "f", "u", 30, [f"https://s3.example/{n}?X-Amz-Signature=part-canary" for n in (1, 2)], ["e"]
+)
 
 
 def memory(path: str | Path | None, account: Account = ACCOUNT) -> UploadMemory:
@@ -47,8 +54,46 @@ def test_another_process_knows_it(place: str, tmp_path: Path, s3: S3Server) -> N
     assert memory(path).url(name) is None
 
 
-def test_nobody_else_can_read_it(tmp_path: Path) -> None:
-    memory(tmp_path).keep(memory(tmp_path).name(AUDIO, "v1"), URL)
+@pytest.mark.parametrize("place", ["folder", "host", "s3"])
+def test_another_process_knows_how_far_an_upload_is(place: str, tmp_path: Path, s3: S3Server) -> None:
+    path = {"folder": str(tmp_path / "results"), "host": None, "s3": "s3://aws_calls@calls/work"}[place]
+    name = memory(path).name(AUDIO, "v1")
+
+    memory(path).keep_begun(name, "45 mp3", BEGUN)
+
+    assert memory(path).begun(name, "45 mp3") == BEGUN
+    assert memory(path).url(name) is None
+    assert memory(path).begun(name, "44 mp3") is None
+    assert memory(path).begun(memory(path).name(AUDIO, "v2"), "45 mp3") is None
+    memory(path).keep(name, URL)
+    assert memory(path).url(name) == URL
+    assert memory(path).begun(name, "45 mp3") is None
+
+
+def test_an_upload_is_gone_on_with_as_long_as_its_urls_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    date = f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}"
+    begun = replace(BEGUN, urls=[f"{url}&X-Amz-Date={date}&X-Amz-Expires=3600" for url in BEGUN.urls])
+    ours = memory(tmp_path)
+    name = ours.name(AUDIO, "v1")
+    ours.keep_begun(name, "45 mp3", begun)
+
+    monkeypatch.setattr(upload_memory.time, "time", lambda: now + 3600 - 5)
+    assert ours.begun(name, "45 mp3") == begun
+    monkeypatch.setattr(upload_memory.time, "time", lambda: now + 3600 + 5)
+    assert ours.begun(name, "45 mp3") is None
+
+
+@pytest.mark.parametrize(
+    "remember",
+    [lambda ours, name: ours.keep(name, URL), lambda ours, name: ours.keep_begun(name, "45 mp3", BEGUN)],
+)
+def test_nobody_else_can_read_it(
+    tmp_path: Path, remember: Callable[[UploadMemory, str | None], None]
+) -> None:
+    remember(memory(tmp_path), memory(tmp_path).name(AUDIO, "v1"))
 
     [file] = kept(tmp_path)
     content = file.read_bytes()

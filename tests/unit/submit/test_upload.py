@@ -232,22 +232,35 @@ SubmitTranscriptionOperator(task_id="submit", audio_url=sys.argv[1]).execute(tas
 """
 
 
-@pytest.mark.parametrize("at", ["urls", "complete"])
-def test_killed_in_the_middle_nothing_is_paid_and_a_retry_goes_on(
-    embedded: EmbeddedPlaud, tmp_path: Path, at: str
-) -> None:
-    file = tmp_path / "a.mp3"
-    file.write_bytes(long_mp3())
+def kill_submit(
+    embedded: EmbeddedPlaud, s3: S3Server, file: Path, state: Path, at: str, *, has_effect: bool = False
+) -> TaskStateStore:
+    """
+    Kill a submit once it has asked for something; return the task's state that it leaves.
+
+    :param at: What it has asked for: ``urls``, ``complete``, or ``part``, once three others have arrived.
+    :param has_effect: Whether what it has asked for is done for it.
+    """
     arrived, gone = Event(), Event()
 
     def hold() -> None:
         arrived.set()
         gone.wait(60)
 
-    embedded.on[at] = hold
-    with (tmp_path / "output").open("w+") as output:
+    def hold_parts() -> None:
+        if len(s3.gate.parts) >= 3:
+            hold()
+            raise ConnectionAbortedError
+
+    if at == "part":
+        s3.gate.on_part = hold_parts
+    else:
+        embedded.on[at] = hold
+        if not has_effect:
+            embedded.orders[at].append((503, {}))
+    with (state.with_suffix(".output")).open("w+") as output:
         child = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(file), str(tmp_path / "state")],
+            [sys.executable, "-c", KILLED, str(file), str(state)],
             cwd=REPOSITORY,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
             stdout=output,
@@ -255,16 +268,45 @@ def test_killed_in_the_middle_nothing_is_paid_and_a_retry_goes_on(
         )
         try:
             while not arrived.wait(0.05):
-                assert child.poll() is None, (tmp_path / "output").read_text()
+                assert child.poll() is None, state.with_suffix(".output").read_text()
         finally:
             child.kill()
             child.wait()
             gone.set()
             embedded.on.clear()
+            s3.gate.on_part = None
     assert embedded.submitted == []
-
     store = TaskStateStore()
-    store.rows = json.loads((tmp_path / "state").read_text())
+    store.rows = json.loads(state.read_text())
+    return store
+
+
+@pytest.mark.parametrize(
+    ("at", "sent_by_the_retry", "urls"), [("urls", 5, 2), ("part", 2, 1), ("complete", 0, 1)]
+)
+def test_killed_in_the_middle_nothing_is_paid_and_a_retry_goes_on(
+    embedded: EmbeddedPlaud, s3: S3Server, tmp_path: Path, at: str, sent_by_the_retry: int, urls: int
+) -> None:
+    file = tmp_path / "a.mp3"
+    file.write_bytes(long_mp3(4.5))
+    store = kill_submit(embedded, s3, file, tmp_path / "state", at)
+    s3.gate.parts.clear()
+
+    submit(store, audio_url=str(file), try_number=2)
+
+    assert len(embedded.submitted) == 1
+    assert embedded.fetched() == file.read_bytes()
+    assert sorted(s3.gate.parts) == list(range(6 - sent_by_the_retry, 6))
+    assert embedded.kinds().count("urls") == urls
+
+
+def test_killed_when_it_was_completed_it_is_uploaded_anew(
+    embedded: EmbeddedPlaud, s3: S3Server, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.mp3"
+    file.write_bytes(long_mp3())
+    store = kill_submit(embedded, s3, file, tmp_path / "state", "complete", has_effect=True)
+
     submit(store, audio_url=str(file), try_number=2)
 
     assert len(embedded.submitted) == 1

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from plaud_provider.api.effects import Operation
+from plaud_provider.hooks.connection import PlaudConnection
 from plaud_provider.ledger.entry import Owner, Recording, State
 from plaud_provider.ledger.ledger import Ledger
 from plaud_provider.ledger.table import ledger_tables
+from plaud_provider.quota.opening import open_quota
+from plaud_provider.quota.turns import Turn
 from tests.unit.views.conftest import DAG, OTHER_DAG, RUN, Login
 from tests.unit.warehouse.warehouses import Warehouse
 
 OVERVIEW, ROWS, ONE, MARK = (f"/plaud/api/{name}" for name in ("ledger", "recordings", "recording", "mark"))
+QUOTA = "/plaud/api/quota"
 PAGE = {"x-requested-with": "plaud"}
 
 
@@ -70,11 +78,43 @@ def test_what_needs_somebody_is_told_with_the_remedy_the_rate_and_the_price(
         "the answer was lost",
         False,
     )
-    assert reason["advice"].startswith("they may be billed: look for them in Plaud's console")
-    assert told["landed_per_hour"][-1] == 2
+    assert told["advice"]["unknown"].startswith("they may be billed: look for them in Plaud's console")
+    assert (told["ended_per_hour"][-1], told["landed_in_last_hour"]) == ({"landed": 2, "unknown": 1}, 2)
     assert told["hours_left"] == 0
     assert told["price"] == [0.28, "USD"]
     assert told["dag_ids"] == [DAG, OTHER_DAG]
+
+
+@pytest.mark.usefixtures("ledger")
+def test_the_quota_is_shown_as_tasks_have_left_it_and_not_touched(
+    login: Login, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_PLAUD_DEFAULT",
+        json.dumps(
+            {
+                "conn_type": "plaud",
+                "login": "client",
+                "password": "secret",
+                "extra": {"region": "us", "requests_per_minute": 90},
+            }
+        ),
+    )
+    assert login("reader").get(QUOTA).json() is None
+    settings = PlaudConnection().settings
+    quota = open_quota(settings.account, 90, None, exchange_seconds=60, minute=60, log=logging.getLogger())
+    for _ in range(3):
+        Turn(quota).take(Operation.SUBMIT)
+
+    assert login("reader").get(QUOTA).json() == {
+        "used": 3,
+        "limit": 90.0,
+        "spare": 87,
+        "paused_seconds": 0.0,
+    }
+    assert login("reader").get(QUOTA).json()["used"] == 3
+    assert login("stranger").get(QUOTA).json() is None
 
 
 @pytest.mark.usefixtures("ledger")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from plaud_provider.handover.marks import Marks, mark_name
@@ -114,6 +116,40 @@ def test_a_large_body_is_refused(client: TestClient, marks: Marks, monkeypatch: 
     headers = signed(large, secret=SECRET, timestamp=f"{time.time():.0f}")
     assert client.post(URL, content=parts(), headers=headers).status_code == 413, "without a length, too"
     assert marks.all() == set()
+
+
+def test_a_slow_body_is_given_up(client: TestClient, marks: Marks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "BODY_SECONDS", 0.01)
+
+    async def never(request: Any, signature: Any, slot: Any) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    monkeypatch.setattr(webhooks, "_body", never)
+
+    assert call(client) == 408
+    assert marks.all() == set()
+
+
+def test_who_holds_up_large_bodies_keeps_no_small_call_out(
+    client: TestClient, marks: Marks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "_bodies", asyncio.Semaphore(0))
+
+    assert call(client, BODY.ljust(webhooks.SMALL_BODY_BYTES + 1)) == 503
+    assert marks.all() == set()
+    assert call(client) == 200
+
+
+def test_while_airflow_s_database_is_away_plaud_is_asked_to_call_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(conn_id: str) -> Any:
+        raise OperationalError("select", {}, Exception(SECRET))
+
+    monkeypatch.setattr(webhooks, "_look_up", away)
+
+    assert call(client) == 503
 
 
 @pytest.mark.parametrize("url", ["/webhooks/no_such", "/webhooks/plaud_plain", "/webhooks/" + "x" * 1000])

@@ -160,6 +160,7 @@ def test_five_full_slabs_at_once_do_not_fill_the_servers_lock_table(
         for slab in slabs:
             writer = keyed_or_not.writer()
             connection = stack.enter_context(writer.loader.database.engine.connect())
+            connection.execution_options(isolation_level="READ COMMITTED")
             assert writer.loader.load_in(connection, slab).transcripts == SLAB_TRANSCRIPTIONS
 
 

@@ -1,0 +1,65 @@
+"""The fields that forms of several DAGs have for the options of the API ``embedded``, and what reads them."""
+
+from __future__ import annotations
+
+from airflow.sdk import Param
+
+_SECTION = "Options of the API embedded"
+_MODELS = ("plaud-fast-whisper", "plaud-omni-3", "azure-fast-transcribe")
+#: What they are as arguments: how to transcribe, and whether to upload.
+TERMS = {
+    name: f"{{{{ params.{name} }}}}" for name in ("model", "hotwords", "decode_silence", "detection_level")
+}
+UPLOAD = "{{ params.upload }}"
+
+
+def option_params() -> dict[str, Param]:
+    """
+    Return the fields, in a section of their own.
+
+    Left as they are, they ask for nothing that the API ``openapi`` does not have.
+    """
+    return {
+        "model": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, *_MODELS],
+            values_display={"null": "Plaud's choice"},
+            title="Model",
+            description="Of speech recognition",
+            section=_SECTION,
+        ),
+        "hotwords": Param(
+            [],
+            type="array",
+            items={"type": "string", "minLength": 1},
+            title="Hotwords",
+            description="Words that are likely to be said, such as names, one a line",
+            section=_SECTION,
+        ),
+        "decode_silence": Param(
+            False,
+            type="boolean",
+            title="Silence, too",
+            description="Transcribe what is taken for silence as well",
+            section=_SECTION,
+        ),
+        "detection_level": Param(
+            None,
+            type=["null", "string"],
+            enum=[None, "segment", "chapter"],
+            values_display={"null": "Plaud's choice", "segment": "each segment", "chapter": "each chapter"},
+            title="Detect the language of",
+            description="If no language is named",
+            section=_SECTION,
+        ),
+        "upload": Param(
+            "auto",
+            type="string",
+            enum=["auto", "always", "never"],
+            values_display={"auto": "what Plaud cannot fetch", "always": "all", "never": "nothing"},
+            title="Upload",
+            description="To Plaud's own storage, before it is submitted",
+            section=_SECTION,
+        ),
+    }

@@ -1,0 +1,43 @@
+# ruff: noqa: RUF001
+"""A sentence in each of 36 languages."""
+
+from __future__ import annotations
+
+SENTENCES = {
+    "am": "ሰላም፣ እንዴት ነህ?",
+    "ar": "مرحبًا، كيف حالك اليوم؟",
+    "bg": "Добър ден, как сте днес?",
+    "bn": "নমস্কার, আপনি কেমন আছেন?",
+    "cs": "Příliš žluťoučký kůň úpěl ďábelské ódy.",
+    "da": "Høj bly gom vandt fræk sexquiz på wc.",
+    "de": "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich.",
+    "el": "Καλημέρα σας, τι κάνετε σήμερα;",
+    "en": "“Quotes”, dashes – and an ellipsis…",
+    "es": "¿Cómo está usted? ¡Qué alegría, señor Muñoz!",
+    "fa": "سلام، حال شما چطور است؟ می‌خواهم بدانم.",
+    "fi": "Hyvää päivää, mitä sinulle kuuluu tänään?",
+    "fr": "Où ça ? L’œuvre de Noël coûte 5 €, naïve forêt.",
+    "gu": "નમસ્તે, તમે કેમ છો?",
+    "he": "שָׁלוֹם, מה שלומך היום?",
+    "hi": "नमस्ते, आप कैसे हैं? क्षत्रिय",
+    "hu": "Árvíztűrő tükörfúrógép.",
+    "id": "Selamat pagi, apa kabar hari ini?",
+    "it": "Perché no? È già così, città più bella.",
+    "ja": "こんにちは、𠮷野家で髙橋さんとお会いしました。",
+    "ka": "გამარჯობა, როგორ ხარ?",
+    "ko": "안녕하세요, 오늘 어떻게 지내세요?",
+    "mr": "नमस्कार, तुम्ही कसे आहात?",
+    "my": "မင်္ဂလာပါ၊ နေကောင်းလား။",
+    "nl": "Hoe gaat het vandaag met één geïnteresseerde IJslander?",
+    "no": "Blåbærsyltetøy på gården, ærlig talt.",
+    "pl": "Zażółć gęślą jaźń.",
+    "pt": "Não, amanhã à tarde é a reunião da ação.",
+    "ro": "Bună ziua, ce mai faceți? Țară și șosea.",
+    "ru": "Съешь ещё этих мягких французских булок.",
+    "sv": "Flygande bäckasiner söka hwila på mjuka tuvor.",
+    "ta": "வணக்கம், எப்படி இருக்கிறீர்கள்?",
+    "th": "สวัสดีครับ วันนี้เป็นอย่างไรบ้าง",
+    "tr": "İyi günler, ılık ağaç gölgesi, şişli.",
+    "vi": "Xin chào, hôm nay bạn thế nào? Tiếng Việt.",
+    "zh": "你好，今天怎么样？繁體與简体，𪚥。",
+}
