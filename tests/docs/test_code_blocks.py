@@ -305,7 +305,7 @@ def check_plaud(
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", json.dumps(warehouse))
     monkeypatch.setenv("HOME", str(home))
     answer = subprocess.run(
-        ["bash", "-ec", code.replace("plaud ", f"{sys.executable} -m plaud_provider ")],
+        ["bash", "-ec", re.sub(r"^plaud ", f"{sys.executable} -m plaud_provider ", code, flags=re.MULTILINE)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -23,6 +23,7 @@ from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
     PlaudConnectionError,
     PlaudResponseError,
+    PlaudServerError,
     PlaudSubmitOutcomeUnknownError,
 )
 from plaud_provider.hooks import transport_aiohttp
@@ -238,7 +239,7 @@ def test_an_answer_without_end_is_given_up(connect: Connect, open_client: OpenCl
     with TcpServer(pour) as server:
         connect(f"http://127.0.0.1:{server.port}")
 
-        with pytest.raises(PlaudResponseError, match="larger than 1 MiB"):
+        with pytest.raises(PlaudServerError, match="larger than 1 MiB"):
             open_client(policy=ONCE).get("txn_1")
 
 
