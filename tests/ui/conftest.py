@@ -14,9 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from demo.airflow_api import TERMINAL_RUN_STATES, AirflowApi
 from demo.processes import wait_until
@@ -79,6 +81,16 @@ class Playground:
     @property
     def warehouse(self) -> Path:
         return Path(self._find(r"in (\S+), which is the connection warehouse_default"))
+
+    def connect(self, *, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+        """Open the warehouse's file, once none of Airflow's processes has it open."""
+        attempts = Retrying(
+            retry=retry_if_exception_type(duckdb.IOException),
+            wait=wait_fixed(0.2),
+            stop=stop_after_delay(PATIENCE / 1000),
+            reraise=True,
+        )
+        return attempts(duckdb.connect, str(self.warehouse), read_only=read_only)
 
     @property
     def plaud(self) -> dict[str, str]:

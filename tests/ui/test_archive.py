@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import duckdb
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.ui.conftest import Playground
@@ -39,7 +38,7 @@ def test_an_archive_named_in_the_form_lands_and_costs_nothing_the_second_time(
 
     assert state == "success"
     submits = len(playground.submits())
-    with duckdb.connect(str(playground.warehouse), read_only=True) as warehouse:
+    with playground.connect(read_only=True) as warehouse:
         landed = warehouse.execute(
             "select count(*) from plaud_transcripts where run_id = ? and status = 'completed'", [run_id]
         ).fetchall()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import duckdb
 import pytest
 from playwright.sync_api import BrowserContext, FrameLocator, Page, expect
 
@@ -53,7 +52,7 @@ def strange(run_id: str, playground: Playground) -> str:
         ],
         "txn_bare": [{"text": "Without a time"}, {"text": "and without a speaker."}],
     }
-    with duckdb.connect(str(playground.warehouse)) as warehouse:
+    with playground.connect() as warehouse:
         for transcription_id, segments in transcripts.items():
             raw = {
                 "transcriptionId": transcription_id,
@@ -214,7 +213,7 @@ def test_an_unknown_recording_is_marked_as_known_and_a_failed_one_paid_again_onl
     run_id: str, page: Page, playground: Playground
 ) -> None:
     folder = f"{playground.archive.rstrip('/')}/nothing/"
-    with duckdb.connect(str(playground.warehouse)) as warehouse:
+    with playground.connect() as warehouse:
         for name, state in (("lost", "unknown"), ("bad", "failed")):
             warehouse.execute(
                 "insert into plaud_submissions (recording_key, state, audio_uri, region, client_id, "
@@ -252,7 +251,7 @@ def test_an_unknown_recording_is_marked_as_known_and_a_failed_one_paid_again_onl
     }
     assert playground.end_of(started["dag_run_id"], DAG_ID) in ("success", "failed")
     assert len(playground.submits()) == before
-    with duckdb.connect(str(playground.warehouse)) as warehouse:
+    with playground.connect() as warehouse:
         states = warehouse.execute(
             "select recording_key, state, transcription_id from plaud_submissions "
             "where owner_task_id = 'submit' order by recording_key"

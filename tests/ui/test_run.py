@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
@@ -40,7 +39,7 @@ def run(person: BrowserContext, playground: Playground, screenshot: Callable[...
     page = person.new_page()
     form = open_trigger_form(page)
     fill(form, {"element_recording": url})
-    options(page, form.get_by_label("Language"))
+    options(page, form.get_by_label("Language", exact=True))
     page.get_by_role("option", name="English").click()
     screenshot(page, "trigger-form", height=1090)
     run_id = trigger(page, form)
@@ -62,7 +61,7 @@ def test_all_tasks_get_green(
 
 
 def test_the_warehouse_has_what_was_said(run: Run, playground: Playground) -> None:
-    with duckdb.connect(str(playground.warehouse), read_only=True) as warehouse:
+    with playground.connect(read_only=True) as warehouse:
         transcripts = warehouse.execute(
             "select audio_uri, language, status, text from plaud_transcripts where run_id = ?", [run.run_id]
         ).fetchall()

@@ -80,7 +80,7 @@ def test_it_asks_for_a_recording_and_proposes_the_rest(page: Page) -> None:
     expect(form.locator("[name=element_sql_conn_id]")).to_have_value("warehouse_default")
     expect(form.locator("[name=element_plaud_conn_id]")).to_have_value("plaud_default")
     expect(form.get_by_text("detect it")).to_be_visible()
-    languages = options(page, form.get_by_label("Language"))
+    languages = options(page, form.get_by_label("Language", exact=True))
     assert languages[0] == "detect it"
     assert {"English", "German", "Japanese"} <= set(languages)
 
