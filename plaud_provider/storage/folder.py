@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from copy import copy
 from typing import IO, Self
 
-from plaud_provider.api.arguments import is_path
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudError,
@@ -45,9 +44,9 @@ def parse_folder(
     :param kind: Class of an error if it is none.
     :raises PlaudError: of that class, if it is none, or carries a password.
     """
-    path = str(path) if is_path(path) else path
-    if not isinstance(path, str) or not path.strip():
-        raise Argument(argument, str(path), state, kind).error("is no folder; pass its path")
+    path = "" if path is None else str(path)
+    if not path.strip():
+        raise Argument(argument, path, state, kind).error("is no folder; pass its path")
     named = Argument(argument, path.lstrip(), state, kind)
     scheme = named.value.partition(":")[0].lower()
     if scheme in KINDS:
