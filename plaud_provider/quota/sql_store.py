@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from socket import SHUT_RDWR, socket
@@ -43,7 +44,7 @@ class SqlStore:
     """
     A quota in the row of one client; the row is locked while it is changed.
 
-    One connection is kept: connecting takes longer than all the rest.
+    One connection is kept as long as the store is: connecting takes longer than all the rest.
 
     :param connection: Airflow connection of a PostgreSQL database, or of a SQLite file. Making a store opens
         nothing, but may ask Airflow for its providers: it does not belong on an event loop.
@@ -55,6 +56,8 @@ class SqlStore:
     def __init__(self, connection: Connection, *, base_url: str, client_id: str) -> None:
         self._conn_id = connection.conn_id
         self._engine = _engine(connection)
+        # Not at the end of the process: a child of fork() would close its parent's connection.
+        weakref.finalize(self, self._engine.dispose).atexit = False
         self._key = {"base_url": base_url, "client_id": client_id}
         self._row = sa.and_(TABLE.c.base_url == base_url, TABLE.c.client_id == client_id)
         self._is_ready = False
