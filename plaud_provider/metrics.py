@@ -77,7 +77,7 @@ def sent(operation: str) -> None:
 
     :param operation: What it was for.
     """
-    count(f"{REQUESTS}.{operation.replace(' ', '_')}")
+    count(_of(REQUESTS, operation))
 
 
 def answered(operation: str, status: int) -> None:
@@ -88,7 +88,12 @@ def answered(operation: str, status: int) -> None:
     :param status: The HTTP status.
     """
     if status == 429:
-        count(f"{REFUSED}.{operation.replace(' ', '_')}")
+        count(_of(REFUSED, operation))
+
+
+def _of(name: str, operation: str) -> str:
+    # No name of a metric has a blank.
+    return f"{name}.{operation.replace(' ', '_')}"
 
 
 def changed(state: str, many: int = 1, **about: Any) -> None:

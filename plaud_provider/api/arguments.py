@@ -105,7 +105,7 @@ class TextArguments:
             value = as_text(name, value)
         elif name in _OPTIONAL_TEXTS:
             value = as_text(name, value)
-            value = optional(value) if isinstance(value, str) else value
+            value = None if is_unset(value) else value
         super().__setattr__(name, value)
 
 
@@ -150,9 +150,14 @@ def validate_transcription_ids(value: object) -> list[str]:
     return list(dict.fromkeys(validate_transcription_id(item) for item in value))
 
 
+def is_unset(value: object) -> bool:
+    """Whether a value is none, or what a template makes of an unset one: nothing, or the word ``None``."""
+    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
+
+
 def optional(value: str | None) -> str | None:
-    """Return a text; ``None`` for what a template makes of an unset value: nothing, or the word ``None``."""
-    return None if value is None or value.strip() in ("", "None") else value
+    """Return a text; ``None`` if it is unset."""
+    return None if is_unset(value) else value
 
 
 def validate_boolean(name: str, value: object) -> bool:
@@ -191,8 +196,7 @@ def validate_number(name: str, value: object, *, minimum: float) -> float:
 
 def optional_number(name: str, value: object, *, minimum: float) -> float | None:
     """Return ``None`` for what a template makes of an unset value, else as :func:`validate_number`."""
-    is_unset = value is None or (isinstance(value, str) and optional(value) is None)
-    return None if is_unset else validate_number(name, value, minimum=minimum)
+    return None if is_unset(value) else validate_number(name, value, minimum=minimum)
 
 
 def split_words(value: object) -> list[str]:

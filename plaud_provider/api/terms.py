@@ -7,7 +7,13 @@ from ast import literal_eval
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from plaud_provider.api.arguments import optional, validate_boolean, validate_language, validate_webhook_url
+from plaud_provider.api.arguments import (
+    is_unset,
+    optional,
+    validate_boolean,
+    validate_language,
+    validate_webhook_url,
+)
 from plaud_provider.exceptions import PlaudInputError
 
 #: Longer than any list that helps a recognizer, and short enough for a ledger's key and a form.
@@ -82,7 +88,7 @@ def validate_hotwords(value: object) -> tuple[str, ...]:
     :param value: The list, also as text that a template has rendered.
     :raises PlaudInputError: if one of them cannot be sent; nothing was sent.
     """
-    if value is None or (isinstance(value, str) and optional(value) is None):
+    if is_unset(value):
         return ()
     listed = _listed(value) if isinstance(value, str) else value
     if not isinstance(listed, Iterable) or isinstance(listed, (bytes, Mapping)):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook
@@ -46,6 +49,18 @@ def kind_of(connection: Connection) -> str:
     if kind == "postgres" and any(connection.extra_dejson.get(name) for name in _REDSHIFT):
         return "redshift"
     return kind
+
+
+def with_extra(connection: Connection, extra: Mapping[str, Any]) -> Connection:
+    """
+    Return a connection with another extra: drivers do not know what of it is a setting of ours.
+
+    :param connection: The connection, which stays as it is.
+    :param extra: What its extra is to be.
+    """
+    bare = copy(connection)
+    bare.extra = json.dumps(extra)
+    return bare
 
 
 def hook_of(connection: Connection, *, parameter: str) -> Any:

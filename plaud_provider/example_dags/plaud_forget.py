@@ -20,6 +20,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from plaud_provider.operators.purge_transcriptions import PurgeTranscriptionsOperator
+from plaud_provider.task_groups.form import LAKE, lake_params
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 
@@ -59,21 +60,9 @@ with DAG(
             description="Off: only say what would be removed. What is removed cannot be brought back",
         ),
         "sql_conn_id": Param("warehouse_default", type=["null", "string"], title="Warehouse connection"),
-        "lake_path": Param(
-            None,
-            type=["null", "string"],
-            title="Lake",
-            description="The folder that transcripts landed in, beside the warehouse or, with no warehouse "
-            "connection, instead of it; empty: none",
-        ),
-        "lake_format": Param(
-            "iceberg", type="string", enum=["iceberg", "delta", "parquet"], title="Format of the lake"
-        ),
-        "lake_catalog_conn_id": Param(
-            None,
-            type=["null", "string"],
-            title="Catalog connection of the lake",
-            description="For Iceberg in object storage: REST, Glue or SQL",
+        **lake_params(
+            "The folder that transcripts landed in, beside the warehouse or, with no warehouse "
+            "connection, instead of it; empty: none"
         ),
         "ledger_conn_id": Param(
             None,
@@ -91,8 +80,6 @@ with DAG(
         plan_only="{{ not params.remove }}",
         results_path=f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}",
         sql_conn_id="{{ params.sql_conn_id }}",
-        lake_path="{{ params.lake_path }}",
-        lake_format="{{ params.lake_format }}",
-        lake_catalog_conn_id="{{ params.lake_catalog_conn_id }}",
+        **LAKE,
         ledger_conn_id="{{ params.ledger_conn_id or params.sql_conn_id }}",
     )

@@ -25,7 +25,7 @@ from airflow.sdk import DAG, Param
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.plan_recordings import PlanRecordingsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
-from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params
+from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 
@@ -80,21 +80,9 @@ with DAG(
             title="Warehouse connection",
             description="Where transcripts are to land: what is there already costs nothing",
         ),
-        "lake_path": Param(
-            None,
-            type=["null", "string"],
-            title="Lake",
-            description="Folder where they are to land beside the warehouse or, with no "
-            "warehouse connection, instead of it; empty: none",
-        ),
-        "lake_format": Param(
-            "iceberg", type="string", enum=["iceberg", "delta", "parquet"], title="Format of the lake"
-        ),
-        "lake_catalog_conn_id": Param(
-            None,
-            type=["null", "string"],
-            title="Catalog connection of the lake",
-            description="For Iceberg in object storage: REST, Glue or SQL",
+        **lake_params(
+            "Folder where they are to land beside the warehouse or, with no "
+            "warehouse connection, instead of it; empty: none"
         ),
         "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
         **option_params(),
@@ -108,9 +96,7 @@ with DAG(
         **TERMS,
         "ledger_conn_id": "{{ params.ledger_conn_id }}",
         "sql_conn_id": "{{ params.sql_conn_id }}",
-        "lake_path": "{{ params.lake_path }}",
-        "lake_format": "{{ params.lake_format }}",
-        "lake_catalog_conn_id": "{{ params.lake_catalog_conn_id }}",
+        **LAKE,
         "plaud_conn_id": "{{ params.plaud_conn_id }}",
         "public_urls": "{{ var.value.get('plaud_public_urls', '') }}",
     }
@@ -131,9 +117,7 @@ with DAG(
         results_path=results_path,
         ledger_conn_id="{{ params.ledger_conn_id }}",
         sql_conn_id="{{ params.sql_conn_id }}",
-        lake_path="{{ params.lake_path }}",
-        lake_format="{{ params.lake_format }}",
-        lake_catalog_conn_id="{{ params.lake_catalog_conn_id }}",
+        **LAKE,
         list_task_id="list",
         submit_task_id="plan",
         land_task_id="plan",

@@ -38,7 +38,7 @@ from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 
 from plaud_provider.task_groups.archive import transcribe_archive
 from plaud_provider.task_groups.consent import folder_to_pay_for
-from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params
+from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 
@@ -122,22 +122,7 @@ with DAG(
         ),
         "chunk_size": Param(200, type="integer", minimum=1, maximum=1000, title="Recordings per chunk"),
         "sql_conn_id": Param("warehouse_default", type=["null", "string"], title="Warehouse connection"),
-        "lake_path": Param(
-            None,
-            type=["null", "string"],
-            title="Lake",
-            description="Folder such as s3://connection@bucket/lake/, beside the warehouse or, with no "
-            "warehouse connection, instead of it; empty: none",
-        ),
-        "lake_format": Param(
-            "iceberg", type="string", enum=["iceberg", "delta", "parquet"], title="Format of the lake"
-        ),
-        "lake_catalog_conn_id": Param(
-            None,
-            type=["null", "string"],
-            title="Catalog connection of the lake",
-            description="For Iceberg in object storage: REST, Glue or SQL",
-        ),
+        **lake_params(),
         "ledger_conn_id": Param(
             None,
             type=["null", "string"],
@@ -167,9 +152,7 @@ with DAG(
         upload=UPLOAD,
         chunk_size="{{ params.chunk_size }}",
         sql_conn_id="{{ params.sql_conn_id }}",
-        lake_path="{{ params.lake_path }}",
-        lake_format="{{ params.lake_format }}",
-        lake_catalog_conn_id="{{ params.lake_catalog_conn_id }}",
+        **LAKE,
         ledger_conn_id="{{ params.ledger_conn_id or params.sql_conn_id }}",
         plaud_conn_id="{{ params.plaud_conn_id }}",
         public_urls="{{ var.value.get('plaud_public_urls', '') }}",

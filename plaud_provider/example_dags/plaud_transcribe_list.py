@@ -26,7 +26,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, Param
 
 from plaud_provider.task_groups.archive import transcribe_recordings
-from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params
+from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params
 
 RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 
@@ -73,22 +73,7 @@ with DAG(
         ),
         "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
         "sql_conn_id": Param("warehouse_default", type=["null", "string"], title="Warehouse connection"),
-        "lake_path": Param(
-            None,
-            type=["null", "string"],
-            title="Lake",
-            description="Folder such as s3://connection@bucket/lake/, beside the warehouse or, with no "
-            "warehouse connection, instead of it; empty: none",
-        ),
-        "lake_format": Param(
-            "iceberg", type="string", enum=["iceberg", "delta", "parquet"], title="Format of the lake"
-        ),
-        "lake_catalog_conn_id": Param(
-            None,
-            type=["null", "string"],
-            title="Catalog connection of the lake",
-            description="For Iceberg in object storage: REST, Glue or SQL",
-        ),
+        **lake_params(),
         **option_params(),
     },
 ):
@@ -104,9 +89,7 @@ with DAG(
         **TERMS,
         upload=UPLOAD,
         sql_conn_id="{{ params.sql_conn_id }}",
-        lake_path="{{ params.lake_path }}",
-        lake_format="{{ params.lake_format }}",
-        lake_catalog_conn_id="{{ params.lake_catalog_conn_id }}",
+        **LAKE,
         ledger_conn_id="{{ params.ledger_conn_id or params.sql_conn_id }}",
         plaud_conn_id="{{ params.plaud_conn_id }}",
         public_urls="{{ var.value.get('plaud_public_urls', '') }}",

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from plaud_provider.api.arguments import TextArguments, optional, validate_transcription_ids, validate_words
+from plaud_provider.api.arguments import (
+    TextArguments,
+    is_unset,
+    validate_transcription_ids,
+    validate_words,
+)
 from plaud_provider.exceptions import PlaudInputError, PlaudNotFoundError
 from plaud_provider.recordings.mapping import HarmlessLabel
 
@@ -124,7 +129,7 @@ class ExportTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
 
     def _ids(self) -> list[str] | None:
         given: Any = self.transcription_id
-        if given is None or (isinstance(given, str) and optional(given) is None):
+        if is_unset(given):
             return None
         return validate_transcription_ids(
             list(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else given

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import conf
 
-from plaud_provider.api.arguments import is_template, optional, optional_number, split_words, validate_number
+from plaud_provider.api.arguments import (
+    is_template,
+    is_unset,
+    optional,
+    optional_number,
+    split_words,
+    validate_number,
+)
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.lineage.moved import Moved, folders_of
 from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, states_to_resubmit
@@ -315,8 +322,7 @@ def manifest_folder(results_path: str, context: Context, task_id: str | None = N
 
 
 def _suffixes(value: object) -> Sequence[str]:
-    is_unset = value is None or (isinstance(value, str) and optional(value) is None)
-    return AUDIO_EXTENSIONS if is_unset else split_words(value)
+    return AUDIO_EXTENSIONS if is_unset(value) else split_words(value)
 
 
 def _moment(name: str, value: object) -> datetime | None:

@@ -11,7 +11,7 @@ from datetime import tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from plaud_provider.api.arguments import optional, split_words
+from plaud_provider.api.arguments import is_unset, optional, split_words
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.recordings.description import Description, describe, validate_columns
 from plaud_provider.recordings.field_list import FieldList
@@ -107,7 +107,7 @@ class Describer:
 
 
 def _mapping(value: object) -> dict[str, Any]:
-    if value is None or (isinstance(value, str) and optional(value) is None):
+    if is_unset(value):
         return {}
     if isinstance(value, str):
         value = _read(value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 
-from plaud_provider.api.arguments import optional, split_words
+from plaud_provider.api.arguments import is_unset, split_words
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.recordings.reference import AudioReference
 
@@ -66,5 +66,4 @@ def validate_identity_params(value: object) -> list[str] | None:
 
     :param value: Their names, as a list or as text that a template has rendered. An empty list: none does.
     """
-    is_unset = value is None or (isinstance(value, str) and optional(value) is None)
-    return None if is_unset else split_words(value)
+    return None if is_unset(value) else split_words(value)

@@ -1,4 +1,4 @@
-"""The fields that forms of several DAGs have for the options of the API ``embedded``, and what reads them."""
+"""The fields that forms of several DAGs have for a lake and the API ``embedded``, and what reads them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,31 @@ TERMS = {
     name: f"{{{{ params.{name} }}}}" for name in ("model", "hotwords", "decode_silence", "detection_level")
 }
 UPLOAD = "{{ params.upload }}"
+#: A lake to land in, or that was landed in, as arguments.
+LAKE = {name: f"{{{{ params.{name} }}}}" for name in ("lake_path", "lake_format", "lake_catalog_conn_id")}
+
+
+def lake_params(
+    description: str = "Folder such as s3://connection@bucket/lake/, beside the warehouse or, with no "
+    "warehouse connection, instead of it; empty: none",
+) -> dict[str, Param]:
+    """
+    Return the fields of a lake.
+
+    :param description: What is said of its folder.
+    """
+    return {
+        "lake_path": Param(None, type=["null", "string"], title="Lake", description=description),
+        "lake_format": Param(
+            "iceberg", type="string", enum=["iceberg", "delta", "parquet"], title="Format of the lake"
+        ),
+        "lake_catalog_conn_id": Param(
+            None,
+            type=["null", "string"],
+            title="Catalog connection of the lake",
+            description="For Iceberg in object storage: REST, Glue or SQL",
+        ),
+    }
 
 
 def option_params() -> dict[str, Param]:

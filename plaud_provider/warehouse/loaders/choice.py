@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
-from copy import copy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from plaud_provider.database.connections import kind_of, look_up
+from plaud_provider.database.connections import kind_of, look_up, with_extra
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
+    from plaud_provider.database.dialect import Dialect
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.lake import Lake
     from plaud_provider.warehouse.loaders.loader import Loader
     from plaud_provider.warehouse.tables import PlaudTables
+
+
+log = logging.getLogger(__name__)
+
+#: In a connection's extra, for who insists on a database that this package was not made for.
+_GENERIC = "generic_sql"
 
 
 def _rows(connection: Connection, tables: PlaudTables) -> Loader:
@@ -27,16 +32,21 @@ def _rows(connection: Connection, tables: PlaudTables) -> Loader:
     return RowsLoader(open_database(str(connection.conn_id), connection=connection), tables)
 
 
-def _mssql(connection: Connection, tables: PlaudTables) -> Loader:
-    from plaud_provider.database.connections import hook_of
+def _rows_by(hook: Any, dialect: type[Dialect], tables: PlaudTables) -> Loader:
+    """Return the loader of rows for a kind of database that keeps no ledger."""
     from plaud_provider.database.database import Database
-    from plaud_provider.database.mssql import MsSqlDialect
     from plaud_provider.warehouse.loaders.rows import RowsLoader
 
+    made = dialect(hook, parameter="sql_conn_id")
+    return RowsLoader(Database(hook, made, role="warehouse", parameter="sql_conn_id"), tables)
+
+
+def _mssql(connection: Connection, tables: PlaudTables) -> Loader:
+    from plaud_provider.database.connections import hook_of
+    from plaud_provider.database.mssql import MsSqlDialect
+
     log.info("SQL Server: built and tested as far as it goes without one (`plaud docs mssql`)")
-    hook = hook_of(connection, parameter="sql_conn_id")
-    dialect = MsSqlDialect(hook, parameter="sql_conn_id")
-    return RowsLoader(Database(hook, dialect, role="warehouse", parameter="sql_conn_id"), tables)
+    return _rows_by(hook_of(connection, parameter="sql_conn_id"), MsSqlDialect, tables)
 
 
 def _clickhouse(connection: Connection, tables: PlaudTables) -> Loader:
@@ -63,12 +73,6 @@ def _redshift(connection: Connection, tables: PlaudTables) -> Loader:
     return RedshiftLoader(connection, tables)
 
 
-log = logging.getLogger(__name__)
-
-#: In a connection's extra, for who insists on a database that this package was not made for.
-_GENERIC = "generic_sql"
-
-
 def _databricks(connection: Connection, tables: PlaudTables) -> Loader:
     from plaud_provider.warehouse.loaders.databricks import DatabricksLoader
 
@@ -77,15 +81,10 @@ def _databricks(connection: Connection, tables: PlaudTables) -> Loader:
 
 def _generic(connection: Connection, tables: PlaudTables) -> Loader:
     from plaud_provider.database.connections import hook_of
-    from plaud_provider.database.database import Database
     from plaud_provider.database.generic import GenericDialect
-    from plaud_provider.warehouse.loaders.rows import RowsLoader
 
-    # Drivers do not know what is ours in the extra.
-    bare = copy(connection)
-    bare.extra = json.dumps(
-        {name: value for name, value in connection.extra_dejson.items() if name != _GENERIC}
-    )
+    extra = {name: value for name, value in connection.extra_dejson.items() if name != _GENERIC}
+    bare = with_extra(connection, extra)
     hook = hook_of(bare, parameter="sql_conn_id")
     if not hasattr(hook, "get_sqlalchemy_engine"):
         raise _not_served(connection)
@@ -98,8 +97,7 @@ def _generic(connection: Connection, tables: PlaudTables) -> Loader:
         connection.conn_type,
         _GENERIC,
     )
-    dialect = GenericDialect(hook, parameter="sql_conn_id")
-    return RowsLoader(Database(hook, dialect, role="warehouse", parameter="sql_conn_id"), tables)
+    return _rows_by(hook, GenericDialect, tables)
 
 
 class Choice(NamedTuple):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from copy import copy
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_random
 
+from plaud_provider.database.connections import with_extra
 from plaud_provider.database.content import Content
 from plaud_provider.database.types import UtcTime, utc
 from plaud_provider.exceptions import (
@@ -120,9 +119,7 @@ class DatabricksLoader(FilesLoader):
                     f"{parameter}: {str(table.name)[:80]!r} cannot be a name in Databricks: it has a dot, a "
                     "slash, a space or a backtick. Choose another one. Nothing was sent."
                 )
-        bare = copy(connection)
-        bare.extra = json.dumps(extra)
-        self._hook = _hook_of(bare, self._tables.schema)
+        self._hook = _hook_of(with_extra(connection, extra), self._tables.schema)
         self._cursor: Any = None
 
     def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:

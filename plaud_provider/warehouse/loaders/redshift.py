@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from plaud_provider.database.connections import hook_of
+from plaud_provider.database.connections import hook_of, with_extra
 from plaud_provider.database.content import Content, content_of
 from plaud_provider.database.dialect import replace_nuls
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError, PlaudWarehouseError
@@ -106,9 +104,7 @@ class RedshiftLoader(FilesLoader):
             staging, argument=_STAGING, state="Nothing was sent.", kind=PlaudConfigurationError
         )
         self._hook = hook_of(connection, parameter="sql_conn_id")
-        bare = copy(connection)
-        bare.extra = json.dumps(extra)
-        self._hook.conn = bare
+        self._hook.conn = with_extra(connection, extra)
         self._cursor: Any = None
 
     @contextmanager
