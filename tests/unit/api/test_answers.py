@@ -232,6 +232,14 @@ LEAKS = [
     "Signature='canary'",
     "{'X-Amz-Signature': ['canary']}",
     "X-Amz-Signature: canary",
+    "X-Amz-Signature&#61;canary",
+    "x_amz_Signature=canary",
+    "<SignatureProvided>canary</SignatureProvided>",
+    "Signature refused: Authorization: Bearer canary",
+    "Signature refused: 'authorization': 'Basic canary'",
+    "Signature refused: bearer canary-0123456789-0123456789",
+    "Signature refused: hdnts=exp=1~hmac=canary",
+    "Signature refused: X-Api-Key: canary",
 ]
 
 
@@ -256,6 +264,8 @@ def test_no_signature_and_no_password_is_in_the_error_or_in_raw(leak: str) -> No
     "harmless",
     [
         "Signature: does not match",
+        "<Code>SignatureDoesNotMatch</Code>",
+        "The bearer token is invalid; see Authorization",
         "Is it speech?no: 10:30 @ 2",
         "s3://connection@bucket/a.wav",
         "https://b.example:8080/a@2x.wav",
