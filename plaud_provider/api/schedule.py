@@ -61,9 +61,9 @@ LONGEST_PAUSE = 1800.0
 LONGEST_RETRY = 120.0
 #: Where Plaud calls when a transcription is final, the first look without a call comes after twice the time
 #: in which it is probably done, and after so many seconds at least: the first to be done are the quickest.
-PATIENCE = 300.0
+LEAST_UNCALLED = 300.0
 #: Of so many last results more than half came without a call: then calls are not relied upon.
-CALLS = 10
+LAST_CALLS = 10
 #: Seconds after which to find out again how much of the quota is unused.
 RECHECK = 5.0
 #: Where Plaud does not tell when it finished, a result counts as having taken this part of the expected time,
@@ -100,7 +100,7 @@ class ProcessingTimes:
     def __init__(self) -> None:
         self._known: deque[tuple[float | None, float]] = deque(maxlen=200)
         self._news = 0
-        self._called: deque[bool] = deque(maxlen=CALLS)
+        self._called: deque[bool] = deque(maxlen=LAST_CALLS)
         #: Counts how often what is expected has changed.
         self.version = 0
         self._fit()
@@ -362,10 +362,12 @@ class Schedule:
         may_be_done_already = one.job.submitted_at is None and looked_at is None
         if may_be_done_already or not (self._is_called and self._times.are_calls_relied_upon):
             return None
-        patience = max(PATIENCE, 2 * probably)
+        uncalled = max(LEAST_UNCALLED, 2 * probably)
         if looked_at is None:
-            return one.began_at + patience
-        return max(one.began_at + patience, looked_at + _pause(PATIENCE, GROWTH * (looked_at - one.began_at)))
+            return one.began_at + uncalled
+        return max(
+            one.began_at + uncalled, looked_at + _pause(LEAST_UNCALLED, GROWTH * (looked_at - one.began_at))
+        )
 
 
 def _median(values: Iterable[float]) -> float:

@@ -55,6 +55,8 @@ REFUSED_SECONDS = 300.0
 #: For so many seconds this is taken for an outage: rejected tokens of a client that was let in before, and
 #: 404 for all that is asked for.
 OUTAGE_SECONDS = 7200.0
+#: Looks that are made at once end within so many seconds of each other.
+SAME_TIME_SECONDS = 30.0
 
 
 class Patience(NamedTuple):
@@ -174,14 +176,14 @@ class Trouble:
     The looks at a transcription that have failed in a row, for the same reason.
 
     :param kind: The reason.
+    :param status: HTTP status of the answers.
     :param since: Epoch seconds of the first of them.
-    :param answers: The answers that there had been before, see :class:`Troubles`.
     :param looks: How many there were.
     """
 
     kind: type[PlaudError]
+    status: int | None
     since: float
-    answers: int
     looks: int = 0
 
 
@@ -191,11 +193,11 @@ class Troubles:
     The troubles with a client's transcriptions. Waits of the same client may share them.
 
     :param by_id: The troubles by transcription id.
-    :param answers: How many looks Plaud has answered, whichever transcription they were for.
+    :param answered_at: Epoch seconds of the last look that Plaud has answered, whichever it was for.
     """
 
     by_id: dict[str, Trouble] = field(default_factory=dict)
-    answers: int = 0
+    answered_at: float = 0.0
 
 
 class Wait:
@@ -254,6 +256,8 @@ class Wait:
         #: A later wait for the same ones may take them over.
         self.troubles = Troubles()
         self._known: set[str] = set()
+        #: Epoch seconds of the last look that found one final; 0: there was none.
+        self.final_at = 0.0
         #: Epoch seconds since when credentials are refused.
         self.refused_since: float | None = None
         self._last_trouble: str | None = None
@@ -278,12 +282,14 @@ class Wait:
         for transcription_id in failed:
             self._finish(transcription_id, None, failed=True)
 
-    def on_transcription(self, transcription: Transcription) -> bool:
-        """Take a look's result; return whether the transcription is final."""
+    def on_transcription(self, transcription: Transcription, *, now: float) -> bool:
+        """Take a look's result, which came at ``now``; return whether the transcription is final."""
         self._last_trouble = self.refused_since = None
         self.troubles.by_id.pop(transcription.transcription_id, None)
-        self.troubles.answers += 1
+        self.troubles.answered_at = now
         self._known.add(transcription.transcription_id)
+        if transcription.is_final:
+            self.final_at = now
         if transcription.status is Status.COMPLETED:
             self._finish(transcription.transcription_id)
         elif transcription.status is Status.FAILED:
@@ -323,8 +329,8 @@ class Wait:
             return False
         troubles = self.troubles.by_id
         trouble = troubles.get(transcription_id)
-        if trouble is None or trouble.kind is not type(error):
-            trouble = troubles[transcription_id] = Trouble(type(error), now, self.troubles.answers)
+        if trouble is None or (trouble.kind, trouble.status) != (type(error), error.status_code):
+            trouble = troubles[transcription_id] = Trouble(type(error), error.status_code, since=now)
         trouble.looks += 1
         if trouble.looks < patience.looks or now < trouble.since + patience.seconds:
             return False
@@ -365,16 +371,19 @@ class Wait:
         """
         Whether a trouble is about one transcription: a firewall may answer 403 to everything.
 
-        It is if Plaud has answered for another one since it began. Where no other one is waited for, the
-        status has to tell.
+        It is if Plaud has answered for another one since it began, or has refused another one in another way.
+        Where no other one is left, it tells that one became final at the same time, or else the status.
         """
-        if self.troubles.answers > trouble.answers:
+        others = (self.troubles.by_id.get(other) for other in self._pending)
+        ways = {(other.kind, other.status) for other in others if other is not None}
+        if self.troubles.answered_at >= trouble.since or len(ways) > 1:
             return True
         is_only_one = len(self._pending) == 1
         if isinstance(error, PlaudNotFoundError):
             return is_only_one or now >= trouble.since + OUTAGE_SECONDS
-        is_of_who_asks = (error.status_code or 0) >= 400 and error.status_code not in OF_WHAT_IS_ASKED
-        return is_only_one and not is_of_who_asks
+        is_of_who_asks = (trouble.status or 0) >= 400 and trouble.status not in OF_WHAT_IS_ASKED
+        are_others_answered = self.final_at >= trouble.since - SAME_TIME_SECONDS
+        return is_only_one and (are_others_answered or not is_of_who_asks)
 
     def result(self, *, now: float) -> WaitResult | None:
         """Return how the wait ended, or what is worth landing now; ``None`` while there is neither."""
@@ -484,7 +493,7 @@ def after_look(
             transcription_id,
             seen.reported_status,
         )
-    if wait.on_transcription(seen):
+    if wait.on_transcription(seen, now=now):
         completed_at = seen.completed_at.timestamp() if seen.completed_at else None
         schedule.seen(transcription_id, now=now, completed_at=completed_at)
     else:

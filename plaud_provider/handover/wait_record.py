@@ -63,8 +63,9 @@ class WaitRecord:
                     transcription_id: Trouble(error_class(kind), *numbers)
                     for transcription_id, (kind, *numbers) in noted.get("troubles", {}).items()
                 },
-                noted.get("answers", 0),
+                noted.get("answered_at", 0.0),
             )
+            wait.final_at = noted.get("final_at", 0.0)
             return wait
         wait = self._wait(self._first_reschedule() or now)
         self.save(wait)
@@ -88,10 +89,11 @@ class WaitRecord:
             "looked_at": dict(looked_at or {}),
             "refused_since": wait.refused_since,
             "troubles": {
-                transcription_id: [trouble.kind.__name__, trouble.since, trouble.answers, trouble.looks]
+                transcription_id: [trouble.kind.__name__, trouble.status, trouble.since, trouble.looks]
                 for transcription_id, trouble in wait.troubles.by_id.items()
             },
-            "answers": wait.troubles.answers,
+            "answered_at": wait.troubles.answered_at,
+            "final_at": wait.final_at,
         }
         self._store.set(
             _KEY, note, retention=timedelta(seconds=min(self._timeout, 365 * 86400)) + timedelta(days=7)

@@ -43,10 +43,10 @@ def seen(transcription_id: str, status: Status = Status.COMPLETED, **fields: Any
 def test_a_wait_goes_on_until_all_are_final() -> None:
     wait = wait_for("a", "b")
 
-    assert wait.on_transcription(seen("a"))
-    assert not wait.on_transcription(seen("b", Status.PROCESSING))
+    assert wait.on_transcription(seen("a"), now=START)
+    assert not wait.on_transcription(seen("b", Status.PROCESSING), now=START)
     assert wait.result(now=START + 5) is None
-    assert wait.on_transcription(seen("b", Status.FAILED, error="no sound"))
+    assert wait.on_transcription(seen("b", Status.FAILED, error="no sound"), now=START)
     assert wait.result(now=START + 6) == WaitResult("done", total=2, completed=1, failed={"b": "no sound"})
 
 
@@ -58,8 +58,8 @@ def test_ids_that_are_given_twice_count_once() -> None:
 
 def test_at_the_deadline_it_ends_and_says_what_is_left() -> None:
     wait = wait_for("a", "b", "c")
-    wait.on_transcription(seen("a"))
-    wait.on_transcription(seen("b", Status.FAILED, error="no sound"))
+    wait.on_transcription(seen("a"), now=START)
+    wait.on_transcription(seen("b", Status.FAILED, error="no sound"), now=START)
 
     assert wait.result(now=START + DAY - 0.001) is None
     result = wait.result(now=START + DAY)
@@ -73,7 +73,7 @@ def test_at_the_deadline_it_ends_and_says_what_is_left() -> None:
 
 def test_what_is_final_at_the_deadline_is_done_and_not_too_late() -> None:
     wait = wait_for("a")
-    wait.on_transcription(seen("a"))
+    wait.on_transcription(seen("a"), now=START)
 
     result = wait.result(now=START + 2 * DAY)
 
@@ -94,7 +94,7 @@ def test_a_timeout_tells_of_the_last_look_that_failed() -> None:
 def test_a_timeout_does_not_tell_of_trouble_that_has_passed() -> None:
     wait = wait_for("a")
     wait.on_error("a", PlaudConnectionError("the host is down"), now=START + 5)
-    wait.on_transcription(seen("a", Status.PROCESSING))
+    wait.on_transcription(seen("a", Status.PROCESSING), now=START)
 
     result = wait.result(now=START + DAY)
 
@@ -133,7 +133,7 @@ def looks_until_given_up(
         if wait.on_error("a", error, now=begin + number * every):
             return number + 1
         if answered is not None:
-            wait.on_transcription(seen(answered, Status.PROCESSING))
+            wait.on_transcription(seen(answered, Status.PROCESSING), now=begin + number * every)
     return 100
 
 
@@ -166,7 +166,7 @@ def test_many_looks_within_seconds_confirm_nothing(error: PlaudError) -> None:
 def test_what_all_are_answered_is_the_trouble_of_the_client_and_ends_no_wait(error: PlaudError) -> None:
     """A firewall's 403 in JSON."""
     wait = wait_for("a", "b")
-    wait.on_transcription(seen("a", Status.PROCESSING))
+    wait.on_transcription(seen("a", Status.PROCESSING), now=START)
     for number in range(100):
         assert not wait.on_error("a", error, now=START + 61 + number * 120)
         assert not wait.on_error("b", error, now=START + 62 + number * 120)
@@ -195,9 +195,28 @@ def test_once_others_are_answered_again_what_is_still_refused_is_given_up(error:
     wait = wait_for("a", "b")
     for number in range(10):
         assert not wait.on_error("a", error, now=START + 61 + number * 120)
-    wait.on_transcription(seen("b"))
+    wait.on_transcription(seen("b"), now=START + 1_200)
 
     assert wait.on_error("a", error, now=START + 3_600)
+
+
+@pytest.mark.parametrize("before", [-5, 5])
+def test_the_last_one_is_given_up_if_the_others_were_answered_at_the_same_time(before: int) -> None:
+    """Several are looked at at once, and the answers may come in any order."""
+    wait, refused = wait_for("a", "b"), PlaudRequestError("refused", status_code=403)
+    assert not wait.on_error("a", refused, now=START + 61)
+    wait.on_transcription(seen("b"), now=START + 61 - before)
+
+    assert looks_until_given_up(wait, refused, every=30.0, begin=START + 91) < 100
+
+
+def test_what_two_are_answered_differently_is_about_them() -> None:
+    wait = wait_for("a", "b")
+    for number in range(6):
+        wait.on_error("a", PlaudRequestError("refused", status_code=403), now=START + number * 60)
+        wait.on_error("b", PlaudRequestError("refused", status_code=422), now=START + number * 60)
+
+    assert list(wait.given_up) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +230,7 @@ def test_once_others_are_answered_again_what_is_still_refused_is_given_up(error:
 )
 def test_of_the_only_one_the_status_tells_whose_trouble_it_is(error: PlaudError, is_given_up: bool) -> None:
     wait = wait_for("a", "b")
-    wait.on_transcription(seen("b"))
+    wait.on_transcription(seen("b"), now=START)
 
     assert (looks_until_given_up(wait, error, every=120.0) < 100) is is_given_up
 
@@ -221,12 +240,12 @@ def test_an_answer_in_between_begins_it_anew(error: PlaudError) -> None:
     wait = wait_for("a")
     for number in range(50):
         assert not wait.on_error("a", error, now=START + 61 + number * 240)
-        wait.on_transcription(seen("a", Status.PROCESSING))
+        wait.on_transcription(seen("a", Status.PROCESSING), now=START)
 
 
 def test_what_plaud_has_known_is_not_soon_taken_for_gone() -> None:
     fresh, known = wait_for("a"), wait_for("a")
-    known.on_transcription(seen("a", Status.PROCESSING))
+    known.on_transcription(seen("a", Status.PROCESSING), now=START)
     gone = PlaudNotFoundError("gone", status_code=404)
 
     assert looks_until_given_up(fresh, gone, every=60.0) * 2 < looks_until_given_up(known, gone, every=60.0)
@@ -281,7 +300,7 @@ def test_refused_credentials_end_a_wait_after_a_while_without_any_answer(
     """A client that was let in before may be refused for as long as an outage lasts."""
     wait, refused = wait_for("a", "b"), kind("401", status_code=401)
     assert not wait.on_error("a", refused, now=START)
-    wait.on_transcription(seen("b", Status.PROCESSING))
+    wait.on_transcription(seen("b", Status.PROCESSING), now=START)
     assert not wait.on_error("a", refused, now=START + 200)
     assert not wait.on_error("b", refused, now=START + 200 + seconds - 1)
 
@@ -315,7 +334,7 @@ def test_what_an_earlier_look_of_the_run_found_out_is_taken_over() -> None:
 def test_a_transcription_that_was_not_asked_for_changes_nothing() -> None:
     wait = wait_for("a")
 
-    wait.on_transcription(seen("x"))
+    wait.on_transcription(seen("x"), now=START)
 
     assert (wait.completed, wait.pending) == ([], ("a",))
 
@@ -345,16 +364,16 @@ def test_an_unknown_word_is_new_once() -> None:
 def test_progress_is_one_line(after: float, age: str) -> None:
     wait = wait_for(*(f"txn_{number}" for number in range(1000)))
     for number in range(412):
-        wait.on_transcription(seen(f"txn_{number}"))
+        wait.on_transcription(seen(f"txn_{number}"), now=START)
     for number in range(412, 415):
-        wait.on_transcription(seen(f"txn_{number}", Status.FAILED))
+        wait.on_transcription(seen(f"txn_{number}", Status.FAILED), now=START)
 
     assert wait.progress(now=START + after) == f"412/1000 completed, 3 failed, oldest {age}"
 
 
 def test_progress_at_the_end_has_no_oldest() -> None:
     wait = wait_for("a")
-    wait.on_transcription(seen("a"))
+    wait.on_transcription(seen("a"), now=START)
 
     assert wait.progress(now=START + 100) == "1/1 completed, 0 failed"
 
@@ -403,8 +422,8 @@ def test_an_event_survives_the_way_through_the_database(
 
 def test_an_event_carries_ids_and_counts_but_no_reasons() -> None:
     wait = wait_for("a", "b")
-    wait.on_transcription(seen("a", Status.COMPLETED, text="transcript-canary"))
-    wait.on_transcription(seen("b", Status.FAILED, error="reason-canary"))
+    wait.on_transcription(seen("a", Status.COMPLETED, text="transcript-canary"), now=START)
+    wait.on_transcription(seen("b", Status.FAILED, error="reason-canary"), now=START)
     result = wait.result(now=START)
 
     assert result is not None
