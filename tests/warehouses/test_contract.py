@@ -238,6 +238,26 @@ def test_failed_transcription_replaces_what_was_there_by_its_error(lake: Lake) -
     assert lake.segments() == []
 
 
+def test_what_is_purged_is_there_no_more_and_the_rest_stays(lake: Lake) -> None:
+    writer = lake.writer()
+    for _ in range(2):
+        writer.replace(
+            [landing("txn_1", segments=2), landing("txn_2", segments=1), landing("txn_3", segments=0)]
+        )
+
+    loader = writer.loader
+    found = loader.stored(lambda one: one.transcription_id != "txn_2")
+    assert sorted((one.transcription_id, one.segment_count) for one in found) == [("txn_1", 2), ("txn_3", 0)]
+    # Some kinds of warehouse tell two landings apart by a microsecond.
+    assert all(moment(one.landed_at) - NOW < timedelta(seconds=1) for one in found)
+    assert loader.remove(["txn_1", "txn_3", "txn_unknown"]) == (2, 2)
+
+    assert [row["transcription_id"] for row in (*lake.transcripts(), *lake.segments())] == ["txn_2"] * 2
+    assert loader.remove(["txn_1"]) == (0, 0)
+    writer.replace([landing("txn_1", segments=1)])
+    assert writer.landed(["txn_1", "txn_2", "txn_3"]) == {"txn_1", "txn_2"}
+
+
 def test_texts_of_every_script_survive_byte_for_byte(lake: Lake) -> None:
     whole = "\n".join(TEXTS)
     stretches = tuple(segment(index, text=text, speaker=text) for index, text in enumerate(TEXTS))
