@@ -101,7 +101,7 @@ class Run:
     def _submitted(self, map_index: int | None) -> list[str]:
         """Return the ids that the run has submitted, by the ledger; none if there is no ledger."""
         try:
-            overview = Overview(bounded(open_ledger_database(self.place.ledger_conn_id)))
+            overview = Overview(open_ledger_database(self.place.ledger_conn_id))
             return overview.submitted_by(self.key.dag_id, self.key.run_id, map_index=map_index, most=MOST)
         except PlaudError:
             return []
@@ -109,20 +109,12 @@ class Run:
 
 def open_reader(place: Place) -> TranscriptReader:
     """Return what reads the transcripts of a place, and waits no longer than a page does."""
-    reader = TranscriptReader(place.sql_conn_id, place.schema, place.transcripts_table)
-    bounded(reader.database)
-    return reader
+    return TranscriptReader(place.sql_conn_id, place.schema, place.transcripts_table, wait_seconds=SECONDS)
 
 
 def open_ledger_database(ledger_conn_id: str) -> Database:
-    """Return the database of a ledger. Nothing is opened or created."""
-    return open_database(ledger_conn_id, role="ledger", parameter="ledger_conn_id")
-
-
-def bounded(database: Database) -> Database:
-    """Let a database be waited for no longer than a page is."""
-    database.dialect.wait_seconds = min(database.dialect.wait_seconds, SECONDS)
-    return database
+    """Return the database of a ledger, which waits no longer than a page does. Nothing is opened."""
+    return open_database(ledger_conn_id, role="ledger", parameter="ledger_conn_id").wait_at_most(SECONDS)
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str | None:
