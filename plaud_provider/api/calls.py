@@ -105,7 +105,7 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
                 pause = policy.backoff(attempt)
             elif (
                 400 <= answer.status < 500
-                and answer.status not in (401, 429)
+                and answer.status not in (401, 408, 425, 429)
                 and not failures.is_json(answer.body)
             ):
                 raise failures.foreign_page(account, answer.status)
@@ -277,15 +277,20 @@ def _see_that_plaud_answers(account: Account, policy: RetryPolicy, token: Token 
     """
     Ask for a transcription that there is not, which is free.
 
-    A refusal of any kind will do: a submit that is refused is paid for by nobody.
+    A refusal of any kind will do: a submit that is refused is paid for by nobody. What would leave a submit's
+    outcome open will not.
 
     :raises PlaudError: if Plaud is away, or a gateway answers in its place.
     """
     answer = yield from _free_look(account, policy, token)
-    if answer.status in SUCCESS and not failures.is_json(answer.body):
-        raise failures.foreign_page(account, answer.status)
-    if not (answer.status in SUCCESS or 400 <= answer.status < 500):
-        raise failures.failure(account, answer, "a look that is to tell whether it answers")
+    if answer.status not in SUCCESS:
+        if not 400 <= answer.status < 500 or answer.status == 408:
+            raise failures.failure(account, answer, "a look that is to tell whether it answers")
+    elif not refusal(answer.body):
+        try:
+            parse_transcription(answer.body, requested_id=NO_TRANSCRIPTION)
+        except PlaudResponseError:
+            raise failures.foreign_page(account, answer.status) from None
 
 
 def _free_look(account: Account, policy: RetryPolicy, token: Token | None) -> Call[Response]:

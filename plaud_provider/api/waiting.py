@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from plaud_provider.api.effects import OF_WHAT_IS_ASKED
 from plaud_provider.api.limits import RETENTION
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.exceptions import (
@@ -51,6 +52,9 @@ _LASTING = (PlaudConfigurationError, PlaudCertificateError)
 #: Refused credentials end a wait after so many seconds of nothing but refusals, and not at once: a gateway
 #: that restarts refuses everybody for a moment.
 REFUSED_SECONDS = 300.0
+#: For so many seconds this is taken for an outage: rejected tokens of a client that was let in before, and
+#: 404 for all that is asked for.
+OUTAGE_SECONDS = 7200.0
 
 
 class Patience(NamedTuple):
@@ -171,12 +175,27 @@ class Trouble:
 
     :param kind: The reason.
     :param since: Epoch seconds of the first of them.
+    :param answers: The answers that there had been before, see :class:`Troubles`.
     :param looks: How many there were.
     """
 
     kind: type[PlaudError]
     since: float
+    answers: int
     looks: int = 0
+
+
+@dataclass(slots=True)
+class Troubles:
+    """
+    The troubles with a client's transcriptions. Waits of the same client may share them.
+
+    :param by_id: The troubles by transcription id.
+    :param answers: How many looks Plaud has answered, whichever transcription they were for.
+    """
+
+    by_id: dict[str, Trouble] = field(default_factory=dict)
+    answers: int = 0
 
 
 class Wait:
@@ -197,9 +216,13 @@ class Wait:
     another 4xx from Plaud                      confirmed, see :data:`REFUSED`, it is given up as failed
     an answer that cannot be read               confirmed, see :data:`UNREADABLE`, it is given up as failed
     an id that cannot be asked for              it is given up as failed
-    refused credentials or tokens               they end the wait after :data:`REFUSED_SECONDS`
+    refused credentials                         they end the wait after :data:`REFUSED_SECONDS`
+    rejected tokens                             they end the wait after :data:`OUTAGE_SECONDS`
     a wrong connection or certificate           ends the wait
     ==========================================  ==========================================================
+
+    What is refused, or cannot be read, is given up only if Plaud has answered for another transcription
+    meanwhile: what all are answered is the client's trouble, or the network's. See :meth:`_is_about_it`.
 
     :param transcription_ids: What is waited for; duplicates count once.
     :param started_at: Epoch seconds of the first look of this run.
@@ -228,8 +251,8 @@ class Wait:
         self.failed: dict[str, str | None] = {}
         self.missing: list[str] = []
         self.given_up: dict[str, str] = {}
-        #: By transcription id. A later wait for the same ones may take it over.
-        self.troubles: dict[str, Trouble] = {}
+        #: A later wait for the same ones may take them over.
+        self.troubles = Troubles()
         self._known: set[str] = set()
         #: Epoch seconds since when credentials are refused.
         self.refused_since: float | None = None
@@ -258,7 +281,8 @@ class Wait:
     def on_transcription(self, transcription: Transcription) -> bool:
         """Take a look's result; return whether the transcription is final."""
         self._last_trouble = self.refused_since = None
-        self.troubles.pop(transcription.transcription_id, None)
+        self.troubles.by_id.pop(transcription.transcription_id, None)
+        self.troubles.answers += 1
         self._known.add(transcription.transcription_id)
         if transcription.status is Status.COMPLETED:
             self._finish(transcription.transcription_id)
@@ -290,19 +314,23 @@ class Wait:
         self._last_trouble = str(error)
         if isinstance(error, (PlaudAuthenticationError, PlaudTokenRejectedError)):
             self.refused_since = self.refused_since or now
-            if now >= self.refused_since + REFUSED_SECONDS:
+            is_rejected_token = isinstance(error, PlaudTokenRejectedError)
+            if now >= self.refused_since + (OUTAGE_SECONDS if is_rejected_token else REFUSED_SECONDS):
                 raise error
             return False
         patience = self._patience(transcription_id, error, now=now, submitted_at=submitted_at)
         if patience is None:
             return False
-        trouble = self.troubles.get(transcription_id)
+        troubles = self.troubles.by_id
+        trouble = troubles.get(transcription_id)
         if trouble is None or trouble.kind is not type(error):
-            trouble = self.troubles[transcription_id] = Trouble(type(error), since=now)
+            trouble = troubles[transcription_id] = Trouble(type(error), now, self.troubles.answers)
         trouble.looks += 1
         if trouble.looks < patience.looks or now < trouble.since + patience.seconds:
             return False
-        del self.troubles[transcription_id]
+        if patience is not AT_ONCE and not self._is_about_it(error, trouble, now=now):
+            return False
+        del troubles[transcription_id]
         if isinstance(error, PlaudNotFoundError):
             self._finish(transcription_id, NOT_FOUND_REASON, failed=True)
             self.missing.append(transcription_id)
@@ -332,6 +360,21 @@ class Wait:
         if isinstance(error, PlaudInputError):
             return AT_ONCE
         return UNREADABLE if isinstance(error, PlaudResponseError) else None
+
+    def _is_about_it(self, error: PlaudError, trouble: Trouble, *, now: float) -> bool:
+        """
+        Whether a trouble is about one transcription: a firewall may answer 403 to everything.
+
+        It is if Plaud has answered for another one since it began. Where no other one is waited for, the
+        status has to tell.
+        """
+        if self.troubles.answers > trouble.answers:
+            return True
+        is_only_one = len(self._pending) == 1
+        if isinstance(error, PlaudNotFoundError):
+            return is_only_one or now >= trouble.since + OUTAGE_SECONDS
+        is_of_who_asks = (error.status_code or 0) >= 400 and error.status_code not in OF_WHAT_IS_ASKED
+        return is_only_one and not is_of_who_asks
 
     def result(self, *, now: float) -> WaitResult | None:
         """Return how the wait ended, or what is worth landing now; ``None`` while there is neither."""

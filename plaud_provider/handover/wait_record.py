@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from plaud_provider.api.waiting import Trouble, Wait
+from plaud_provider.api.waiting import Trouble, Troubles, Wait
 from plaud_provider.exceptions import error_class
 
 if TYPE_CHECKING:
@@ -58,10 +58,13 @@ class WaitRecord:
             wait.resume(completed=noted["completed"], failed=noted["failed"])
             self.looked_at = dict(noted.get("looked_at", {}))
             wait.refused_since = noted.get("refused_since")
-            wait.troubles = {
-                transcription_id: Trouble(error_class(kind), since, looks)
-                for transcription_id, (kind, since, looks) in noted.get("troubles", {}).items()
-            }
+            wait.troubles = Troubles(
+                {
+                    transcription_id: Trouble(error_class(kind), *numbers)
+                    for transcription_id, (kind, *numbers) in noted.get("troubles", {}).items()
+                },
+                noted.get("answers", 0),
+            )
             return wait
         wait = self._wait(self._first_reschedule() or now)
         self.save(wait)
@@ -85,9 +88,10 @@ class WaitRecord:
             "looked_at": dict(looked_at or {}),
             "refused_since": wait.refused_since,
             "troubles": {
-                transcription_id: [trouble.kind.__name__, trouble.since, trouble.looks]
-                for transcription_id, trouble in wait.troubles.items()
+                transcription_id: [trouble.kind.__name__, trouble.since, trouble.answers, trouble.looks]
+                for transcription_id, trouble in wait.troubles.by_id.items()
             },
+            "answers": wait.troubles.answers,
         }
         self._store.set(
             _KEY, note, retention=timedelta(seconds=min(self._timeout, 365 * 86400)) + timedelta(days=7)

@@ -125,11 +125,15 @@ ABOUT_ONE = [
 ]
 
 
-def looks_until_given_up(wait: Wait, error: PlaudError, *, every: float, begin: float = START + 61) -> int:
-    """Return how many looks in a row it takes; a hundred stand for never."""
+def looks_until_given_up(
+    wait: Wait, error: PlaudError, *, every: float, begin: float = START + 61, answered: str | None = None
+) -> int:
+    """Return how many looks at a in a row it takes; a hundred stand for never."""
     for number in range(100):
         if wait.on_error("a", error, now=begin + number * every):
             return number + 1
+        if answered is not None:
+            wait.on_transcription(seen(answered, Status.PROCESSING))
     return 100
 
 
@@ -143,7 +147,7 @@ def test_what_is_about_one_is_confirmed_over_minutes_and_the_others_go_on(error:
     wait = wait_for("a", "b")
 
     assert not wait.on_error("a", error, now=START + 61), "one look proves nothing"
-    looks = looks_until_given_up(wait, error, every=30.0)
+    looks = looks_until_given_up(wait, error, every=30.0, answered="b")
 
     assert 3 <= looks < 100
     assert list(wait.failed) == ["a"]
@@ -155,7 +159,61 @@ def test_what_is_about_one_is_confirmed_over_minutes_and_the_others_go_on(error:
 
 @pytest.mark.parametrize("error", ABOUT_ONE)
 def test_many_looks_within_seconds_confirm_nothing(error: PlaudError) -> None:
-    assert looks_until_given_up(wait_for("a"), error, every=1.0) == 100
+    assert looks_until_given_up(wait_for("a", "b"), error, every=1.0, answered="b") == 100
+
+
+@pytest.mark.parametrize("error", ABOUT_ONE[1:])
+def test_what_all_are_answered_is_the_trouble_of_the_client_and_ends_no_wait(error: PlaudError) -> None:
+    """A firewall's 403 in JSON."""
+    wait = wait_for("a", "b")
+    wait.on_transcription(seen("a", Status.PROCESSING))
+    for number in range(100):
+        assert not wait.on_error("a", error, now=START + 61 + number * 120)
+        assert not wait.on_error("b", error, now=START + 62 + number * 120)
+
+    result = wait.result(now=START + DAY)
+
+    assert result is not None
+    assert (result.outcome, result.pending) == ("timeout", ("a", "b"))
+    assert "The last look failed" in result.message
+
+
+def test_404_for_all_is_taken_for_an_outage_for_two_hours() -> None:
+    """A gateway's "no route" in JSON."""
+    wait, gone = wait_for("a", "b"), PlaudNotFoundError("gone", status_code=404)
+    for number in range(60):
+        assert not wait.on_error("a", gone, now=START + 61 + number * 120)
+        assert not wait.on_error("b", gone, now=START + 62 + number * 120)
+
+    assert wait.on_error("a", gone, now=START + 61 + 7_200)
+
+    assert wait.missing == ["a"]
+
+
+@pytest.mark.parametrize("error", ABOUT_ONE)
+def test_once_others_are_answered_again_what_is_still_refused_is_given_up(error: PlaudError) -> None:
+    wait = wait_for("a", "b")
+    for number in range(10):
+        assert not wait.on_error("a", error, now=START + 61 + number * 120)
+    wait.on_transcription(seen("b"))
+
+    assert wait.on_error("a", error, now=START + 3_600)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_given_up"),
+    [
+        *((PlaudRequestError("refused", status_code=status), False) for status in (403, 405, 451)),
+        *((PlaudRequestError("refused", status_code=status), True) for status in (200, 400, 409, 422)),
+        (PlaudResponseError("segments: not a list"), True),
+        (PlaudNotFoundError("gone", status_code=410), True),
+    ],
+)
+def test_of_the_only_one_the_status_tells_whose_trouble_it_is(error: PlaudError, is_given_up: bool) -> None:
+    wait = wait_for("a", "b")
+    wait.on_transcription(seen("b"))
+
+    assert (looks_until_given_up(wait, error, every=120.0) < 100) is is_given_up
 
 
 @pytest.mark.parametrize("error", ABOUT_ONE)
@@ -188,7 +246,7 @@ def test_within_a_minute_of_the_submit_plaud_may_not_know_it_yet(submitted_at: f
         assert not wait.on_error(
             "a", PlaudNotFoundError("gone"), now=submitted_at + number * 0.5, submitted_at=submitted_at
         )
-    assert wait.troubles == {}
+    assert wait.troubles.by_id == {}
 
 
 def test_a_submit_that_seems_to_lie_a_little_ahead_is_fresh() -> None:
@@ -199,7 +257,7 @@ def test_a_submit_that_seems_to_lie_a_little_ahead_is_fresh() -> None:
         now = START + 61 + after
         assert not wait.on_error("a", PlaudNotFoundError("gone"), now=now, submitted_at=START + 61 + 50)
 
-    assert wait.troubles == {}
+    assert wait.troubles.by_id == {}
 
 
 def test_a_submit_that_seems_to_lie_hours_ahead_is_not_fresh_for_hours() -> None:
@@ -214,16 +272,21 @@ def test_a_submit_that_seems_to_lie_hours_ahead_is_not_fresh_for_hours() -> None
     assert wait.missing == ["a"]
 
 
-@pytest.mark.parametrize("kind", [PlaudAuthenticationError, PlaudTokenRejectedError])
-def test_refused_credentials_end_a_wait_after_minutes_without_any_answer(kind: type[PlaudError]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "seconds"), [(PlaudAuthenticationError, 300), (PlaudTokenRejectedError, 7_200)]
+)
+def test_refused_credentials_end_a_wait_after_a_while_without_any_answer(
+    kind: type[PlaudError], seconds: int
+) -> None:
+    """A client that was let in before may be refused for as long as an outage lasts."""
     wait, refused = wait_for("a", "b"), kind("401", status_code=401)
     assert not wait.on_error("a", refused, now=START)
     wait.on_transcription(seen("b", Status.PROCESSING))
     assert not wait.on_error("a", refused, now=START + 200)
-    assert not wait.on_error("b", refused, now=START + 499)
+    assert not wait.on_error("b", refused, now=START + 200 + seconds - 1)
 
     with pytest.raises(kind):
-        wait.on_error("a", refused, now=START + 500)
+        wait.on_error("a", refused, now=START + 200 + seconds)
 
 
 def test_an_id_that_cannot_be_asked_for_is_given_up_without_the_others() -> None:
