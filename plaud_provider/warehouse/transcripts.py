@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from plaud_provider.api.answers import parse_transcription
 from plaud_provider.api.models import Status, Transcription
@@ -13,6 +13,9 @@ from plaud_provider.database.rows import batches
 from plaud_provider.warehouse.loaders.choice import choose_loader
 from plaud_provider.warehouse.loaders.rows import RowsLoader
 from plaud_provider.warehouse.tables import DEFAULT_SEGMENTS_TABLE, DEFAULT_TRANSCRIPTS_TABLE, plaud_tables
+
+if TYPE_CHECKING:
+    from plaud_provider.warehouse.lake import Lake
 
 #: Transcripts that are in memory at once.
 _AT_ONCE = 20
@@ -58,14 +61,15 @@ class Known(NamedTuple):
 
 class TranscriptReader:
     """
-    Reads the transcripts of one warehouse. It writes nothing and creates nothing.
+    Reads the transcripts of one warehouse or lake. It writes nothing and creates nothing.
 
     All methods raise :class:`~plaud_provider.exceptions.PlaudWarehouseError` if the warehouse is away or
     refuses, as when the table is not there.
 
-    :param sql_conn_id: Airflow connection of the warehouse.
+    :param sql_conn_id: Airflow connection of the warehouse; ``None`` for a lake alone.
     :param schema: Schema of the table; ``None`` for the connection's own.
     :param transcripts_table: Its name, taken literally.
+    :param lake: The lake, where there is no warehouse.
     :param wait_seconds: How long to wait for a database of rows that is busy; ``None``: as long as tasks do.
     :raises PlaudConfigurationError: if there is no such connection, or none of its type is served.
     :raises PlaudInputError: if a name cannot be one.
@@ -73,16 +77,18 @@ class TranscriptReader:
 
     def __init__(
         self,
-        sql_conn_id: str,
+        sql_conn_id: str | None,
         schema: str | None = None,
         transcripts_table: str = DEFAULT_TRANSCRIPTS_TABLE,
         *,
+        lake: Lake | None = None,
         wait_seconds: float | None = None,
     ) -> None:
         other = DEFAULT_SEGMENTS_TABLE
         if transcripts_table == other:
             other = DEFAULT_TRANSCRIPTS_TABLE
-        self._loader = choose_loader(sql_conn_id, plaud_tables(schema, transcripts_table, other))
+        tables = plaud_tables(schema, transcripts_table, other)
+        self._loader = choose_loader(sql_conn_id, tables, lake=lake if sql_conn_id is None else None)
         if wait_seconds is not None and isinstance(self._loader, RowsLoader):
             self._loader.database.wait_at_most(wait_seconds)
 
