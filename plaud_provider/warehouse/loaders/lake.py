@@ -248,8 +248,13 @@ class LakeLoader(OrderedLoader):
             )
 
     def _last_landed(self, ids: Sequence[str]) -> datetime | None:
-        rows = self._run(lambda: self._landings(ids), "could not be read")
-        return max((landed_at for of_table in rows for _, landed_at in of_table), default=None)
+        import pyarrow.compute as pc
+
+        def latest() -> list[datetime | None]:
+            rows = (self._read(self._open(table), ("landed_at",), ids) for table in self._tables.parameters)
+            return [pc.max(of_table["landed_at"]).as_py() for of_table in rows]
+
+        return max(filter(None, self._run(latest, "could not be read")), default=None)
 
     def _append_segments(self, columns: Columns) -> None:
         def append() -> None:
