@@ -124,7 +124,8 @@ def packets(container: InputContainer, *streams: AudioStream) -> Iterator[Packet
     """Yield packets, of all streams or some, up to where the file ends or cannot be read any more."""
     import av
 
-    with suppress(av.FFmpegError):
+    # At its end PyAV looks for streams that a file has only further on in a list that is without them.
+    with suppress(av.FFmpegError, IndexError):
         for packet in container.demux(*streams):
             if packet.size:
                 yield packet
