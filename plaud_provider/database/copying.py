@@ -60,7 +60,7 @@ def _run(connection: sa.Connection, table: sa.Table, names: Iterable[str], piece
     raise failure_of(connection, statement, failure)
 
 
-def failure_of(connection: sa.Connection, statement: str, error: Exception) -> BaseException:
+def failure_of(connection: sa.Connection, statement: str, error: Any) -> BaseException:
     """
     Return an error of a driver as SQLAlchemy would have raised it, had it sent the statement.
 
@@ -68,7 +68,7 @@ def failure_of(connection: sa.Connection, statement: str, error: Exception) -> B
     :param statement: What is shown of the statement.
     :param error: The error.
     """
-    return sa.exc.DBAPIError.instance(
+    failure: BaseException = sa.exc.DBAPIError.instance(
         statement,
         None,
         error,
@@ -77,6 +77,7 @@ def failure_of(connection: sa.Connection, statement: str, error: Exception) -> B
         connection_invalidated=connection.dialect.is_disconnect(error, connection.connection, None),
         dialect=connection.dialect,
     )
+    return failure
 
 
 def _copy(connection: sa.Connection, statement: str, pieces: Iterable[str]) -> None:
