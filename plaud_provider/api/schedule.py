@@ -48,9 +48,9 @@ FEW_A_MINUTE = 30.0
 #: Guesses a minute of a larger schedule as long as nothing is known, however much of the quota is unused.
 UNKNOWN_A_MINUTE = 60.0
 #: Backoff. After a look in vain the next guess comes when a tenth of the time so far has passed again, and
-#: the next look in any case when two fifths have.
+#: the next look in any case when half of it has.
 GROWTH_OF_GUESS = 0.1
-GROWTH = 0.4
+GROWTH = 0.5
 #: Bounds of that pause, in seconds.
 SHORTEST_PAUSE = 5.0
 #: A shorter ``poke_interval`` would keep a core busy.
@@ -66,9 +66,9 @@ LEAST_UNCALLED = 300.0
 LAST_CALLS = 10
 #: Seconds after which to find out again how much of the quota is unused.
 RECHECK = 5.0
-#: Where Plaud does not tell when it finished, a result counts as having taken this part of the expected time,
-#: as far as the looks before and at the end allow that.
-UNTOLD = 0.9
+#: Where Plaud does not tell when it finished, what the first look finds done counts as having taken this part
+#: of the expected time, if that is not longer than it took; what looks have found processing, until the last.
+UNTOLD = 0.85
 
 
 class Job(NamedTuple):
@@ -303,7 +303,8 @@ class Schedule:
             self._times.note_call(came=one.called_at is not None)
         at_least = 0.0 if one.looked_at is None else one.looked_at - one.began_at
         at_most = max(at_least, now - one.began_at)
-        seconds = UNTOLD * self._times.expected(one.job.audio_seconds)
+        expected = self._times.expected(one.job.audio_seconds)
+        seconds = UNTOLD * expected if one.looked_at is None else at_most
         if completed_at is not None and one.job.accepted_at is not None:
             told = completed_at - one.job.accepted_at
             seconds = told if math.isfinite(told) and told > 0 else seconds

@@ -57,16 +57,27 @@ def _run(connection: sa.Connection, table: sa.Table, names: Iterable[str], piece
         failure = error
     else:
         return
-    # As SQLAlchemy would have raised it, had it sent the statement.
-    raise sa.exc.DBAPIError.instance(
+    raise failure_of(connection, statement, failure)
+
+
+def failure_of(connection: sa.Connection, statement: str, error: Any) -> BaseException:
+    """
+    Return an error of a driver as SQLAlchemy would have raised it, had it sent the statement.
+
+    :param connection: A connection.
+    :param statement: What is shown of the statement.
+    :param error: The error.
+    """
+    failure: BaseException = sa.exc.DBAPIError.instance(
         statement,
         None,
-        failure,
+        error,
         connection.dialect.loaded_dbapi.Error,
         hide_parameters=True,
-        connection_invalidated=connection.dialect.is_disconnect(failure, connection.connection, None),
+        connection_invalidated=connection.dialect.is_disconnect(error, connection.connection, None),
         dialect=connection.dialect,
     )
+    return failure
 
 
 def _copy(connection: sa.Connection, statement: str, pieces: Iterable[str]) -> None:

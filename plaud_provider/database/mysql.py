@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from plaud_provider.database.dialect import Dialect, code_of
-from plaud_provider.database.rows import rows_of
+from plaud_provider.database.mysql_values import insert_values
 from plaud_provider.database.types import UtcTime
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
 
@@ -85,9 +85,12 @@ class MySqlDialect(Dialect):
 
     def insert(self, connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
         """Insert rows; see the base class."""
-        if rows := rows_of(columns):
-            self._refuse_too_large(connection, table, rows)
-            connection.execute(sa.insert(table), rows)
+        keys = columns[next(iter(table.primary_key)).name]
+
+        def refuse_too_large(number: int, size: int) -> None:
+            self._refuse_larger(connection, table, keys[number], size)
+
+        insert_values(connection, table, columns, refuse_too_large)
 
     def upsert(
         self,
@@ -176,18 +179,21 @@ class MySqlDialect(Dialect):
         largest = max(sum(len(value) for value in row.values() if isinstance(value, str)) for row in rows)
         if largest < 1_000_000:
             return
-        limit = int(connection.exec_driver_sql("select @@max_allowed_packet").scalar_one())
+        first = next(iter(table.primary_key))
         for row in rows:
             size = sum(
                 len(value.encode("utf8", "replace")) for value in row.values() if isinstance(value, str)
             )
-            if size + 100_000 > limit:
-                first = next(iter(table.primary_key))
-                raise PlaudWarehouseError(
-                    f"The row of {row[first.name]!r} in {table.fullname} has {size} bytes; this server takes "
-                    f"statements of at most {limit}. Nothing was written. Raise max_allowed_packet there (up "
-                    "to 1 GB), then retry."
-                )
+            self._refuse_larger(connection, table, row[first.name], size)
+
+    def _refuse_larger(self, connection: sa.Connection, table: sa.Table, key: str, size: int) -> None:
+        limit = int(connection.exec_driver_sql("select @@max_allowed_packet").scalar_one())
+        if size + 100_000 > limit:
+            raise PlaudWarehouseError(
+                f"The row of {key!r} in {table.fullname} has {size} bytes; this server takes statements of "
+                f"at most {limit}. Nothing was written. Raise max_allowed_packet there (up to 1 GB), then "
+                "retry."
+            )
 
     def _url(self) -> sa.URL:
         """Return where to; the hook's own URL has in it whatever is in the connection's extra."""

@@ -241,8 +241,9 @@ class Overview:
             query = sa.select(self._table).where(*self._where(choice._replace(state=state)))
             if after is not None:
                 moment, key = after
-                is_beyond = c.updated_at > moment if oldest else c.updated_at < moment
-                query = query.where(sa.or_(is_beyond, sa.and_(c.updated_at == moment, c.recording_key > key)))
+                # A range apart from the order within a moment: PostgreSQL finds its begin in the index.
+                query = query.where(c.updated_at >= moment if oldest else c.updated_at <= moment)
+                query = query.where(sa.or_(c.updated_at != moment, c.recording_key > key))
             order = c.updated_at.asc() if oldest else c.updated_at.desc()
             query = query.order_by(order, c.recording_key).limit(most)
             entries += map(row_to_entry, self._all(query))

@@ -53,8 +53,8 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     """
     A task of an archive: it knows the client that pays, the ledger, and the target of the transcripts.
 
-    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB; by default the
-        warehouse. A lake cannot keep one: with ``lake_path`` alone it has to be given.
+    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, MySQL, SQLite or DuckDB; by
+        default the warehouse. A lake cannot keep one: with ``lake_path`` alone it has to be given.
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
     :param region: What you take that connection's region to be (templated); checked before any request.
     :param sql_conn_id: Connection of the warehouse (templated); by default ``warehouse_default``, or none if

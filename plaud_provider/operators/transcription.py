@@ -72,8 +72,8 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
         those that look like a signature, a secret or an expiry.
     :param on_unknown_submit: ``fail``: fail, without retries, and say what to do. ``resubmit``: send the
         recording again and accept that it may be paid twice (templated).
-    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB. With it a
-        recording is paid for once over all runs and DAGs that share the ledger: what another run has
+    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, MySQL, SQLite or DuckDB. With
+        it a recording is paid for once over all runs and DAGs that share the ledger: what another run has
         submitted is attached to.
     :param resubmit: What the ledger knows as ``failed`` or ``expired`` and is to be submitted, and paid for,
         again (templated).

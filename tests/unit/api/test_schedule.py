@@ -405,9 +405,9 @@ def test_a_thousand_at_sixty_a_minute_take_hardly_more_than_one_look_each() -> N
 
 
 def test_where_plaud_tells_no_times_the_looks_tell_them_nearly_as_well() -> None:
-    runs = [figures(long_tails(1000, seed=seed), 60, plauds=lambda _: None) for seed in range(5)]
+    runs = [figures(long_tails(1000, seed=seed), 60, plauds=lambda _: None) for seed in range(10)]
 
-    assert statistics.mean(run.looks for run in runs) <= 1.25
+    assert statistics.mean(run.looks for run in runs) <= 1.2
     assert statistics.mean(run.seconds / run.ideal_seconds for run in runs) <= 1.08
 
 

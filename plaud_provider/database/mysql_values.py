@@ -1,0 +1,85 @@
+"""
+Rows in MySQL's own text, many to a statement: half the time of parameters, which its driver writes into the
+statement as well, value by value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from plaud_provider.database.copying import failure_of
+from plaud_provider.database.types import utc
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from plaud_provider.database.rows import Columns
+
+#: Bytes of a statement, far below what a server takes (``max_allowed_packet``, 16 MB by default).
+_STATEMENT = 1_000_000
+
+
+def insert_values(
+    connection: sa.Connection, table: sa.Table, columns: Columns, refuse_too_large: Callable[[int, int], None]
+) -> None:
+    """
+    Insert rows in the transaction of a connection.
+
+    :param connection: A connection of mysqlclient, with ``utf8mb4``.
+    :param table: The table.
+    :param columns: The rows, as the values of each column.
+    :param refuse_too_large: Called with the number and the bytes of a row that is a statement of its own.
+    """
+    preparer = connection.dialect.identifier_preparer
+    names = ", ".join(preparer.format_column(table.c[name]) for name in columns)
+    # Drivers take %% for % in statements with parameters, which this is not.
+    statement = f"INSERT INTO {preparer.format_table(table)} ({names}) VALUES ".replace("%%", "%")
+    raw: Any = connection.connection.dbapi_connection
+    batch: list[bytes] = []
+    size = 0
+    try:
+        for number, row in enumerate(_rows(raw, columns)):
+            if batch and size + len(row) > _STATEMENT:
+                _send(raw, statement, batch)
+                batch, size = [], 0
+            if len(row) > _STATEMENT:
+                refuse_too_large(number, len(row))
+            batch.append(row)
+            size += len(row)
+        if batch:
+            _send(raw, statement, batch)
+    except connection.dialect.loaded_dbapi.Error as error:
+        failure = error
+    else:
+        return
+    raise failure_of(connection, statement, failure)
+
+
+def _send(raw: Any, statement: str, rows: list[bytes]) -> None:
+    cursor = raw.cursor()
+    try:
+        cursor.execute(statement.encode() + b",".join(rows))
+    finally:
+        cursor.close()
+
+
+def _rows(raw: Any, columns: Columns) -> Iterator[bytes]:
+    def string(value: str) -> bytes:
+        escaped: bytes = raw.string_literal(value.encode())
+        return escaped
+
+    def moment(value: datetime) -> bytes:
+        return string(f"{(utc(value) or value).replace(tzinfo=None)}")
+
+    writers: dict[type, Callable[[Any], bytes]] = {
+        type(None): lambda value: b"NULL",
+        str: string,
+        int: lambda value: b"%d" % value,
+        # Without an exponent it would be a decimal number.
+        float: lambda value: (text if "e" in (text := repr(value)) else f"{text}e0").encode(),
+        datetime: moment,
+    }
+    for row in zip(*columns.values(), strict=True):
+        yield b"(%s)" % b",".join([writers.get(type(value), raw.literal)(value) for value in row])
