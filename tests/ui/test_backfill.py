@@ -1,4 +1,4 @@
-"""What a form starts beside the one run that was meant: a backfill, and a DAG that it switches on. None pays."""
+"""What a form starts beside the run that was meant: a backfill, a DAG that it switches on. None pays."""
 
 from __future__ import annotations
 
