@@ -337,7 +337,7 @@ def _living_hosts(job_type: str) -> list[str]:
     except Exception as error:
         raise _NotLookedAtError(
             f"Airflow's own database cannot be asked from here ({type(error).__name__}); run this where the "
-            "scheduler runs"
+            "scheduler runs, after `airflow db migrate`"
         ) from None
 
 
