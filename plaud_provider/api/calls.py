@@ -343,7 +343,9 @@ def _outcome(answer: Response) -> Call[_Outcome]:
             return _Outcome((yield from _parsed(answer, parse)), is_said=True)
         except PlaudResponseError as malformed:
             but = f", but {malformed}" * is_success
-    is_refused = bool(refusal(answer.body)) if is_success else status < 500 and status not in (303, 408)
+    is_refused = (
+        bool(refusal(answer.body)) if is_success else 300 <= status < 500 and status not in (303, 408)
+    )
     return _Outcome(is_said=is_refused, but=but)
 
 

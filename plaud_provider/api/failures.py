@@ -65,7 +65,8 @@ def failure(account: Account, answer: Response, what: str, *, is_submit: bool = 
         )
     if 300 <= status < 400:
         return redirected(account, status)
-    if status >= 500 or status in (408, 425):
+    # Below 200: a library has taken an interim answer (103 Early Hints) for the last one.
+    if status >= 500 or status < 200 or status in (408, 425):
         return PlaudServerError(
             f"{account.base_url} kept answering {what} with {status}.", status_code=status
         )

@@ -93,7 +93,7 @@ def test_what_is_not_repeatable_is_marked_so() -> None:
 
 
 UNKNOWN = [
-    *[answer(status) for status in (303, 408, 500, 502, 503, 504, 520, 599)],
+    *[answer(status) for status in (101, 103, 303, 408, 500, 502, 503, 504, 520, 599)],
     answer(200, b""),
     answer(200, b"{"),
     answer(200, b"<html>signed in</html>"),
