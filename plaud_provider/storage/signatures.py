@@ -55,7 +55,7 @@ def identity(url: str, parameters: Collection[str] | None = None) -> str:
     return scheme.lower() + colon + rest + ("?" + "&".join(one.text for one in kept) if kept else "")
 
 
-def without_secrets(reference: str) -> str:
+def shown_reference(reference: str) -> str:
     """
     Return what may be shown and stored of a URL or storage reference.
 
