@@ -27,7 +27,8 @@ model               ``model``
 
 Names count in any letter case, with underscores or without: ``transcription_id`` is ``TranscriptionId``. Each
 may also stand below ``data``, ``result`` and the like (:data:`_WRAPPERS`), which is an object, a list of one,
-or either as JSON text. Where a name is there and empty, the next one is read.
+or either as JSON text. Where a name is there and empty, the next one is read. The id of a submit counts below
+any other name, too.
 
 Bytes that are not UTF-8 become U+FFFD; numbers that no warehouse takes (NaN, Infinity, more than 4,300
 digits) are unknown. Keys that are not known here are warned about once per process, by name; status words
@@ -90,6 +91,11 @@ _KNOWN_SEGMENT_KEYS = frozenset(
     [*_START, *_END, *_SPEAKER, *_TEXT, "language", "languageprobability", "languageprobabilitiy", "id"]
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
+#: The id in the answer to a submit that is cut off, or wraps it in something unknown.
+_NAMED_ID = re.compile(
+    r"""\\*["']transcription[_-]?id\\*["']\s*[:=]\s*(?:\\*["']([^"'\\]+)\\*["']|(\d+)\s*[,}\]])""",
+    re.IGNORECASE,
+)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _warned: set[str] = set()
 
@@ -168,15 +174,15 @@ def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Tran
     # A long transcript is in memory often enough.
     del body
     payload = _object(text)
-    places = places_in(payload)
+    places, names = _walk(payload)
     if requested_id is None:
-        return _transcription(payload, places, _usable_id(places), text)
+        return _transcription(payload, places, names, _usable_id(places), text)
     named = _first(places, _NAMING)
     if named is not None and str(named) != requested_id:
         raise PlaudResponseError(
             f"Plaud answered with transcription {_shown(named)} where {requested_id} was asked for."
         )
-    return _transcription(payload, places, requested_id, text)
+    return _transcription(payload, places, names, requested_id, text)
 
 
 def parse_submission(body: bytes, *, must_be_named: bool = False) -> Transcription:
@@ -189,11 +195,24 @@ def parse_submission(body: bytes, *, must_be_named: bool = False) -> Transcripti
     :param must_be_named: Whether only what is called a transcription's id counts as one.
     :raises PlaudResponseError: if there is no usable id in it; what stands in its place is quoted.
     """
-    payload = parse_json(body)
-    places = places_in(payload)
-    transcription_id = _usable_id(places, _NAMING if must_be_named else _ID)
+    text = _decoded(body)
+    found = (match[match.lastindex or 0] for match in _NAMED_ID.finditer(text))
     try:
-        return _transcription(payload, places, transcription_id)
+        payload = _object(text)
+    except PlaudResponseError as malformed:
+        # For people: what is cut off, or not Plaud's, is not relied upon.
+        there = next((f" It names {known!r}." for known in found if _is_usable_id(known)), "")
+        raise PlaudResponseError(f"{malformed}{there}") from None
+    places, names = _walk(payload)
+    try:
+        transcription_id = _usable_id(places, _NAMING if must_be_named else _ID)
+    except PlaudResponseError:
+        usable = next(filter(_is_usable_id, found), None)
+        if usable is None:
+            raise
+        return Transcription(usable, Status.PROCESSING, Status.PROCESSING.value)
+    try:
+        return _transcription(payload, places, names, transcription_id)
     except PlaudResponseError:
         return Transcription(transcription_id, Status.PROCESSING, Status.PROCESSING.value)
 
@@ -235,14 +254,18 @@ def refusal(body: bytes) -> str:
 
 
 def _transcription(
-    payload: dict[str, Any], places: Sequence[Mapping[str, Any]], transcription_id: str, text: str = ""
+    payload: dict[str, Any],
+    places: Sequence[Mapping[str, Any]],
+    names: Iterable[str],
+    transcription_id: str,
+    text: str = "",
 ) -> Transcription:
-    """Read all but the id; ``text`` is what the payload was parsed from."""
+    """Read all but the id; ``text`` is what the payload was parsed from, the rest from :func:`_walk`."""
     reported = _status_word(places)
     if reported is None:
         raise PlaudResponseError(f"Plaud's answer for transcription {transcription_id} has no status.")
     status = WORDS.get(reported.lower(), Status.PROCESSING)
-    _warn_of_unknown("keys", (name for place in _objects(payload) for name in place), _KNOWN_KEYS)
+    _warn_of_unknown("keys", names, _KNOWN_KEYS)
     # First of all, as the segments are used up.
     raw = _dump(payload, text)
     return Transcription(
@@ -279,16 +302,19 @@ def _status_word(places: Sequence[Mapping[str, Any]]) -> str | None:
 
 def places_in(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return where values may stand, by plain names: the answer, and what is wrapped in it, inwards."""
-    return [_by_plain_name(members) for members in _objects(payload)]
+    return _walk(payload)[0]
 
 
-def _objects(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    found = [payload]
-    for members in found:
+def _walk(payload: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Return :func:`places_in` an answer, and the names there as they are spelled."""
+    objects: list[Mapping[str, Any]] = [payload]
+    places: list[Mapping[str, Any]] = []
+    for members in objects:
         plain = _by_plain_name(members)
+        places.append(plain)
         inner = (_unwrapped(plain[name]) for name in _WRAPPERS if name in plain)
-        found += [one for one in inner if isinstance(one, dict)][: _MOST_PLACES - len(found)]
-    return found
+        objects += [one for one in inner if isinstance(one, dict)][: _MOST_PLACES - len(objects)]
+    return places, [name for members in objects for name in members]
 
 
 def _are_segments(value: object) -> bool:
@@ -300,10 +326,15 @@ def _are_segments(value: object) -> bool:
 
 def _listed_segments(places: Sequence[Mapping[str, Any]]) -> Any:
     """Return the segments of an answer, or what stands in their place."""
-    found = [place[name] for place in places for name in _SEGMENTS if place.get(name) is not None]
+    found = [_listed(place[name]) for place in places for name in _SEGMENTS if place.get(name) is not None]
     found += [place["data"] for place in places if _are_segments(place.get("data"))]
     lists = [value for value in found if isinstance(value, list)]
     return next((value for value in (*lists, *found) if value), lists[0] if lists else None)
+
+
+def _listed(value: object) -> object:
+    """Return the list that a JSON text holds; all else as it is."""
+    return _unwrapped(value) if isinstance(value, str) else value
 
 
 def _first(places: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Any:
@@ -319,14 +350,18 @@ def _is_said(value: object) -> bool:
 def _usable_id(places: Sequence[Mapping[str, Any]], names: Sequence[str] = _ID) -> str:
     found = [_named(place[name]) for name in names for place in places if place.get(name) is not None]
     for named in found:
-        transcription_id = as_transcription_id(named)
-        # A link with a signature in it would be shown wherever an id is.
-        if transcription_id is not None and without_secrets(transcription_id) == transcription_id:
-            return transcription_id
+        if _is_usable_id(named):
+            return str(named)
     shown = found[0] if found else None
     is_shown = shown != "" and isinstance(shown, (str, int, float)) and not isinstance(shown, bool)
     there = f": it has {_shown(shown)!r}" if is_shown else ""
     raise PlaudResponseError(f"Plaud's answer has no usable transcriptionId{there}.")
+
+
+def _is_usable_id(value: object) -> bool:
+    transcription_id = as_transcription_id(value)
+    # A link with a signature in it would be shown wherever an id is.
+    return transcription_id is not None and without_secrets(transcription_id) == transcription_id
 
 
 def _named(value: object) -> object:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from plaud_provider.api import failures
 from plaud_provider.api.account import Account
@@ -84,7 +84,7 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
         attempts = policy.attempts
         failure: PlaudError
         try:
-            answer = yield from _authorized(account, policy, Operation.GET, request, attempt)
+            answer, _ = yield from _authorized(account, policy, Operation.GET, request, attempt)
         except TransportFailure as broken:
             failure = unreachable(account, broken)
             if not broken.passing:
@@ -105,7 +105,7 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
                 pause = policy.backoff(attempt)
             elif (
                 400 <= answer.status < 500
-                and answer.status not in (401, 429)
+                and answer.status not in (401, 408, 425, 429)
                 and not failures.is_json(answer.body)
             ):
                 raise failures.foreign_page(account, answer.status)
@@ -155,7 +155,7 @@ def submit_transcription(
         attempt += 1
         failure: PlaudError
         try:
-            answer = yield from _authorized(account, policy, Operation.SUBMIT, request, attempt)
+            answer, outcome = yield from _authorized(account, policy, Operation.SUBMIT, request, attempt)
         except TransportFailure as broken:
             if broken.sent:
                 raise failures.unknown_outcome(account, broken.reason) from None
@@ -164,14 +164,11 @@ def submit_transcription(
             if not broken.passing:
                 raise failure from None
         else:
-            is_refused = answer.status in SUCCESS and refusal(answer.body)
-            if not is_refused and (
-                answer.status in SUCCESS or answer.status >= 500 or _names_transcription(answer)
-            ):
-                return (yield from _accepted(account, answer))
-            if not _says_outcome(answer):
+            if outcome.transcription is not None:
+                return _with_time(outcome.transcription, answer)
+            if not outcome.is_said:
                 raise failures.unknown_outcome(
-                    account, f"Plaud answered {answer.status}", status_code=answer.status
+                    account, f"Plaud answered {answer.status}{outcome.but}", status_code=answer.status
                 )
             yield Note(SubmitPhase.NOT_ACCEPTED)
             if 400 <= answer.status < 500 and answer.status not in (401, 429) and answer.is_page:
@@ -213,9 +210,11 @@ def _authorized(
     operation: Operation,
     request: Callable[[str], Call[Request]],
     attempt: int,
-) -> Call[Response]:
+) -> Call[tuple[Response, _Outcome]]:
     """
     Send a request with what lets it in; where Plaud rejects a token, send it again with another one.
+
+    The answer comes with what it says of a submit.
 
     Where there cannot be another one yet (:mod:`plaud_provider.api.tokens` decides), the same is tried again
     after a pause: what Plaud has just issued it may accept a little later. The answer is 401 if that did not
@@ -244,13 +243,14 @@ def _authorized(
             is_lost = broken.sent and not outgoing.repeatable
             yield ReturnSlot(sent=broken.sent, is_answered=False if is_lost else None)
             raise
+        outcome = _Outcome() if outgoing.repeatable else (yield from _outcome(answer))
         refused = answer.status == 429
         yield ReturnSlot(
             refused_for=policy.retry_after(answer.headers, attempt) if refused else None,
-            is_answered=None if outgoing.repeatable else _says_outcome(answer),
+            is_answered=None if outgoing.repeatable else outcome.is_said,
         )
         if token is None or answer.status != 401 or rejections >= policy.attempts:
-            return answer
+            return answer, outcome
         if not outgoing.repeatable:
             yield Note(SubmitPhase.NOT_ACCEPTED)
         rejections += 1
@@ -277,15 +277,20 @@ def _see_that_plaud_answers(account: Account, policy: RetryPolicy, token: Token 
     """
     Ask for a transcription that there is not, which is free.
 
-    A refusal of any kind will do: a submit that is refused is paid for by nobody.
+    A refusal of any kind will do: a submit that is refused is paid for by nobody. What would leave a submit's
+    outcome open will not.
 
     :raises PlaudError: if Plaud is away, or a gateway answers in its place.
     """
     answer = yield from _free_look(account, policy, token)
-    if answer.status in SUCCESS and not failures.is_json(answer.body):
-        raise failures.foreign_page(account, answer.status)
-    if not (answer.status in SUCCESS or 400 <= answer.status < 500):
-        raise failures.failure(account, answer, "a look that is to tell whether it answers")
+    if answer.status not in SUCCESS:
+        if not 400 <= answer.status < 500 or answer.status == 408:
+            raise failures.failure(account, answer, "a look that is to tell whether it answers")
+    elif not refusal(answer.body):
+        try:
+            parse_transcription(answer.body, requested_id=NO_TRANSCRIPTION)
+        except PlaudResponseError:
+            raise failures.foreign_page(account, answer.status) from None
 
 
 def _free_look(account: Account, policy: RetryPolicy, token: Token | None) -> Call[Response]:
@@ -314,42 +319,41 @@ def _parsed(answer: Response, parse: Callable[[bytes], Transcription]) -> Call[T
     return parsed
 
 
-def _says_outcome(answer: Response) -> bool:
-    """Whether an answer to a submit says what became of it; a page with a 200 does not."""
-    if answer.status not in SUCCESS and answer.status < 500:
-        return answer.status not in (303, 408)
-    if answer.status in SUCCESS and refusal(answer.body):
-        return True
-    return _names_transcription(answer)
+class _Outcome(NamedTuple):
+    """
+    What an answer to a submit says.
+
+    :param transcription: What was made of the recording. A refusal may name one, too: it may be paid for.
+    :param is_said: Whether the answer says what became of the recording; a page with a 200 does not.
+    :param but: What is wrong with an answer that should have named a transcription.
+    """
+
+    transcription: Transcription | None = None
+    is_said: bool = False
+    but: str = ""
 
 
-def _names_transcription(answer: Response) -> bool:
-    """Whether a refusal names the transcription that it has made all the same: it may be paid for."""
-    if answer.status in (401, 429) or len(answer.body) > LARGE_BYTES:
-        return False
-    try:
-        return bool(_accepted_by(answer)(answer.body))
-    except PlaudResponseError:
-        return False
+def _outcome(answer: Response) -> Call[_Outcome]:
+    status, but = answer.status, ""
+    is_success = status in SUCCESS
+    if is_success or (status not in (401, 429) and len(answer.body) <= LARGE_BYTES):
+        # Of an error, only what is called a transcription's id is one.
+        parse = partial(parse_submission, must_be_named=not is_success)
+        try:
+            return _Outcome((yield from _parsed(answer, parse)), is_said=True)
+        except PlaudResponseError as malformed:
+            but = f", but {malformed}" * is_success
+    is_refused = (
+        bool(refusal(answer.body)) if is_success else 300 <= status < 500 and status not in (303, 408)
+    )
+    return _Outcome(is_said=is_refused, but=but)
 
 
-def _accepted_by(answer: Response) -> Callable[[bytes], Transcription]:
-    """Return what reads the id of a submit: of an error, only one that is called a transcription's."""
-    return partial(parse_submission, must_be_named=answer.status not in SUCCESS)
-
-
-def _accepted(account: Account, answer: Response) -> Call[Transcription]:
-    try:
-        transcription = yield from _parsed(answer, _accepted_by(answer))
-    except PlaudResponseError as malformed:
-        but = f", but {malformed}" if answer.status in SUCCESS else ""
-        raise failures.unknown_outcome(
-            account, f"Plaud answered {answer.status}{but}", status_code=answer.status
-        ) from None
-    if transcription.created_at is None:
-        # Not told by every API; its server's clock says it as well.
-        return replace(transcription, created_at=_http_date(answer.headers.get("date")))
-    return transcription
+def _with_time(transcription: Transcription, answer: Response) -> Transcription:
+    """Return a transcription with the time of its submit: where the API does not tell it, its clock does."""
+    if transcription.created_at is not None:
+        return transcription
+    return replace(transcription, created_at=_http_date(answer.headers.get("date")))
 
 
 def _http_date(value: str | None) -> datetime | None:

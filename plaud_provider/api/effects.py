@@ -14,6 +14,9 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 #: Statuses of success: which of them means what is not documented.
 SUCCESS = range(200, 300)
+#: Refusals (4xx) of what is asked for: the next recording may pass. All others are of who asks, his account,
+#: rights or path, or come from something in between: the next one would be refused as well.
+OF_WHAT_IS_ASKED = frozenset({400, 409, 410, 413, 414, 415, 422})
 
 
 class Operation(StrEnum):

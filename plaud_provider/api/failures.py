@@ -8,7 +8,7 @@ from typing import Any
 
 from plaud_provider.api.account import Account
 from plaud_provider.api.answers import LARGE_BYTES, places_in
-from plaud_provider.api.effects import Response
+from plaud_provider.api.effects import OF_WHAT_IS_ASKED, Response
 from plaud_provider.api.tokens import redirected
 from plaud_provider.exceptions import (
     PlaudAccessError,
@@ -23,11 +23,6 @@ from plaud_provider.exceptions import (
 )
 
 _ERROR_CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}", re.ASCII)
-#: Refusals (HTTP) of what was asked for, not of who asks.
-_OF_ARGUMENTS = frozenset({400, 413, 415, 422})
-#: Refusals of a submit that are the client's trouble, never a recording's: its account, its rights, the path
-#: or a proxy. The next recording would be refused as well, and this one is good once the trouble is over.
-_OF_THE_CLIENT = frozenset({402, 403, 404, 405, 407, 426})
 #: Codes of a refusal, whatever its status, that say that Plaud does not know the client.
 _NO_CLIENT = re.compile(r"client.?not.?found|(unknown|invalid|no.?such).?client", re.IGNORECASE)
 #: Words of a refusal without a status that name who asks.
@@ -70,12 +65,13 @@ def failure(account: Account, answer: Response, what: str, *, is_submit: bool = 
         )
     if 300 <= status < 400:
         return redirected(account, status)
-    if status >= 500:
+    # Below 200: a library has taken an interim answer (103 Early Hints) for the last one.
+    if status >= 500 or status < 200 or status in (408, 425):
         return PlaudServerError(
             f"{account.base_url} kept answering {what} with {status}.", status_code=status
         )
-    is_of_client = status in _OF_THE_CLIENT or (status < 300 and _ACCOUNT.search(code) is not None)
-    if is_submit and is_of_client:
+    is_of_what_is_asked = status in OF_WHAT_IS_ASKED or (status < 300 and not _ACCOUNT.search(code))
+    if is_submit and not is_of_what_is_asked:
         return PlaudAccessError(
             f"{account.base_url} refused {what} with {status}{code}: client {account.client_id}, its account "
             "or its rights, not the recording. Nothing was accepted; a retry submits it again.",
@@ -83,7 +79,7 @@ def failure(account: Account, answer: Response, what: str, *, is_submit: bool = 
         )
     return PlaudRequestError(
         f"{account.base_url} refused {what} with {status}{code}. Nothing was accepted."
-        f"{' Correct the arguments.' * (is_submit and status in _OF_ARGUMENTS)}",
+        f"{' Correct the arguments.' * (is_submit and status in OF_WHAT_IS_ASKED)}",
         status_code=status,
     )
 

@@ -24,9 +24,9 @@ _EQUALS, _COLON, _AT = _spellings("="), _spellings(":"), _spellings("@")
 _SLASHES = rf"(?:\\{{0,4}}{_spellings('/')}){{2}}"
 _END = "\"'<>"
 _VALUE = rf"(?!<removed>)[^\s{_END}&;,)\]}}]+"
-_SIGNING = r"x-(?:amz|goog)-[a-z0-9-]{1,40}"
+_SIGNING = r"x[-_](?:amz|goog|oss)[-_][a-z0-9_-]{1,40}|x-(?:client-)?api-key"
 _SECRET = (
-    rf"{_SIGNING}|signature|sig|awsaccesskeyid|googleaccessid|key-pair-id"
+    rf"{_SIGNING}|signature|sig|hmac|awsaccesskeyid|googleaccessid|key-pair-id"
     r"|(?:access|refresh|security|session)[_-]?token|(?:client[_-]?)?secret(?:[_-]?key)?|password|api[_-]?key"
 )
 
@@ -44,6 +44,12 @@ _MEMBER = re.compile(
     rf"\b((?:{_SIGNING})[\"']?\s{{0,2}}:\s{{0,2}}[\[\"']{{0,2}}|(?:{_SECRET})[\"']\s{{0,2}}:\s{{0,2}}\[?[\"']){_VALUE}",
     re.IGNORECASE,
 )
+# Of S3's errors, which are XML. "SignatureProvided" is one, too.
+_ELEMENT = re.compile(rf"(<(?:{_SECRET})[a-z]{{0,20}}>){_VALUE}", re.IGNORECASE)
+_AUTHORIZATION = re.compile(
+    rf"\b(authorization[\"']?\s{{0,2}}[:=]\s{{0,2}}[\"']?(?:(?:bearer|basic)\s{{1,2}})?|bearer\s(?=\S{{20}})){_VALUE}",
+    re.IGNORECASE,
+)
 _SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
 _JWT = re.compile(r"(?<![\w-])eyJ[\w=-]{6,1024}(?:\.[\w=-]{0,2048}){1,2}")
 _PATH_SLASH = _spellings("/")
@@ -57,14 +63,16 @@ def without_secrets(text: str) -> str:
     """Return text of somebody else without query strings, passwords in URLs, tokens, and signatures."""
     if "eyJ" in text:
         text = _JWT.sub("<removed>", text)
-    if not any(mark in text for mark in "=@%\\?:"):
+    if not any(mark in text for mark in "=@%\\?:&<") and "earer " not in text:
         return text
     text = _WORD.sub(lambda word: _without_query(word[0]), text)
     text = _USER.sub(_without_user, text)
     text = _BARE_USER.sub("<removed>@", text)
     text = _PRE_AUTHENTICATED.sub(r"\1<removed>", text)
     text = _PARAMETER.sub(r"\1\2<removed>", text)
-    return _MEMBER.sub(r"\1<removed>", text)
+    for pattern in (_MEMBER, _ELEMENT, _AUTHORIZATION):
+        text = pattern.sub(r"\1<removed>", text)
+    return text
 
 
 def redact(answer: dict[str, Any], *, transcripts: Collection[str], errors: Collection[str]) -> None:

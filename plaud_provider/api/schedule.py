@@ -10,10 +10,11 @@ audio's length, and from how far off earlier predictions were come two moments f
 - when it *may be done*: one in ten takes no longer (the 10 % quantile);
 - when it is *probably done*: nearly all take no longer (the 95 % quantile).
 
-From the second moment on it is looked at in any case. Between the two a look is a *guess*. Guesses are made
-only from a share of the requests that the client's quota does not need otherwise, and of many only a few as
-long as nothing is known. After each look in vain the next one waits for a share of the time that has passed
-(backoff). ``benchmarks/polling.py`` compares this with looking at a fixed interval.
+From the second moment on it is looked at in any case. Between the two a look is a *guess*. There is one guess
+in each interval, and for up to four that somebody waits for some each minute; more are made only from a share
+of the requests that the client's quota does not need otherwise, and few as long as nothing is known. After
+each look in vain the next one waits for a share of the time that has passed (backoff).
+``benchmarks/polling.py`` compares this with looking at a fixed interval.
 """
 
 from __future__ import annotations
@@ -53,21 +54,22 @@ GROWTH_OF_GUESS = 0.1
 GROWTH = 0.5
 #: Bounds of that pause, in seconds.
 SHORTEST_PAUSE = 5.0
+LONGEST_PAUSE = 1800.0
 #: A shorter ``poke_interval`` would keep a core busy.
 SHORTEST_INTERVAL = 0.05
-LONGEST_PAUSE = 1800.0
 #: A look that failed is repeated after the shortest pause, then after twice as long each time, up to so many
 #: seconds.
 LONGEST_RETRY = 120.0
 #: Where Plaud calls when a transcription is final, the first look without a call comes after twice the time
 #: in which it is probably done, and after so many seconds at least: the first to be done are the quickest.
-PATIENCE = 300.0
+LEAST_UNCALLED = 300.0
 #: Of so many last results more than half came without a call: then calls are not relied upon.
-CALLS = 10
+LAST_CALLS = 10
 #: Seconds after which to find out again how much of the quota is unused.
 RECHECK = 5.0
 #: Where Plaud does not tell when it finished, what the first look finds done counts as having taken this part
-#: of the expected time, if that is not longer than it took; what looks have found processing, until the last.
+#: of the expected time, if that is not longer than it took; what a look has found processing before counts as
+#: done at the look that found it done.
 UNTOLD = 0.85
 
 
@@ -100,7 +102,7 @@ class ProcessingTimes:
     def __init__(self) -> None:
         self._known: deque[tuple[float | None, float]] = deque(maxlen=200)
         self._news = 0
-        self._called: deque[bool] = deque(maxlen=CALLS)
+        self._called: deque[bool] = deque(maxlen=LAST_CALLS)
         #: Counts how often what is expected has changed.
         self.version = 0
         self._fit()
@@ -191,8 +193,9 @@ class Schedule:
     Says which transcription to look at next, and when. The quota may delay any look.
 
     :param jobs: What is waited for; duplicates count once.
-    :param interval: Seconds between two looks at the same transcription once it is probably done; guesses may
-        follow each other after 5 s. In each interval one guess is made even if the quota is used up.
+    :param interval: Least seconds between two looks at the same transcription once it is probably done; they
+        grow to half of the time so far. Guesses may follow each other after 5 s. In each interval one guess
+        is made even if the quota is used up.
     :param now: When the schedule begins.
     :param times: What is known of how long Plaud takes; by default nothing.
     :param is_called: Whether Plaud calls when a transcription is final, see :meth:`call`.
@@ -363,10 +366,12 @@ class Schedule:
         may_be_done_already = one.job.submitted_at is None and looked_at is None
         if may_be_done_already or not (self._is_called and self._times.are_calls_relied_upon):
             return None
-        patience = max(PATIENCE, 2 * probably)
+        uncalled = max(LEAST_UNCALLED, 2 * probably)
         if looked_at is None:
-            return one.began_at + patience
-        return max(one.began_at + patience, looked_at + _pause(PATIENCE, GROWTH * (looked_at - one.began_at)))
+            return one.began_at + uncalled
+        return max(
+            one.began_at + uncalled, looked_at + _pause(LEAST_UNCALLED, GROWTH * (looked_at - one.began_at))
+        )
 
 
 def _median(values: Iterable[float]) -> float:

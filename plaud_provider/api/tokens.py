@@ -258,7 +258,7 @@ def _renew(
 
 
 def _spent(token: Token | None, *, now: float) -> Token | None:
-    """Return a token that is that is not used any more, as the proof that the credentials were good once."""
+    """Return a token that is not used any more, as the proof that the credentials were good once."""
     return None if token is None else replace(token, expires_at=now - 1, lifetime=0.0, refresh_token=None)
 
 

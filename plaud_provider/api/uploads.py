@@ -28,6 +28,7 @@ from plaud_provider.api.dialects.embedded_uploads import (
     user_token_request,
 )
 from plaud_provider.api.effects import (
+    OF_WHAT_IS_ASKED,
     SUCCESS,
     Do,
     LockToken,
@@ -69,8 +70,6 @@ PARTS_AT_ONCE = 3
 ROUNDS = 2
 
 _NOTHING_SENT = "Nothing was submitted, nothing is paid for."
-#: Refusals of the client's account or rights, and not of the file.
-_OF_THE_CLIENT = frozenset({402, 403, 404, 405, 407, 426})
 
 
 class Content(Protocol):
@@ -390,7 +389,7 @@ def _refusal(account: Account, answer: Response, what: str) -> PlaudError:
             f"{_NOTHING_SENT} Convert the recording to MP3.",
             status_code=status,
         )
-    if status in _OF_THE_CLIENT:
+    if status >= 400 and status not in OF_WHAT_IS_ASKED:
         return PlaudAccessError(
             f"{account.base_url} refused {what} with {status}{code}: client "
             f"{account.client_id}, its account or its rights, not the recording. {_NOTHING_SENT}",

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from plaud_provider.api.effects import OF_WHAT_IS_ASKED
 from plaud_provider.api.limits import RETENTION
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.exceptions import (
@@ -51,6 +52,11 @@ _LASTING = (PlaudConfigurationError, PlaudCertificateError)
 #: Refused credentials end a wait after so many seconds of nothing but refusals, and not at once: a gateway
 #: that restarts refuses everybody for a moment.
 REFUSED_SECONDS = 300.0
+#: For so many seconds this is taken for an outage: rejected tokens of a client that was let in before, and
+#: 404 for all that is asked for.
+OUTAGE_SECONDS = 7200.0
+#: Looks that are made at once end within so many seconds of each other.
+SAME_TIME_SECONDS = 30.0
 
 
 class Patience(NamedTuple):
@@ -170,13 +176,28 @@ class Trouble:
     The looks at a transcription that have failed in a row, for the same reason.
 
     :param kind: The reason.
+    :param status: HTTP status of the answers.
     :param since: Epoch seconds of the first of them.
     :param looks: How many there were.
     """
 
     kind: type[PlaudError]
+    status: int | None
     since: float
     looks: int = 0
+
+
+@dataclass(slots=True)
+class Troubles:
+    """
+    The troubles with a client's transcriptions. Waits of the same client may share them.
+
+    :param by_id: The troubles by transcription id.
+    :param answered_at: Epoch seconds of the last look that Plaud has answered, whichever it was for.
+    """
+
+    by_id: dict[str, Trouble] = field(default_factory=dict)
+    answered_at: float = 0.0
 
 
 class Wait:
@@ -197,9 +218,13 @@ class Wait:
     another 4xx from Plaud                      confirmed, see :data:`REFUSED`, it is given up as failed
     an answer that cannot be read               confirmed, see :data:`UNREADABLE`, it is given up as failed
     an id that cannot be asked for              it is given up as failed
-    refused credentials or tokens               they end the wait after :data:`REFUSED_SECONDS`
+    refused credentials                         they end the wait after :data:`REFUSED_SECONDS`
+    rejected tokens                             they end the wait after :data:`OUTAGE_SECONDS`
     a wrong connection or certificate           ends the wait
     ==========================================  ==========================================================
+
+    What is refused, or cannot be read, is given up only if Plaud has answered for another transcription
+    meanwhile: what all are answered is the client's trouble, or the network's. See :meth:`_is_about_it`.
 
     :param transcription_ids: What is waited for; duplicates count once.
     :param started_at: Epoch seconds of the first look of this run.
@@ -228,9 +253,11 @@ class Wait:
         self.failed: dict[str, str | None] = {}
         self.missing: list[str] = []
         self.given_up: dict[str, str] = {}
-        #: By transcription id. A later wait for the same ones may take it over.
-        self.troubles: dict[str, Trouble] = {}
+        #: A later wait for the same ones may take them over.
+        self.troubles = Troubles()
         self._known: set[str] = set()
+        #: Epoch seconds of the last look that found one final; 0: there was none.
+        self.final_at = 0.0
         #: Epoch seconds since when credentials are refused.
         self.refused_since: float | None = None
         self._last_trouble: str | None = None
@@ -255,11 +282,14 @@ class Wait:
         for transcription_id in failed:
             self._finish(transcription_id, None, failed=True)
 
-    def on_transcription(self, transcription: Transcription) -> bool:
-        """Take a look's result; return whether the transcription is final."""
+    def on_transcription(self, transcription: Transcription, *, now: float) -> bool:
+        """Take a look's result, which came at ``now``; return whether the transcription is final."""
         self._last_trouble = self.refused_since = None
-        self.troubles.pop(transcription.transcription_id, None)
+        self.troubles.by_id.pop(transcription.transcription_id, None)
+        self.troubles.answered_at = now
         self._known.add(transcription.transcription_id)
+        if transcription.is_final:
+            self.final_at = now
         if transcription.status is Status.COMPLETED:
             self._finish(transcription.transcription_id)
         elif transcription.status is Status.FAILED:
@@ -290,19 +320,23 @@ class Wait:
         self._last_trouble = str(error)
         if isinstance(error, (PlaudAuthenticationError, PlaudTokenRejectedError)):
             self.refused_since = self.refused_since or now
-            if now >= self.refused_since + REFUSED_SECONDS:
+            is_rejected_token = isinstance(error, PlaudTokenRejectedError)
+            if now >= self.refused_since + (OUTAGE_SECONDS if is_rejected_token else REFUSED_SECONDS):
                 raise error
             return False
         patience = self._patience(transcription_id, error, now=now, submitted_at=submitted_at)
         if patience is None:
             return False
-        trouble = self.troubles.get(transcription_id)
-        if trouble is None or trouble.kind is not type(error):
-            trouble = self.troubles[transcription_id] = Trouble(type(error), since=now)
+        troubles = self.troubles.by_id
+        trouble = troubles.get(transcription_id)
+        if trouble is None or (trouble.kind, trouble.status) != (type(error), error.status_code):
+            trouble = troubles[transcription_id] = Trouble(type(error), error.status_code, since=now)
         trouble.looks += 1
         if trouble.looks < patience.looks or now < trouble.since + patience.seconds:
             return False
-        del self.troubles[transcription_id]
+        if patience is not AT_ONCE and not self._is_about_it(error, trouble, now=now):
+            return False
+        del troubles[transcription_id]
         if isinstance(error, PlaudNotFoundError):
             self._finish(transcription_id, NOT_FOUND_REASON, failed=True)
             self.missing.append(transcription_id)
@@ -332,6 +366,24 @@ class Wait:
         if isinstance(error, PlaudInputError):
             return AT_ONCE
         return UNREADABLE if isinstance(error, PlaudResponseError) else None
+
+    def _is_about_it(self, error: PlaudError, trouble: Trouble, *, now: float) -> bool:
+        """
+        Whether a trouble is about one transcription: a firewall may answer 403 to everything.
+
+        It is if Plaud has answered for another one since it began, or has refused another one in another way.
+        Where no other one is left, it tells that one became final at the same time, or else the status.
+        """
+        others = (self.troubles.by_id.get(other) for other in self._pending)
+        ways = {(other.kind, other.status) for other in others if other is not None}
+        if self.troubles.answered_at >= trouble.since or len(ways) > 1:
+            return True
+        is_only_one = len(self._pending) == 1
+        if isinstance(error, PlaudNotFoundError):
+            return is_only_one or now >= trouble.since + OUTAGE_SECONDS
+        is_of_who_asks = (trouble.status or 0) >= 400 and trouble.status not in OF_WHAT_IS_ASKED
+        are_others_answered = self.final_at >= trouble.since - SAME_TIME_SECONDS
+        return is_only_one and (are_others_answered or not is_of_who_asks)
 
     def result(self, *, now: float) -> WaitResult | None:
         """Return how the wait ended, or what is worth landing now; ``None`` while there is neither."""
@@ -441,7 +493,7 @@ def after_look(
             transcription_id,
             seen.reported_status,
         )
-    if wait.on_transcription(seen):
+    if wait.on_transcription(seen, now=now):
         completed_at = seen.completed_at.timestamp() if seen.completed_at else None
         schedule.seen(transcription_id, now=now, completed_at=completed_at)
     else:

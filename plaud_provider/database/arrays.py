@@ -7,21 +7,18 @@ rows/s, where ``executemany`` makes 2,200.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from plaud_provider.database.dialect import upsert_of
-from plaud_provider.database.rows import columns_of
+from plaud_provider.database.rows import columns_of, parts
 
 if TYPE_CHECKING:
     from plaud_provider.database.dialect import MayReplace
     from plaud_provider.database.rows import Columns, Row
-
-#: Rows per statement.
-_BATCH = 20_000
 
 
 def insert(connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
@@ -72,10 +69,3 @@ def _insert(table: sa.Table) -> postgresql.Insert:
 def _unnest(name: str, kind: sa.types.TypeEngine[Any]) -> sa.ColumnElement[Any]:
     values = postgresql.ARRAY(kind)
     return sa.func.unnest(sa.cast(sa.bindparam(name, type_=values), values))
-
-
-def parts(columns: Columns) -> Iterator[Columns]:
-    """Return rows in parts that fit into a statement."""
-    count = len(next(iter(columns.values()), ()))
-    for start in range(0, count, _BATCH):
-        yield {name: values[start : start + _BATCH] for name, values in columns.items()}

@@ -80,6 +80,11 @@ class Database:
         other._role, other._parameter = "warehouse", "sql_conn_id"
         return other
 
+    def wait_at_most(self, seconds: float) -> Self:
+        """Have it wait no longer than so for others who use the database; return it."""
+        self.dialect.wait_seconds = min(self.dialect.wait_seconds, seconds)
+        return self
+
     def close(self) -> None:
         """Close the connection that is kept between calls, if there is one."""
         if self._engine is not None:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.pool import NullPool
 
-from plaud_provider.database.rows import batches, rows_of
+from plaud_provider.database.rows import batches, parts, rows_of
 from plaud_provider.database.types import host_clock
 from plaud_provider.exceptions import PlaudConfigurationError
 
@@ -170,8 +170,8 @@ class Dialect:
         :param table: The table.
         :param columns: The rows, as the values of each column.
         """
-        if rows := rows_of(columns):
-            connection.execute(sa.insert(table), rows)
+        for part in parts(columns):
+            connection.execute(sa.insert(table), rows_of(part))
 
     def upsert(
         self,

@@ -24,7 +24,7 @@ from plaud_provider.database import arrays
 from plaud_provider.database.dialect import Dialect
 from plaud_provider.database.duckdb_driver import create_engine
 from plaud_provider.database.file_queue import FileQueue
-from plaud_provider.database.rows import columns_of
+from plaud_provider.database.rows import are_large, columns_of, parts
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -120,6 +120,8 @@ class DuckDbDialect(Dialect):
         may_replace: MayReplace | None = None,
     ) -> None:
         """Insert rows, or replace those that may be; see the base class."""
+        if are_large(rows):
+            _use_one_thread(connection)
         with _conflicts_told(table):
             if may_replace is None:
                 # With long texts an upsert takes three times as long as an insert.
@@ -171,6 +173,13 @@ class DuckDbDialect(Dialect):
             return False
 
 
+def _use_one_thread(connection: sa.Connection) -> None:
+    """Have this transaction, after which the file is closed, make fewer copies of long texts."""
+    # A setting that is refused would end the transaction.
+    if not connection.exec_driver_sql("select current_setting('lock_configuration')").scalar():
+        connection.exec_driver_sql("SET threads = 1")
+
+
 def _insert(connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
     """Insert rows: many from tables of Arrow, if pyarrow is installed."""
     count = len(next(iter(columns.values()), ()))
@@ -184,7 +193,7 @@ def _insert(connection: sa.Connection, table: sa.Table, columns: Columns) -> Non
     statement = sa.insert(table).from_select(names, sa.select(rows))
     schema = arrow_schema(table.columns.items())
     driver: Any = connection.connection.driver_connection
-    for part in arrays.parts(columns):
+    for part in parts(columns):
         driver.register(_ROWS, arrow_table(part, schema))
         connection.execute(statement)
         driver.unregister(_ROWS)

@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 
 from plaud_provider.database import arrays, copying
 from plaud_provider.database.dialect import Dialect, code_of, replace_nuls, upsert_of
-from plaud_provider.database.rows import columns_of
+from plaud_provider.database.rows import are_large, columns_of
 from plaud_provider.database.types import JsonText, UtcTime
 from plaud_provider.exceptions import PlaudConfigurationError
 
@@ -47,8 +47,6 @@ _LOCK_SPACE = "airflow-provider-plaud"
 _CLOSED = ("0A", "42P10", "55000")
 # Nobody may create temporary tables where that right was revoked.
 _NO_TEMPORARY = (*_CLOSED, "42501")
-#: Rows with so many characters are sent by COPY, in pieces: drivers make several copies of a parameter.
-_LARGE_CHARACTERS = 4 * 1024 * 1024
 _STAGED = "plaud_staged"
 _UNUSABLE_KEYS = sa.text(
     "select relname from pg_catalog.pg_index join pg_catalog.pg_class on pg_class.oid = indexrelid "
@@ -114,7 +112,7 @@ class PostgresDialect(Dialect):
             upsert()
         elif (
             connection.dialect.driver in copying.DRIVERS
-            and _are_large(rows)
+            and are_large(rows)
             and self._is_done(connection, staged, f"a temporary table for {table.fullname}", _NO_TEMPORARY)
         ):
             pass
@@ -249,12 +247,6 @@ class PostgresDialect(Dialect):
             # another connection to the server for each transaction, knows nothing of it at the sixth.
             options["prepare_threshold"] = None
         return options
-
-
-def _are_large(rows: Sequence[Row]) -> bool:
-    return sum(len(value) for row in rows for value in row.values() if isinstance(value, str)) >= (
-        _LARGE_CHARACTERS
-    )
 
 
 def _upsert_staged(connection: sa.Connection, table: sa.Table, rows: Sequence[Row]) -> None:

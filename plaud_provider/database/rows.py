@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -10,6 +10,11 @@ Item = TypeVar("Item")
 Row = dict[str, Any]
 #: Many rows as a list of values for each column: of many segments that is made in a third of the time.
 Columns = dict[str, list[Any]]
+
+#: Rows per statement.
+_BATCH = 20_000
+#: Rows with so many characters are written in ways that make fewer copies of them.
+_LARGE_CHARACTERS = 4 * 1024 * 1024
 
 
 def columns_of(rows: Sequence[Row]) -> Columns:
@@ -25,3 +30,16 @@ def rows_of(columns: Columns) -> list[Row]:
 def batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """Return ``items`` in sequences of at most ``size``."""
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def parts(columns: Columns) -> Iterator[Columns]:
+    """Yield rows in parts that fit into a statement."""
+    count = len(next(iter(columns.values()), ()))
+    for start in range(0, count, _BATCH):
+        yield {name: values[start : start + _BATCH] for name, values in columns.items()}
+
+
+def are_large(rows: Sequence[Row]) -> bool:
+    """Whether rows have texts of several megabytes."""
+    characters = sum(len(value) for row in rows for value in row.values() if isinstance(value, str))
+    return characters >= _LARGE_CHARACTERS

@@ -72,7 +72,7 @@ with DAG(
             "warehouse_default",
             type="string",
             title="Ledger connection",
-            description="PostgreSQL, SQLite or DuckDB; the warehouse, unless the ledger is elsewhere",
+            description="PostgreSQL, MySQL, SQLite or DuckDB; the warehouse, unless the ledger is elsewhere",
         ),
         "sql_conn_id": Param(
             "warehouse_default",

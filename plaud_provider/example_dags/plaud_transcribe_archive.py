@@ -127,7 +127,7 @@ with DAG(
             None,
             type=["null", "string"],
             title="Ledger connection",
-            description="PostgreSQL, SQLite or DuckDB; empty: the warehouse",
+            description="PostgreSQL, MySQL, SQLite or DuckDB; empty: the warehouse",
         ),
         "plaud_conn_id": Param("plaud_default", type="string", title="Plaud connection"),
         **option_params(),

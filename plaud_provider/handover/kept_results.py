@@ -23,8 +23,8 @@ from plaud_provider.storage.folder import open_from_loop, parse_folder
 
 log = logging.getLogger(__name__)
 
-#: What a kept answer is called, or one that was being written when its process ended.
-KEPT_NAME = re.compile(r"[0-9a-f]{64}\.json|\.[0-9a-f]{64}\.json\.\w+")
+#: What a kept answer is called.
+KEPT_NAME = re.compile(r"[0-9a-f]{64}\.json")
 #: Answers that are read at once.
 READERS = 8
 _STATE = "No transcript is lost: Plaud keeps them for some days."

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
 from plaud_provider.recordings.listing import Found
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.storage.folder import LocalFolder, StoredFolder, parse_folder
+from plaud_provider.storage.folder import LocalFolder, StoredFolder, finished_name, parse_folder
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ def write_manifest(
         files.write(name, _lines(_MANIFEST, [_described(recording, seal) for recording in chunk]))
         paths.append(files.root + name)
     written = len(paths)
-    files.remove([name for name in files.names() if _number(name) > written or name in _LEFT_FILES])
+    files.remove([name for name in _ours(files) if not 0 < _number(name) <= written])
     return paths
 
 
@@ -131,7 +131,7 @@ def remove_manifest(folder: str) -> None:
     :raises PlaudError: as :func:`write_manifest`.
     """
     files = _folder(folder, "results_path")
-    files.remove([name for name in files.names() if _number(name) or name in _LEFT_FILES])
+    files.remove(_ours(files))
 
 
 def read_manifest(path: str, *, unseal: Callable[[str], str] | None = None) -> list[Found]:
@@ -263,7 +263,12 @@ def _keys_name(path: str) -> str:
     return _name(path).removesuffix(".jsonl") + ".keys.jsonl"
 
 
+def _ours(files: LocalFolder | StoredFolder) -> list[str]:
+    """Return the files that this module writes, those included that a killed task has not finished."""
+    return [name for name in files.names() if _number(name) or finished_name(name) in _LEFT_FILES]
+
+
 def _number(name: str) -> int:
-    """Return the number of a chunk or keys file; 0 of any other file."""
-    ours = _OURS.fullmatch(name)
+    """Return the number of a chunk or keys file, finished or not; 0 of any other file."""
+    ours = _OURS.fullmatch(finished_name(name))
     return int(ours[1]) if ours else 0

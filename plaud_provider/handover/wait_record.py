@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from plaud_provider.api.waiting import Trouble, Wait
+from plaud_provider.api.waiting import Trouble, Troubles, Wait
 from plaud_provider.exceptions import error_class
 
 if TYPE_CHECKING:
@@ -58,10 +58,14 @@ class WaitRecord:
             wait.resume(completed=noted["completed"], failed=noted["failed"])
             self.looked_at = dict(noted.get("looked_at", {}))
             wait.refused_since = noted.get("refused_since")
-            wait.troubles = {
-                transcription_id: Trouble(error_class(kind), since, looks)
-                for transcription_id, (kind, since, looks) in noted.get("troubles", {}).items()
-            }
+            wait.troubles = Troubles(
+                {
+                    transcription_id: Trouble(error_class(kind), *numbers)
+                    for transcription_id, (kind, *numbers) in noted.get("troubles", {}).items()
+                },
+                noted.get("answered_at", 0.0),
+            )
+            wait.final_at = noted.get("final_at", 0.0)
             return wait
         wait = self._wait(self._first_reschedule() or now)
         self.save(wait)
@@ -85,9 +89,11 @@ class WaitRecord:
             "looked_at": dict(looked_at or {}),
             "refused_since": wait.refused_since,
             "troubles": {
-                transcription_id: [trouble.kind.__name__, trouble.since, trouble.looks]
-                for transcription_id, trouble in wait.troubles.items()
+                transcription_id: [trouble.kind.__name__, trouble.status, trouble.since, trouble.looks]
+                for transcription_id, trouble in wait.troubles.by_id.items()
             },
+            "answered_at": wait.troubles.answered_at,
+            "final_at": wait.final_at,
         }
         self._store.set(
             _KEY, note, retention=timedelta(seconds=min(self._timeout, 365 * 86400)) + timedelta(days=7)

@@ -239,7 +239,7 @@ def _meant(name: str) -> str | None:
     """Return the field of ours that a name in an extra looks like."""
     from difflib import get_close_matches
 
-    plain = name.strip().lower().removeprefix("extra__plaud__").replace("-", "_")
+    plain = name.strip().lower().replace("-", "_").removeprefix("extra__").removeprefix("plaud_").lstrip("_")
     return next(iter(get_close_matches(plain, FIELDS, n=1, cutoff=0.8)), None)
 
 

@@ -247,7 +247,7 @@ class PlaudHook(HttpHook):
                 wait.on_error(transcription_id, error, now=time.time(), submitted_at=submitted_at)
                 trouble = error
             else:
-                wait.on_transcription(transcription)
+                wait.on_transcription(transcription, now=time.time())
                 trouble = None
         if end.outcome == "timeout":
             raise PlaudWaitTimeoutError(

@@ -62,8 +62,6 @@ class Claims(LedgerReader):
         def claim(connection: sa.Connection, keys: Sequence[str]) -> dict[str, Entry]:
             self._lock(connection, self._has_key(keys))
             self._note_lapsed(connection, self._has_key(keys))
-            # Once there is nothing to wait for any more: a lease is not to be spent on that.
-            now = self._time(connection)
             dialect = self.database.dialect
             beyond: set[str] = set()
             if max_hours is not None:
@@ -76,6 +74,8 @@ class Claims(LedgerReader):
                 }
                 wanted = [by_key[key] for key in keys if known.get(key, True)]
                 beyond = self._beyond_hours(connection, wanted, owner, max_hours)
+            # After all locks: waiting for them must not shorten the lease.
+            now = self._time(connection)
             rows = [self._claimed_row(by_key[key], owner, now) for key in keys if key not in beyond]
             dialect.clean(rows)
             dialect.upsert(
@@ -106,8 +106,8 @@ class Claims(LedgerReader):
         """
         there = self._c
         is_same_run = sa.and_(there.owner_dag_id == new.owner_dag_id, there.owner_run_id == new.owner_run_id)
-        # Of this try, whose lease starts anew, or an earlier one: one that is still alive must not take from
-        # a later one.
+        # A later try takes over what an earlier one claimed, and a try renews its own lease. An earlier try
+        # that is still alive must not take from a later one.
         is_earlier_try = sa.and_(
             is_same_run,
             there.owner_task_id == new.owner_task_id,

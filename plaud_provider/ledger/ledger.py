@@ -55,17 +55,18 @@ class Ledger(Claims):
     :meth:`processing`            ``submitting``, ``unknown``; and from          ``processing``
                                   wherever an id comes late
     :meth:`landed`                ``processing``; ``failed``, ``unknown``,       ``landed``
-                                  ``expired`` with an id
+                                  ``expired`` with an id; ``landed`` elsewhere
     :meth:`failed`                ``processing``                                 ``failed``, with its id
-    :meth:`expired`               ``processing``; ``landed``, but elsewhere      ``expired``
+    :meth:`expired`               ``processing``; ``landed``, of what the        ``expired``
+                                  caller has not found where it is wanted
     :meth:`known_again`           ``expired``                                    ``processing``
     :meth:`found_at_plaud`        ``unknown``                                    ``processing``, nobody waits
     :meth:`purge`                 all but ``claimed`` and ``submitting``         the same, and ``purged_at``
     ============================  =============================================  ==========================
 
-    A step is one conditional statement: it happens if the row is in a state, and with the owner, that it
-    starts from, and says whether it did. Each can be done again with the same result, so that a connection
-    which breaks at its commit does no harm.
+    A step happens if the row is in a state that it starts from, and says whether it did. Those of a submit
+    are one conditional statement each, which also asks for the owner; the others lock their rows first. Each
+    can be done again with the same result, so that a connection which breaks at its commit does no harm.
 
     See :class:`~plaud_provider.ledger.reader.LedgerReader` for the arguments.
     """

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.entry import Owner, State
     from plaud_provider.ledger.ledger import Ledger
-    from plaud_provider.submit.stop import Stop
     from plaud_provider.submit.summary import Price
     from plaud_provider.warehouse.lake import Lake
     from plaud_provider.warehouse.writer import WarehouseWriter
@@ -38,23 +37,12 @@ SHOWN = 5
 HELD_SECONDS = 30.0
 
 
-class EndsInOrder:
-    """An operator that submits: it sets ``_stop`` when it runs, and says to it when the task is ended."""
-
-    _stop: Stop | None = None
-
-    def on_kill(self) -> None:
-        """Send nothing more; what has been sent is waited for, and noted."""
-        if self._stop is not None:
-            self._stop.set()
-
-
 class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     """
     A task of an archive: it knows the client that pays, the ledger, and the target of the transcripts.
 
-    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB; by default the
-        warehouse. A lake cannot keep one: with ``lake_path`` alone it has to be given.
+    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, MySQL, SQLite or DuckDB; by
+        default the warehouse. A lake cannot keep one: with ``lake_path`` alone it has to be given.
     :param plaud_conn_id: Connection of type ``plaud`` (templated).
     :param region: What you take that connection's region to be (templated); checked before any request.
     :param sql_conn_id: Connection of the warehouse (templated); by default ``warehouse_default``, or none if

@@ -45,9 +45,13 @@ class ExportTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
         ``abfs://…``, ``file:///folder`` or an absolute path. There a file is called by its recording and its
         id, such as ``0001.mp3.txn_0123.srt``. Left out: beside each recording, which takes the right to write
         there.
-    :param sql_conn_id: Connection of the warehouse (templated): PostgreSQL, MySQL, MariaDB, DuckDB or SQLite.
+    :param sql_conn_id: Connection of the warehouse (templated); by default ``warehouse_default``, or none if
+        there is a ``lake_path``.
     :param schema: Schema of its table (templated).
     :param transcripts_table: Its table of transcripts (templated).
+    :param lake_path: Folder of the lake that they are read from if no ``sql_conn_id`` is given (templated).
+    :param lake_format: Format of its tables (templated): ``iceberg``, ``delta`` or ``parquet``.
+    :param lake_catalog_conn_id: Connection of Iceberg's catalog (templated).
     :return: References to the files that were written.
     :raises PlaudInputError: for a format that there is none of, a folder that is none, or a recording beside
         which nothing can be written, as it is an ``https://`` URL.
@@ -64,6 +68,9 @@ class ExportTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
         "sql_conn_id",
         "schema",
         "transcripts_table",
+        "lake_path",
+        "lake_format",
+        "lake_catalog_conn_id",
     )
     ui_color = "#fef7e0"
 
@@ -73,28 +80,36 @@ class ExportTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
         transcription_id: str | Sequence[str] | None = None,
         formats: Sequence[str] | str = ("srt", "vtt"),
         folder: str | None = None,
-        sql_conn_id: str = "warehouse_default",
+        sql_conn_id: str | None = None,
         schema: str | None = None,
         transcripts_table: str = "plaud_transcripts",
+        lake_path: str | None = None,
+        lake_format: str = "iceberg",
+        lake_catalog_conn_id: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.transcription_id = transcription_id
         self.formats = formats
         self.folder = folder
-        self.sql_conn_id = sql_conn_id
+        self.sql_conn_id = "warehouse_default" if sql_conn_id is None and lake_path is None else sql_conn_id
         self.schema = schema
         self.transcripts_table = transcripts_table
+        self.lake_path = lake_path
+        self.lake_format = lake_format
+        self.lake_catalog_conn_id = lake_catalog_conn_id
 
     def execute(self, context: Context) -> list[str]:
         """Read from the warehouse, and write."""
         from plaud_provider.api.models import EXPORTS, Status
+        from plaud_provider.warehouse.lake import checked_lake
         from plaud_provider.warehouse.transcripts import TranscriptReader
 
         formats = validate_words("formats", self.formats, EXPORTS)
         # A folder that is none is found before anything is read.
         folder = _folder(self.folder, "folder") if self.folder else None
-        reader = TranscriptReader(self.sql_conn_id, self.schema, self.transcripts_table)
+        lake = checked_lake(self.lake_path, self.lake_format, self.lake_catalog_conn_id)
+        reader = TranscriptReader(self.sql_conn_id, self.schema, self.transcripts_table, lake=lake)
         ids = self._ids()
         if ids is None:
             ids = reader.landed_by(context["ti"].dag_id, context["ti"].run_id)
@@ -121,7 +136,7 @@ class ExportTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
             more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
             raise PlaudNotFoundError(
                 f"transcription_id: {', '.join(missing[:SHOWN])}{more} not in {self.transcripts_table!r} of "
-                f"warehouse {self.sql_conn_id!r}. Land them before they are exported "
+                f"{self.sql_conn_id or self.lake_path!r}. Land them before they are exported "
                 "(TranscriptionToSqlOperator), or correct sql_conn_id, schema or transcripts_table. All "
                 f"others are written. {_STATE}"
             )

@@ -7,14 +7,12 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from plaud_provider.api.arguments import (
-    TextArguments,
-    validate_words,
-)
+from plaud_provider.api.arguments import TextArguments, optional, validate_words
 from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.lineage.moved import Moved, TellsLineage, folders_of
-from plaud_provider.operators.chunk import HELD_SECONDS, EndsInOrder, owner_of
+from plaud_provider.operators.chunk import HELD_SECONDS, owner_of
+from plaud_provider.operators.ends_in_order import EndsInOrder
 from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
@@ -25,6 +23,9 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.entry import Entry, State
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.submit.single import OnUnknownSubmit
+
+#: Arguments of a task that loads which say where.
+_PLACES = ("sql_conn_id", "lake_path", "lake_format", "lake_catalog_conn_id")
 
 
 class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, HarmlessLabel, TermsOperator):
@@ -72,8 +73,8 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
         those that look like a signature, a secret or an expiry.
     :param on_unknown_submit: ``fail``: fail, without retries, and say what to do. ``resubmit``: send the
         recording again and accept that it may be paid twice (templated).
-    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, SQLite or DuckDB. With it a
-        recording is paid for once over all runs and DAGs that share the ledger: what another run has
+    :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, MySQL, SQLite or DuckDB. With
+        it a recording is paid for once over all runs and DAGs that share the ledger: what another run has
         submitted is attached to.
     :param resubmit: What the ledger knows as ``failed`` or ``expired`` and is to be submitted, and paid for,
         again (templated).
@@ -222,19 +223,21 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
         """Refuse to pay for what a task behind this one could not load, where that can be known now."""
         if not self.has_dag():  # type: ignore[no-untyped-call]
             return
-        from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
+        from plaud_provider.warehouse.lake import checked_lake
         from plaud_provider.warehouse.loaders.choice import refuse_unserved
 
         for task in self.get_flat_relatives(upstream=False):
-            if not isinstance(task, TranscriptionToSqlOperator) or not isinstance(task.sql_conn_id, str):
+            if (given := _given_to_loader(task)) is None:
                 continue
             try:
-                conn_id = task.render_template(task.sql_conn_id, context)
+                conn_id, *lake = (self.render_template(given.get(name), context) for name in _PLACES)
             except Exception as error:
                 # It may be of use only when that task runs.
-                self.log.debug("sql_conn_id of %s is not known yet (%s).", task.task_id, type(error).__name__)
+                self.log.debug("Where %s loads is not known yet (%s).", task.task_id, type(error).__name__)
                 continue
-            refuse_unserved(str(conn_id))
+            checked_lake(*lake)
+            if (conn_id := optional(conn_id)) is not None:
+                refuse_unserved(str(conn_id))
 
     def _ledger_opener(self) -> Callable[[], Ledger] | None:
         if self.ledger_conn_id is None:
@@ -281,3 +284,22 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
             f"on_unknown_submit: {policy!r} is not 'fail' or 'resubmit'. Nothing was sent, nothing is paid "
             "for."
         )
+
+
+def _given_to_loader(task: Any) -> Mapping[str, Any] | None:
+    """Return the arguments of a task that loads, mapped or not; ``None`` of any other task."""
+    from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
+
+    if isinstance(task, TranscriptionToSqlOperator):
+        return vars(task)
+    kind = getattr(task, "operator_class", None)
+    if not isinstance(kind, type) or not issubclass(kind, TranscriptionToSqlOperator):
+        return None
+    given = dict(task.partial_kwargs)
+    expanded = getattr(task.expand_input, "value", None)
+    if not isinstance(expanded, dict) or not expanded.keys().isdisjoint(_PLACES):
+        # Where each of them loads is known when it runs.
+        return None
+    if given.get("sql_conn_id") is None and given.get("lake_path") is None:
+        given["sql_conn_id"] = "warehouse_default"
+    return given

@@ -12,9 +12,9 @@ uses the same client finds it (:mod:`plaud_provider.quota.stores`).
   submits; while more results wait than can go, one request in ten is a submit all the same.
 - **Leases.** A slot that is not returned, because its process was killed, is free again once its request must
   have ended. A place in the queue that nobody asks for again is given up seconds later.
-- **Refusals (429).** Everybody pauses for as long as Plaud says. Then one request at a time tries, until one
-  passes. The limit is lowered to what did pass in the minute before; after some minutes without a refusal it
-  rises to the connection's figure again.
+- **Refusals (429).** Everybody pauses for as long as Plaud says. Then one request every few seconds tries,
+  until one passes. The limit is lowered to what did pass in the minute before, but at most halved; after some
+  minutes without a refusal it rises to the connection's figure again.
 """
 
 from __future__ import annotations
@@ -347,7 +347,7 @@ class Quota:
         return self.burst[missing - 1] if missing <= len(self.burst) else now + rate.burst_seconds
 
     def _probe_opens_at(self, rate: Rate) -> float:
-        """Return when the next request may try: after a refusal one at a time does, until one passes."""
+        """Return when the next request may try: after a refusal one in some seconds, until one passes."""
         if not self.refusals:
             return 0.0
         probes = [slot.granted_at for slot in self.out.values() if slot.granted_at > self.refused_at]
@@ -408,7 +408,7 @@ class Quota:
 
     def _tidy(self, now: float, rate: Rate) -> None:
         """
-        Forget what is over.
+        Forget what is over, and close a quota that stands in for another one once it knows all of it.
 
         A time that is further ahead than it can be means that the clock was put back: it is cut to the latest
         that can be.

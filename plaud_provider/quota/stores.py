@@ -82,6 +82,8 @@ class FileStore:
         self.lock_path = folder.path / f"{name}.budget.lock"
         self._lock = FileLock(self.lock_path, seconds=LOCK_SECONDS, poll_seconds=POLL_SECONDS)
         self._was_there = False
+        # What was written last, and from what: mostly nobody else has written since, and it is not read anew.
+        self._written: tuple[bytes, Quota] | None = None
 
     def update(self, change: Change[T]) -> T:
         """Change the quota. Where the file is damaged or was removed, nobody knows what was sent."""
@@ -89,8 +91,12 @@ class FileStore:
             self._folder.check()
             with self._lock.held():
                 quota = self._read()
+                # It is changed in part if anything fails from here on.
+                self._written = None
                 result = change(quota, time.time())
-                self._folder.replace(self.path, to_document(quota).encode())
+                document = to_document(quota).encode()
+                self._folder.replace(self.path, document)
+                self._written = (document, quota)
                 self._was_there = True
                 return result
         except LockedError:
@@ -109,9 +115,14 @@ class FileStore:
 
     def _read(self) -> Quota:
         try:
-            return from_document(self.path.read_bytes())
+            document = self.path.read_bytes()
         except FileNotFoundError:
             return Quota.unknown() if self._was_there else Quota()
+        if self._written is None or document != self._written[0]:
+            return from_document(document)
+        quota = self._written[1]
+        quota.stands_in = False
+        return quota
 
 
 class FallbackStore:

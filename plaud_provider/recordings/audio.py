@@ -161,14 +161,16 @@ class _Recording:
         if self._is_of_frames_only(head):
             return self._frames(start, head)
         with self._opened(self._view.again(start=start)) as (container, stream):
-            claimed = ffmpeg.claim(container, stream)
-            if not self._is_whole:
-                if head[:4] == b"OggS" and self._is_chained(head):
-                    return self._seconds_per_byte(head) * self._size, False
-                if claimed is None:
-                    return self._counted_in_part(container, stream)
-                return claimed, True
-            return self._not_cut_off(claimed, ffmpeg.counted_seconds(container, stream)), True
+            claim = ffmpeg.claim(container, stream)
+            if self._is_whole:
+                return self._counted(container, stream), True
+            if head[:4] == b"OggS" and self._is_chained(head):
+                return self._seconds_per_byte(head) * self._size, False
+            if claim is None:
+                return self._counted_in_part(container, stream)
+            if stream.codec_context.name.startswith("pcm") and stream.codec_context.bit_rate:
+                self._not_cut_off(claim.seconds, self._size * 8 / stream.codec_context.bit_rate)
+            return claim.seconds, claim.end is None or len(container.streams) == 1
 
     @property
     def _name(self) -> str:
@@ -235,6 +237,8 @@ class _Recording:
             first = next(ffmpeg.packets(container, stream), None)
             claim = ffmpeg.claim(container, stream)
             byte_rate = (stream.codec_context.bit_rate or 0) / 8
+            if first is not None and not byte_rate and first.duration:
+                byte_rate = first.size / ffmpeg.seconds(first.duration, stream)
         if first is None:
             return None
         if not byte_rate or first.pos is None:
@@ -244,7 +248,7 @@ class _Recording:
         if header[:4] != b"data" or self._view.part(start, start + 4) in (b"RF64", b"BW64"):
             # Sizes of 64 bits, elsewhere in the file; FFmpeg has bounded them by the file's.
             is_known = claim and isinstance(file, View)
-            return _Sound(position, byte_rate, int(claim * byte_rate) if claim and is_known else None)
+            return _Sound(position, byte_rate, int(claim.seconds * byte_rate) if claim and is_known else None)
         (claimed,) = struct.unpack("<I", header[4:])
         is_placeholder = claimed == 0 or any(abs(claimed - known) <= _NEAR for known in _PLACEHOLDERS)
         # A recording may have just so many bytes.
@@ -261,17 +265,16 @@ class _Recording:
             raise _cut_off("MP4", promised, there) if promised > there else self._damaged()
         if self._is_whole and not boxes.has_huge_tables:
             with self._opened(self._view.again()) as (container, stream):
-                return self._not_cut_off(
-                    ffmpeg.claim(container, stream), ffmpeg.counted_seconds(container, stream)
-                ), True
+                return self._counted(container, stream), True
         # Else FFmpeg looks for the index of each piece before it reads the first.
         options = {"fflags": "ignidx"} if boxes.is_fragmented else {}
         with self._opened(boxes.without_tables(), **options) as (container, stream):
             if boxes.is_fragmented:
                 return self._counted_in_part(container, stream)
-            claimed = ffmpeg.claim(container, stream)
-            if claimed is None:
+            claim = ffmpeg.claim(container, stream)
+            if claim is None:
                 raise self._damaged()
+            claimed = claim.seconds
             if promised > there:
                 return self._not_cut_off(claimed, claimed * there / promised, promised, there), True
             return claimed, True
@@ -282,8 +285,8 @@ class _Recording:
         claim, claimed_bytes = self._mp3_claim(head)
         if self._is_whole:
             with self._opened(self._view.again(start=start)) as (container, stream):
-                counted = ffmpeg.counted_seconds(container, stream)
-            return self._not_cut_off(claim, counted), True
+                seconds, _ = ffmpeg.counted(container, stream)
+            return self._not_cut_off(claim, seconds), True
         there = self._size - start
         if claim and claimed_bytes:
             if claimed_bytes > there * TOLERATED_CLAIM:
@@ -307,17 +310,20 @@ class _Recording:
         """Return seconds and bytes that an MP3 has by a first frame without sound, if there is one."""
         with self._opened(io.BytesIO(head)) as (container, stream):
             first = next((packet for packet in container.demux(stream) if packet.size), None)
-            before = head[: first.pos] if first is not None and first.pos else b""
-            claim = ffmpeg.claim(container, stream)
+            if first is None or not first.pos:
+                return None, None
+            before = head[: first.pos]
+            of_frame = ffmpeg.seconds(first.duration or 0, stream)
         for name in (b"Xing", b"Info"):
             at = before.rfind(name)
             if at >= 0 and len(before) - at < 2000:
                 flags, *numbers = struct.unpack(">III", before[at + 4 : at + 16].ljust(12, b"\0"))
                 count = numbers[1] if flags & 1 else numbers[0]
-                return (claim if flags & 1 else None), (count if flags & 2 else None)
+                return (numbers[0] * of_frame if flags & 1 else None), (count if flags & 2 else None)
         at = before.rfind(b"VBRI")
         if at >= 0:
-            return claim, struct.unpack(">I", before[at + 10 : at + 14].ljust(4, b"\0"))[0]
+            count, frames = struct.unpack(">II", before[at + 10 : at + 18].ljust(8, b"\0"))
+            return frames * of_frame, count
         return None, None
 
     def _sampled(self, start: int, head: bytes) -> float:
@@ -346,6 +352,15 @@ class _Recording:
         return seconds / (covered if covered > len(sample) / 2 else len(sample))
 
     # Any
+
+    def _counted(self, container: InputContainer, stream: AudioStream) -> float:
+        """Count all packets."""
+        claim = ffmpeg.claim(container, stream)
+        seconds, end = ffmpeg.counted(container, stream)
+        if claim is not None and claim.end is not None:
+            self._not_cut_off(claim.end, end)
+            return seconds
+        return self._not_cut_off(claim.seconds if claim else None, seconds)
 
     def _counted_in_part(self, container: InputContainer, stream: AudioStream) -> tuple[float, bool]:
         """Count packets up to what may be read, and take the rest to be like them."""

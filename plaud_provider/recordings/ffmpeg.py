@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from av import Packet
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: Containers that are opened. Not among them is what makes FFmpeg open other files: playlists, image series.
 _CONTAINERS = (
     "wav,w64,mp3,aac,mov,matroska,ogg,flac,amr,amrnb,amrwb,aiff,au,caf,asf,avi,mpegts,mpeg,flv,ac3,eac3,wv,ape,"
-    "tta,dsf"
+    "tta,dsf,dss,gsm,nistsphere,sox,voc"
 )
 _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none", "probesize": "65536"}
 #: Containers that are nothing but frames one after the other. Any stretch can be read by itself, but of those
@@ -92,30 +92,55 @@ def seconds(time: int, stream: AudioStream) -> float:
     return float(time * stream.time_base) if stream.time_base else 0.0
 
 
-def claim(container: InputContainer, stream: AudioStream) -> float | None:
-    """Return how long a file says it is."""
+class Claim(NamedTuple):
+    """
+    What a file says about its length.
+
+    :param seconds: How long its sound is.
+    :param end: When all that is in it ends, if it says only that: sound may begin later than a picture, and
+        end earlier.
+    """
+
+    seconds: float
+    end: float | None
+
+
+def claim(container: InputContainer, stream: AudioStream) -> Claim | None:
+    """Return what a file says about its length."""
+    begin = max(0.0, seconds(stream.start_time or 0, stream))
     if stream.duration and stream.duration > 0:
-        return seconds(stream.duration, stream)
-    return container.duration / 1_000_000 if container.duration and container.duration > 0 else None
+        length = seconds(stream.duration, stream)
+        if container.format.name == "ogg" and stream.codec_context.name == "opus" and length > begin:
+            # Its time need not begin at 0, and FFmpeg says when it ends.
+            length -= begin
+        return Claim(length, None)
+    if container.duration and container.duration > 0:
+        end = container.duration / 1_000_000
+        return Claim(end - begin if end > begin else end, end)
+    return None
 
 
-def packets(container: InputContainer, stream: AudioStream) -> Iterator[Packet[AudioStream]]:
-    """Yield packets up to the end of the file, or to where it cannot be read any more."""
+def packets(container: InputContainer, *streams: AudioStream) -> Iterator[Packet[Any]]:
+    """Yield packets, of all streams or some, up to where the file ends or cannot be read any more."""
     import av
 
-    with suppress(av.FFmpegError):
-        for packet in container.demux(stream):
+    # At its end PyAV looks for streams that a file has only further on in a list that is without them.
+    with suppress(av.FFmpegError, IndexError):
+        for packet in container.demux(*streams):
             if packet.size:
                 yield packet
 
 
-def counted_seconds(container: InputContainer, stream: AudioStream) -> float:
-    """Return how long what is in all packets lasts."""
+def counted(container: InputContainer, stream: AudioStream) -> tuple[float, float]:
+    """Return how long the sound in all packets lasts, and when the last packet of anything ends."""
     first, end, total, before = None, 0, 0, 0
     is_of_frames = container.format.name in FRAMES_ONLY
-    for packet in packets(container, stream):
-        if is_of_frames and packet.size > _LARGEST_FRAME:
-            # A tag behind the sound.
+    last = 0.0
+    for packet in packets(container):
+        if packet.pts is not None and packet.time_base:
+            last = max(last, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream_index != stream.index or (is_of_frames and packet.size > _LARGEST_FRAME):
+            # Not the sound, or a tag behind it.
             continue
         total += packet.duration or 0
         if packet.pts is not None:
@@ -125,8 +150,8 @@ def counted_seconds(container: InputContainer, stream: AudioStream) -> float:
             first = packet.pts if first is None else first
             end = max(end, packet.pts + (packet.duration or 0))
     # A first packet before 0 is there for the decoder to start with.
-    counted = total if first is None or is_of_frames else before + end - max(0, first)
-    return seconds(counted, stream)
+    count = total if first is None or is_of_frames else before + end - max(0, first)
+    return seconds(count, stream), last
 
 
 def _open_nothing(url: str, flags: int, options: object) -> Any:

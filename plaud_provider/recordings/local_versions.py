@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 BUSY_SECONDS = 5.0
 _NAME = "local_versions.db"
 
-#: The database that a thread has open, and where: opening it for each of many files takes longer than the
+#: The database that a thread has open, and for whom: opening it for each of many files takes longer than the
 #: lookup. A forked process opens it anew, as SQLite's connections are of one process.
 _kept = threading.local()
 
@@ -68,10 +68,10 @@ def keep_version(path: str, status: Sequence[int], version: str) -> None:
 @contextmanager
 def _opened() -> Iterator[sqlite3.Connection]:
     """Return this thread's database; after an error it is opened anew."""
-    folder = PrivateFolder()
-    folder.check()
-    where = (os.getpid(), folder.path)
+    where = (os.getpid(), os.environ.get("AIRFLOW_HOME"))
     if getattr(_kept, "where", None) != where:
+        folder = PrivateFolder()
+        folder.check()
         _kept.database, _kept.where = _open(os.path.join(folder.path, _NAME)), where
     try:
         yield _kept.database

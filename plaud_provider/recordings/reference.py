@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from plaud_provider.api.arguments import is_path, is_template
 from plaud_provider.exceptions import PlaudError, PlaudInputError
 from plaud_provider.storage.errors import Argument
-from plaud_provider.storage.signatures import WEB, expires_at, identity, without_secrets
+from plaud_provider.storage.signatures import WEB, expires_at, identity, shown_reference
 
 E = TypeVar("E", bound=PlaudError)
 
@@ -86,7 +86,7 @@ class AudioReference:
 
         Of a URL that is address and path, without the query and without secrets in the path.
         """
-        return without_secrets(self._value)
+        return shown_reference(self._value)
 
     @property
     def identity(self) -> str:

@@ -19,7 +19,7 @@ from plaud_provider.exceptions import (
     PlaudNotFetchableError,
     PlaudStorageError,
 )
-from plaud_provider.storage.signatures import without_secrets
+from plaud_provider.storage.signatures import shown_reference
 
 _FORBIDDEN = (401, 403)
 #: How a storage refuses to read what it has just described: it is encrypted with a key that the connection
@@ -54,7 +54,7 @@ class Argument(NamedTuple):
     @property
     def shown(self) -> str:
         """Its value, safe to show."""
-        return without_secrets(self.value)
+        return shown_reference(self.value)
 
     def error(self, why: str, kind: type[PlaudError] | None = None) -> PlaudError:
         """

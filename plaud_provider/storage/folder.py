@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +30,16 @@ from plaud_provider.storage.kinds import KINDS
 _LOCAL_SCHEME = "file://"
 #: Objects that are removed at once.
 REMOVERS = 16
+
+#: What a local file is called while it is written, and for good if its process is killed meanwhile.
+_UNFINISHED = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
+
+
+def finished_name(path: str) -> str:
+    """Return the path that a file has, or was to have once it was written."""
+    folder, slash, name = path.rpartition("/")
+    unfinished = _UNFINISHED.fullmatch(name)
+    return folder + slash + unfinished[1] if unfinished else path
 
 
 def parse_folder(

@@ -43,17 +43,19 @@ def identity(url: str, parameters: Collection[str] | None = None) -> str:
     scheme, colon, rest = url.partition("#")[0].partition(":")
     address, _, query = rest.partition("?")
     found = parse_query(query)
+    # What may be a signature is none if nothing is left that names the recording.
+    rest = marked(address, "*", signed_parts(address, is_named=True))
     if parameters is None:
         kept = unsigned(found, is_named=path_names(address))
     else:
         counting = {name.lower() for name in parameters}
         kept = [one for one in found if one.name in counting]
-    is_named = path_names(address) or any(map(names_recording, kept))
-    address = marked(address, "*", signed_parts(address, is_named=is_named))
-    return scheme.lower() + colon + address + ("?" + "&".join(one.text for one in kept) if kept else "")
+    if not path_names(rest) and not any(map(names_recording, kept)):
+        rest = marked(address, "*", signed_parts(address, is_named=False))
+    return scheme.lower() + colon + rest + ("?" + "&".join(one.text for one in kept) if kept else "")
 
 
-def without_secrets(reference: str) -> str:
+def shown_reference(reference: str) -> str:
     """
     Return what may be shown and stored of a URL or storage reference.
 

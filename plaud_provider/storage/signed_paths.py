@@ -7,15 +7,18 @@ from itertools import pairwise
 from urllib.parse import unquote
 
 from plaud_provider.storage.signed_queries import has_signature
-from plaud_provider.storage.url_shapes import AUDIO_FILE, EPOCH, HASH, ID, JWT, OWNER, is_drawn
-
-#: What hands out recordings is called by such words, and names none: getRecording, download_file, audio.
-_WORDS = re.compile(
-    r"((download|get|fetch|retrieve|file|audio|sound|voice|voicemail|recording|record|call|stream|media|play"
-    r"|player|listen|index|content|attachment|raw|view|serve|api|rest|public|link|share|shared|object|blob|data"
-    r"|export|output|original|default|track)s?|uc|dl|rec|[dfrs])+",
-    re.IGNORECASE,
+from plaud_provider.storage.url_shapes import (
+    AUDIO_FILE,
+    DIGEST,
+    EPOCH,
+    HASH,
+    ID,
+    JWT,
+    OWNER,
+    is_any,
+    is_drawn,
 )
+
 #: What a folder of one recording may be called, as ``call-17``; the version of an API is shorter.
 _WITH_NUMBER = re.compile(r"(?=.*\d).{5,}")
 _SCRIPT = re.compile(r"\.(php\d?|aspx?|ashx|jsp|do|cgi|pl|py|action|cfm)\Z", re.IGNORECASE)
@@ -28,8 +31,10 @@ _KEY = re.compile(r"(?=.*[A-Z0-9])[\w-]{6,}")
 _SHARE_FOLLOWS = re.compile(r"s|share|shared|sharing|static", re.IGNORECASE)
 _SHARE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9]{12,}")
 _CLOUDINARY = re.compile(r"s--[\w-]{8,32}--")
-#: A share of OneDrive's, Box's or Slack's.
-_SHARED_PART = re.compile(r"[a-z]\d?![\w-]{8,}|T[A-Z0-9]+-F[A-Z0-9]+-\w{6,}")
+#: Before the name of a file no id is that long.
+_LONG = 60
+#: A share of OneDrive's, Box's or Slack's; the key of a bot of Telegram's.
+_SHARED_PART = re.compile(r"[a-z]\d?![\w-]{8,}|T[A-Z0-9]+-F[A-Z0-9]+-\w{6,}|bot\d+:[\w-]{20,}")
 #: A time in a signed path, where it is not in epoch seconds: as in 202405011000, or hexadecimal.
 _TIME_IN_PATH = re.compile(r"20\d{10}|[0-9a-f]{8}", re.IGNORECASE)
 _HASH_AND_TIME = re.compile(
@@ -40,16 +45,11 @@ _HASH_AND_TIME = re.compile(
 def path_names(address: str) -> bool:
     """Whether an address names a recording by its path, not only what hands out recordings."""
     parts = [part.partition(";")[0] for part in _parts(re.sub(r"\A[^/]*//[^/]*", "", address)) if part]
-    if not parts or JWT.search(parts[-1]):
+    if not parts or parts[-1] == "*" or JWT.search(parts[-1]):
         return False
     audio = AUDIO_FILE.fullmatch(parts[-1])
-    if audio is None and _SCRIPT.search(parts[-1]):
-        is_any = True
-    else:
-        # Longer ones are not made of these words, and would take long to be told so.
-        name = re.sub(r"[-_.]", "", audio["stem"] if audio else parts[-1])[:40]
-        is_any = _WORDS.fullmatch(name) is not None
-    return not is_any or any(
+    is_script = audio is None and _SCRIPT.search(parts[-1])
+    return not (is_script or is_any(audio["stem"] if audio else parts[-1])) or any(
         part.isdecimal()
         or HASH.fullmatch(part)
         or ID.fullmatch(part)
@@ -58,6 +58,12 @@ def path_names(address: str) -> bool:
         for owner, part in pairwise(["", *parts[:-1]])
         if not re.fullmatch(f"{OWNER}s?", owner, re.IGNORECASE)
     )
+
+
+def _is_name(*parts: str) -> bool:
+    """Whether parts of a path are the name of a file that others are not called by."""
+    audio = AUDIO_FILE.fullmatch(parts[0])
+    return len(parts) == 1 and audio is not None and not is_any(audio["stem"])
 
 
 def _parts(path: str) -> list[str]:
@@ -87,6 +93,7 @@ def signed_parts(path: str, *, is_named: bool) -> set[int]:
             or _HASH_AND_TIME.fullmatch(part)
             or _TOKEN_FOLLOWS.fullmatch(before)
             or _CLOUDINARY.fullmatch(part)
+            or (len(part) >= _LONG and is_drawn(part) and _is_name(*after))
         ):
             found.add(index)
         # What is last is the recording's name, whatever is before it.
@@ -103,7 +110,7 @@ def _are_signature_and_time(before: str, one: str, other: str) -> bool:
         is_epoch = re.fullmatch(EPOCH, moment) is not None
         if HASH.fullmatch(signature) and (is_epoch or _TIME_IN_PATH.fullmatch(moment)):
             return True
-        if is_epoch and is_drawn(signature):
+        if is_epoch and (is_drawn(signature) or DIGEST.fullmatch(signature)):
             return True
         if is_epoch and _KEY_FOLLOWS.fullmatch(before) and _KEY.fullmatch(signature):
             return True

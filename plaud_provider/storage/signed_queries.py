@@ -21,6 +21,7 @@ from plaud_provider.storage.url_shapes import (
     NUMBER,
     OWNER,
     SHORTEST,
+    is_any,
     is_drawn,
 )
 
@@ -33,8 +34,8 @@ _OF_STORAGE = re.compile(
 )
 #: A part of a signature, or when it ends.
 _SIGNING = re.compile(
-    r".*(signature|hmac|expir|accesskeyid|googleaccessid|keypairid).*|.*sig|sign|hdn(ts|ea|tl)|gda|acl|sas"
-    r"|nonce|salt|ttl|upt|ws(secret|(abs)?time)|tx(secret|time)|auth(key|info|sign|param)|bcdntoken"
+    r".*(signature|hmac|expir|accesskeyid|googleaccessid|keypairid|nonce).*|.*sig|sign|hdn(ts|ea|tl)|gda|acl"
+    r"|sas|salt|ttl|upt|ws(secret|session|(abs)?time)|tx(secret|time)|auth(key|info|sign|param)|bcdntoken"
 )
 #: A password or key of whoever may fetch it.
 _PASSING = re.compile(
@@ -48,14 +49,19 @@ _TOKEN = re.compile(r".*token.*|sess|sess(ion)?(id|key)|sid")
 _SHORT = re.compile(
     r"key|k|code|hash|h|md5|sha\d*|checksum|digest|s|st|t|e|verify|policy|keyname|urlprefix|secure|share|grant|at|us|ks|c|m|z"
 )
-_END = re.compile(r"e|ext|exp|until|valid(until|to|till)?|not(before|after)|nbf|deadline")
+_END = re.compile(r"e|ext|exp|until|valid(from|since|until|to|till)?|not(before|after)|nbf|deadline")
 _TIMES = re.compile(rf"{MOMENT.pattern}|[0-9a-f]{{8}}")
-_TIME = re.compile(r"t|st|s|ts|[a-z]{2}ts|timestamp|stime|ex|is|cf|signed(at)?|issued(at)?|iat")
+_TIME = re.compile(r"t|st|s|ts|[a-z]{2}ts|time|timestamp|stime|ex|is|cf|signed(at)?|issued(at)?|iat")
 #: The recording's name, however much its value looks like a secret.
 _NAMING = re.compile(
     r".*(id|file|name|path|recordings?|calls?|object|blob|audio|media|clip|track|episode|doc|document|item"
-    r"|message|msg|contact|conversation|interaction|url|uri|source|title|number|num|part|index|seq)\d*"
+    r"|message|msg|contact|conversation|interaction|url|uri|source|title|number|num|part|index|seq)s?\d*"
     r"|(file|record|call|audio|media|object).*|f|n|no|version.*|rev|revision|generation|etag"
+)
+#: One request from another: what names none of its own, and may be all that names a recording.
+_REQUEST = re.compile(
+    r"x?(request|correlation|trace|tracking|visitor)(id|uuid)?|traceparent|state|cookie|rand(om)?|rnd|nocache"
+    r"|cache(buster|bust)?|cb"
 )
 #: How it is fetched, or for whom, which names no recording.
 _MANNER = re.compile(
@@ -183,6 +189,8 @@ def unsigned(found: list[Parameter], *, is_named: bool) -> list[Parameter]:
         if len(clear) < len(found) and (is_named or any(map(_surely_names_recording, clear))):
             # Beside a signature it is when that was made, or ends. Else it may be when a call was.
             clear = [one for one in clear if not (one.is_named(_TIME) and _TIMES.fullmatch(one.value))]
+        if is_named or any(map(_surely_names_recording, clear)):
+            clear = [one for one in clear if one.name != "_" and not one.is_named(_REQUEST)]
     return clear if is_named or any(map(names_recording, clear)) else rest
 
 
@@ -210,15 +218,15 @@ def _may_sign(one: Parameter, *, is_signed: bool) -> bool:
 
 def names_recording(one: Parameter) -> bool:
     """Whether a parameter tells which recording it is, not how it is fetched or for whom."""
-    if AUDIO_FILE.fullmatch(one.value):
-        return True
+    if audio := AUDIO_FILE.fullmatch(one.value):
+        return "/" in one.value or not is_any(audio["stem"])
     if not one.value or one.is_named(_MANNER):
         return False
     return one.is_named(_NAMING) or NUMBER.fullmatch(one.value) is not None
 
 
 def _surely_names_recording(one: Parameter) -> bool:
-    return names_recording(one) and one.is_named(_NAMING)
+    return names_recording(one) and one.is_named(_NAMING) and not one.is_named(_REQUEST)
 
 
 def has_signature(part: str) -> bool:

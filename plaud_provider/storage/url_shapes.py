@@ -26,8 +26,23 @@ FILE = re.compile(r".*[^/]\.[A-Za-z][A-Za-z0-9]{1,4}", re.DOTALL)
 AUDIO_FILE = re.compile(
     r"(.*/)?(?P<stem>[^/]+)\.(m4a|mp3|wave?|mp4|m4b|mpga|aac|oga|ogg|opus|flac|webm|amr)", re.IGNORECASE
 )
+#: An MD5, SHA-1 or SHA-256 in base64.
+DIGEST = re.compile(r"(?=.*[a-z])(?=(.*[A-Z]){3})(?=.*[\d_-])([\w-]{22}|[\w-]{27}|[\w-]{43})")
+#: Who hands out recordings calls them by such words, which name none: getRecording, download_file, audio.
+_WORDS = re.compile(
+    r"((download|get|fetch|retrieve|file|audio|sound|voice|voicemail|recording|record|call|stream|media|play"
+    r"|player|listen|index|content|attachment|raw|view|serve|api|rest|public|link|share|shared|object|blob|data"
+    r"|export|output|original|default|track)s?|uc|dl|rec|[dfrs])+",
+    re.IGNORECASE,
+)
 EPOCH = r"[1-3]\d{9}(\d{3})?"
 MOMENT = re.compile(rf"{EPOCH}(\D.*)?|20\d\d-?[01]\d-?[0-3]\d[T ][0-2]\d:?[0-5]\d.*")
+
+
+def is_any(name: str) -> bool:
+    """Whether what is called so may be any recording."""
+    # Longer ones are not made of these words, and would take long to be told so.
+    return _WORDS.fullmatch(re.sub(r"[-_.]", "", name)[:40]) is not None
 
 
 def is_drawn(text: str) -> bool:
@@ -39,5 +54,5 @@ def is_drawn(text: str) -> bool:
     turns = sum(one != other for one, other in pairwise(kinds))
     if re.fullmatch(r"[a-z0-9]{16,}", text):
         # With one kind of letters there are fewer turns; but what is written has blanks or dashes in it.
-        return turns >= 0.22 * len(letters)
+        return turns >= (0.15 if len(letters) >= 28 else 0.22) * len(letters)
     return turns >= (0.35 if len(letters) >= 20 else 0.4) * len(letters)

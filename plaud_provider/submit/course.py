@@ -92,7 +92,7 @@ class Sending:
 
     def __init__(self, stop: Stop) -> None:
         self.stop = stop
-        #: Whether it may have been sent and its answer has not come in: it is not to be interrupted.
+        #: Whether it may have been sent, and what became of it is not noted yet: it is not to be interrupted.
         self.is_under_way = False
 
 
@@ -116,8 +116,8 @@ def submit(
     it is to be uploaded, and cannot be now      released                  raised: the next could not either
     the task is ended before the POST            released                  raised
     the memory is away before the POST           not accepted              raised
-    the memory is away after the POST            the id, in each part of   raised, if no part of it answers;
-                                                 it that answers           the log has the id
+    the ledger is away after the POST            the id, in each memory    raised, if the ledger is the only
+                                                 that answers              memory; the log has the id
     ===========================================  ========================  ==============================
 
     :param account: Who submits, and where.
@@ -125,8 +125,8 @@ def submit(
     :param order: What is submitted.
     :param memory: What keeps it from being submitted again.
     :param sending: Tells how far it is, and ends it before it is sent.
-    :raises PlaudError: if submitting others would be useless. Nothing was accepted, but where the memory is
-        away after the POST (:class:`PlaudWarehouseError`).
+    :raises PlaudError: if submitting others would be useless. Nothing was accepted, but where the only memory
+        is a ledger that is away after the POST (:class:`PlaudWarehouseError`).
     """
     uploaded_url: str | None = None
     try:

@@ -96,8 +96,8 @@ class Candidate(NamedTuple):
 
     @property
     def is_refused(self) -> bool:
-        """Whether it can never be submitted as it is: it becomes a row with its reason."""
-        # Of a single recording, a missing right is its own.
+        """Whether it cannot be submitted as it is: it becomes a row with its reason, and is not retried."""
+        # Where others of the same storage can be read, a right that is missing is missing for this one.
         return isinstance(self.problem, (PlaudInputError, PlaudConfigurationError))
 
     @property
@@ -173,6 +173,7 @@ class Plan:
             if self._upload == "never" and not is_served(audio, self._rules.public_urls)
         ]
         if unserved and len(unserved) == len(listed):
+            # It raises what is wrong with public_urls.
             self.source(unserved[0])
         return _at_once(self._identified, listed)
 

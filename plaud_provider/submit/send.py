@@ -93,7 +93,7 @@ class Sender:
         :param claimed: The recordings.
         :param hook: An open hook.
         :raises PlaudError: if going on would be useless (credentials refused, Plaud or the ledger away), or
-            the task is to end. What was not sent stays claimed.
+            the task is to end. What was not begun stays claimed; the caller releases it.
         """
         renewal = asyncio.create_task(self._renew_leases())
         queue = iter(claimed)

@@ -132,7 +132,8 @@ def transcribe_archive(
         until they are landed; private, since it holds transcripts.
     :param sql_conn_id: Connection of the warehouse; by default ``warehouse_default``, or none if there is a
         ``lake_path``.
-    :param ledger_conn_id: Connection of the ledger: PostgreSQL, SQLite or DuckDB; by default the warehouse.
+    :param ledger_conn_id: Connection of the ledger: PostgreSQL, MySQL, SQLite or DuckDB; by default the
+        warehouse.
     :param plaud_conn_id: Connection of type ``plaud``; by default ``plaud_default``.
     :param region: What you take that connection's region to be.
     :param pattern: Only recordings whose path below ``path`` matches.

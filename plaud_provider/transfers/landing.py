@@ -12,9 +12,11 @@ from operator import ge
 from typing import TYPE_CHECKING
 
 from plaud_provider import metrics
+from plaud_provider.api.effects import OF_WHAT_IS_ASKED
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.api.waiting import NOT_FOUND_REASON, is_fresh
 from plaud_provider.exceptions import (
+    PlaudAccessError,
     PlaudError,
     PlaudNotFoundError,
     PlaudRequestError,
@@ -94,8 +96,9 @@ class Tally:
             )
         if self.unreadable:
             # What may pass goes first: the task is retried then.
-            first = min(self.unreadable.values(), key=lambda error: isinstance(error, PlaudRequestError))
-            raise type(first)(
+            first = max(self.unreadable.values(), key=_may_pass)
+            is_of_client = isinstance(first, PlaudRequestError) and _may_pass(first)
+            raise (PlaudAccessError if is_of_client else type(first))(
                 f"Plaud's answers about {_shown(list(self.unreadable))} cannot be used, such as: {first} "
                 f"{rest}.",
                 status_code=first.status_code,
@@ -311,6 +314,11 @@ class Lander:
         if self._results is None:
             return ((transcription_id, None) for transcription_id in ids)
         return self._results.load_all(self._plaud.region, ids)
+
+
+def _may_pass(error: PlaudError) -> bool:
+    """Whether an answer may be another one at a retry: a refusal of the client, as 402 or 403, may."""
+    return not isinstance(error, PlaudRequestError) or error.status_code not in OF_WHAT_IS_ASKED
 
 
 def failures(reasons: Mapping[str, str]) -> str:

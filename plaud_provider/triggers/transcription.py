@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from plaud_provider.api.retry import ONE_LOOK
 from plaud_provider.api.schedule import Job, ProcessingTimes, Schedule
-from plaud_provider.api.waiting import PROGRESS_SECONDS, Trouble, Wait, WaitResult, after_look
+from plaud_provider.api.waiting import PROGRESS_SECONDS, Troubles, Wait, WaitResult, after_look
 from plaud_provider.exceptions import PlaudError
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class _Known:
 
     times: ProcessingTimes = field(default_factory=ProcessingTimes)
     looked_at: dict[str, float] = field(default_factory=dict)
-    troubles: dict[str, Trouble] = field(default_factory=dict)
+    troubles: Troubles = field(default_factory=Troubles)
 
 
 #: By base URL and client id.
@@ -242,7 +242,8 @@ class _Looks:
                 await self._pause(ends_at=ends_at, next_look_at=await self._start_due_looks())
             if result.outcome == "partial":
                 # A look that is cut short would have to be made again.
-                await self._let_looks_end()
+                if self._under_way:
+                    await self._let_looks_end(LAST_LOOKS_SECONDS)
                 result = self._wait.result(now=time.time()) or result
                 # For the trigger that goes on when what is final has landed.
                 self._known.looked_at |= {
@@ -250,6 +251,9 @@ class _Looks:
                     for job in self._schedule.waiting()
                     if job.looked_at is not None
                 }
+            else:
+                for transcription_id in result.pending:
+                    self._wait.troubles.by_id.pop(transcription_id, None)
             return result
         finally:
             for under_way in self._under_way:
@@ -292,17 +296,14 @@ class _Looks:
         if not self._under_way:
             await asyncio.sleep(pause)
             return
-        finished, self._under_way = await asyncio.wait(
-            self._under_way, timeout=pause, return_when=asyncio.FIRST_COMPLETED
-        )
-        for one in finished:
-            one.result()
+        await self._let_looks_end(pause, asyncio.FIRST_COMPLETED)
 
-    async def _let_looks_end(self) -> None:
-        if self._under_way:
-            finished, self._under_way = await asyncio.wait(self._under_way, timeout=LAST_LOOKS_SECONDS)
-            for one in finished:
-                one.result()
+    async def _let_looks_end(self, seconds: float, which: str = asyncio.ALL_COMPLETED) -> None:
+        finished, self._under_way = await asyncio.wait(self._under_way, timeout=seconds, return_when=which)
+        # Of several that failed all are asked for: asyncio complains of an error that nobody has seen.
+        for error in [one.exception() for one in finished]:
+            if error is not None:
+                raise error
 
     async def _look(self, transcription_id: str) -> None:
         seen: Transcription | PlaudError

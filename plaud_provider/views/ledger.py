@@ -23,7 +23,7 @@ from plaud_provider.ledger.table import ledger_tables
 from plaud_provider.quota.opening import look_at_quota
 from plaud_provider.submit.summary import configured_price
 from plaud_provider.views.access import Access, AccessDep, require_same_origin
-from plaud_provider.views.runs import Run, TaskKey, bounded, open_ledger_database
+from plaud_provider.views.runs import Run, TaskKey, open_ledger_database
 from plaud_provider.views.settings import Place, configured_place
 from plaud_provider.views.work import ask
 
@@ -91,7 +91,7 @@ async def quota(access: AccessDep, filters: FiltersDep) -> dict[str, Any] | None
 
     def look() -> dict[str, Any] | None:
         place = _place(access, filters)
-        ledger = Overview(bounded(open_ledger_database(place.ledger_conn_id)))
+        ledger = Overview(open_ledger_database(place.ledger_conn_id))
         if not ledger.exists() or not access.readable(ledger.dag_ids()):
             return None
         settings = PlaudConnection(place.plaud_conn_id).settings
@@ -175,7 +175,7 @@ async def mark_as_known(access: AccessDep, filters: FiltersDep, mark: Mark) -> d
 
 
 def _open(access: Access, filters: Filters) -> Overview:
-    return Overview(bounded(open_ledger_database(_place(access, filters).ledger_conn_id)))
+    return Overview(open_ledger_database(_place(access, filters).ledger_conn_id))
 
 
 def _place(access: Access, filters: Filters) -> Place:

@@ -15,8 +15,11 @@ from plaud_provider.exceptions import PlaudError
 from plaud_provider.ledger.overview import Overview
 from plaud_provider.views.settings import Place, configured_place
 from plaud_provider.views.work import SECONDS
+from plaud_provider.warehouse.lake import checked_lake
 from plaud_provider.warehouse.transcripts import TranscriptReader
 
+#: Arguments of tasks that name a lake.
+LAKE = ("lake_path", "lake_format", "lake_catalog_conn_id")
 #: Task instances of a run whose arguments are looked at; those of a mapped task are alike.
 _LOOKED_AT = 200
 #: Transcripts that a page lists.
@@ -69,17 +72,23 @@ class Run:
         """Where its transcripts are: as its tasks say, else as the configuration does."""
         default = configured_place()
         plaud_conn_id = self._first("plaud_conn_id") or default.plaud_conn_id
+        ledger_conn_id = self._first("ledger_conn_id")
         for fields in (self._own, *self._all):
-            if (conn_id := _text(fields, "sql_conn_id")) is not None:
+            conn_id, lake = _text(fields, "sql_conn_id"), None
+            if conn_id is None:
+                lake = checked_lake(*(_text(fields, name) for name in LAKE))
+            if conn_id is not None or lake is not None:
                 return Place(
                     conn_id,
                     _text(fields, "schema"),
                     _text(fields, "transcripts_table") or default.transcripts_table,
-                    _text(fields, "ledger_conn_id") or self._first("ledger_conn_id") or conn_id,
+                    _text(fields, "ledger_conn_id") or ledger_conn_id or conn_id or default.ledger_conn_id,
                     plaud_conn_id,
+                    lake,
                 )
-        ledger_conn_id = self._first("ledger_conn_id") or default.ledger_conn_id
-        return default._replace(ledger_conn_id=ledger_conn_id, plaud_conn_id=plaud_conn_id)
+        return default._replace(
+            ledger_conn_id=ledger_conn_id or default.ledger_conn_id, plaud_conn_id=plaud_conn_id
+        )
 
     def _first(self, name: str) -> str | None:
         return next(filter(None, (_text(fields, name) for fields in self._all)), None)
@@ -101,7 +110,7 @@ class Run:
     def _submitted(self, map_index: int | None) -> list[str]:
         """Return the ids that the run has submitted, by the ledger; none if there is no ledger."""
         try:
-            overview = Overview(bounded(open_ledger_database(self.place.ledger_conn_id)))
+            overview = Overview(open_ledger_database(self.place.ledger_conn_id))
             return overview.submitted_by(self.key.dag_id, self.key.run_id, map_index=map_index, most=MOST)
         except PlaudError:
             return []
@@ -109,20 +118,14 @@ class Run:
 
 def open_reader(place: Place) -> TranscriptReader:
     """Return what reads the transcripts of a place, and waits no longer than a page does."""
-    reader = TranscriptReader(place.sql_conn_id, place.schema, place.transcripts_table)
-    bounded(reader.database)
-    return reader
+    return TranscriptReader(
+        place.sql_conn_id, place.schema, place.transcripts_table, lake=place.lake, wait_seconds=SECONDS
+    )
 
 
 def open_ledger_database(ledger_conn_id: str) -> Database:
-    """Return the database of a ledger. Nothing is opened or created."""
-    return open_database(ledger_conn_id, role="ledger", parameter="ledger_conn_id")
-
-
-def bounded(database: Database) -> Database:
-    """Let a database be waited for no longer than a page is."""
-    database.dialect.wait_seconds = min(database.dialect.wait_seconds, SECONDS)
-    return database
+    """Return the database of a ledger, which waits no longer than a page does. Nothing is opened."""
+    return open_database(ledger_conn_id, role="ledger", parameter="ledger_conn_id").wait_at_most(SECONDS)
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str | None:

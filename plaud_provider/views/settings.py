@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from airflow.providers.common.compat.sdk import conf
 
 from plaud_provider.hooks.connection import DEFAULT_CONN_ID
+from plaud_provider.warehouse.lake import Lake
 
 SECTION = "plaud"
 
@@ -15,18 +16,20 @@ class Place(NamedTuple):
     """
     Where transcripts are.
 
-    :param sql_conn_id: Airflow connection of the warehouse.
+    :param sql_conn_id: Airflow connection of the warehouse; ``None`` for a lake alone.
     :param schema: Schema of its table; ``None`` for the connection's own.
     :param transcripts_table: Its table of transcripts.
     :param ledger_conn_id: Airflow connection of the ledger.
     :param plaud_conn_id: Airflow connection of the client whose quota is shown.
+    :param lake: The lake, where there is no warehouse.
     """
 
-    sql_conn_id: str
+    sql_conn_id: str | None
     schema: str | None
     transcripts_table: str
     ledger_conn_id: str
     plaud_conn_id: str
+    lake: Lake | None = None
 
 
 def configured_place() -> Place:

@@ -15,8 +15,6 @@ from plaud_provider.warehouse.speakers import speakers, speakers_name
 DEFAULT_TRANSCRIPTS_TABLE = "plaud_transcripts"
 DEFAULT_SEGMENTS_TABLE = "plaud_segments"
 
-#: What each column holds, for whoever looks at the tables in the warehouse.
-
 
 class PlaudTables(DeclaredTables):
     """

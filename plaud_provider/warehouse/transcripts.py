@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-
-import sqlalchemy as sa
+from typing import TYPE_CHECKING, NamedTuple
 
 from plaud_provider.api.answers import parse_transcription
-from plaud_provider.api.models import Transcription
+from plaud_provider.api.models import Status, Transcription
 from plaud_provider.database.rows import batches
-from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.warehouse.loaders.choice import choose_loader
 from plaud_provider.warehouse.loaders.rows import RowsLoader
 from plaud_provider.warehouse.tables import DEFAULT_SEGMENTS_TABLE, DEFAULT_TRANSCRIPTS_TABLE, plaud_tables
 
 if TYPE_CHECKING:
-    from plaud_provider.database.database import Database
-
-Result = TypeVar("Result")
+    from plaud_provider.warehouse.lake import Lake
 
 #: Transcripts that are in memory at once.
 _AT_ONCE = 20
+#: Ids per query.
+_LOOKED_UP = 300
 
 
 class Known(NamedTuple):
@@ -64,38 +61,36 @@ class Known(NamedTuple):
 
 class TranscriptReader:
     """
-    Reads the transcripts of one warehouse. It writes nothing and creates nothing.
+    Reads the transcripts of one warehouse or lake. It writes nothing and creates nothing.
 
     All methods raise :class:`~plaud_provider.exceptions.PlaudWarehouseError` if the warehouse is away or
     refuses, as when the table is not there.
 
-    :param sql_conn_id: Airflow connection: PostgreSQL, MySQL, MariaDB, SQLite or DuckDB.
+    :param sql_conn_id: Airflow connection of the warehouse; ``None`` for a lake alone.
     :param schema: Schema of the table; ``None`` for the connection's own.
     :param transcripts_table: Its name, taken literally.
-    :raises PlaudConfigurationError: if there is no such connection, or its warehouse is of another kind.
+    :param lake: The lake, where there is no warehouse.
+    :param wait_seconds: How long to wait for a database of rows that is busy; ``None``: as long as tasks do.
+    :raises PlaudConfigurationError: if there is no such connection, or none of its type is served.
     :raises PlaudInputError: if a name cannot be one.
     """
 
     def __init__(
         self,
-        sql_conn_id: str,
+        sql_conn_id: str | None,
         schema: str | None = None,
         transcripts_table: str = DEFAULT_TRANSCRIPTS_TABLE,
+        *,
+        lake: Lake | None = None,
+        wait_seconds: float | None = None,
     ) -> None:
         other = DEFAULT_SEGMENTS_TABLE
         if transcripts_table == other:
             other = DEFAULT_TRANSCRIPTS_TABLE
         tables = plaud_tables(schema, transcripts_table, other)
-        loader = choose_loader(sql_conn_id, tables)
-        if not isinstance(loader, RowsLoader):
-            raise PlaudConfigurationError(
-                f"sql_conn_id: connection {sql_conn_id!r} leads to {loader.kind}. Transcripts are read back "
-                "from PostgreSQL, MySQL, MariaDB, SQLite and DuckDB only; here they are in the table "
-                f"{transcripts_table!r} for tools of yours."
-            )
-        self.database: Database = loader.database
-        self._table = tables.transcripts
-        self._known = [self._table.c[name] for name in Known._fields]
+        self._loader = choose_loader(sql_conn_id, tables, lake=lake if sql_conn_id is None else None)
+        if wait_seconds is not None and isinstance(self._loader, RowsLoader):
+            self._loader.database.wait_at_most(wait_seconds)
 
     def known(self, transcription_ids: Collection[str]) -> dict[str, Known]:
         """
@@ -103,18 +98,12 @@ class TranscriptReader:
 
         :param transcription_ids: Ids that Plaud gave.
         """
-
-        def find(connection: sa.Connection) -> dict[str, Known]:
-            found = (
-                Known(*row)
-                for some in batches(sorted(set(transcription_ids)), 300)
-                for row in connection.execute(
-                    sa.select(*self._known).where(self._table.c.transcription_id.in_(some))
-                )
-            )
-            return {one.transcription_id: one for one in found}
-
-        return self._run(find)
+        found = (
+            Known(*row)
+            for some in batches(sorted(set(transcription_ids)), _LOOKED_UP)
+            for row in self._loader.read(Known._fields, {"transcription_id": some})
+        )
+        return {one.transcription_id: one for one in found}
 
     def landed_by(self, dag_id: str, run_id: str, most: int | None = None) -> list[str]:
         """
@@ -124,14 +113,8 @@ class TranscriptReader:
         :param run_id: The run.
         :param most: Not more than so many.
         """
-        c = self._table.c
-        query = (
-            sa.select(c.transcription_id)
-            .where(c.dag_id == dag_id, c.run_id == run_id, c.status == "completed")
-            .order_by(c.landed_at, c.transcription_id)
-            .limit(most)
-        )
-        return self._run(lambda connection: [*connection.scalars(query)])
+        of_run = {"dag_id": [dag_id], "run_id": [run_id], "status": [Status.COMPLETED.value]}
+        return [known for (known,) in self._loader.read(("transcription_id",), of_run, most)]
 
     def transcriptions(self, transcription_ids: Sequence[str]) -> Iterator[tuple[Known, Transcription]]:
         """
@@ -139,18 +122,9 @@ class TranscriptReader:
 
         :param transcription_ids: Ids that Plaud gave, each once.
         """
-        table = self._table
-
-        def read(some: Sequence[str]) -> Sequence[Any]:
-            query = sa.select(*self._known, table.c.raw).where(table.c.transcription_id.in_(some))
-            return self._run(lambda connection: connection.execute(query).all())
-
         for some in batches(transcription_ids, _AT_ONCE):
-            for *known, raw in read(some):
+            for *known, raw in self._loader.read((*Known._fields, "raw"), {"transcription_id": some}):
                 one = Known(*known)
-                # PostgreSQL's driver gives JSON back as what it says.
+                # Some drivers give JSON back as what it says.
                 text = raw if isinstance(raw, str) else json.dumps(raw, ensure_ascii=False)
                 yield one, parse_transcription(text.encode(), requested_id=one.transcription_id)
-
-    def _run(self, work: Callable[[sa.Connection], Result]) -> Result:
-        return self.database.run(work, failed=f"{self._table.fullname} could not be read", only_reads=True)

@@ -65,15 +65,12 @@ class WarehouseWriter:
         """
         return self.loader.landed(sorted(set(transcription_ids))) if transcription_ids else set()
 
-    def try_out(self) -> bool:
+    def try_out(self) -> None:
         """
         Write the rows of a transcription that there is not, look for them, and remove them.
 
-        :return: ``False`` if this warehouse could not be rid of them, and nothing was written.
         :raises PlaudWarehouseError: if one of these cannot be done.
         """
-        if not self.loader.can_remove:
-            return False
         known = f"plaud-doctor-{secrets.token_hex(8)}"
         answer = Transcription(
             transcription_id=known,
@@ -92,7 +89,6 @@ class WarehouseWriter:
                 )
         finally:
             self.loader.take_back([known])
-        return True
 
     def replace(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
         """

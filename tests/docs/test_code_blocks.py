@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG, BaseHook
+from jinja2 import meta
 
 from demo.processes import wait_until
 from plaud_provider.emulator.server import EmulatorServer
@@ -103,6 +104,14 @@ def test_python(block: Block, plaud: EmulatorServer, monkeypatch: pytest.MonkeyP
 
     if "segments" in names:
         assert list(names["segments"].columns)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("block", [one for one in of("python") if "{{" in one.code], ids=str)
+def test_a_template_needs_no_logical_date(block: Block) -> None:
+    """A run that is triggered by hand or by an asset need not have one."""
+    names = meta.find_undeclared_variables(DAG("docs").get_template_env().parse(block.code))
+
+    assert [name for name in names if re.match(r"(ds|ts)(_|$)|logical_date|data_interval|prev_", name)] == []
 
 
 @pytest.mark.parametrize("block", of("sql"), ids=str)

@@ -54,6 +54,7 @@ class World:
     metadata: Postgres
     archive: Path
     s3: S3Server
+    told: Path
 
     def ledger_states(self) -> Counter[str]:
         rows = self.warehouse.rows("select state, count(*) from plaud_submissions group by state")
@@ -74,7 +75,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iter
         with EmulatorServer(settings) as plaud, serving(archive) as public_url:
             connection = json.loads(plaud.airflow_connection)
             connection["extra"]["requests_per_minute"] = 60 * SPEED
-            home = tmp_path_factory.mktemp("airflow")
+            home, told = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("told")
             env = {
                 **SETTINGS,
                 "AIRFLOW__CORE__PARALLELISM": "6",
@@ -82,13 +83,14 @@ def world(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iter
                 "AIRFLOW_CONN_WAREHOUSE_DEFAULT": json.dumps(warehouse.connection()),
                 "AIRFLOW_CONN_AWS_CALLS": s3_server.connection(),
                 "AIRFLOW_VAR_PLAUD_RESULTS_PATH": str(tmp_path_factory.mktemp("results")),
+                "AIRFLOW_VAR_PLAUD_TOLD": str(told),
                 "AIRFLOW_VAR_PLAUD_PUBLIC_URLS": json.dumps({str(archive): public_url}),
             }
             folders = [REPOSITORY / "dags", Path(__file__).parent / "dags"]
             database = metadata.create_database("airflow").render_as_string(hide_password=False)
             with AirflowStack(home, folders, env=env, sql_alchemy_conn=database) as stack:
                 stack.start_another("triggerer")
-                yield World(stack, plaud, warehouse, metadata, archive, s3_server)
+                yield World(stack, plaud, warehouse, metadata, archive, s3_server, told)
             assert processes_using(home) == []
     finally:
         warehouse.stop()
@@ -211,6 +213,9 @@ def test_an_archive_in_s3_lands_and_leaves_no_signed_url_and_no_transcript_behin
     run_id = world.stack.trigger(OTHER_DAG, conf)
 
     assert world.stack.wait_for_run(OTHER_DAG, run_id, timeout=300) == "success"
+    told = world.told / run_id
+    wait_until(told.exists, timeout=60, what="the notifier")
+    assert f"{6 + len(STRANGE_NAMES)} landed" in told.read_text()
     texts = world.warehouse.rows(
         f"select t.text, t.audio_uri from plaud_transcripts t where t.audio_uri like 's3://aws_calls@{BUCKET}/%'"
     )

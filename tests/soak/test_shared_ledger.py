@@ -47,7 +47,8 @@ FILES = int(os.environ.get("PLAUD_SOAK_FILES", "60"))
 SEED = int(os.environ.get("PLAUD_SOAK_SEED", "11"))
 CHUNK = max(10, FILES // 10)
 SINGLES = max(10, FILES // 6)
-KILLS = max(10, FILES // 8)
+#: On a busy machine one takes ten seconds.
+KILLS = max(10, FILES // 16)
 #: Requests a minute; a recording takes a submit and a look.
 LIMIT = max(100, min(600, FILES))
 ONE, TWO, SINGLE = "shared_ledger_one", "shared_ledger_two", "shared_ledger_single"

@@ -78,6 +78,10 @@ class Lake(ABC):
         """Open it as tasks do."""
         return open_warehouse(CONN_ID, **names)
 
+    def loader(self, **names: Any) -> Any:
+        """Return another loader of it, which has seen nothing."""
+        return choose_loader(CONN_ID, plaud_tables(**names))
+
     @abstractmethod
     def transcripts(self, table: str = "plaud_transcripts", schema: str | None = None) -> Rows:
         """Return what readers find, in the order of the ids."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from plaud_provider.doctor import Subject
 from plaud_provider.exceptions import PlaudInputError, PlaudWarehouseError
 from plaud_provider.ledger.ledger import open_ledger
+from plaud_provider.operators.export_transcription import ExportTranscriptionOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.purge_transcriptions import PurgeTranscriptionsOperator
 from plaud_provider.warehouse.lake import Lake, checked_lake
@@ -225,6 +227,22 @@ def test_of_what_is_purged_no_file_has_a_word_and_the_rest_stays(name: str, tmp_
     assert loader.remove(["txn_1", "txn_3"]) == (0, 0)
     writer.replace([landing("txn_1", text="again")])
     assert writer.landed(["txn_1", "txn_2"]) == {"txn_1", "txn_2"}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_transcripts_of_a_lake_alone_are_exported(name: str, tmp_path: Path) -> None:
+    lake = {"lake_path": str(tmp_path / "lake"), "lake_format": name}
+    writer = open_warehouse(None, lake=Lake(*lake.values()))
+    raw = '{"transcriptionId": "txn_1", "status": "completed", "text": "Hello.", "segments": []}'
+    for _ in range(2):
+        writer.replace([landing("txn_1", raw=raw), landing("txn_2", run_id="another")])
+
+    task = ExportTranscriptionOperator(
+        task_id="export", folder=str(tmp_path / "files"), formats=["txt"], **lake
+    )
+    written = task.execute({"ti": SimpleNamespace(dag_id="a_dag", run_id="a_run")})  # type: ignore[typeddict-item]
+
+    assert [Path(one).read_text() for one in written] == ["Hello.\n"]
 
 
 @pytest.mark.parametrize("name", FORMATS)

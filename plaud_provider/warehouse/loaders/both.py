@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from plaud_provider.warehouse.loaders.loader import Landed, Loader, Removed, Stored
 from plaud_provider.warehouse.settling import with_origins
@@ -29,11 +29,6 @@ class BothLoader(Loader):
         self._lake = lake
 
     @property
-    def can_remove(self) -> bool:  # type: ignore[override]
-        """Whether both can."""
-        return self._warehouse.can_remove and self._lake.can_remove
-
-    @property
     def conn_id(self) -> str:
         """Connection of the warehouse."""
         return self._warehouse.conn_id
@@ -57,6 +52,12 @@ class BothLoader(Loader):
         """Return those that are completed and in both; see the base class."""
         there = self._warehouse.landed(ids)
         return self._lake.landed(sorted(there)) if there else set()
+
+    def read(
+        self, columns: Sequence[str], where: Mapping[str, Sequence[str]], most: int | None = None
+    ) -> list[Sequence[Any]]:
+        """Return columns of the warehouse's transcripts; see the base class."""
+        return self._warehouse.read(columns, where, most)
 
     def load(self, landings: Sequence[Landing], ledger: Ledger | None = None) -> Landed:
         """Replace all rows in both; see the base class."""

@@ -79,7 +79,6 @@ class ClickHouseLoader(OrderedLoader):
     """
 
     kind = "ClickHouse"
-    can_remove = True
 
     def __init__(self, connection: Connection, tables: PlaudTables) -> None:
         super().__init__(tables)
@@ -116,6 +115,20 @@ class ClickHouseLoader(OrderedLoader):
                 ask = partial(self._rows, query, ids=list(some), status=Status.COMPLETED.value)
                 found |= {known for (known,) in self._run(ask, "could not be read")}
         return found
+
+    def read(
+        self, columns: Sequence[str], where: Mapping[str, Sequence[str]], most: int | None = None
+    ) -> list[Sequence[Any]]:
+        """Return columns of the transcripts; see the base class."""
+        view = self._name(self._tables.transcripts, view=True)
+        conditions = (f"{name} in {{{name}:Array(String)}}" for name in where)
+        query = (
+            f"select {', '.join(map(_quoted, columns))} from {view} where {' and '.join(conditions)} "
+            f"order by landed_at, transcription_id{'' if most is None else f' limit {most}'}"
+        )
+        of = {name: list(values) for name, values in where.items()}
+        with self._connected():
+            return self._run(partial(self._rows, query, **of), "could not be read")
 
     def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
         """Return what is here and wanted; see the base class."""

@@ -81,7 +81,6 @@ class FilesLoader(Loader):
     :raises PlaudConfigurationError: if pyarrow is not installed.
     """
 
-    can_remove = True
     #: Extra of this package that installs what it needs.
     extra: ClassVar[str]
     #: Types of columns that are created.
@@ -136,13 +135,29 @@ class FilesLoader(Loader):
                 found |= self._run(partial(self._find, some), "could not be read", has_rows=False)
         return found
 
+    def read(
+        self, columns: Sequence[str], where: Mapping[str, Sequence[str]], most: int | None = None
+    ) -> list[Sequence[Any]]:
+        """Return columns of the transcripts; see the base class."""
+        conditions = (
+            f"{self._quoted(name)} in ({', '.join(VALUE for _ in values)})" for name, values in where.items()
+        )
+        rest = (
+            f"where {' and '.join(conditions)} "
+            f"order by {self._quoted('landed_at')}, {self._quoted('transcription_id')}"
+            f"{'' if most is None else f' limit {most}'}"
+        )
+        return self._selected(columns, rest, [value for some in where.values() for value in some])
+
     def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
         """Return what is here and wanted; see the base class."""
-        names = ", ".join(self._quoted(name) for name in Stored._fields)
-        query = f"select {names} from {self._name(self._tables.transcripts.name)}"
+        return [one for row in self._selected(Stored._fields) if is_wanted(one := Stored(*row))]
+
+    def _selected(self, columns: Sequence[str], rest: str = "", values: Sequence[str] = ()) -> list[Any]:
+        names = ", ".join(map(self._quoted, columns))
         with self._connected():
-            rows = self._run(partial(self._rows, query), "could not be read", has_rows=False)
-        return [one for row in rows if is_wanted(one := Stored(*row))]
+            query = f"select {names} from {self._name(self._tables.transcripts.name)} {rest}"
+            return self._run(partial(self._rows, query, values), "could not be read", has_rows=False)
 
     def remove(self, ids: Sequence[str]) -> Removed:
         """

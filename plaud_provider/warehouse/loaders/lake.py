@@ -53,7 +53,6 @@ class LakeLoader(OrderedLoader):
     :raises PlaudInputError: if a name cannot be one there.
     """
 
-    can_remove = True
     #: Module that writes the format, beside pyarrow.
     needs: ClassVar[str] = "pyarrow"
 
@@ -93,6 +92,28 @@ class LakeLoader(OrderedLoader):
         rows = sorted(self._run(find, "could not be read"), key=lambda row: row["landed_at"])
         latest = {row["transcription_id"]: row["status"] for row in rows}
         return {known for known, status in latest.items() if status == Status.COMPLETED.value}
+
+    def read(
+        self, columns: Sequence[str], where: Mapping[str, Sequence[str]], most: int | None = None
+    ) -> list[Sequence[Any]]:
+        """Return columns of the transcripts; see the base class. Without ids, all rows are looked at."""
+        names = dict.fromkeys((*columns, *where, "transcription_id", "landed_at"))
+
+        def find() -> list[dict[str, Any]]:
+            opened = self._open(self._tables.transcripts)
+            found = self._read(opened, [*names], where.get("transcription_id")).to_pylist()
+            return sorted(found, key=lambda row: (row["landed_at"], row["transcription_id"]))
+
+        rows = self._run(find, "could not be read")
+        # Of a landing that another one was faster than, the later one counts.
+        latest = {row["transcription_id"]: row for row in rows}
+        wanted: list[Sequence[Any]] = [
+            tuple(row[name] for name in columns)
+            for row in rows
+            if row is latest[row["transcription_id"]]
+            and all(row[name] in values for name, values in where.items())
+        ]
+        return wanted[:most]
 
     def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
         """Return what is here and wanted; see the base class."""

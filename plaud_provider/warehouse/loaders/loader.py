@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
-
-from plaud_provider.exceptions import PlaudConfigurationError
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from plaud_provider.ledger.ledger import Ledger
@@ -81,8 +79,6 @@ class Loader(ABC):
     def kind(self) -> str:
         """Kind of warehouse, for messages."""
 
-    #: Whether it has :meth:`remove`.
-    can_remove = False
     _tables: PlaudTables
 
     @property
@@ -124,26 +120,37 @@ class Loader(ABC):
         :raises PlaudWarehouseError: if the old rows are still what readers find; in words that quote no row.
         """
 
+    @abstractmethod
+    def read(
+        self, columns: Sequence[str], where: Mapping[str, Sequence[str]], most: int | None = None
+    ) -> list[Sequence[Any]]:
+        """
+        Return columns of the transcripts that readers find, what was landed first first.
+
+        :param columns: Names of columns of the table of transcripts.
+        :param where: By the name of a column, the values of which it has to have one; a thousand at most.
+        :param most: Not more than so many.
+        :raises PlaudWarehouseError: if the warehouse cannot be asked.
+        """
+
+    @abstractmethod
     def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
         """
         Return what is in the tables and wanted, in no order. All rows are looked at, without their texts.
 
         :param is_wanted: Whether one is wanted.
-        :raises PlaudConfigurationError: if this loader cannot purge.
         :raises PlaudWarehouseError: if the warehouse cannot be asked.
         """
-        raise self._cannot_purge()
 
+    @abstractmethod
     def remove(self, ids: Sequence[str]) -> Removed:
         """
         Remove all rows of transcriptions, also those that no reader finds; doing it again changes nothing.
 
         :param ids: Their ids, in order, no id twice.
         :return: How many rows of those that readers find were removed.
-        :raises PlaudConfigurationError: if this loader cannot purge.
         :raises PlaudWarehouseError: if they were not removed.
         """
-        raise self._cannot_purge()
 
     def take_back(self, ids: Sequence[str]) -> None:
         """
@@ -153,10 +160,3 @@ class Loader(ABC):
         :raises PlaudWarehouseError: if it was not removed.
         """
         self.remove(ids)
-
-    def _cannot_purge(self) -> PlaudConfigurationError:
-        return PlaudConfigurationError(
-            f"sql_conn_id: connection {self.conn_id!r} leads to {self.kind}, from which this version of "
-            "airflow-provider-plaud cannot remove rows. Delete them there by their transcription_id, from "
-            "both tables; nothing was removed."
-        )

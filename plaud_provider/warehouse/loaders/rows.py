@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -40,8 +40,6 @@ class RowsLoader(Loader):
     :param database: The warehouse.
     :param tables: Tables to write.
     """
-
-    can_remove = True
 
     def __init__(self, database: Database, tables: PlaudTables) -> None:
         self.database = database
@@ -80,6 +78,23 @@ class RowsLoader(Loader):
             }
 
         return self.database.run(find, failed=f"{self._tables.names} could not be read", is_patient=True)
+
+    def read(
+        self, columns: Sequence[str], where: Mapping[str, Sequence[str]], most: int | None = None
+    ) -> list[Sequence[Any]]:
+        """Return columns of the transcripts; see the base class."""
+        table = self._tables.transcripts
+        query = (
+            sa.select(*(table.c[name] for name in columns))
+            .where(*(table.c[name].in_(values) for name, values in where.items()))
+            .order_by(table.c.landed_at, table.c.transcription_id)
+            .limit(most)
+        )
+        return self.database.run(
+            lambda connection: list(connection.execute(query)),
+            failed=f"{table.fullname} could not be read",
+            only_reads=True,
+        )
 
     def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
         """Return what is here and wanted; see the base class."""

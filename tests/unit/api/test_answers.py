@@ -96,6 +96,9 @@ FLAWS = {
     "a number of 5,000 digits": lambda body: body.replace(
         b'"text"', b'"size": ' + b"9" * 5000 + b', "text"', 1
     ),
+    "segments as text": lambda body: encoded(
+        {**json.loads(body), "segments": json.dumps(json.loads(body)["segments"])}
+    ),
     "capitals": lambda body: body.replace(b"completed", b"COMPLETED"),
     "other names of speakers": lambda body: body.replace(b'"speaker"', b'"speaker_id"'),
     "a time that is none": lambda body: body.replace(b'"text"', b'"completedAt": {}, "text"', 1),
@@ -122,10 +125,35 @@ def test_a_completed_result_with_one_flaw_is_read_with_its_text_and_speakers(fla
         {"status": "processing", "data": {"task_id": "txn_1"}},
         {"id": "txn_1"},
         {"taskId": "txn_1", "status": 7, "segments": "none"},
+        {"payload": {"items": [{"transcription-id": "txn_1"}]}},
+        {"id": "a\nb", "body": json.dumps({"transcriptionId": "txn_1"})},
     ],
 )
 def test_an_id_that_is_paid_for_is_kept_wherever_it_stands(answer: dict[str, Any]) -> None:
     assert parse_submission(encoded(answer)).transcription_id == "txn_1"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"transcriptionId": "txn_1", "status": "proc',
+        b'{"transcriptionId": "txn_1"} OK',
+        b"{'transcription_id': 'txn_1'}",
+    ],
+)
+def test_the_id_in_an_answer_that_is_broken_is_in_the_message(broken: bytes) -> None:
+    with pytest.raises(PlaudResponseError, match="It names 'txn_1'"):
+        parse_submission(broken)
+
+
+@pytest.mark.parametrize(
+    "cut", [b'{"transcriptionId": "txn_1', b'{"transcriptionId": 123', b'{"transcriptionId": "']
+)
+def test_half_an_id_is_none(cut: bytes) -> None:
+    with pytest.raises(PlaudResponseError) as caught:
+        parse_submission(cut)
+
+    assert "It names" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +232,14 @@ LEAKS = [
     "Signature='canary'",
     "{'X-Amz-Signature': ['canary']}",
     "X-Amz-Signature: canary",
+    "X-Amz-Signature&#61;canary",
+    "x_amz_Signature=canary",
+    "<SignatureProvided>canary</SignatureProvided>",
+    "Signature refused: Authorization: Bearer canary",
+    "Signature refused: 'authorization': 'Basic canary'",
+    "Signature refused: bearer canary-0123456789-0123456789",
+    "Signature refused: hdnts=exp=1~hmac=canary",
+    "Signature refused: X-Api-Key: canary",
 ]
 
 
@@ -228,6 +264,8 @@ def test_no_signature_and_no_password_is_in_the_error_or_in_raw(leak: str) -> No
     "harmless",
     [
         "Signature: does not match",
+        "<Code>SignatureDoesNotMatch</Code>",
+        "The bearer token is invalid; see Authorization",
         "Is it speech?no: 10:30 @ 2",
         "s3://connection@bucket/a.wav",
         "https://b.example:8080/a@2x.wav",

@@ -211,8 +211,8 @@ def test_429_to_the_end_says_so() -> None:
     assert len(world.sent) == 6
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
-def test_5xx_is_tried_six_times_with_growing_jittered_pauses(status: int) -> None:
+@pytest.mark.parametrize("status", [103, 408, 425, 500, 502, 503, 504, 599])
+def test_what_may_pass_is_tried_six_times_with_growing_jittered_pauses(status: int) -> None:
     world = world_with_token(*[answer(status)] * 6)
 
     with pytest.raises(PlaudServerError, match=str(status)) as caught:

@@ -163,6 +163,8 @@ def test_a_request_that_is_sent_again_with_another_token_takes_another_slot() ->
         answer(404, {"error": "NOT_FOUND"}),
         answer(404, b"<html>"),
         answer(200, {"status": "failed"}),
+        answer(200, {"transcription_id": "txn_none", "status": "PENDING"}),
+        answer(200, {"detail": "NOT_FOUND"}),
         answer(429),
     ],
     ids=str,
@@ -178,7 +180,13 @@ def test_a_trial_looks_first_and_submits_if_plaud_answers_with_anything(refusal:
 
 @pytest.mark.parametrize(
     "trouble",
-    [answer(503), answer(502, b"<html>"), answer(200, b"<html>"), answer(302), LOST, NOT_SENT],
+    [
+        *(answer(status) for status in (302, 408, 503)),
+        *(answer(200, body) for body in (b"<html>", b"OK", b"", {}, [], {"message": "maintenance"})),
+        answer(502, b"<html>"),
+        LOST,
+        NOT_SENT,
+    ],
     ids=str,
 )
 def test_a_trial_submits_nothing_while_a_look_is_not_answered_either(trouble: Answer) -> None:

@@ -93,7 +93,7 @@ def test_what_is_not_repeatable_is_marked_so() -> None:
 
 
 UNKNOWN = [
-    *[answer(status) for status in (303, 408, 500, 502, 503, 504, 520, 599)],
+    *[answer(status) for status in (101, 103, 303, 408, 500, 502, 503, 504, 520, 599)],
     answer(200, b""),
     answer(200, b"{"),
     answer(200, b"<html>signed in</html>"),
@@ -125,7 +125,8 @@ def test_after_a_doubtful_answer_nothing_is_sent_again(doubtful: Answer) -> None
     ("refusal", "error"),
     [
         *[(answer(status), PlaudRequestError) for status in (400, 409, 413, 415, 422)],
-        *[(answer(status), PlaudAccessError) for status in (402, 403, 404, 405, 407, 426)],
+        *[(answer(status), PlaudAccessError) for status in (402, 403, 404, 405, 407, 421, 426, 451)],
+        (answer(425), PlaudServerError),
         *[(answer(status, b"<html>"), PlaudServerError) for status in (400, 403, 404, 413, 422)],
         *[(answer(status), PlaudRedirectError) for status in (301, 302, 307, 308)],
         (TransportFailure("bad certificate", sent=False, passing=False), PlaudCertificateError),

@@ -43,10 +43,10 @@ def seen(transcription_id: str, status: Status = Status.COMPLETED, **fields: Any
 def test_a_wait_goes_on_until_all_are_final() -> None:
     wait = wait_for("a", "b")
 
-    assert wait.on_transcription(seen("a"))
-    assert not wait.on_transcription(seen("b", Status.PROCESSING))
+    assert wait.on_transcription(seen("a"), now=START)
+    assert not wait.on_transcription(seen("b", Status.PROCESSING), now=START)
     assert wait.result(now=START + 5) is None
-    assert wait.on_transcription(seen("b", Status.FAILED, error="no sound"))
+    assert wait.on_transcription(seen("b", Status.FAILED, error="no sound"), now=START)
     assert wait.result(now=START + 6) == WaitResult("done", total=2, completed=1, failed={"b": "no sound"})
 
 
@@ -58,8 +58,8 @@ def test_ids_that_are_given_twice_count_once() -> None:
 
 def test_at_the_deadline_it_ends_and_says_what_is_left() -> None:
     wait = wait_for("a", "b", "c")
-    wait.on_transcription(seen("a"))
-    wait.on_transcription(seen("b", Status.FAILED, error="no sound"))
+    wait.on_transcription(seen("a"), now=START)
+    wait.on_transcription(seen("b", Status.FAILED, error="no sound"), now=START)
 
     assert wait.result(now=START + DAY - 0.001) is None
     result = wait.result(now=START + DAY)
@@ -73,7 +73,7 @@ def test_at_the_deadline_it_ends_and_says_what_is_left() -> None:
 
 def test_what_is_final_at_the_deadline_is_done_and_not_too_late() -> None:
     wait = wait_for("a")
-    wait.on_transcription(seen("a"))
+    wait.on_transcription(seen("a"), now=START)
 
     result = wait.result(now=START + 2 * DAY)
 
@@ -94,7 +94,7 @@ def test_a_timeout_tells_of_the_last_look_that_failed() -> None:
 def test_a_timeout_does_not_tell_of_trouble_that_has_passed() -> None:
     wait = wait_for("a")
     wait.on_error("a", PlaudConnectionError("the host is down"), now=START + 5)
-    wait.on_transcription(seen("a", Status.PROCESSING))
+    wait.on_transcription(seen("a", Status.PROCESSING), now=START)
 
     result = wait.result(now=START + DAY)
 
@@ -125,11 +125,15 @@ ABOUT_ONE = [
 ]
 
 
-def looks_until_given_up(wait: Wait, error: PlaudError, *, every: float, begin: float = START + 61) -> int:
-    """Return how many looks in a row it takes; a hundred stand for never."""
+def looks_until_given_up(
+    wait: Wait, error: PlaudError, *, every: float, begin: float = START + 61, answered: str | None = None
+) -> int:
+    """Return how many looks at a in a row it takes; a hundred stand for never."""
     for number in range(100):
         if wait.on_error("a", error, now=begin + number * every):
             return number + 1
+        if answered is not None:
+            wait.on_transcription(seen(answered, Status.PROCESSING), now=begin + number * every)
     return 100
 
 
@@ -143,7 +147,7 @@ def test_what_is_about_one_is_confirmed_over_minutes_and_the_others_go_on(error:
     wait = wait_for("a", "b")
 
     assert not wait.on_error("a", error, now=START + 61), "one look proves nothing"
-    looks = looks_until_given_up(wait, error, every=30.0)
+    looks = looks_until_given_up(wait, error, every=30.0, answered="b")
 
     assert 3 <= looks < 100
     assert list(wait.failed) == ["a"]
@@ -155,7 +159,80 @@ def test_what_is_about_one_is_confirmed_over_minutes_and_the_others_go_on(error:
 
 @pytest.mark.parametrize("error", ABOUT_ONE)
 def test_many_looks_within_seconds_confirm_nothing(error: PlaudError) -> None:
-    assert looks_until_given_up(wait_for("a"), error, every=1.0) == 100
+    assert looks_until_given_up(wait_for("a", "b"), error, every=1.0, answered="b") == 100
+
+
+@pytest.mark.parametrize("error", ABOUT_ONE[1:])
+def test_what_all_are_answered_is_the_trouble_of_the_client_and_ends_no_wait(error: PlaudError) -> None:
+    """A firewall's 403 in JSON."""
+    wait = wait_for("a", "b")
+    wait.on_transcription(seen("a", Status.PROCESSING), now=START)
+    for number in range(100):
+        assert not wait.on_error("a", error, now=START + 61 + number * 120)
+        assert not wait.on_error("b", error, now=START + 62 + number * 120)
+
+    result = wait.result(now=START + DAY)
+
+    assert result is not None
+    assert (result.outcome, result.pending) == ("timeout", ("a", "b"))
+    assert "The last look failed" in result.message
+
+
+def test_404_for_all_is_taken_for_an_outage_for_two_hours() -> None:
+    """A gateway's "no route" in JSON."""
+    wait, gone = wait_for("a", "b"), PlaudNotFoundError("gone", status_code=404)
+    for number in range(60):
+        assert not wait.on_error("a", gone, now=START + 61 + number * 120)
+        assert not wait.on_error("b", gone, now=START + 62 + number * 120)
+
+    assert wait.on_error("a", gone, now=START + 61 + 7_200)
+
+    assert wait.missing == ["a"]
+
+
+@pytest.mark.parametrize("error", ABOUT_ONE)
+def test_once_others_are_answered_again_what_is_still_refused_is_given_up(error: PlaudError) -> None:
+    wait = wait_for("a", "b")
+    for number in range(10):
+        assert not wait.on_error("a", error, now=START + 61 + number * 120)
+    wait.on_transcription(seen("b"), now=START + 1_200)
+
+    assert wait.on_error("a", error, now=START + 3_600)
+
+
+@pytest.mark.parametrize("before", [-5, 5])
+def test_the_last_one_is_given_up_if_the_others_were_answered_at_the_same_time(before: int) -> None:
+    """Several are looked at at once, and the answers may come in any order."""
+    wait, refused = wait_for("a", "b"), PlaudRequestError("refused", status_code=403)
+    assert not wait.on_error("a", refused, now=START + 61)
+    wait.on_transcription(seen("b"), now=START + 61 - before)
+
+    assert looks_until_given_up(wait, refused, every=30.0, begin=START + 91) < 100
+
+
+def test_what_two_are_answered_differently_is_about_them() -> None:
+    wait = wait_for("a", "b")
+    for number in range(6):
+        wait.on_error("a", PlaudRequestError("refused", status_code=403), now=START + number * 60)
+        wait.on_error("b", PlaudRequestError("refused", status_code=422), now=START + number * 60)
+
+    assert list(wait.given_up) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_given_up"),
+    [
+        *((PlaudRequestError("refused", status_code=status), False) for status in (403, 405, 451)),
+        *((PlaudRequestError("refused", status_code=status), True) for status in (200, 400, 409, 422)),
+        (PlaudResponseError("segments: not a list"), True),
+        (PlaudNotFoundError("gone", status_code=410), True),
+    ],
+)
+def test_of_the_only_one_the_status_tells_whose_trouble_it_is(error: PlaudError, is_given_up: bool) -> None:
+    wait = wait_for("a", "b")
+    wait.on_transcription(seen("b"), now=START)
+
+    assert (looks_until_given_up(wait, error, every=120.0) < 100) is is_given_up
 
 
 @pytest.mark.parametrize("error", ABOUT_ONE)
@@ -163,12 +240,12 @@ def test_an_answer_in_between_begins_it_anew(error: PlaudError) -> None:
     wait = wait_for("a")
     for number in range(50):
         assert not wait.on_error("a", error, now=START + 61 + number * 240)
-        wait.on_transcription(seen("a", Status.PROCESSING))
+        wait.on_transcription(seen("a", Status.PROCESSING), now=START)
 
 
 def test_what_plaud_has_known_is_not_soon_taken_for_gone() -> None:
     fresh, known = wait_for("a"), wait_for("a")
-    known.on_transcription(seen("a", Status.PROCESSING))
+    known.on_transcription(seen("a", Status.PROCESSING), now=START)
     gone = PlaudNotFoundError("gone", status_code=404)
 
     assert looks_until_given_up(fresh, gone, every=60.0) * 2 < looks_until_given_up(known, gone, every=60.0)
@@ -188,7 +265,7 @@ def test_within_a_minute_of_the_submit_plaud_may_not_know_it_yet(submitted_at: f
         assert not wait.on_error(
             "a", PlaudNotFoundError("gone"), now=submitted_at + number * 0.5, submitted_at=submitted_at
         )
-    assert wait.troubles == {}
+    assert wait.troubles.by_id == {}
 
 
 def test_a_submit_that_seems_to_lie_a_little_ahead_is_fresh() -> None:
@@ -199,7 +276,7 @@ def test_a_submit_that_seems_to_lie_a_little_ahead_is_fresh() -> None:
         now = START + 61 + after
         assert not wait.on_error("a", PlaudNotFoundError("gone"), now=now, submitted_at=START + 61 + 50)
 
-    assert wait.troubles == {}
+    assert wait.troubles.by_id == {}
 
 
 def test_a_submit_that_seems_to_lie_hours_ahead_is_not_fresh_for_hours() -> None:
@@ -214,16 +291,21 @@ def test_a_submit_that_seems_to_lie_hours_ahead_is_not_fresh_for_hours() -> None
     assert wait.missing == ["a"]
 
 
-@pytest.mark.parametrize("kind", [PlaudAuthenticationError, PlaudTokenRejectedError])
-def test_refused_credentials_end_a_wait_after_minutes_without_any_answer(kind: type[PlaudError]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "seconds"), [(PlaudAuthenticationError, 300), (PlaudTokenRejectedError, 7_200)]
+)
+def test_refused_credentials_end_a_wait_after_a_while_without_any_answer(
+    kind: type[PlaudError], seconds: int
+) -> None:
+    """A client that was let in before may be refused for as long as an outage lasts."""
     wait, refused = wait_for("a", "b"), kind("401", status_code=401)
     assert not wait.on_error("a", refused, now=START)
-    wait.on_transcription(seen("b", Status.PROCESSING))
+    wait.on_transcription(seen("b", Status.PROCESSING), now=START)
     assert not wait.on_error("a", refused, now=START + 200)
-    assert not wait.on_error("b", refused, now=START + 499)
+    assert not wait.on_error("b", refused, now=START + 200 + seconds - 1)
 
     with pytest.raises(kind):
-        wait.on_error("a", refused, now=START + 500)
+        wait.on_error("a", refused, now=START + 200 + seconds)
 
 
 def test_an_id_that_cannot_be_asked_for_is_given_up_without_the_others() -> None:
@@ -252,7 +334,7 @@ def test_what_an_earlier_look_of_the_run_found_out_is_taken_over() -> None:
 def test_a_transcription_that_was_not_asked_for_changes_nothing() -> None:
     wait = wait_for("a")
 
-    wait.on_transcription(seen("x"))
+    wait.on_transcription(seen("x"), now=START)
 
     assert (wait.completed, wait.pending) == ([], ("a",))
 
@@ -282,16 +364,16 @@ def test_an_unknown_word_is_new_once() -> None:
 def test_progress_is_one_line(after: float, age: str) -> None:
     wait = wait_for(*(f"txn_{number}" for number in range(1000)))
     for number in range(412):
-        wait.on_transcription(seen(f"txn_{number}"))
+        wait.on_transcription(seen(f"txn_{number}"), now=START)
     for number in range(412, 415):
-        wait.on_transcription(seen(f"txn_{number}", Status.FAILED))
+        wait.on_transcription(seen(f"txn_{number}", Status.FAILED), now=START)
 
     assert wait.progress(now=START + after) == f"412/1000 completed, 3 failed, oldest {age}"
 
 
 def test_progress_at_the_end_has_no_oldest() -> None:
     wait = wait_for("a")
-    wait.on_transcription(seen("a"))
+    wait.on_transcription(seen("a"), now=START)
 
     assert wait.progress(now=START + 100) == "1/1 completed, 0 failed"
 
@@ -340,8 +422,8 @@ def test_an_event_survives_the_way_through_the_database(
 
 def test_an_event_carries_ids_and_counts_but_no_reasons() -> None:
     wait = wait_for("a", "b")
-    wait.on_transcription(seen("a", Status.COMPLETED, text="transcript-canary"))
-    wait.on_transcription(seen("b", Status.FAILED, error="reason-canary"))
+    wait.on_transcription(seen("a", Status.COMPLETED, text="transcript-canary"), now=START)
+    wait.on_transcription(seen("b", Status.FAILED, error="reason-canary"), now=START)
     result = wait.result(now=START)
 
     assert result is not None

@@ -22,6 +22,7 @@ from plaud_provider.handover.manifest import (
     write_manifest,
 )
 from plaud_provider.recordings.listing import Found
+from tests.unit.handover.killed_writer import killed_while_writing
 from tests.unit.s3_server import S3Server
 
 NOON = datetime(2024, 5, 1, 12, 0, 0, 250000, tzinfo=UTC)
@@ -257,3 +258,15 @@ def test_what_is_left_over_lies_beside_the_chunks_until_it_is_removed(folder: st
     remove_manifest(folder)
     with pytest.raises(PlaudInputError, match="does not exist"):
         read_manifest(chunk)
+
+
+@pytest.mark.parametrize("name", ["chunk-00001.jsonl", "chunk-00001.keys.jsonl", "left-over.jsonl"])
+def test_a_file_that_a_killed_task_has_not_finished_is_removed_with_the_chunks(
+    tmp_path: Path, name: str
+) -> None:
+    write_manifest(recordings(1), str(tmp_path))
+    killed_while_writing(tmp_path, name)
+
+    remove_manifest(str(tmp_path))
+
+    assert list(tmp_path.iterdir()) == []

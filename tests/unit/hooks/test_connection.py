@@ -163,6 +163,7 @@ def test_what_is_wrong_is_named_with_its_field_before_anything_is_sent(
         ("request_per_minute", "requests_per_minute"),
         ("extra__plaud__budget_conn_id", "budget_conn_id"),
         ("allowed_host", "allowed_hosts"),
+        ("plaud_region", "region"),
     ],
 )
 def test_a_misspelt_extra_is_named_and_does_not_silently_mean_us(

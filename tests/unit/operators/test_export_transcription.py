@@ -100,9 +100,7 @@ def test_an_id_that_has_not_landed_is_told_after_all_others_are_written(
 ) -> None:
     landed(sqlite_warehouse, "s3://calls/1.mp3")
 
-    with pytest.raises(
-        PlaudNotFoundError, match=r"txn_9 not in 'plaud_transcripts' of warehouse 'warehouse_def"
-    ):
+    with pytest.raises(PlaudNotFoundError, match=r"txn_9 not in 'plaud_transcripts' of 'warehouse_def"):
         export(transcription_id=["txn_9", "txn_0"], folder=str(tmp_path / "out"))
 
     assert (tmp_path / "out" / "1.mp3.txn_0.srt").exists()

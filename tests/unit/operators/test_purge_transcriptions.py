@@ -12,13 +12,12 @@ from urllib.parse import quote
 
 import pytest
 
-from plaud_provider.exceptions import PlaudConfigurationError, PlaudInputError
+from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.purge_transcriptions import PurgeTranscriptionsOperator
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
 from plaud_provider.transfers.purging import Wanted
 from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
-from plaud_provider.warehouse.loaders.loader import Landed, Loader
 from tests.unit.operators.archives import PUBLIC, Archive
 from tests.unit.tasks import TaskStateStore, task_context
 from tests.unit.warehouse.warehouses import CONN_ID
@@ -243,20 +242,3 @@ def test_a_signature_is_in_no_rendered_field(archive: Archive) -> None:
     )
 
     assert "canary" not in str(task.recordings)
-
-
-def test_a_loader_that_cannot_purge_says_so() -> None:
-    class Elsewhere(Loader):
-        conn_id, kind = "lake", "a lake"
-
-        def ensure(self, *, is_checked: bool = False) -> None: ...
-
-        def landed(self, ids: Any) -> set[str]:
-            return set()
-
-        def load(self, landings: Any, ledger: Any = None) -> Landed:
-            return Landed(0, 0)
-
-    for work in (lambda: Elsewhere().remove(["txn_1"]), lambda: Elsewhere().stored(bool)):
-        with pytest.raises(PlaudConfigurationError, match=r"'lake' leads to a lake.*nothing was removed"):
-            work()

@@ -372,6 +372,45 @@ def test_nothing_is_paid_for_that_a_loader_behind_it_could_not_land(
     assert plaud.summary()["submits_accepted"] == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({}, r"sql_conn_id: .*'warehouse_default'"),
+        ({"sql_conn_id": "no_such"}, r"sql_conn_id: .*'no_such'"),
+        ({"lake_path": "s3://b/lake/"}, "lake_catalog_conn_id: Iceberg tables in object storage"),
+        ({"lake_path": "/lake/", "lake_format": "csv"}, "lake_format: 'csv' is none of"),
+    ],
+    ids=["default", "warehouse", "lake", "format"],
+)
+@pytest.mark.parametrize("is_mapped", [True, False])
+def test_nothing_is_paid_for_that_a_loader_behind_it_has_no_place_for(
+    plaud: EmulatorServer, given: dict[str, str], why: str, is_mapped: bool
+) -> None:
+    with DAG("calls", schedule=None) as dag:
+        submit = SubmitTranscriptionOperator(task_id="submit", audio_url=URL)
+        if is_mapped:
+            load = TranscriptionToSqlOperator.partial(task_id="load", **given)
+            load.expand(transcription_id=[submit.output])
+        else:
+            TranscriptionToSqlOperator(task_id="load", transcription_id=submit.output, **given)
+    context: Any = {**task_context(TaskStateStore()), "dag": dag}
+
+    with pytest.raises((PlaudConfigurationError, PlaudInputError), match=why):
+        submit.execute(context)
+
+    assert plaud.summary()["submits_accepted"] == 0
+
+
+def test_a_mapped_loader_whose_warehouses_are_known_when_it_runs_keeps_nobody(plaud: EmulatorServer) -> None:
+    with DAG("calls", schedule=None) as dag:
+        submit = SubmitTranscriptionOperator(task_id="submit", audio_url=URL)
+        loads = TranscriptionToSqlOperator.partial(task_id="load", transcription_id=submit.output)
+        loads.expand(sql_conn_id=["one", "other"])
+    context: Any = {**task_context(TaskStateStore()), "dag": dag}
+
+    assert submit.execute(context)
+
+
 def test_a_loader_whose_warehouse_is_not_known_yet_keeps_nobody(plaud: EmulatorServer) -> None:
     with DAG("calls", schedule=None) as dag:
         submit = SubmitTranscriptionOperator(task_id="submit", audio_url=URL)

@@ -55,6 +55,12 @@ def test_what_one_process_changes_another_one_finds(store: FileStore, private_fo
     assert FileStore(PrivateFolder(private_folder), "another").update(counted) == 0
 
 
+def test_two_that_take_turns_find_what_the_other_has_changed(store: FileStore, private_folder: Path) -> None:
+    other = FileStore(PrivateFolder(private_folder), "client")
+
+    assert [one.update(count) for one in (store, other, store, store, other)] == [1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_no_change_is_lost_where_many_make_one(kind: str, private_folder: Path) -> None:
     memory = MemoryStore()

@@ -23,6 +23,7 @@ def encoded(
     layout: str = "mono",
     bit_rate: int | None = None,
     video: bool = False,
+    begin: float = 0.0,
     cover: bytes | None = None,
     is_silent: bool = False,
     is_seekable: bool = True,
@@ -35,7 +36,8 @@ def encoded(
 
     :param container: FFmpeg's name of its format.
     :param codec: FFmpeg's name of an encoder.
-    :param video: Whether there is a moving picture as well.
+    :param video: Whether there is a moving picture as well, from the beginning.
+    :param begin: When the sound begins, in the file's time.
     :param cover: A picture (PNG) of the cover.
     :param is_silent: Whether the tone is left out.
     :param is_seekable: Whether the program could go back to write sizes and lengths; else it streams.
@@ -54,11 +56,12 @@ def encoded(
             picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
         if cover is not None:
             _add_cover(output, cover)
-        for number in range(int(seconds * 5) if video else 0):
+        for number in range(int((begin + seconds) * 5) if video else 0):
             frame = av.VideoFrame(32, 32, "yuv420p")
             frame.pts = number
             output.mux(picture.encode(frame))
         for frame in _tone(seconds, rate, layout, is_silent=is_silent):
+            frame.pts += int(begin * rate)
             output.mux(sound.encode(frame))
         output.mux(sound.encode(None))
         if video:

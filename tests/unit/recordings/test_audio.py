@@ -258,6 +258,8 @@ def test_a_wav_whose_header_was_written_early_is_about_as_long_as_its_bytes() ->
         ("3gp", "libopencore_amrnb", 8000, "mp4"),
         ("mp2", "mp2", 32000, "mp2"),
         ("aiff", "pcm_s16be", 16000, "aiff"),
+        ("voc", "pcm_u8", 8000, "voc"),
+        ("sox", "pcm_s32le", 16000, "sox"),
     ],
 )
 def test_other_formats_are_told_apart_and_measured(container: str, codec: str, rate: int, name: str) -> None:
@@ -271,6 +273,24 @@ def test_other_formats_are_told_apart_and_measured(container: str, codec: str, r
 def test_a_film_is_no_m4a() -> None:
     for found in both(encoded("mp4", "aac", video=True)):
         assert found == Measured(pytest.approx(6, abs=0.2), "measured", "mp4")
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "kind"),
+    [("mp4", "aac", "measured"), ("matroska", "aac", "estimated"), ("mpegts", "aac", "measured")],
+)
+def test_sound_that_begins_later_than_the_picture_is_not_cut_off(
+    container: str, codec: str, kind: str
+) -> None:
+    on_disk, in_storage = both(encoded(container, codec, 12, video=True, begin=3))
+
+    assert (on_disk.kind, on_disk.seconds) == ("measured", pytest.approx(12, abs=0.2))
+    assert (in_storage.kind, in_storage.seconds) == (kind, pytest.approx(12, abs=0.2))
+
+
+def test_a_stretch_of_a_longer_recording_is_as_long_as_itself() -> None:
+    for found in both(encoded("ogg", "libopus", 20, rate=48000, begin=HOUR)):
+        assert found == Measured(pytest.approx(20, abs=0.1), "measured", "opus")
 
 
 @pytest.mark.parametrize(("name", "content"), [("wav", WAV), ("mp3", MP3), ("m4a", M4A)])
@@ -431,6 +451,28 @@ def test_an_mp3_that_claims_much_less_than_its_bytes_are_is_estimated_by_them() 
 
     assert whole.seconds == pytest.approx(sounds.MP3_SECONDS, abs=0.1)
     assert (in_part.kind, in_part.seconds) == ("estimated", pytest.approx(sounds.MP3_SECONDS, rel=0.1))
+
+
+def test_zeros_behind_an_mp3_are_no_sound() -> None:
+    for found in both(encoded("mp3", "libmp3lame", 6) + bytes(50_000)):
+        assert found.kind != "not measurable"
+        assert found.seconds == pytest.approx(6, rel=0.1)
+
+
+def test_a_rate_of_0_in_the_header_of_a_gsm_recording_is_that_of_its_packets() -> None:
+    about = struct.pack("<HHIIHHHH", 0x31, 1, 8000, 0, 65, 0, 2, 320)
+    sound = os.urandom(65 * 500)
+    content = b"WAVE" + chunk(b"fmt ", about) + chunk(b"data", sound)
+
+    for found in both(b"RIFF" + struct.pack("<I", len(content)) + content):
+        assert found == Measured(20.0, "measured", "wav")
+
+
+def test_of_a_constant_rate_the_bytes_are_compared_with_the_claim_in_a_storage_too() -> None:
+    content = encoded("aiff", "pcm_s16be", 60)
+
+    for found in both(content[: len(content) // 2]):
+        assert (found.kind, found.seconds) == ("not measurable", pytest.approx(30, abs=0.1))
 
 
 def test_an_archive_is_no_recording_though_it_has_one_in_it() -> None:

@@ -125,6 +125,18 @@ SIGNERS = {
     "Facebook": "https://scontent.fbcdn.net/v/1.mp3?_nc_cat=1&_nc_ohc={b64}&oh=03_{b64}&oe={hextime}",
     "WhatsApp": "https://lookaside.fbsbx.com/whatsapp_business/attachments/?mid=12&id=5&ext={end}&hash={b64}",
     "Wangsu": "https://files.example/calls/1.mp3?wsSecret={hex}&wsABSTime={hextime}",
+    "valid from and to": "https://files.example/calls/1.mp3?valid_from={end}&valid_to={end}&h={b64}",
+    "with a random id of the request": "https://pbx.example/rec.php?id=5&requestId={uuid}&token={b64}",
+    "with the id of a trace": "https://files.example/calls/1.mp3?x-request-id={uuid}&sig={b64}",
+    "with the state of a sign-in": "https://files.example/calls/1.mp3?state={uuid}",
+    "time of a signature": "https://files.example/download?file=calls%2F1.mp3&hash={sha256}&time={end}",
+    "WordPress": "https://files.example/calls/1.mp3?_wpnonce={hextime}10",
+    "jQuery": "https://files.example/calls/1.mp3?_={end}000&token={b64}",
+    "random number": "https://files.example/calls/1.mp3?rand=0.{end}&token={b64}",
+    "Wangsu, with a session": "https://files.example/calls/1.mp3?wsSession={hextime}-{end}&wsSecret={hex}",
+    "OneDrive, its files": "https://public.dm.files.1drv.com/y4m{b64}{b64}/1.mp3?download&psid=1",
+    "nginx, MD5 in the path": "https://files.example/s/{md5}/{end}/1.mp3",
+    "lower case and digits": "https://files.example/calls/1.mp3?w={base36}",
     "in a folder of its own": "https://files.example/1.mp3/recording.mp3?token={word}",
 }
 WORDS = "SECRET HIDDEN CANARY GEHEIM ABCDEF".split()  # noqa: SIM905
@@ -140,6 +152,8 @@ def signed(template: str, seed: int) -> tuple[str, list[str]]:
         "hex": hashlib.md5(drawn.randbytes(8)).hexdigest(),
         "sha256": drawn.randbytes(32).hex(),
         "b64": base64.urlsafe_b64encode(drawn.randbytes(24)).decode(),
+        "md5": base64.urlsafe_b64encode(drawn.randbytes(16)).decode().rstrip("="),
+        "base36": "".join(drawn.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=48)),
         "uuid": str(uuid.UUID(bytes=drawn.randbytes(16))),
         "jwt": ".".join(
             base64.urlsafe_b64encode(part).decode().rstrip("=")
@@ -218,6 +232,14 @@ DIFFERENT: list[Callable[[Any], str]] = [
     "https://files.example/recording.mp3?code=ABC-{}-XYZ".format,
     "https://files.example/calls/audio.mp3?token=abcdef{}".format,
     "https://files.example/calls/call-17{}/recording.mp3?token=abcdef".format,
+    lambda n: f"https://files.example/{hashlib.md5(str(n).encode()).hexdigest()}/190000000{n}/audio.mp3",
+    "https://files.example/attachments/token/ABCDEF{}/?name=call.mp3".format,
+    "https://files.example/download/?oid=00D&ids=0681t00000AbCd{}&d=%2Fa%2FAbC123def456GHI789jk".format,
+    "https://files.example/download?requestId=abcdef{}".format,
+    lambda n: (
+        f"https://files.example/2/meetings/{random.Random(n).randbytes(40).hex()}Ab1/recordings/"
+        f"{base64.urlsafe_b64encode(random.Random(n).randbytes(60)).decode()}/content"
+    ),
     # Ids of conversations look like secrets.
     lambda n: f"https://files.example/rec.php?sid=1&conversation={hashlib.md5(str(n).encode()).hexdigest()}",
     lambda n: f"https://files.example/a.mp3?interaction={hashlib.md5(str(n).encode()).hexdigest()}",

@@ -141,7 +141,8 @@ def test_what_plaud_refuses_of_a_recording_is_refused_and_others_go_on(status: i
 
 
 TROUBLES_OF_THE_CLIENT: list[tuple[list[Answer], type[PlaudError]]] = [
-    *(([answer(status, {})], PlaudAccessError) for status in (402, 403, 404, 405, 407, 426)),
+    *(([answer(status, {})], PlaudAccessError) for status in (402, 403, 404, 405, 407, 421, 426, 451)),
+    ([answer(425, {})], PlaudServerError),
     *(([answer(status, b"<html>Gateway</html>")], PlaudServerError) for status in (400, 403, 413, 422)),
     ([answer(401), answer(404), answer(422)], PlaudAccessError),
     ([answer(401), token_answer("new"), *[answer(401)] * 6], PlaudTokenRejectedError),

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.exceptions import (
+    PlaudAccessError,
     PlaudConfigurationError,
+    PlaudError,
     PlaudInputError,
     PlaudNotFoundError,
     PlaudRequestError,
@@ -170,7 +173,7 @@ def test_what_has_been_read_is_landed_when_plaud_cannot_be_asked_for_the_next(
     match = {"kind": "get", "path_contains": ids[2]}
     plaud.inject({"match": match, "times": 1, "action": "status", "status": 403})
 
-    with pytest.raises(PlaudRequestError):
+    with pytest.raises(PlaudAccessError):
         load(ids, results_path=str(results))
 
     landed = warehouse.rows("select transcription_id from plaud_transcripts order by 1")
@@ -296,6 +299,20 @@ def test_an_answer_that_cannot_be_used_does_not_keep_the_others_from_landing(
         assert "The other 5 of 6 are landed" in str(told.value)
     landed = warehouse.rows("select transcription_id from plaud_transcripts order by 1")
     assert [known for (known,) in landed] == sorted({*ids} - {ids[1]})
+
+
+@pytest.mark.parametrize("status", [402, 403])
+def test_a_client_that_is_refused_while_it_lands_is_let_in_by_a_retry(
+    plaud: EmulatorServer, warehouse: Warehouse, status: int
+) -> None:
+    ids = submitted(plaud, "completed", "completed")
+    plaud.inject({"match": {"kind": "get"}, "times": 2, "action": "status", "status": status})
+
+    with pytest.raises(PlaudError) as told:
+        load(ids)
+
+    assert not isinstance(told.value, AirflowFailException), "a bill may be paid before the retry"
+    assert load(ids)["transcripts"] == 2
 
 
 def test_a_plaud_that_is_away_is_not_asked_for_each_of_many(

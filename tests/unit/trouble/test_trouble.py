@@ -46,13 +46,16 @@ JUDGED = (
 EVERYWHERE: dict[str, dict[str, Any]] = {
     "page 200 everywhere": {"status": 200, **HTML},
     "page 403 everywhere": {"status": 403, **HTML},
+    "JSON 403 everywhere": {"status": 403, "body": '{"message": "Forbidden"}'},
+    "JSON 401 everywhere": {"status": 401, "body": '{"message": "Unauthorized"}'},
     "hanging everywhere": {"hang": True, "effect": True},
 }
 #: Submits that may be of unknown outcome: those on their way when it begins, those until the breaker opens,
 #: and one in the hour that finds out whether submits are answered where looks are not. None where Plaud
 #: says that it did not accept them.
 UNKNOWN = dict.fromkeys(
-    ("503", "HTML 200", "hanging", "connections dropped", *EVERYWHERE), 2 * CHUNKS_AT_ONCE + FAILURES_TO_OPEN
+    ("503", "HTML 200", "hanging", "connections dropped", "page 200 everywhere", "hanging everywhere"),
+    2 * CHUNKS_AT_ONCE + FAILURES_TO_OPEN,
 )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from plaud_provider.views.runs import Run, TaskKey
+from plaud_provider.warehouse.lake import Lake
 from tests.unit.views.conftest import DAG, OTHER_DAG, RUN, Login, land
 from tests.unit.warehouse.warehouses import Warehouse, connected
 
@@ -188,6 +190,15 @@ def test_transcripts_are_read_where_the_run_has_landed_them(
     tasks("load", transcription_id="txn_1", sql_conn_id="elsewhere", schema=None)
 
     assert ids(login("reader").get(LIST, params=OF_RUN)) == ["txn_1"]
+
+
+def test_of_a_run_that_lands_in_a_lake_alone_the_lake_is_read(tasks: Render) -> None:
+    tasks("submit", ledger_conn_id="ledger", sql_conn_id="None", lake_path="")
+    tasks("land", sql_conn_id="None", schema="None", lake_path="/shared/lake", lake_format="delta")
+
+    place = Run(TaskKey(DAG, RUN)).place
+    assert (place.sql_conn_id, place.lake) == (None, Lake("/shared/lake", "delta"))
+    assert place.ledger_conn_id == "ledger"
 
 
 def test_a_warehouse_that_is_not_there_is_named(login: Login) -> None:

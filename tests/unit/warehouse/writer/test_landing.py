@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tracemalloc
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -381,3 +383,32 @@ def test_fault_31_nul_in_text_is_kept_where_it_can_be(file_warehouse: Warehouse)
     writer.ensure_tables()
 
     assert writer.replace([landing(text="a\x00b")]).nuls_replaced == 0
+
+
+def test_rows_of_many_segments_are_not_in_memory_all_at_once(sqlite_warehouse: Warehouse) -> None:
+    writer = sqlite_warehouse.writer()
+    writer.ensure_tables()
+    long = landing(segments=60_000)
+    tracemalloc.start()
+    try:
+        writer.replace([long])
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    # Their columns take 5 MB, all of their rows 30.
+    assert most < 20 * 2**20
+    assert sqlite_warehouse.rows("select count(*) from plaud_segments") == [(60_000,)]
+
+
+def test_long_text_lands_in_a_duckdb_whose_configuration_is_locked(
+    duckdb_warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = replace(duckdb_warehouse, extra={"settings": {"lock_configuration": True}})
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", locked.connection)
+    writer = duckdb_warehouse.writer()
+    writer.ensure_tables()
+
+    writer.replace([landing(text="x" * 2**23)])
+
+    assert duckdb_warehouse.rows("select length(text) from plaud_transcripts") == [(2**23,)]
