@@ -45,10 +45,10 @@ def fill(count: int) -> None:
     """Have so many recordings landed."""
     import sqlalchemy as sa
 
+    from plaud_provider.api.terms import Terms
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.ledger import open_ledger
     from plaud_provider.recordings.reference import AudioReference
-    from plaud_provider.submit.course import Terms
     from plaud_provider.submit.plan import Plan, Rules
     from plaud_provider.warehouse.writer import open_warehouse
 

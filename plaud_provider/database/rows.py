@@ -14,7 +14,7 @@ Columns = dict[str, list[Any]]
 #: Rows per statement.
 _BATCH = 20_000
 #: Rows with so many characters are written in ways that make fewer copies of them.
-_LARGE_CHARACTERS = 4 * 1024 * 1024
+LARGE_CHARACTERS = 4 * 1024 * 1024
 
 
 def columns_of(rows: Sequence[Row]) -> Columns:
@@ -42,4 +42,4 @@ def parts(columns: Columns) -> Iterator[Columns]:
 def are_large(rows: Sequence[Row]) -> bool:
     """Whether rows have texts of several megabytes."""
     characters = sum(len(value) for row in rows for value in row.values() if isinstance(value, str))
-    return characters >= _LARGE_CHARACTERS
+    return characters >= LARGE_CHARACTERS

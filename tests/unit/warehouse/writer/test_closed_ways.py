@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from plaud_provider.database import postgresql
+from plaud_provider.database import rows
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
 from plaud_provider.ledger.ledger import open_ledger
 from plaud_provider.warehouse.writer import WarehouseWriter
@@ -72,7 +72,7 @@ def test_long_answers_land_where_nobody_may_create_temporary_tables(
     postgres_warehouse.run(f"revoke temporary on database {loader.values['schema']} from public")
     writer = loader.writer()
     writer.ensure_tables()
-    long = ODD * (postgresql._LARGE_CHARACTERS // len(ODD) + 1)
+    long = ODD * (rows.LARGE_CHARACTERS // len(ODD) + 1)
 
     for _ in range(2):
         assert writer.replace([landing("txn_1", text=long)]) == (1, 2, 0)

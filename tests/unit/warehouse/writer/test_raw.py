@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from plaud_provider.api.answers import parse_transcription
-from plaud_provider.database import copying, postgresql
+from plaud_provider.database import copying, rows
 from tests.unit.warehouse.warehouses import PostgresWarehouse, Warehouse, connected_postgres, landing
 
 
@@ -42,7 +42,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "arrays":
         monkeypatch.setattr(copying, "DRIVERS", frozenset())
     if request.param == "pieces":
-        monkeypatch.setattr(postgresql, "_LARGE_CHARACTERS", 0)
+        monkeypatch.setattr(rows, "LARGE_CHARACTERS", 0)
         monkeypatch.setattr(copying, "_PIECE", 997)
     return str(request.param)
 
