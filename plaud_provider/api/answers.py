@@ -48,6 +48,7 @@ from functools import lru_cache
 from typing import Any
 
 from plaud_provider.api.arguments import as_transcription_id
+from plaud_provider.api.json_text import clean, decoded, parsed, written
 from plaud_provider.api.models import WORDS, Segment, Status, Transcription
 from plaud_provider.api.redaction import redact, without_secrets
 from plaud_provider.exceptions import PlaudResponseError
@@ -96,7 +97,6 @@ _NAMED_ID = re.compile(
     r"""\\*["']transcription[_-]?id\\*["']\s*[:=]\s*(?:\\*["']([^"'\\]+)\\*["']|(\d+)\s*[,}\]])""",
     re.IGNORECASE,
 )
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _warned: set[str] = set()
 
 
@@ -106,39 +106,29 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
     :raises PlaudResponseError: if the body is not one. The body itself is never quoted.
     """
-    return _object(_decoded(body))
-
-
-def _decoded(body: bytes) -> str:
-    """Return a body as text, as json.loads has it; what is not of its encoding is replaced."""
-    return body.decode(json.detect_encoding(body), "replace")
+    return _object(decoded(body))
 
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        parsed = _unwrapped(_parsed(text))
+        payload = _unwrapped(parsed(text))
     except (ValueError, RecursionError):
         raise PlaudResponseError(
             f"Plaud's answer ({len(text)} characters) is not valid JSON; it is not shown here as it may hold "
             "a transcript."
         ) from None
-    if not isinstance(parsed, dict):
+    if not isinstance(payload, dict):
         raise PlaudResponseError(
-            f"Plaud's answer is a JSON {type(parsed).__name__} where an object is expected."
+            f"Plaud's answer is a JSON {type(payload).__name__} where an object is expected."
         )
-    return parsed
-
-
-def _parsed(text: str) -> Any:
-    # As null they do no harm.
-    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
+    return payload
 
 
 def _unwrapped(value: object) -> object:
     """Return the object that a list of one, or a JSON text, holds; all else as it is."""
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
-            value = _parsed(value)
+            value = parsed(value)
         except (ValueError, RecursionError):
             return value
     if isinstance(value, list) and len(value) == 1 and not _are_segments(value):
@@ -170,7 +160,7 @@ def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Tran
     :param requested_id: The id that was asked for; an answer that names another one is refused.
     :raises PlaudResponseError: if the answer is not a transcription, or that of another one.
     """
-    text = _decoded(body)
+    text = decoded(body)
     # A long transcript is in memory often enough.
     del body
     payload = _object(text)
@@ -195,7 +185,7 @@ def parse_submission(body: bytes, *, must_be_named: bool = False) -> Transcripti
     :param must_be_named: Whether only what is called a transcription's id counts as one.
     :raises PlaudResponseError: if there is no usable id in it; what stands in its place is quoted.
     """
-    text = _decoded(body)
+    text = decoded(body)
     found = (match[match.lastindex or 0] for match in _NAMED_ID.finditer(text))
     try:
         payload = _object(text)
@@ -267,7 +257,8 @@ def _transcription(
     status = WORDS.get(reported.lower(), Status.PROCESSING)
     _warn_of_unknown("keys", names, _KNOWN_KEYS)
     # First of all, as the segments are used up.
-    raw = _dump(payload, text)
+    redact(payload, transcripts=_TEXT, errors=_ERROR)
+    raw = written(payload, text)
     return Transcription(
         transcription_id=transcription_id,
         status=status,
@@ -372,7 +363,7 @@ def _named(value: object) -> object:
 
 def _shown(value: object) -> str:
     """Return what stands in the place of an id as it may be shown in a message."""
-    return without_secrets(_clean(str(value)))[:200]
+    return without_secrets(clean(str(value)))[:200]
 
 
 def _warn_of_unknown(what: str, names: Iterable[str], known: AbstractSet[str]) -> None:
@@ -391,19 +382,6 @@ def _shown_word(reported: str) -> str:
     """Return a status word as it may be logged: what is no word may be anything, even text."""
     word = reported.strip()
     return word[:80] if re.fullmatch(r"[\w.-]+", word, re.ASCII) else "(not a word)"
-
-
-def _finite(digits: str) -> float | None:
-    number = float(digits)
-    return number if math.isfinite(number) else None
-
-
-def _whole(digits: str) -> int | None:
-    try:
-        return int(digits)
-    except ValueError:
-        # Python reads no more than 4,300.
-        return None
 
 
 def _segments(value: object, transcription_id: str) -> tuple[Segment, ...]:
@@ -472,12 +450,7 @@ def _time(value: object) -> datetime | None:
 def _text(value: object) -> str | None:
     if value is None or isinstance(value, (dict, list)):
         return None
-    return _clean(value if isinstance(value, str) else str(value))
-
-
-def _clean(text: str) -> str:
-    """Replace lone surrogates, which JSON can carry but UTF-8 cannot; all else stays as it is."""
-    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
+    return clean(value if isinstance(value, str) else str(value))
 
 
 def _error(places: Sequence[Mapping[str, Any]]) -> str:
@@ -488,7 +461,7 @@ def _error(places: Sequence[Mapping[str, Any]]) -> str:
     code = str(_first(places, _CODE) or "")
     if code.strip().lower() not in _CODES_OF_SUCCESS and code not in text:
         text = f"{code}: {text}" if text else code
-    text = without_secrets(_clean(" ".join(text.split())))
+    text = without_secrets(clean(" ".join(text.split())))
     return text[:MAX_ERROR_CHARACTERS] or "no reason given"
 
 
@@ -504,47 +477,3 @@ def _words(error: object, depth: int = 0) -> str:
         said = filter(None, (_words(members.get(name), depth + 1) for name in names))
         return ": ".join(said) or (json.dumps(error, default=str) if error else "")
     return str(error)
-
-
-def _dump(payload: dict[str, Any], text: str) -> str:
-    """Return a payload as JSON, without secrets in its keys and texts; transcripts stay as they are."""
-    redact(payload, transcripts=_TEXT, errors=_ERROR)
-    if _is_written_so(payload, text):
-        return text
-    return _clean("".join(_pieces(payload)))
-
-
-def _is_written_so(payload: dict[str, Any], text: str) -> bool:
-    """Whether a text is what would be made of a payload, as that of a kept answer is."""
-    end = 0
-    for piece in _pieces(payload):
-        if not text.startswith(piece, end):
-            return False
-        end += len(piece)
-    return end == len(text)
-
-
-def _pieces(answer: Mapping[str, Any]) -> Iterator[str]:
-    """
-    Encode an answer as JSON, a thousand segments at a time.
-
-    Encoding 23 MB at once keeps all other threads from running for a quarter of a second, the event loop's
-    too. Parsing does not, as it calls back for each number.
-    """
-    before = "{"
-    for name, value in answer.items():
-        yield f"{before}{_encode(name)}:"
-        before = ","
-        if isinstance(value, list) and value:
-            for start in range(0, len(value), 1000):
-                yield f"{',' if start else '['}{_encode(value[start : start + 1000])[1:-1]}"
-            yield "]"
-        elif name == "data" and isinstance(value, dict) and value:
-            yield from _pieces(value)
-        else:
-            yield _encode(value)
-    yield "}" if answer else "{}"
-
-
-def _encode(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

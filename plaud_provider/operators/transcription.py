@@ -295,11 +295,13 @@ def _given_to_loader(task: Any) -> Mapping[str, Any] | None:
     kind = getattr(task, "operator_class", None)
     if not isinstance(kind, type) or not issubclass(kind, TranscriptionToSqlOperator):
         return None
-    given = dict(task.partial_kwargs)
+    # A mapped task takes default_args only when it runs.
+    defaults = {**task.get_dag().default_args, **(task.task_group.default_args if task.task_group else {})}
+    given = {name: task.partial_kwargs.get(name, defaults.get(name)) for name in _PLACES}
     expanded = getattr(task.expand_input, "value", None)
     if not isinstance(expanded, dict) or not expanded.keys().isdisjoint(_PLACES):
         # Where each of them loads is known when it runs.
         return None
-    if given.get("sql_conn_id") is None and given.get("lake_path") is None:
+    if given["sql_conn_id"] is None and given["lake_path"] is None:
         given["sql_conn_id"] = "warehouse_default"
     return given

@@ -22,6 +22,7 @@ import pytest
 import sqlalchemy as sa
 
 from plaud_provider.database import copying
+from plaud_provider.database import mysql as mysql_dialect
 from plaud_provider.warehouse.lake import Lake as OpenFormat
 from plaud_provider.warehouse.lake import folder_name
 from plaud_provider.warehouse.loaders.choice import choose_loader
@@ -172,7 +173,8 @@ class SqlLake(Lake):
     def interrupted(self, writer: WarehouseWriter, step: int) -> Iterator[Interruption]:
         interruption = Interruption(step)
         engine = writer.loader.database.engine  # type: ignore[attr-defined]
-        copy = copying._copy
+        # Neither is a statement that SQLAlchemy sends.
+        copy, insert_values = copying._copy, mysql_dialect.insert_values
 
         def before(connection: Any) -> None:
             if interruption.is_now():
@@ -185,10 +187,15 @@ class SqlLake(Lake):
             before(connection)
             copy(connection, *arguments)
 
+        def inserting_rows(connection: sa.Connection, *arguments: Any) -> None:
+            before(connection)
+            insert_values(connection, *arguments)
+
         sa.event.listen(engine, "before_cursor_execute", execute)
         sa.event.listen(engine, "commit", before)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(copying, "_copy", copying_rows)
+            patch.setattr(mysql_dialect, "insert_values", inserting_rows)
             yield interruption
         sa.event.remove(engine, "before_cursor_execute", execute)
         sa.event.remove(engine, "commit", before)

@@ -43,7 +43,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, lake: BigQueryLake) -> list[tuple[str,
 def test_creates(lake: BigQueryLake, sent: list[tuple[str, str | None]]) -> None:
     lake.writer()
 
-    (transcripts, _), (segments, _), (lock, _) = sent
+    (transcripts, _), (segments, _), (lock, _), (speakers, _) = sent
     assert transcripts.startswith(
         "create table if not exists `PROJECT.DATASET.plaud_transcripts` (`transcription_id` string not null "
         "options(description = 'Id that Plaud gave'), `audio_uri` string options(description = "
@@ -62,6 +62,7 @@ def test_creates(lake: BigQueryLake, sent: list[tuple[str, str | None]]) -> None
         "create table if not exists `PROJECT.DATASET.plaud_transcripts_lock` options(description = 'One row, which "
         "each landing updates first, so that two wait for each other') as select current_timestamp() as locked_at"
     )
+    assert speakers.startswith("create view `PROJECT.DATASET.plaud_speakers` as ")
 
 
 def test_lands_in_one_script(
@@ -84,8 +85,8 @@ def test_lands_in_one_script(
         f"""\
         begin transaction;
         update `PROJECT.DATASET.plaud_transcripts_lock` set locked_at = current_timestamp() where true;
-        delete from `PROJECT.DATASET.plaud_segments` where `transcription_id` in (select `transcription_id` from `PROJECT.DATASET.plaud_staged_transcripts_1f`);
-        delete from `PROJECT.DATASET.plaud_transcripts` where `transcription_id` in (select `transcription_id` from `PROJECT.DATASET.plaud_staged_transcripts_1f`);
+        if exists (select 1 from `PROJECT.DATASET.plaud_segments` where `transcription_id` in (select `transcription_id` from `PROJECT.DATASET.plaud_staged_transcripts_1f`)) then delete from `PROJECT.DATASET.plaud_segments` where `transcription_id` in (select `transcription_id` from `PROJECT.DATASET.plaud_staged_transcripts_1f`); end if;
+        if exists (select 1 from `PROJECT.DATASET.plaud_transcripts` where `transcription_id` in (select `transcription_id` from `PROJECT.DATASET.plaud_staged_transcripts_1f`)) then delete from `PROJECT.DATASET.plaud_transcripts` where `transcription_id` in (select `transcription_id` from `PROJECT.DATASET.plaud_staged_transcripts_1f`); end if;
         insert into `PROJECT.DATASET.plaud_transcripts` ({names}) select {values} from `PROJECT.DATASET.plaud_staged_transcripts_1f`;
         insert into `PROJECT.DATASET.plaud_segments` (`transcription_id`, `segment_index`, `start_seconds`, `end_seconds`, `speaker`, `text`, `language`) select `transcription_id`, `segment_index`, `start_seconds`, `end_seconds`, `speaker`, `text`, `language` from `PROJECT.DATASET.plaud_staged_segments_1f`;
         commit transaction;"""
@@ -99,6 +100,7 @@ def test_staging_tables_are_gone_afterwards(lake: BigQueryLake) -> None:
         "plaud_transcripts",
         "plaud_segments",
         "plaud_transcripts_lock",
+        "plaud_speakers",
     }
 
 
@@ -177,6 +179,16 @@ def test_column_that_does_not_fit_is_named(lake: BigQueryLake, column: str, prob
     lake.run(f"create table {lake.dataset}.plaud_transcripts (transcription_id string not null, {column})")
 
     with pytest.raises(PlaudTableMismatchError, match=problem):
+        lake.writer()
+
+
+def test_table_that_takes_no_query_by_id_alone_is_refused(lake: BigQueryLake) -> None:
+    lake.writer()
+    table = lake.client.get_table(f"{lake.dataset}.plaud_transcripts")
+    table.require_partition_filter = True
+    lake.client.update_table(table, ["require_partition_filter"])
+
+    with pytest.raises(PlaudTableMismatchError, match=r"'plaud_transcripts'.*require_partition_filter"):
         lake.writer()
 
 

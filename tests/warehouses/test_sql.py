@@ -113,7 +113,7 @@ def test_snowflake_lands(monkeypatch: pytest.MonkeyPatch) -> None:
         copy into plaud_staged_transcripts_1f ({names}) from (select {picked(plaud_tables().transcripts)} from @plaud_stage_1f/transcripts.parquet) file_format = (type = parquet use_logical_type = true) on_error = abort_statement
         create temporary table plaud_staged_segments_1f (transcription_id varchar(255), segment_index integer, start_seconds float, end_seconds float, speaker varchar, text varchar, language varchar)
         put 'file://FOLDER/segments.parquet' @plaud_stage_1f auto_compress = false overwrite = true
-        copy into plaud_staged_segments_1f (transcription_id, segment_index, start_seconds, end_seconds, speaker, text, language) from (select $1:transcription_id::varchar(255), $1:segment_index::integer, $1:start_seconds::float, $1:end_seconds::float, $1:speaker::varchar, $1:text::varchar, $1:language::varchar from @plaud_stage_1f/segments.parquet) file_format = (type = parquet use_logical_type = true) on_error = abort_statement
+        copy into plaud_staged_segments_1f (transcription_id, segment_index, start_seconds, end_seconds, speaker, text, language) from (select $1:"transcription_id"::varchar(255), $1:"segment_index"::integer, $1:"start_seconds"::float, $1:"end_seconds"::float, $1:"speaker"::varchar, $1:"text"::varchar, $1:"language"::varchar from @plaud_stage_1f/segments.parquet) file_format = (type = parquet use_logical_type = true) on_error = abort_statement
         begin transaction
         update plaud_transcripts_lock set locked_at = current_timestamp()
         delete from plaud_segments where transcription_id in (select transcription_id from plaud_staged_transcripts_1f)
@@ -139,7 +139,7 @@ def columns(table: Any) -> str:
 
 
 def picked(table: Any) -> str:
-    return ", ".join(f"$1:{column.name}::{snowflake_type(column)}" for column in table.columns)
+    return ", ".join(f'$1:"{column.name}"::{snowflake_type(column)}' for column in table.columns)
 
 
 @pytest.mark.parametrize(
@@ -329,13 +329,19 @@ def test_redshift_text_that_is_too_long_is_cut_and_says_so_if_that_is_chosen(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, writer, folder = redshift_recorded(monkeypatch, plaud_long_texts="cut")
+    long = "\u8a9e" * 21_846
+    raw = {"text": long, "segments": [{"text": "short", "words": ["\u8a9e" * 21_845] * 2}]}
 
-    writer.replace([landing("txn_2", text="\u8a9e" * 21_846), landing("txn_3", text="\u8a9e" * 21_845)])
+    writer.replace(
+        [landing("txn_2", text=long, raw=json.dumps(raw)), landing("txn_3", text="\u8a9e" * 21_845)]
+    )
 
     cut, whole = folder.lines["plaud-1f-transcripts.json.gz"]
+    assert cut["raw"] == raw | {"text": cut["text"]}
     assert cut["text"] == "\u8a9e" * 21_843 + " [cut]"
     assert whole["text"] == "\u8a9e" * 21_845
     assert "Cut 1 values of column text: txn_2" in caplog.text
+    assert "Cut 1 values of column raw: txn_2" in caplog.text
 
 
 def test_redshift_that_names_no_staging_folder_is_refused_with_how_to(

@@ -16,6 +16,7 @@ from plaud_provider.database.content import Content
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudInputError,
+    PlaudTableMismatchError,
     PlaudWarehouseError,
     how_to_install,
 )
@@ -196,6 +197,13 @@ class BigQueryLoader(FilesLoader):
             return None
         if there.table_type != "TABLE":
             raise self._is_no_table(table, there.table_type)
+        if there.require_partition_filter:
+            raise PlaudTableMismatchError(
+                f"Table {str(table)!r} of warehouse {self.conn_id!r} takes no query without a filter on its "
+                "partitions (require_partition_filter), and a transcription is looked for by its id. Turn "
+                "that off (alter table ... set options (require_partition_filter = false)), or name another "
+                "table. Nothing was written."
+            )
         found = {}
         for field in there.schema:
             size = f"({field.max_length})" if field.max_length else ""
@@ -228,6 +236,12 @@ class BigQueryLoader(FilesLoader):
                 f"create table if not exists {self._name(self._lock)} options(description = "
                 f"{literal(LOCK_COMMENT)}) as select current_timestamp() as locked_at"
             )
+
+    def _delete_staged(self, table: str, ids: str) -> str:
+        # A delete is billed as if it read the whole table (of one with partitions those that it changes),
+        # even if it finds nothing, as most do: then only the ids are read.
+        delete = super()._delete_staged(table, ids)
+        return f"if exists (select 1 {delete.removeprefix('delete ')}) then {delete}; end if"
 
     def _load(self, slab: Slab) -> None:
         own = token()

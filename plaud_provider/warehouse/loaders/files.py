@@ -264,10 +264,11 @@ class FilesLoader(Loader):
         :param staged: Staging tables.
         """
         ids = f"select {self._quoted('transcription_id')} from {staged[self._tables.transcripts]}"
-        deletes, inserts = [], []
-        for table in (self._tables.segments, self._tables.transcripts):
-            name = self._name(table.name)
-            deletes.append(f"delete from {name} where {self._quoted('transcription_id')} in ({ids})")
+        inserts = []
+        deletes = [
+            self._delete_staged(self._name(table.name), ids)
+            for table in (self._tables.segments, self._tables.transcripts)
+        ]
         for table in (self._tables.transcripts, self._tables.segments):
             names = [self._quoted(column.name) for column in table.columns]
             values = [
@@ -279,6 +280,10 @@ class FilesLoader(Loader):
                 f"select {', '.join(values)} from {staged[table]}"
             )
         return [*deletes, *inserts]
+
+    def _delete_staged(self, table: str, ids: str) -> str:
+        """Return what deletes from a table the rows that are to be replaced."""
+        return f"delete from {table} where {self._quoted('transcription_id')} in ({ids})"
 
     def _transact(self, begin: str, statements: Sequence[str]) -> None:
         """Run statements in one transaction, which is rolled back if one of them fails."""

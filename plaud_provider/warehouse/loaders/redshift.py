@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 #: Settings of ours in the connection's extra; its driver must not see them.
 _STAGING, _ROLE, _LONG_TEXTS = "plaud_staging", "plaud_iam_role", "plaud_long_texts"
-#: Bytes that a VARCHAR takes.
+#: Bytes that a VARCHAR takes, and a text in SUPER unless a cluster has been told to take longer ones.
 _LONGEST = 65_535
 _CUT = " [cut]"
 _RIGHTS = (
@@ -202,26 +203,31 @@ class RedshiftLoader(FilesLoader):
         """Replace NUL, which Redshift does not take, and refuse or cut what is too long."""
         self._nuls_replaced += replace_nuls(columns.values(), ())
         for column in table.columns:
-            if content_of(column) is Content.JSON:
-                rows = [{column.name: value} for value in columns[column.name]]
+            kind, values = content_of(column), columns[column.name]
+            if kind is Content.JSON:
+                rows = [{column.name: value} for value in values]
                 self._nuls_replaced += replace_nuls(rows, (column.name,))
-                columns[column.name] = [row[column.name] for row in rows]
-            elif content_of(column) is Content.TEXT:
-                values = columns[column.name]
-                long = [place for place, value in enumerate(values) if value and _size(value) > _LONGEST]
-                ids = sorted({columns["transcription_id"][place] for place in long})
-                if long and self._long_texts == "refuse":
-                    raise PlaudInputError(
-                        f"Column {column.name!r} of {table.fullname!r} takes {_LONGEST} bytes in Redshift; "
-                        f"that of {', '.join(ids[:5])}{' and others' * (len(ids) > 5)} is longer. Set "
-                        f'"{_LONG_TEXTS}": "cut" in the connection\'s extra to cut such texts ({_CUT!r} is '
-                        "at their end then), or land in another warehouse. Nothing was written."
-                    )
-                for place in long:
-                    cut = values[place].encode()[: _LONGEST - len(_CUT)]
-                    values[place] = cut.decode(errors="ignore") + _CUT
-                if long:
-                    log.warning("Cut %d values of column %s: %s", len(long), column.name, ", ".join(ids))
+                values[:] = [row[column.name] for row in rows]
+            if kind not in (Content.TEXT, Content.JSON):
+                continue
+            shorter = _cut if kind is Content.TEXT else _cut_in_json
+            long = {
+                place: cut
+                for place, value in enumerate(values)
+                if value and _size(value) > _LONGEST and (cut := shorter(value)) != value
+            }
+            ids = sorted({columns["transcription_id"][place] for place in long})
+            if long and self._long_texts == "refuse":
+                raise PlaudInputError(
+                    f"Column {column.name!r} of {table.fullname!r} takes texts of {_LONGEST} bytes in "
+                    f"Redshift; that of {', '.join(ids[:5])}{' and others' * (len(ids) > 5)} is longer. Set "
+                    f'"{_LONG_TEXTS}": "cut" in the connection\'s extra to cut such texts ({_CUT!r} is at '
+                    "their end then), or land in another warehouse. Nothing was written."
+                )
+            for place, cut in long.items():
+                values[place] = cut
+            if long:
+                log.warning("Cut %d values of column %s: %s", len(long), column.name, ", ".join(ids))
 
     def _load(self, slab: Slab) -> None:
         own = token()
@@ -269,6 +275,27 @@ class RedshiftLoader(FilesLoader):
 def _size(text: str) -> int:
     # Up to four bytes each: most need not be encoded to be known as short enough.
     return len(text) if len(text) * 4 <= _LONGEST else len(text.encode())
+
+
+def _cut(text: str) -> str:
+    """Return text that a VARCHAR takes."""
+    if _size(text) <= _LONGEST:
+        return text
+    return text.encode()[: _LONGEST - len(_CUT)].decode(errors="ignore") + _CUT
+
+
+def _cut_in_json(text: str) -> str:
+    """Return JSON whose texts SUPER takes; as it is, if it takes them."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {cut(name): cut(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [cut(one) for one in value]
+        return _cut(value) if isinstance(value, str) else value
+
+    found = json.loads(text)
+    return text if (shorter := cut(found)) == found else json.dumps(shorter, ensure_ascii=False)
 
 
 def _literal(text: str) -> str:

@@ -85,7 +85,7 @@ class SnowflakeLoader(FilesLoader):
     holds = {
         # From 255 characters, and from 16,777,216.
         Content.NAME: r"TEXT\((25[5-9]|2[6-9]\d|[3-9]\d\d|\d{4,})\)",
-        Content.TEXT: r"TEXT\((1677721[6-9]|\d{9,})\)",
+        Content.TEXT: r"TEXT\((1677721[6-9]|(1[7-9]|[2-9]\d)\d{6}|\d{9,})\)",
         Content.JSON: r"VARIANT",
         Content.DOUBLE: r"FLOAT",
         Content.INTEGER: r"NUMBER\((1\d|2\d|3\d),0\)",
@@ -230,7 +230,8 @@ class SnowflakeLoader(FilesLoader):
         names = [self._quoted(column.name) for column in table.columns]
         values = []
         for column in table.columns:
-            in_file = column.name if _PLAIN.fullmatch(column.name) else self._quoted(column.name)
+            # Names in a file are told apart by case, and may be words that are no names.
+            in_file = '"' + str(column.name).replace('"', '""') + '"'
             values.append(f"$1:{in_file}::{self._staging_type(column)}")
         return (
             f"copy into {staged} ({', '.join(names)}) from (select {', '.join(values)} from {file}) "

@@ -379,14 +379,16 @@ def test_nothing_is_paid_for_that_a_loader_behind_it_could_not_land(
         ({"sql_conn_id": "no_such"}, r"sql_conn_id: .*'no_such'"),
         ({"lake_path": "s3://b/lake/"}, "lake_catalog_conn_id: Iceberg tables in object storage"),
         ({"lake_path": "/lake/", "lake_format": "csv"}, "lake_format: 'csv' is none of"),
+        ({"default_args": {"sql_conn_id": "no_such"}}, r"sql_conn_id: .*'no_such'"),
     ],
-    ids=["default", "warehouse", "lake", "format"],
+    ids=["default", "warehouse", "lake", "format", "default_args"],
 )
 @pytest.mark.parametrize("is_mapped", [True, False])
 def test_nothing_is_paid_for_that_a_loader_behind_it_has_no_place_for(
-    plaud: EmulatorServer, given: dict[str, str], why: str, is_mapped: bool
+    plaud: EmulatorServer, given: dict[str, Any], why: str, is_mapped: bool
 ) -> None:
-    with DAG("calls", schedule=None) as dag:
+    given = dict(given)
+    with DAG("calls", schedule=None, default_args=given.pop("default_args", {})) as dag:
         submit = SubmitTranscriptionOperator(task_id="submit", audio_url=URL)
         if is_mapped:
             load = TranscriptionToSqlOperator.partial(task_id="load", **given)
