@@ -161,6 +161,13 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
         """Return what is mapped with ``expand()``, whose signatures are not stored either."""
         return UnsignedPartial(super().partial(**kwargs), "audio_url")
 
+    def pre_execute(self, context: Any) -> None:
+        """Leave out a setting with which Airflow would fail the task once it has paid."""
+        super().pre_execute(context)
+        if self.multiple_outputs:
+            self.log.warning("multiple_outputs is left out: this task returns one value, the id.")
+            self.multiple_outputs = False
+
     def execute(self, context: Context) -> str:
         """Re-attach to an earlier submit of this recording in this run, else submit it."""
         from plaud_provider.hooks.connection import PlaudConnection

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.task_runner import _serialize_rendered_fields
 
 from plaud_provider.emulator.server import EmulatorServer
@@ -422,3 +425,23 @@ def test_a_loader_whose_warehouse_is_not_known_yet_keeps_nobody(plaud: EmulatorS
     context: Any = {**task_context(TaskStateStore()), "dag": dag}
 
     assert submit.execute(context)
+
+
+def test_what_it_returns_is_pushed_whatever_multiple_outputs_says() -> None:
+    with DAG("d", schedule=None):
+        task = SubmitTranscriptionOperator(
+            task_id="submit", audio_url="s3://calls/1.mp3", multiple_outputs=True
+        )
+
+    task.pre_execute({})
+    pushed: dict[str, str] = {}
+    ti: Any = SimpleNamespace(
+        task=task, is_mapped=False, xcom_push=pushed.__setitem__, task_id="submit", map_index=-1
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            task_runner, "_xcom_push", lambda ti, key, value, mapped_length=None: ti.xcom_push(key, value)
+        )
+        task_runner._push_xcom_if_needed("txn_1", ti, structlog.get_logger())
+
+    assert pushed == {"return_value": "txn_1"}
