@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from plaud_provider.hooks.connection import PlaudConnection
     from plaud_provider.ledger.entry import Owner, State
     from plaud_provider.ledger.ledger import Ledger
+    from plaud_provider.submit.stop import Stop
     from plaud_provider.submit.summary import Price
     from plaud_provider.warehouse.lake import Lake
     from plaud_provider.warehouse.writer import WarehouseWriter
@@ -35,6 +36,17 @@ PROBLEMS_KEY = "problems"
 SHOWN = 5
 #: Until recordings that another task is about to submit are looked at again.
 HELD_SECONDS = 30.0
+
+
+class EndsInOrder:
+    """An operator that submits: it sets ``_stop`` when it runs, and says to it when the task is ended."""
+
+    _stop: Stop | None = None
+
+    def on_kill(self) -> None:
+        """Send nothing more; what has been sent is waited for, and noted."""
+        if self._stop is not None:
+            self._stop.set()
 
 
 class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):

@@ -17,10 +17,10 @@ from plaud_provider.operators.chunk import (
     PROBLEMS_KEY,
     SHOWN,
     ChunkOperator,
+    EndsInOrder,
     owner_of,
     states_to_resubmit,
 )
-from plaud_provider.operators.ends_in_order import EndsInOrder
 from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls

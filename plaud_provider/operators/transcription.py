@@ -11,8 +11,7 @@ from plaud_provider.api.arguments import TextArguments, optional, validate_words
 from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.lineage.moved import Moved, TellsLineage, folders_of
-from plaud_provider.operators.chunk import HELD_SECONDS, owner_of
-from plaud_provider.operators.ends_in_order import EndsInOrder
+from plaud_provider.operators.chunk import HELD_SECONDS, EndsInOrder, owner_of
 from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
