@@ -41,6 +41,8 @@ def as_transcription_id(value: object) -> str | None:
     return None if re.search(_UNPRINTABLE, value) else value
 
 
+#: Arguments that name a lake.
+LAKE_ARGUMENTS = ("lake_path", "lake_format", "lake_catalog_conn_id")
 #: Arguments that are one text each, whichever operator takes them.
 _TEXTS = frozenset(
     [
@@ -158,6 +160,11 @@ def is_unset(value: object) -> bool:
 def optional(value: str | None) -> str | None:
     """Return a text; ``None`` if it is unset."""
     return None if is_unset(value) else value
+
+
+def warehouse_of(sql_conn_id: str | None, lake_path: object) -> str | None:
+    """Return the connection of the warehouse; left out, ``warehouse_default``, or none if there is a lake."""
+    return "warehouse_default" if sql_conn_id is None and lake_path is None else sql_conn_id
 
 
 def validate_boolean(name: str, value: object) -> bool:

@@ -14,9 +14,17 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 #: Statuses of success: which of them means what is not documented.
 SUCCESS = range(200, 300)
-#: Refusals (4xx) of what is asked for: the next recording may pass. All others are of who asks, his account,
-#: rights or path, or come from something in between: the next one would be refused as well.
+#: Refusals (4xx) of what is asked for: the next recording may pass.
 OF_WHAT_IS_ASKED = frozenset({400, 409, 410, 413, 414, 415, 422})
+
+
+def is_of_client(status: int | None) -> bool:
+    """
+    Whether a status refuses whoever asks: the client's account, rights or path, or a gateway in between.
+
+    The next recording would be refused as well.
+    """
+    return status is not None and status >= 400 and status not in OF_WHAT_IS_ASKED
 
 
 class Operation(StrEnum):

@@ -8,7 +8,7 @@ from typing import Any
 
 from plaud_provider.api.account import Account
 from plaud_provider.api.answers import LARGE_BYTES, places_in
-from plaud_provider.api.effects import OF_WHAT_IS_ASKED, Response
+from plaud_provider.api.effects import OF_WHAT_IS_ASKED, Response, is_of_client
 from plaud_provider.api.tokens import redirected
 from plaud_provider.exceptions import (
     PlaudAccessError,
@@ -70,8 +70,7 @@ def failure(account: Account, answer: Response, what: str, *, is_submit: bool = 
         return PlaudServerError(
             f"{account.base_url} kept answering {what} with {status}.", status_code=status
         )
-    is_of_what_is_asked = status in OF_WHAT_IS_ASKED or (status < 300 and not _ACCOUNT.search(code))
-    if is_submit and not is_of_what_is_asked:
+    if is_submit and (is_of_client(status) or (status < 300 and _ACCOUNT.search(code))):
         return PlaudAccessError(
             f"{account.base_url} refused {what} with {status}{code}: client {account.client_id}, its account "
             "or its rights, not the recording. Nothing was accepted; a retry submits it again.",

@@ -28,7 +28,6 @@ from plaud_provider.api.dialects.embedded_uploads import (
     user_token_request,
 )
 from plaud_provider.api.effects import (
-    OF_WHAT_IS_ASKED,
     SUCCESS,
     Do,
     LockToken,
@@ -46,6 +45,7 @@ from plaud_provider.api.effects import (
     TokenState,
     TransportFailure,
     UnlockToken,
+    is_of_client,
 )
 from plaud_provider.api.failures import error_code
 from plaud_provider.api.retry import RetryPolicy
@@ -389,7 +389,7 @@ def _refusal(account: Account, answer: Response, what: str) -> PlaudError:
             f"{_NOTHING_SENT} Convert the recording to MP3.",
             status_code=status,
         )
-    if status >= 400 and status not in OF_WHAT_IS_ASKED:
+    if is_of_client(status):
         return PlaudAccessError(
             f"{account.base_url} refused {what} with {status}{code}: client "
             f"{account.client_id}, its account or its rights, not the recording. {_NOTHING_SENT}",

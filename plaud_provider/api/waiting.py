@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from plaud_provider.api.effects import OF_WHAT_IS_ASKED
+from plaud_provider.api.effects import is_of_client
 from plaud_provider.api.limits import RETENTION
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.exceptions import (
@@ -381,9 +381,8 @@ class Wait:
         is_only_one = len(self._pending) == 1
         if isinstance(error, PlaudNotFoundError):
             return is_only_one or now >= trouble.since + OUTAGE_SECONDS
-        is_of_who_asks = (trouble.status or 0) >= 400 and trouble.status not in OF_WHAT_IS_ASKED
         are_others_answered = self.final_at >= trouble.since - SAME_TIME_SECONDS
-        return is_only_one and (are_others_answered or not is_of_who_asks)
+        return is_only_one and (are_others_answered or not is_of_client(trouble.status))
 
     def result(self, *, now: float) -> WaitResult | None:
         """Return how the wait ended, or what is worth landing now; ``None`` while there is neither."""

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
+from plaud_provider.database.dialect import into, run_on_driver
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from plaud_provider.database.rows import Columns, Row
 
 #: Drivers that know it.
@@ -47,37 +49,8 @@ def copy_large_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[R
 
 
 def _run(connection: sa.Connection, table: sa.Table, names: Iterable[str], pieces: Iterable[str]) -> None:
-    preparer = connection.dialect.identifier_preparer
-    columns = ", ".join(preparer.format_column(table.c[name]) for name in names)
-    # Drivers take %% for % in statements with parameters, which this is not.
-    statement = f"COPY {preparer.format_table(table)} ({columns}) FROM STDIN".replace("%%", "%")
-    try:
-        _copy(connection, statement, pieces)
-    except connection.dialect.loaded_dbapi.Error as error:
-        failure = error
-    else:
-        return
-    raise failure_of(connection, statement, failure)
-
-
-def failure_of(connection: sa.Connection, statement: str, error: Any) -> BaseException:
-    """
-    Return an error of a driver as SQLAlchemy would have raised it, had it sent the statement.
-
-    :param connection: A connection.
-    :param statement: What is shown of the statement.
-    :param error: The error.
-    """
-    failure: BaseException = sa.exc.DBAPIError.instance(
-        statement,
-        None,
-        error,
-        connection.dialect.loaded_dbapi.Error,
-        hide_parameters=True,
-        connection_invalidated=connection.dialect.is_disconnect(error, connection.connection, None),
-        dialect=connection.dialect,
-    )
-    return failure
+    statement = f"COPY {into(connection, table, names)} FROM STDIN"
+    run_on_driver(connection, statement, lambda: _copy(connection, statement, pieces))
 
 
 def _copy(connection: sa.Connection, statement: str, pieces: Iterable[str]) -> None:

@@ -310,6 +310,40 @@ def upsert_of(insert: Any, table: sa.Table, may_replace: MayReplace | None) -> s
     return upsert
 
 
+def into(connection: sa.Connection, table: sa.Table, columns: Iterable[str]) -> str:
+    """Return a table and some of its columns as a statement has them that a driver is sent directly."""
+    preparer = connection.dialect.identifier_preparer
+    names = ", ".join(preparer.format_column(table.c[name]) for name in columns)
+    # Drivers take %% for % in statements with parameters, which this is not.
+    return f"{preparer.format_table(table)} ({names})".replace("%%", "%")
+
+
+def run_on_driver(connection: sa.Connection, statement: str, work: Callable[[], None]) -> None:
+    """
+    Do what SQLAlchemy has no part in; an error is raised as SQLAlchemy would, had it sent the statement.
+
+    :param connection: The connection.
+    :param statement: What is shown of the statement.
+    :param work: What the driver is asked to do. Its error may quote rows, so it is the context of no other.
+    """
+    failure: Any
+    try:
+        work()
+    except connection.dialect.loaded_dbapi.Error as error:
+        failure = error
+    else:
+        return
+    raise sa.exc.DBAPIError.instance(
+        statement,
+        None,
+        failure,
+        connection.dialect.loaded_dbapi.Error,
+        hide_parameters=True,
+        connection_invalidated=connection.dialect.is_disconnect(failure, connection.connection, None),
+        dialect=connection.dialect,
+    )
+
+
 def code_of(error: BaseException) -> str:
     """Return the code of a database's error: SQLite's name, a SQLSTATE, or nothing."""
     original = getattr(error, "orig", None) or error

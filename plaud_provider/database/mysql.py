@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -86,11 +87,14 @@ class MySqlDialect(Dialect):
     def insert(self, connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
         """Insert rows; see the base class."""
         keys = columns[next(iter(table.primary_key)).name]
-
-        def refuse_too_large(number: int, size: int) -> None:
-            self._refuse_larger(connection, table, keys[number], size)
-
-        insert_values(connection, table, columns, refuse_too_large)
+        # Asked for by the first long row.
+        limit = cache(partial(_longest_statement, connection))
+        insert_values(
+            connection,
+            table,
+            columns,
+            lambda number, size: _refuse_larger(table, keys[number], size, limit()),
+        )
 
     def upsert(
         self,
@@ -179,21 +183,12 @@ class MySqlDialect(Dialect):
         largest = max(sum(len(value) for value in row.values() if isinstance(value, str)) for row in rows)
         if largest < 1_000_000:
             return
-        first = next(iter(table.primary_key))
+        first, limit = next(iter(table.primary_key)), _longest_statement(connection)
         for row in rows:
             size = sum(
                 len(value.encode("utf8", "replace")) for value in row.values() if isinstance(value, str)
             )
-            self._refuse_larger(connection, table, row[first.name], size)
-
-    def _refuse_larger(self, connection: sa.Connection, table: sa.Table, key: str, size: int) -> None:
-        limit = int(connection.exec_driver_sql("select @@max_allowed_packet").scalar_one())
-        if size + 100_000 > limit:
-            raise PlaudWarehouseError(
-                f"The row of {key!r} in {table.fullname} has {size} bytes; this server takes statements of "
-                f"at most {limit}. Nothing was written. Raise max_allowed_packet there (up to 1 GB), then "
-                "retry."
-            )
+            _refuse_larger(table, row[first.name], size, limit)
 
     def _url(self) -> sa.URL:
         """Return where to; the hook's own URL has in it whatever is in the connection's extra."""
@@ -232,6 +227,19 @@ class MySqlDialect(Dialect):
         if not self.engine_stays_good:
             options["read_default_group"] = "enable-cleartext-plugin"
         return options
+
+
+def _longest_statement(connection: sa.Connection) -> int:
+    """Return how many bytes of a statement the server takes."""
+    return int(connection.exec_driver_sql("select @@max_allowed_packet").scalar_one())
+
+
+def _refuse_larger(table: sa.Table, key: str, size: int, limit: int) -> None:
+    if size + 100_000 > limit:
+        raise PlaudWarehouseError(
+            f"The row of {key!r} in {table.fullname} has {size} bytes; this server takes statements of at "
+            f"most {limit}. Nothing was written. Raise max_allowed_packet there (up to 1 GB), then retry."
+        )
 
 
 def _prepare_session(connection: Any, _: object) -> None:

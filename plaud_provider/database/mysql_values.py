@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from plaud_provider.database.copying import failure_of
+from plaud_provider.database.dialect import into, run_on_driver
 from plaud_provider.database.types import utc
 
 if TYPE_CHECKING:
@@ -32,14 +32,12 @@ def insert_values(
     :param columns: The rows, as the values of each column.
     :param refuse_too_large: Called with the number and the bytes of a row that is a statement of its own.
     """
-    preparer = connection.dialect.identifier_preparer
-    names = ", ".join(preparer.format_column(table.c[name]) for name in columns)
-    # Drivers take %% for % in statements with parameters, which this is not.
-    statement = f"INSERT INTO {preparer.format_table(table)} ({names}) VALUES ".replace("%%", "%")
+    statement = f"INSERT INTO {into(connection, table, columns)} VALUES "
     raw: Any = connection.connection.dbapi_connection
-    batch: list[bytes] = []
-    size = 0
-    try:
+
+    def send_all() -> None:
+        batch: list[bytes] = []
+        size = 0
         for number, row in enumerate(_rows(raw, columns)):
             if batch and size + len(row) > _STATEMENT:
                 _send(raw, statement, batch)
@@ -50,11 +48,8 @@ def insert_values(
             size += len(row)
         if batch:
             _send(raw, statement, batch)
-    except connection.dialect.loaded_dbapi.Error as error:
-        failure = error
-    else:
-        return
-    raise failure_of(connection, statement, failure)
+
+    run_on_driver(connection, statement, send_all)
 
 
 def _send(raw: Any, statement: str, rows: list[bytes]) -> None:

@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
-from plaud_provider.api.arguments import (
-    TextArguments,
-    split_words,
-    validate_words,
-)
+from plaud_provider.api.arguments import TextArguments, split_words, validate_words, warehouse_of
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.lineage.moved import Target, TellsLineage
 from plaud_provider.recordings.mapping import HarmlessLabel
@@ -119,9 +115,7 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if sql_conn_id is None and lake_path is None:
-            sql_conn_id = "warehouse_default"
-        self.sql_conn_id = sql_conn_id
+        self.sql_conn_id = sql_conn_id = warehouse_of(sql_conn_id, lake_path)
         self.lake_path = lake_path
         self.lake_format = lake_format
         self.lake_catalog_conn_id = lake_catalog_conn_id

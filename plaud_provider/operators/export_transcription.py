@@ -12,6 +12,7 @@ from plaud_provider.api.arguments import (
     is_unset,
     validate_transcription_ids,
     validate_words,
+    warehouse_of,
 )
 from plaud_provider.exceptions import PlaudInputError, PlaudNotFoundError
 from plaud_provider.recordings.mapping import HarmlessLabel
@@ -92,7 +93,7 @@ class ExportTranscriptionOperator(TextArguments, HarmlessLabel, BaseOperator):
         self.transcription_id = transcription_id
         self.formats = formats
         self.folder = folder
-        self.sql_conn_id = "warehouse_default" if sql_conn_id is None and lake_path is None else sql_conn_id
+        self.sql_conn_id = warehouse_of(sql_conn_id, lake_path)
         self.schema = schema
         self.transcripts_table = transcripts_table
         self.lake_path = lake_path

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from plaud_provider.api.arguments import TextArguments, optional, validate_words
+from plaud_provider.api.arguments import LAKE_ARGUMENTS, TextArguments, optional, validate_words, warehouse_of
 from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.lineage.moved import Moved, TellsLineage, folders_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from plaud_provider.submit.single import OnUnknownSubmit
 
 #: Arguments of a task that loads which say where.
-_PLACES = ("sql_conn_id", "lake_path", "lake_format", "lake_catalog_conn_id")
+_PLACES = ("sql_conn_id", *LAKE_ARGUMENTS)
 
 
 class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, HarmlessLabel, TermsOperator):
@@ -308,6 +308,4 @@ def _given_to_loader(task: Any) -> Mapping[str, Any] | None:
     if not isinstance(expanded, dict) or not expanded.keys().isdisjoint(_PLACES):
         # Where each of them loads is known when it runs.
         return None
-    if given["sql_conn_id"] is None and given["lake_path"] is None:
-        given["sql_conn_id"] = "warehouse_default"
-    return given
+    return {**given, "sql_conn_id": warehouse_of(given["sql_conn_id"], given["lake_path"])}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from airflow.sdk import Param
 
+from plaud_provider.api.arguments import LAKE_ARGUMENTS
+
 _SECTION = "Options of the API embedded"
 _MODELS = ("plaud-fast-whisper", "plaud-omni-3", "azure-fast-transcribe")
 #: What they are as arguments: how to transcribe, and whether to upload.
@@ -12,7 +14,7 @@ TERMS = {
 }
 UPLOAD = "{{ params.upload }}"
 #: A lake to land in, or that was landed in, as arguments.
-LAKE = {name: f"{{{{ params.{name} }}}}" for name in ("lake_path", "lake_format", "lake_catalog_conn_id")}
+LAKE = {name: f"{{{{ params.{name} }}}}" for name in LAKE_ARGUMENTS}
 
 
 def lake_params(

@@ -12,7 +12,7 @@ from operator import ge
 from typing import TYPE_CHECKING
 
 from plaud_provider import metrics
-from plaud_provider.api.effects import OF_WHAT_IS_ASKED
+from plaud_provider.api.effects import is_of_client
 from plaud_provider.api.models import Status, Transcription
 from plaud_provider.api.waiting import NOT_FOUND_REASON, is_fresh
 from plaud_provider.exceptions import (
@@ -97,8 +97,8 @@ class Tally:
         if self.unreadable:
             # What may pass goes first: the task is retried then.
             first = max(self.unreadable.values(), key=_may_pass)
-            is_of_client = isinstance(first, PlaudRequestError) and _may_pass(first)
-            raise (PlaudAccessError if is_of_client else type(first))(
+            is_refused = isinstance(first, PlaudRequestError) and is_of_client(first.status_code)
+            raise (PlaudAccessError if is_refused else type(first))(
                 f"Plaud's answers about {_shown(list(self.unreadable))} cannot be used, such as: {first} "
                 f"{rest}.",
                 status_code=first.status_code,
@@ -318,7 +318,7 @@ class Lander:
 
 def _may_pass(error: PlaudError) -> bool:
     """Whether an answer may be another one at a retry: a refusal of the client, as 402 or 403, may."""
-    return not isinstance(error, PlaudRequestError) or error.status_code not in OF_WHAT_IS_ASKED
+    return not isinstance(error, PlaudRequestError) or is_of_client(error.status_code)
 
 
 def failures(reasons: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from plaud_provider.api.arguments import (
     split_words,
     validate_boolean,
     validate_transcription_ids,
+    warehouse_of,
 )
 from plaud_provider.exceptions import PlaudInputError, PlaudTranscriptionFailedError
 from plaud_provider.lineage.moved import Moved, Target, TellsLineage, folders_of, some_ids
@@ -161,7 +162,7 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
             raise PlaudInputError(f"on_failed: {on_failed!r} is not 'continue' or 'fail'.")
         self.on_failed = on_failed
         self.transcription_id = transcription_id
-        self.sql_conn_id = "warehouse_default" if sql_conn_id is None and lake_path is None else sql_conn_id
+        self.sql_conn_id = warehouse_of(sql_conn_id, lake_path)
         self.lake_path = lake_path
         self.lake_format = lake_format
         self.lake_catalog_conn_id = lake_catalog_conn_id

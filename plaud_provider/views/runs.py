@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from airflow.models.renderedtifields import RenderedTaskInstanceFields
 from airflow.utils.session import create_session
 
-from plaud_provider.api.arguments import optional
+from plaud_provider.api.arguments import LAKE_ARGUMENTS, optional
 from plaud_provider.database.database import Database, open_database
 from plaud_provider.exceptions import PlaudError
 from plaud_provider.ledger.overview import Overview
@@ -18,8 +18,6 @@ from plaud_provider.views.work import SECONDS
 from plaud_provider.warehouse.lake import checked_lake
 from plaud_provider.warehouse.transcripts import TranscriptReader
 
-#: Arguments of tasks that name a lake.
-LAKE = ("lake_path", "lake_format", "lake_catalog_conn_id")
 #: Task instances of a run whose arguments are looked at; those of a mapped task are alike.
 _LOOKED_AT = 200
 #: Transcripts that a page lists.
@@ -76,7 +74,7 @@ class Run:
         for fields in (self._own, *self._all):
             conn_id, lake = _text(fields, "sql_conn_id"), None
             if conn_id is None:
-                lake = checked_lake(*(_text(fields, name) for name in LAKE))
+                lake = checked_lake(*(_text(fields, name) for name in LAKE_ARGUMENTS))
             if conn_id is not None or lake is not None:
                 return Place(
                     conn_id,

@@ -226,10 +226,10 @@ class DatabricksLoader(FilesLoader):
         )
 
     def _last_landed(self, ids: Sequence[str]) -> datetime | None:
-        known = ", ".join(VALUE for _ in ids)
+        is_wanted = self._is_one_of("transcription_id", ids)
         # As text: drivers tell times without their zone, or with the session's.
         of_each = " union all ".join(
-            f"select `landed_at` from {self._name(table.name)} where `transcription_id` in ({known})"
+            f"select `landed_at` from {self._name(table.name)} where {is_wanted}"
             for table in self._tables.parameters
         )
         query = f"select date_format(max(`landed_at`), 'yyyy-MM-dd HH:mm:ss.SSSSSS') from ({of_each})"
@@ -283,7 +283,7 @@ class DatabricksLoader(FilesLoader):
     def _remove_older(self, ids: Sequence[str], stamp: datetime) -> None:
         self._rows(
             f"delete from {self._name(self._tables.segments.name)} "
-            f"where `transcription_id` in ({', '.join(VALUE for _ in ids)}) "
+            f"where {self._is_one_of('transcription_id', ids)} "
             f"and `landed_at` < timestamp'{(utc(stamp) or stamp).isoformat(sep=' ')}'",
             list(ids),
         )

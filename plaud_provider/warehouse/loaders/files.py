@@ -139,11 +139,8 @@ class FilesLoader(Loader):
         self, columns: Sequence[str], where: Mapping[str, Sequence[str]], most: int | None = None
     ) -> list[Sequence[Any]]:
         """Return columns of the transcripts; see the base class."""
-        conditions = (
-            f"{self._quoted(name)} in ({', '.join(VALUE for _ in values)})" for name, values in where.items()
-        )
         rest = (
-            f"where {' and '.join(conditions)} "
+            f"where {' and '.join(self._is_one_of(name, values) for name, values in where.items())} "
             f"order by {self._quoted('landed_at')}, {self._quoted('transcription_id')}"
             f"{'' if most is None else f' limit {most}'}"
         )
@@ -176,11 +173,12 @@ class FilesLoader(Loader):
                 counts.append(removed)
         return Removed(transcripts=counts[1], segments=counts[0])
 
+    def _is_one_of(self, column: str, values: Sequence[str]) -> str:
+        """Return the condition that a column has one of some values, which :meth:`_rows` is given."""
+        return f"{self._quoted(column)} in ({', '.join(VALUE for _ in values)})"
+
     def _delete(self, table: sa.Table, ids: Sequence[str]) -> int:
-        rows = (
-            f"from {self._name(table.name)} where {self._quoted('transcription_id')} in "
-            f"({', '.join(VALUE for _ in ids)})"
-        )
+        rows = f"from {self._name(table.name)} where {self._is_one_of('transcription_id', ids)}"
         [(count,)] = self._rows(f"select count(*) {rows}", list(ids))
         self._rows(f"delete {rows}", list(ids))
         return int(count)
@@ -299,7 +297,7 @@ class FilesLoader(Loader):
         known, status = self._quoted("transcription_id"), self._quoted("status")
         query = (
             f"select distinct {known} from {self._name(self._tables.transcripts.name)} "
-            f"where {status} = {VALUE} and {known} in ({', '.join(VALUE for _ in ids)})"
+            f"where {status} = {VALUE} and {self._is_one_of('transcription_id', ids)}"
         )
         return {found for (found,) in self._rows(query, [Status.COMPLETED.value, *ids])}
 

@@ -82,22 +82,15 @@ class LakeLoader(OrderedLoader):
 
     def landed(self, ids: Sequence[str]) -> set[str]:
         """Return those that are completed and here; see the base class."""
-        transcripts = self._tables.transcripts
-        columns = ("transcription_id", "status", "landed_at")
-
-        def find() -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = self._read(self._open(transcripts), columns, ids).to_pylist()
-            return found
-
-        rows = sorted(self._run(find, "could not be read"), key=lambda row: row["landed_at"])
-        latest = {row["transcription_id"]: row["status"] for row in rows}
-        return {known for known, status in latest.items() if status == Status.COMPLETED.value}
+        of_ids = {"transcription_id": ids, "status": [Status.COMPLETED.value]}
+        return {known for (known,) in self.read(("transcription_id",), of_ids)}
 
     def read(
         self, columns: Sequence[str], where: Mapping[str, Sequence[str]], most: int | None = None
     ) -> list[Sequence[Any]]:
         """Return columns of the transcripts; see the base class. Without ids, all rows are looked at."""
         names = dict.fromkeys((*columns, *where, "transcription_id", "landed_at"))
+        allowed = {name: frozenset(values) for name, values in where.items()}
 
         def find() -> list[dict[str, Any]]:
             opened = self._open(self._tables.transcripts)
@@ -111,22 +104,13 @@ class LakeLoader(OrderedLoader):
             tuple(row[name] for name in columns)
             for row in rows
             if row is latest[row["transcription_id"]]
-            and all(row[name] in values for name, values in where.items())
+            and all(row[name] in values for name, values in allowed.items())
         ]
         return wanted[:most]
 
     def stored(self, is_wanted: Callable[[Stored], bool]) -> list[Stored]:
         """Return what is here and wanted; see the base class."""
-
-        def find() -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = self._read(
-                self._open(self._tables.transcripts), Stored._fields, None
-            ).to_pylist()
-            return found
-
-        rows = sorted(self._run(find, "could not be read"), key=lambda row: row["landed_at"])
-        latest = {row["transcription_id"]: Stored(**row) for row in rows}
-        return [one for one in latest.values() if is_wanted(one)]
+        return [one for row in self.read(Stored._fields, {}) if is_wanted(one := Stored(*row))]
 
     def remove(self, ids: Sequence[str]) -> Removed:
         """
