@@ -73,6 +73,19 @@ async def test_a_deadline_that_passed_while_no_triggerer_ran_ends_it_at_once(pla
     assert (await ending(trigger(ids, lasts=-3600))).outcome == "timeout"
 
 
+# Airflow would take the task for one whose worker died.
+async def test_no_event_comes_before_the_worker_that_deferred_can_have_ended(
+    plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = submitted(1)
+    plaud.advance(601)
+    monkeypatch.setattr("plaud_provider.triggers.transcription.WORKER_SECONDS", 0.7)
+    began = time.monotonic()
+
+    assert (await ending(trigger(ids))).outcome == "done"
+    assert time.monotonic() - began >= 0.7
+
+
 async def test_goes_on_after_what_passes(plaud: EmulatorServer) -> None:
     ids = submitted(1)
     faults = [
