@@ -123,6 +123,19 @@ def forward(connection: socket.socket, port: int, heard: list[bytes] | None = No
         copy(upstream, connection)
 
 
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    key_cert_sign=True,
+    crl_sign=False,
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 class Authority:
     """A certificate authority of its own, and servers' contexts with certificates from it."""
 
@@ -134,6 +147,8 @@ class Authority:
             self._builder(self._name, self._key, days=30)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
+            # From Python 3.13 an authority that does not say that it is one is not trusted.
+            .add_extension(_SIGNS_CERTIFICATES, critical=True)
             .sign(self._key, hashes.SHA256())
         )
         self.bundle = folder / "authority.pem"
