@@ -17,11 +17,13 @@ from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.hooks.transport import (
     CHUNK_BYTES,
     ENCODINGS,
+    MAX_HEADER_BYTES,
     Limits,
     bad_certificate,
     ca_bundle,
     class_of,
     decoded,
+    is_packed,
     proxies_for,
     too_large,
     too_slow,
@@ -94,6 +96,7 @@ async def send_with_aiohttp(
     body = request.body
     if body is not None and not isinstance(body, bytes):
         body = await asyncio.to_thread(_whole, body)
+    received = bytearray()
     try:
         async with session.request(
             request.method,
@@ -110,13 +113,12 @@ async def send_with_aiohttp(
                 total=limits.total_seconds, sock_connect=limits.connect_seconds, sock_read=limits.read_seconds
             ),
         ) as answer:
-            received = bytearray()
             async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
                 received += chunk
                 if len(received) > limits.response_bytes:
                     raise too_large(limits)
             headers = _joined(answer.headers)
-            if "content-encoding" in headers:
+            if is_packed(received, headers):
                 # Not on the loop: a few kilobytes may become many megabytes.
                 return Response(
                     answer.status,
@@ -138,7 +140,7 @@ async def send_with_aiohttp(
     except TimeoutError:
         raise too_slow(limits, sent=True) from None
     except (aiohttp.ClientError, OSError, zlib.error) as failure:
-        raise TransportFailure(class_of(failure), sent=True) from None
+        raise TransportFailure(class_of(failure), sent=True, received=bytes(received)) from None
 
 
 def _whole(part: Part) -> bytes:
@@ -184,6 +186,8 @@ def open_aiohttp_session(tls: ssl.SSLContext | None, *, reuse_connections: bool 
         trust_env=False,
         # It would decompress on the loop.
         auto_decompress=False,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
     )
     # It would send a GET again by itself where a connection that it used again has broken: two requests for
     # one slot of the quota. There is no public way to say so; its own test client says it like this.
