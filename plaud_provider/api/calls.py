@@ -294,9 +294,11 @@ def _see_that_plaud_answers(account: Account, policy: RetryPolicy, token: Token 
             raise failures.failure(account, answer, "a look that is to tell whether it answers")
     elif not refusal(answer.body):
         try:
-            parse_transcription(answer.body, requested_id=NO_TRANSCRIPTION)
+            is_known = not parse_transcription(answer.body, requested_id=NO_TRANSCRIPTION).has_unknown_status
         except PlaudResponseError:
-            raise failures.foreign_page(account, answer.status) from None
+            is_known = False
+        if not is_known:
+            raise failures.foreign_page(account, answer.status)
 
 
 def _free_look(account: Account, policy: RetryPolicy, token: Token | None) -> Call[Response]:

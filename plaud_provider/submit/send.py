@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -37,8 +38,8 @@ CONCURRENCY = 8
 SUBMIT_SECONDS = 2.0
 #: For how long an answer that is paid for is offered to a ledger that is away.
 LEDGER_SECONDS = 600.0
-#: So many different recordings that Plaud refuses in a row, for the same reason and before it has accepted
-#: one, are not refused for what they are: the API has changed, or what is sent to it.
+#: So many different recordings that Plaud refuses in a row and for the same reason are not refused for what
+#: they are: the API has changed, or what is sent to it.
 REFUSED_ALIKE = 5
 
 
@@ -96,9 +97,8 @@ class Sender:
         # more at once would only be more of unknown outcome; after it, one is enough to find out.
         self._is_answered = False
         self._alone = asyncio.Lock()
-        # What Plaud has refused before it has accepted anything.
+        # What Plaud has refused since it last accepted one.
         self._held: list[_HoldingMemory] = []
-        self._has_accepted = False
         #: What has become of each, by its key; of those that were not sent there is nothing.
         self.outcomes: dict[str, Outcome] = {}
 
@@ -127,9 +127,10 @@ class Sender:
             the task is to end. What was not begun stays claimed; the caller releases it.
         """
         renewal = asyncio.create_task(self._renew_leases())
-        # Each try begins with others: what is refused must not keep them back.
-        begin = (self._owner.try_number - 1) * REFUSED_ALIKE % max(1, len(claimed))
-        queue = iter([*claimed[begin:], *claimed[:begin]])
+        if self._owner.try_number > 1:
+            # Bad files lie side by side, and must not keep back the others at each try.
+            claimed = random.sample(claimed, len(claimed))
+        queue = iter(claimed)
         at_once = math.ceil(hook.settings.requests_per_minute / 60 * SUBMIT_SECONDS)
         for _ in range(min(CONCURRENCY, at_once)):
             sending = course.Sending(self._stop)
@@ -179,13 +180,11 @@ class Sender:
         self.outcomes[recording.recording_key] = outcome
         if outcome.error is not None:
             log.warning("%s: %s", order.uri, outcome.error)
-        self._has_accepted |= outcome.transcription is not None
         if memory.held is not None:
             self._held.append(memory)
-        if self._has_accepted:
-            await self._settle()
-        else:
             self._refuse_to_go_on()
+        elif outcome.transcription is not None:
+            await self._settle()
 
     async def _settle(self) -> None:
         """Note what Plaud has refused as failed: it is about the recordings."""
@@ -203,9 +202,9 @@ class Sender:
         if len(last) < REFUSED_ALIKE or len(set(map(str, last))) > 1:
             return
         raise PlaudAccessError(
-            f"{REFUSED_ALIKE} recordings in a row were refused alike, and none accepted before: {last[-1]} "
-            "So it is hardly for what they are: the API may have changed, or be in trouble. None of them is "
-            "marked as failed. A retry begins with others.",
+            f"{REFUSED_ALIKE} recordings in a row were refused alike, and none accepted in between: "
+            f"{last[-1]} So it is hardly for what they are: the API may have changed, or be in trouble. None "
+            "of them is marked as failed. A retry takes the rest in another order.",
             status_code=last[-1].status_code if last[-1] is not None else None,
         )
 

@@ -268,20 +268,38 @@ def test_a_retry_goes_on_where_only_some_are_refused(many: Archive) -> None:
             continue
         break
 
-    assert try_number <= 5
+    assert try_number <= 8
     states = many.states()
     assert {name for name, state in states.items() if state == "failed"} == bad
     assert {state for name, state in states.items() if name not in bad} == {"processing"}
 
 
-def test_what_is_refused_after_one_was_accepted_is_refused_for_what_it_is(many: Archive) -> None:
+def test_where_all_are_refused_alike_from_some_moment_on_none_is_marked_as_failed(many: Archive) -> None:
     many.plaud.inject(
-        {"match": {"kind": "submit"}, "skip": 1, "times": 1000, "action": "status", "status": 422}
+        {"match": {"kind": "submit"}, "skip": 9, "times": None, "action": "status", "status": 422}
     )
+
+    with pytest.raises(PlaudAccessError, match="none accepted in between"):
+        many.submit()
+
+    assert sorted(many.states().values()) == ["claimed"] * 21 + ["processing"] * 9
+
+
+def test_what_is_refused_among_others_is_refused_for_what_it_is(many: Archive) -> None:
+    bad = {f"{number:02}.wav" for number in range(0, 30, 3)}
+    for name in bad:
+        many.plaud.inject(
+            {
+                "match": {"kind": "submit", "body_contains": name},
+                "times": None,
+                "action": "status",
+                "status": 422,
+            }
+        )
 
     many.submit()
 
-    assert sorted(many.states().values()) == ["failed"] * 29 + ["processing"]
+    assert {name for name, state in many.states().items() if state == "failed"} == bad
 
 
 def test_few_that_are_refused_alike_are_refused_for_what_they_are(chunk: Archive) -> None:
