@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import socket
 import ssl
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from plaud_provider.api.effects import Operation, Part, Request, Response, TransportFailure
@@ -31,6 +35,9 @@ from plaud_provider.hooks.transport import (
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
+    from aiohttp.abc import AbstractResolver
+
+T = TypeVar("T")
 
 
 class AiohttpTransport:
@@ -181,7 +188,9 @@ def open_aiohttp_session(tls: ssl.SSLContext | None, *, reuse_connections: bool 
     import aiohttp
 
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=tls or True, force_close=not reuse_connections),
+        connector=aiohttp.TCPConnector(
+            ssl=tls or True, force_close=not reuse_connections, resolver=_resolver()
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         # It would decompress on the loop.
@@ -193,6 +202,66 @@ def open_aiohttp_session(tls: ssl.SSLContext | None, *, reuse_connections: bool 
     # one slot of the quota. There is no public way to say so; its own test client says it like this.
     session._retry_connection = False
     return session
+
+
+def _resolver() -> AbstractResolver:
+    from aiohttp.abc import AbstractResolver, ResolveResult
+
+    class Resolver(AbstractResolver):
+        """
+        Looks names up in threads that nobody waits for.
+
+        Where names hang, aiohttp's own would use up the threads of the event loop, of all triggers, and the
+        end of a task would wait for it.
+        """
+
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[ResolveResult]:
+            found = await _in_thread_of_its_own(
+                lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+            )
+            return [
+                ResolveResult(
+                    hostname=host,
+                    host=str(address[0]),
+                    port=int(address[1]),
+                    family=kind,
+                    proto=proto,
+                    flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+                )
+                for kind, _, proto, _, address in found
+            ]
+
+        async def close(self) -> None:
+            """There is nothing to close."""
+
+    return Resolver()
+
+
+async def _in_thread_of_its_own(work: Callable[[], T]) -> T:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(settled: Future[T]) -> None:
+        if not answer.done():
+            if (failure := settled.exception()) is not None:
+                answer.set_exception(failure)
+            else:
+                answer.set_result(settled.result())
+
+    def run() -> None:
+        settled: Future[T] = Future()
+        try:
+            settled.set_result(work())
+        except Exception as failure:
+            settled.set_exception(failure)
+        # The loop may have ended.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, settled)
+
+    threading.Thread(target=run, name="plaud-name", daemon=True).start()
+    return await answer
 
 
 def aiohttp_proxy(url: str) -> str | None:

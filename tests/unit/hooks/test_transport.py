@@ -8,9 +8,10 @@ import gzip
 import json
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -250,6 +251,33 @@ def test_a_host_that_cannot_be_resolved_is_tried_again_and_then_named(
 
     with pytest.raises(PlaudConnectionError, match=r"https://gateway\.invalid: .*cannot be resolved.*Check"):
         client.get("txn_1")
+
+
+def test_a_name_that_hangs_keeps_nobody_longer_than_the_deadline(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("https://gateway.invalid", extra={"region": "us", "allowed_hosts": "gateway.invalid"})
+    is_over = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def hang(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host == "gateway.invalid":
+            is_over.wait(60)
+        return look_up(host, *args, **kwargs)
+
+    async def ask() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1), PlaudAsyncHook(retry_policy=ONCE) as hook:
+                await hook.get_transcription("txn_1")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    began = time.monotonic()
+    try:
+        # As a sensor does in a task: it waits for the threads of its event loop.
+        asyncio.run(ask())
+        assert time.monotonic() - began < 20
+    finally:
+        is_over.set()
 
 
 def test_an_error_without_an_answer_has_no_status(connect: Connect, open_client: OpenClient) -> None:
