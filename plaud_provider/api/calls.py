@@ -7,17 +7,17 @@ synchronous hook and its async twin drive the same generators, so a decision is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import unquote
 
 from plaud_provider.api import failures
 from plaud_provider.api.account import Account
 from plaud_provider.api.answers import LARGE_BYTES, parse_submission, parse_transcription, refusal
-from plaud_provider.api.arguments import validate_transcription_id
+from plaud_provider.api.arguments import as_transcription_id, validate_transcription_id
 from plaud_provider.api.effects import (
     SUCCESS,
     Do,
@@ -36,7 +36,8 @@ from plaud_provider.api.effects import (
     TransportFailure,
     TrialDue,
 )
-from plaud_provider.api.models import Transcription
+from plaud_provider.api.members import as_time
+from plaud_provider.api.models import Status, Transcription
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.api.terms import Terms
 from plaud_provider.api.tokens import (
@@ -59,6 +60,7 @@ Call = Generator[Effect, Any, T]
 NO_OPTIONS = Terms()
 #: An id that nobody has.
 NO_TRANSCRIPTION = "txn_none"
+_LOCATION = re.compile(r"/transcriptions/([^/?#]+)/?(?:[?#]|$)")
 
 
 def get_transcription(account: Account, transcription_id: str, policy: RetryPolicy) -> Call[Transcription]:
@@ -158,7 +160,11 @@ def submit_transcription(
             answer, outcome = yield from _authorized(account, policy, Operation.SUBMIT, request, attempt)
         except TransportFailure as broken:
             if broken.sent:
-                raise failures.unknown_outcome(account, broken.reason) from None
+                try:
+                    # What has come of an answer that was cut off may name it.
+                    return parse_submission(broken.received)
+                except PlaudResponseError:
+                    raise failures.unknown_outcome(account, broken.reason) from None
             failure, pause = unreachable(account, broken), policy.backoff(attempt)
             yield Note(SubmitPhase.NOT_ACCEPTED)
             if not broken.passing:
@@ -288,9 +294,11 @@ def _see_that_plaud_answers(account: Account, policy: RetryPolicy, token: Token 
             raise failures.failure(account, answer, "a look that is to tell whether it answers")
     elif not refusal(answer.body):
         try:
-            parse_transcription(answer.body, requested_id=NO_TRANSCRIPTION)
+            is_known = not parse_transcription(answer.body, requested_id=NO_TRANSCRIPTION).has_unknown_status
         except PlaudResponseError:
-            raise failures.foreign_page(account, answer.status) from None
+            is_known = False
+        if not is_known:
+            raise failures.foreign_page(account, answer.status)
 
 
 def _free_look(account: Account, policy: RetryPolicy, token: Token | None) -> Call[Response]:
@@ -342,6 +350,8 @@ def _outcome(answer: Response) -> Call[_Outcome]:
         try:
             return _Outcome((yield from _parsed(answer, parse)), is_said=True)
         except PlaudResponseError as malformed:
+            if (located := _located(answer)) is not None:
+                return _Outcome(located, is_said=True)
             but = f", but {malformed}" * is_success
     is_refused = (
         bool(refusal(answer.body)) if is_success else 300 <= status < 500 and status not in (303, 408)
@@ -349,15 +359,17 @@ def _outcome(answer: Response) -> Call[_Outcome]:
     return _Outcome(is_said=is_refused, but=but)
 
 
+def _located(answer: Response) -> Transcription | None:
+    """Return the transcription that a header says was made, as REST has it."""
+    found = _LOCATION.search(answer.headers.get("location", "")) if answer.status in (*SUCCESS, 303) else None
+    transcription_id = as_transcription_id(unquote(found[1])) if found else None
+    if transcription_id is None:
+        return None
+    return Transcription(transcription_id, Status.PROCESSING, Status.PROCESSING.value)
+
+
 def _with_time(transcription: Transcription, answer: Response) -> Transcription:
     """Return a transcription with the time of its submit: where the API does not tell it, its clock does."""
     if transcription.created_at is not None:
         return transcription
-    return replace(transcription, created_at=_http_date(answer.headers.get("date")))
-
-
-def _http_date(value: str | None) -> datetime | None:
-    try:
-        return parsedate_to_datetime(value or "").astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None
+    return replace(transcription, created_at=as_time(answer.headers.get("date")))

@@ -97,10 +97,20 @@ class TransportFailure(Exception):
     :param sent: Whether the server may have seen the request.
     :param passing: Whether the same request may succeed a moment later.
     :param answered: Whether there was an answer, of a kind that cannot be taken.
+    :param received: What has come of the body of the answer.
     """
 
-    def __init__(self, reason: str, *, sent: bool, passing: bool = True, answered: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        sent: bool,
+        passing: bool = True,
+        answered: bool = False,
+        received: bytes = b"",
+    ) -> None:
         super().__init__(reason)
+        self.received = received
         self.reason = reason
         self.sent = sent
         self.passing = passing

@@ -134,13 +134,15 @@ def is_json(body: bytes) -> bool:
 
 
 def error_code(body: bytes) -> str:
-    """Return the error code of a refusal's body, in brackets, if it is a bare word."""
+    """Return the error code of a refusal's body, in brackets, if it is a bare word or a number."""
     for place in places_in(_json_object(body) or {}):
         for name in ("error", "code", "detail", "message"):
             error = place.get(name)
             if isinstance(error, dict):
                 error = error.get("code")
-            if isinstance(error, str) and _ERROR_CODE.fullmatch(error):
+            if is_code := isinstance(error, int) and 999 < error < 10**9:
+                error = str(error)
+            if isinstance(error, str) and (is_code or _ERROR_CODE.fullmatch(error)):
                 return f" ({error})"
     return ""
 

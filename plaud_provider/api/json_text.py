@@ -26,6 +26,22 @@ def parsed(text: str) -> Any:
     return json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
 
 
+def objects_in(text: str) -> Iterator[dict[str, Any]]:
+    """
+    Yield the JSON objects in a text one after the other, whatever stands around them.
+
+    Ends at one that is broken: what is inside of it is not all of it.
+    """
+    decoder = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
+    end = 0
+    while (begin := text.find("{", end)) >= 0:
+        try:
+            found, end = decoder.raw_decode(text, begin)
+        except (ValueError, RecursionError):
+            return
+        yield found
+
+
 def _finite(digits: str) -> float | None:
     number = float(digits)
     return number if math.isfinite(number) else None

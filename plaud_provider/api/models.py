@@ -28,8 +28,8 @@ class Status(StrEnum):
 
 #: Status words of all of Plaud's pages, in lower case. Any other counts as processing.
 WORDS: Mapping[str, Status] = {
-    **dict.fromkeys(("completed", "success", "succeeded"), Status.COMPLETED),
-    **dict.fromkeys(("failed", "failure", "revoked"), Status.FAILED),
+    **dict.fromkeys(("completed", "complete", "success", "succeeded", "done", "finished"), Status.COMPLETED),
+    **dict.fromkeys(("failed", "failure", "revoked", "canceled", "cancelled", "aborted"), Status.FAILED),
     **dict.fromkeys(("processing", "pending", "received", "started", "progress"), Status.PROCESSING),
 }
 

@@ -488,9 +488,10 @@ def after_look(
         return
     if wait.is_new_word(seen):
         log.warning(
-            "Plaud reports transcription %s with the unknown status %r; taken for 'processing'.",
+            "Plaud reports transcription %s with the unknown status %r; taken for '%s'.",
             transcription_id,
             seen.reported_status,
+            seen.status.value,
         )
     if wait.on_transcription(seen, now=now):
         completed_at = seen.completed_at.timestamp() if seen.completed_at else None

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import math
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 
 from plaud_provider.api.answers import parse_json, transcription_id_in
+from plaud_provider.api.members import as_time
 from plaud_provider.exceptions import PlaudResponseError
 
 SIGNATURE_HEADER = "plaud-signature"
@@ -28,8 +27,6 @@ WINDOW = 300.0
 FINAL_EVENTS = frozenset({"transcription.completed", "transcription.failed"})
 
 _SIGNATURE = re.compile(r"sha256=([0-9a-f]{64})")
-#: Later than any time in seconds that we shall see.
-_MILLISECONDS = 1e11
 
 
 class Signature:
@@ -45,9 +42,10 @@ class Signature:
         timestamp = headers.get(TIMESTAMP_HEADER, "")
         found = _SIGNATURE.fullmatch(headers.get(SIGNATURE_HEADER, "").strip().lower())
         self._claimed = found[1] if found else None
-        sent_at = _epoch(timestamp)
+        sent_at = as_time(timestamp)
         #: Whether it may be right: it has the form of one, and is neither old nor from the future.
-        self.is_plausible = self._claimed is not None and sent_at is not None and abs(now - sent_at) <= WINDOW
+        is_recent = sent_at is not None and abs(now - sent_at.timestamp()) <= WINDOW
+        self.is_plausible = self._claimed is not None and is_recent
         self._hashes = [
             hmac.new(secret.encode(), f"{timestamp}.".encode(), hashlib.sha256) for secret in secrets
         ]
@@ -76,17 +74,3 @@ def final_transcription(body: bytes) -> str | None:
         return None
     kind = event.get("event")
     return transcription_id_in(event) if isinstance(kind, str) and kind in FINAL_EVENTS else None
-
-
-def _epoch(timestamp: str) -> float | None:
-    try:
-        moment = float(timestamp)
-    except ValueError:
-        try:
-            parsed = datetime.fromisoformat(timestamp.strip())
-        except ValueError:
-            return None
-        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-    if not math.isfinite(moment):
-        return None
-    return moment / 1000 if moment > _MILLISECONDS else moment

@@ -22,6 +22,11 @@ from plaud_provider.exceptions import PlaudConfigurationError
 
 CHUNK_BYTES = 64 * 1024
 ENCODINGS = "gzip, deflate"
+#: How gzip begins, and how often it is taken off: a proxy may compress what is compressed already.
+_GZIP = b"\x1f\x8b"
+_MOST_LAYERS = 2
+#: Of a header's line, in bytes.
+MAX_HEADER_BYTES = 64 * 1024
 
 
 class Limits(NamedTuple):
@@ -95,26 +100,39 @@ def decoded(body: bytes, headers: Mapping[str, str], limits: Limits) -> bytes:
     """
     Decompress a body, as far as an answer may be large.
 
+    Its first bytes say whether it is gzip, not its headers: it may be paid for, and proxies get them wrong.
+
     :raises TransportFailure: if it becomes too large.
     :raises zlib.error: if it is not what its headers say.
     """
-    encoding = headers.get("content-encoding", "identity").strip().lower()
-    if encoding == "identity":
-        return body
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise zlib.error("an encoding that was not asked for")
-    # 32: gzip or zlib, whichever it is; negative: deflate without a header, which some servers send.
-    is_bare = encoding == "deflate" and body[:1] and body[0] & 0x0F != 8
+    for _ in range(_MOST_LAYERS):
+        if not body.startswith(_GZIP):
+            break
+        body = _unpacked(body, 32 + zlib.MAX_WBITS, limits)
+    if "deflate" in headers.get("content-encoding", "").lower() and body[:1] not in (b"{", b"["):
+        # Without a header, which some servers send, or with one.
+        is_bare = body[:1] and body[0] & 0x0F != 8
+        body = _unpacked(body, -zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS, limits)
+    return body
+
+
+def is_packed(body: bytes | bytearray, headers: Mapping[str, str]) -> bool:
+    """Whether :func:`decoded` has something to do."""
+    return "content-encoding" in headers or body.startswith(_GZIP)
+
+
+def _unpacked(body: bytes, window: int, limits: Limits) -> bytes:
     unpacked = bytearray()
+    is_gzip = body.startswith(_GZIP)
     while body:
-        unpack = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else 32 + zlib.MAX_WBITS)
+        unpack = zlib.decompressobj(window)
         unpacked += unpack.decompress(body, limits.response_bytes + 1 - len(unpacked))
         if len(unpacked) > limits.response_bytes:
             raise too_large(limits)
         if not unpack.eof:
             raise zlib.error("cut short")
-        # A gzip file may have several members.
-        body = unpack.unused_data
+        # A gzip file may have several members, and something behind them.
+        body = unpack.unused_data if is_gzip and unpack.unused_data.startswith(_GZIP) else b""
     return bytes(unpacked)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import socket
 import ssl
+import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from plaud_provider.api.effects import Operation, Part, Request, Response, TransportFailure
@@ -17,11 +21,13 @@ from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.hooks.transport import (
     CHUNK_BYTES,
     ENCODINGS,
+    MAX_HEADER_BYTES,
     Limits,
     bad_certificate,
     ca_bundle,
     class_of,
     decoded,
+    is_packed,
     proxies_for,
     too_large,
     too_slow,
@@ -29,6 +35,9 @@ from plaud_provider.hooks.transport import (
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
+    from aiohttp.abc import AbstractResolver
+
+T = TypeVar("T")
 
 
 class AiohttpTransport:
@@ -94,6 +103,7 @@ async def send_with_aiohttp(
     body = request.body
     if body is not None and not isinstance(body, bytes):
         body = await asyncio.to_thread(_whole, body)
+    received = bytearray()
     try:
         async with session.request(
             request.method,
@@ -110,13 +120,12 @@ async def send_with_aiohttp(
                 total=limits.total_seconds, sock_connect=limits.connect_seconds, sock_read=limits.read_seconds
             ),
         ) as answer:
-            received = bytearray()
             async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
                 received += chunk
                 if len(received) > limits.response_bytes:
                     raise too_large(limits)
             headers = _joined(answer.headers)
-            if "content-encoding" in headers:
+            if is_packed(received, headers):
                 # Not on the loop: a few kilobytes may become many megabytes.
                 return Response(
                     answer.status,
@@ -138,7 +147,7 @@ async def send_with_aiohttp(
     except TimeoutError:
         raise too_slow(limits, sent=True) from None
     except (aiohttp.ClientError, OSError, zlib.error) as failure:
-        raise TransportFailure(class_of(failure), sent=True) from None
+        raise TransportFailure(class_of(failure), sent=True, received=bytes(received)) from None
 
 
 def _whole(part: Part) -> bytes:
@@ -179,16 +188,80 @@ def open_aiohttp_session(tls: ssl.SSLContext | None, *, reuse_connections: bool 
     import aiohttp
 
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=tls or True, force_close=not reuse_connections),
+        connector=aiohttp.TCPConnector(
+            ssl=tls or True, force_close=not reuse_connections, resolver=_resolver()
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         # It would decompress on the loop.
         auto_decompress=False,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
     )
     # It would send a GET again by itself where a connection that it used again has broken: two requests for
     # one slot of the quota. There is no public way to say so; its own test client says it like this.
     session._retry_connection = False
     return session
+
+
+def _resolver() -> AbstractResolver:
+    from aiohttp.abc import AbstractResolver, ResolveResult
+
+    class Resolver(AbstractResolver):
+        """
+        Looks names up in threads that nobody waits for.
+
+        Where names hang, aiohttp's own would use up the threads of the event loop, of all triggers, and the
+        end of a task would wait for it.
+        """
+
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[ResolveResult]:
+            found = await _in_thread_of_its_own(
+                lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+            )
+            return [
+                ResolveResult(
+                    hostname=host,
+                    host=str(address[0]),
+                    port=int(address[1]),
+                    family=kind,
+                    proto=proto,
+                    flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+                )
+                for kind, _, proto, _, address in found
+            ]
+
+        async def close(self) -> None:
+            """There is nothing to close."""
+
+    return Resolver()
+
+
+async def _in_thread_of_its_own(work: Callable[[], T]) -> T:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(settled: Future[T]) -> None:
+        if not answer.done():
+            if (failure := settled.exception()) is not None:
+                answer.set_exception(failure)
+            else:
+                answer.set_result(settled.result())
+
+    def run() -> None:
+        settled: Future[T] = Future()
+        try:
+            settled.set_result(work())
+        except Exception as failure:
+            settled.set_exception(failure)
+        # The loop may have ended.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, settled)
+
+    threading.Thread(target=run, name="plaud-name", daemon=True).start()
+    return await answer
 
 
 def aiohttp_proxy(url: str) -> str | None:

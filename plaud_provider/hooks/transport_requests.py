@@ -20,6 +20,7 @@ from plaud_provider.api.effects import Part, Request, Response, TransportFailure
 from plaud_provider.hooks.transport import (
     CHUNK_BYTES,
     ENCODINGS,
+    MAX_HEADER_BYTES,
     Limits,
     bad_certificate,
     ca_bundle,
@@ -171,6 +172,15 @@ def _watched(pool: type[HTTPConnectionPool], sockets: _Sockets) -> type[HTTPConn
             super().__init__(*args, **kwargs)
             self.fp = io.BufferedReader(Reading(self.fp.detach()))
 
+        def _read_status(self) -> tuple[str, int, str]:
+            # Python takes any interim answer but 100 for the last one.
+            while True:
+                read: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+                if not 101 < read[1] < 200:
+                    return read
+                while self.fp.readline(MAX_HEADER_BYTES).strip():
+                    pass
+
     class Connection(pool.ConnectionCls):  # type: ignore[name-defined,misc]
         response_class = Answer
 
@@ -265,6 +275,7 @@ def _exchange(session: Session, request: Request, body: _Body | None, limits: Li
     import requests
     import urllib3
 
+    received = bytearray()
     try:
         with session.request(
             request.method,
@@ -274,7 +285,6 @@ def _exchange(session: Session, request: Request, body: _Body | None, limits: Li
             timeout=(limits.connect_seconds, limits.read_seconds),
             allow_redirects=False,
         ) as answer:
-            received = bytearray()
             for chunk in answer.raw.stream(CHUNK_BYTES, decode_content=False):
                 received += chunk
                 if len(received) > limits.response_bytes:
@@ -288,10 +298,11 @@ def _exchange(session: Session, request: Request, body: _Body | None, limits: Li
         OSError,
         zlib.error,
     ) as failure:
-        raise _failure(failure, sent=body is None or body.has_left) from None
+        sent = body is None or body.has_left
+        raise _failure(failure, sent=sent, received=bytes(received)) from None
 
 
-def _failure(failure: Exception, *, sent: bool) -> TransportFailure:
+def _failure(failure: Exception, *, sent: bool, received: bytes) -> TransportFailure:
     from urllib3.exceptions import NameResolutionError, NewConnectionError
 
     # What requests raises wraps what urllib3 raises, which says why.
@@ -303,4 +314,4 @@ def _failure(failure: Exception, *, sent: bool) -> TransportFailure:
         return TransportFailure("the host name cannot be resolved", sent=sent)
     if isinstance(reason, NewConnectionError):
         return TransportFailure("the connection was refused", sent=sent)
-    return TransportFailure(class_of(failure), sent=sent)
+    return TransportFailure(class_of(failure), sent=sent, received=received)

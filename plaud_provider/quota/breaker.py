@@ -2,9 +2,9 @@
 Whether a submit may be tried: a circuit breaker.
 
 A submit that is not answered, or answered with 5xx or with what is no answer of Plaud's, may have been paid
-for. So after a few of them in a row nobody of the client submits; one call tries now and then, and its
-success lets the others go on. It asks Plaud for something free first: where that is not answered either, a
-submit would only be one more of unknown outcome.
+for. So after a few of them, and where more than one in five is of that kind, nobody of the client submits;
+one call tries now and then, and its success lets the others go on. It asks Plaud for something free first:
+where that is not answered either, a submit would only be one more of unknown outcome.
 
 Pure, and kept with the client's :class:`~plaud_provider.quota.rule.Quota`. Times are in epoch seconds.
 """
@@ -14,12 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-#: So many failures in a row open the breaker.
+#: So many failures open the breaker, less what successes have made up for.
 FAILURES_TO_OPEN = 3
+#: How much of a failure a success makes up for.
+MADE_UP = 0.25
 #: Minutes until the first trial, and at most between two of them; the time doubles with each. The longest is
 #: by how much later than Plaud everybody is back.
 FIRST_TRIAL = 0.25
 LONGEST_PAUSE = 2.0
+#: Trials that count on after one has succeeded: if the next submit fails, the pause is a minute.
+TRIALS_AFTER_SUCCESS = 2
 #: One trial in so many (an hour of them) is made without looking first: looks may fail where submits do not.
 BLIND_TRIAL = 30
 
@@ -41,13 +45,13 @@ class Breaker:
     """
     What became of a client's last submits.
 
-    :param failures: Failures in a row, up to as many as open the breaker.
-    :param trials: Trials since it opened.
+    :param failures: Failures, less what successes have made up for.
+    :param trials: Trials since all were made up for; of those before a success only the last few.
     :param trial: The call that makes the last of them.
     :param next_trial_at: When the next call may try, whatever became of the one before.
     """
 
-    failures: int = 0
+    failures: float = 0.0
     trials: int = 0
     trial: str = ""
     next_trial_at: float = 0.0
@@ -79,12 +83,14 @@ class Breaker:
         :return: Whether nobody submits from now on.
         """
         if is_answered:
-            self.failures, self.trials, self.trial, self.next_trial_at = 0, 0, "", 0.0
+            self.failures = max(0.0, self.failures - MADE_UP)
+            self.trials = min(self.trials, TRIALS_AFTER_SUCCESS) if self.failures else 0
+            self.trial, self.next_trial_at = "", 0.0
             return False
-        if self.failures == FAILURES_TO_OPEN:
+        if self.failures >= FAILURES_TO_OPEN:
             # It left before the breaker opened, or was a trial.
             return False
-        self.failures += 1
+        self.failures = min(self.failures + 1, FAILURES_TO_OPEN)
         if self.failures < FAILURES_TO_OPEN:
             return False
         self._pause(now, minute)

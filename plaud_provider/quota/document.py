@@ -66,7 +66,7 @@ def _parsed(content: dict[str, Any]) -> Quota:
 def _parsed_breaker(failures: object, trials: object, trial: object, next_trial_at: object) -> Breaker:
     if not isinstance(trial, str):
         raise TypeError("not a call")
-    return Breaker(int(_number(failures)), int(_number(trials)), trial, _number(next_trial_at))
+    return Breaker(_number(failures), int(_number(trials)), trial, _number(next_trial_at))
 
 
 def _numbers(values: Iterable[object]) -> list[float]:

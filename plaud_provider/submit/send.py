@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from plaud_provider.exceptions import PlaudSubmitOutcomeUnknownError, PlaudWarehouseError
+from plaud_provider.exceptions import (
+    PlaudAccessError,
+    PlaudError,
+    PlaudRequestError,
+    PlaudSubmitOutcomeUnknownError,
+    PlaudWarehouseError,
+)
 from plaud_provider.submit import course
 from plaud_provider.submit.memory import RENEW_SECONDS, LedgerMemory
 
@@ -31,6 +38,9 @@ CONCURRENCY = 8
 SUBMIT_SECONDS = 2.0
 #: For how long an answer that is paid for is offered to a ledger that is away.
 LEDGER_SECONDS = 600.0
+#: So many different recordings that Plaud refuses in a row and for the same reason are not refused for what
+#: they are: the API has changed, or what is sent to it.
+REFUSED_ALIKE = 5
 
 
 class Claimed(NamedTuple):
@@ -43,6 +53,25 @@ class Claimed(NamedTuple):
 
     recording: Recording
     order: Order
+
+
+class _HoldingMemory(LedgerMemory):
+    """A recording's row in the ledger, where a refusal of Plaud's is noted only once it is settled."""
+
+    #: The refusal.
+    held: PlaudError | None = None
+
+    def refused(self, error: PlaudError) -> None:
+        """Note that it failed, unless it was Plaud that has refused it."""
+        if isinstance(error, PlaudRequestError):
+            self.held = error
+        else:
+            super().refused(error)
+
+    def settle(self) -> None:
+        """Note that it was refused for what it is."""
+        if self.held is not None:
+            super().refused(self.held)
 
 
 class Sender:
@@ -68,6 +97,8 @@ class Sender:
         # more at once would only be more of unknown outcome; after it, one is enough to find out.
         self._is_answered = False
         self._alone = asyncio.Lock()
+        # What Plaud has refused since it last accepted one.
+        self._held: list[_HoldingMemory] = []
         #: What has become of each, by its key; of those that were not sent there is nothing.
         self.outcomes: dict[str, Outcome] = {}
 
@@ -96,6 +127,9 @@ class Sender:
             the task is to end. What was not begun stays claimed; the caller releases it.
         """
         renewal = asyncio.create_task(self._renew_leases())
+        if self._owner.try_number > 1:
+            # Bad files lie side by side, and must not keep back the others at each try.
+            claimed = random.sample(claimed, len(claimed))
         queue = iter(claimed)
         at_once = math.ceil(hook.settings.requests_per_minute / 60 * SUBMIT_SECONDS)
         for _ in range(min(CONCURRENCY, at_once)):
@@ -105,6 +139,8 @@ class Sender:
         try:
             with self._stop.telling(lambda: loop.call_soon_threadsafe(self._end_waits)):
                 await asyncio.gather(*self._workers, return_exceptions=True)
+            if self._broken is None and not self._stop.is_set:
+                await self._settle()
         finally:
             renewal.cancel()
             with suppress(asyncio.CancelledError):
@@ -134,7 +170,9 @@ class Sender:
 
     async def _submit(self, claimed: Claimed, hook: PlaudAsyncHook, sending: course.Sending) -> None:
         recording, order = claimed
-        memory = LedgerMemory(self._ledger, recording, self._owner, turn=self._turn, patience=LEDGER_SECONDS)
+        memory = _HoldingMemory(
+            self._ledger, recording, self._owner, turn=self._turn, patience=LEDGER_SECONDS
+        )
         outcome = await hook.drive(
             course.submit(hook.settings.account, hook.retry_policy, order, memory, sending)
         )
@@ -142,6 +180,33 @@ class Sender:
         self.outcomes[recording.recording_key] = outcome
         if outcome.error is not None:
             log.warning("%s: %s", order.uri, outcome.error)
+        if memory.held is not None:
+            self._held.append(memory)
+            self._refuse_to_go_on()
+        elif outcome.transcription is not None:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """Note what Plaud has refused as failed: it is about the recordings."""
+        held, self._held = self._held, []
+        for memory in held:
+            await asyncio.to_thread(memory.settle)
+
+    def _refuse_to_go_on(self) -> None:
+        """
+        Stop where everything is refused alike: nobody wants each recording of an archive marked as failed.
+
+        :raises PlaudAccessError: if it is. All of them are claimed still; the caller releases them.
+        """
+        last = [memory.held for memory in self._held[-REFUSED_ALIKE:]]
+        if len(last) < REFUSED_ALIKE or len(set(map(str, last))) > 1:
+            return
+        raise PlaudAccessError(
+            f"{REFUSED_ALIKE} recordings in a row were refused alike, and none accepted in between: "
+            f"{last[-1]} So it is hardly for what they are: the API may have changed, or be in trouble. None "
+            "of them is marked as failed. A retry takes the rest in another order.",
+            status_code=last[-1].status_code if last[-1] is not None else None,
+        )
 
     async def _renew_leases(self) -> None:
         while True:

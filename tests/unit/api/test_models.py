@@ -266,6 +266,17 @@ def test_only_a_failed_transcription_has_an_error(status: str) -> None:
     assert parse(status=status, error="left over").error is None
 
 
+SAME_TIME = (
+    *(1774346534, 1774346534.0, "1774346534", 1774346534000, "1774346534000", 1774346534000000),
+    *(
+        "Tue, 24 Mar 2026 10:02:14 GMT",
+        " 2026-03-24T10:02:14Z ",
+        "20260324T100214Z",
+        "2026-03-24T10:02:14+0000",
+    ),
+)
+
+
 @pytest.mark.parametrize(
     ("text", "moment"),
     [
@@ -275,7 +286,10 @@ def test_only_a_failed_transcription_has_an_error(status: str) -> None:
         ("2026-03-24", datetime(2026, 3, 24, tzinfo=UTC)),
         ("0001-01-01T00:00:00+23:00", None),
         ("yesterday", None),
-        (1774346534, None),
+        *((form, datetime(2026, 3, 24, 10, 2, 14, tzinfo=UTC)) for form in SAME_TIME),
+        (12, None),
+        (True, None),
+        (1e300, None),
         (None, None),
     ],
 )

@@ -246,9 +246,8 @@ def test_a_submit_that_is_redirected_was_not_accepted(
         ("drop_after", {"reset": True}),
         ("drop_before", {}),
         ("drop_before", {"reset": True}),
-        ("truncate", {}),
+        ("truncate", {"keep": 25}),
         ("truncate", {"keep": 0, "reset": True}),
-        ("malformed", {}),
         ("html", {"run_handler": True}),
         ("status", {"status": 500, "run_handler": True}),
         ("status", {"status": 503, "headers": {"Retry-After": "1"}}),
@@ -270,6 +269,18 @@ def test_a_submit_whose_answer_is_lost_is_unknown_and_not_repeated(
 
     assert len(plaud.ledger(kind="submit")) == 1
     assert phases == [SENDING]
+
+
+@pytest.mark.parametrize("action", ["truncate", "malformed"])
+def test_an_id_in_a_broken_answer_is_the_one_that_is_paid_for(
+    plaud: EmulatorServer, inject: Inject, client: Client, txn: str, action: str
+) -> None:
+    inject("submit", action)
+
+    named = client.submit().transcription_id
+
+    assert client.get(named).transcription_id == named
+    assert len(plaud.ledger(kind="submit")) == 1
 
 
 def test_a_submit_that_is_over_the_limit_is_repeated_and_accepted_once(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import gzip
 import json
 import socket
 import threading
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import unquote
 
@@ -38,7 +40,6 @@ from tests.unit.hooks.servers import (
     TcpServer,
     forward,
     read_message,
-    respond,
 )
 
 OpenClient = Callable[..., Client]
@@ -256,6 +257,33 @@ def test_a_host_that_cannot_be_resolved_is_tried_again_and_then_named(
         client.get("txn_1")
 
 
+def test_a_name_that_hangs_keeps_nobody_longer_than_the_deadline(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("https://gateway.invalid", extra={"region": "us", "allowed_hosts": "gateway.invalid"})
+    is_over = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def hang(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host == "gateway.invalid":
+            is_over.wait(60)
+        return look_up(host, *args, **kwargs)
+
+    async def ask() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1), PlaudAsyncHook(retry_policy=ONCE) as hook:
+                await hook.get_transcription("txn_1")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    began = time.monotonic()
+    try:
+        # As a sensor does in a task: it waits for the threads of its event loop.
+        asyncio.run(ask())
+        assert time.monotonic() - began < 20
+    finally:
+        is_over.set()
+
+
 def test_an_error_without_an_answer_has_no_status(connect: Connect, open_client: OpenClient) -> None:
     connect("gateway.invalid", extra={"allowed_hosts": "gateway.invalid"})
 
@@ -351,12 +379,63 @@ def test_what_is_no_http_is_an_error(connect: Connect, open_client: OpenClient) 
             open_client(policy=ONCE).get("txn_1")
 
 
-def test_an_encoding_that_is_a_lie_is_an_error(connect: Connect, open_client: OpenClient) -> None:
-    def lie(connection: socket.socket) -> None:
-        read_message(connection)
-        respond(connection, b"not gzip at all", headers="Content-Encoding: gzip\r\n")
+ACCEPTED = b'{"transcriptionId": "txn_1", "status": "processing"}'
+GZIP = gzip.compress(ACCEPTED)
 
-    with TcpServer(lie) as server:
+
+def head(*headers: str, status: str = "200 OK") -> bytes:
+    return "\r\n".join((f"HTTP/1.1 {status}", "Connection: close", *headers, "", "")).encode()
+
+
+#: Answers as they come over the line, each with the same id.
+ANSWERS = {
+    "gzip that is none": head("Content-Encoding: gzip") + ACCEPTED,
+    "an encoding that there is not": head("Content-Encoding: utf-8") + ACCEPTED,
+    "an encoding without a name": head("Content-Encoding: ") + ACCEPTED,
+    "deflate that is none": head("Content-Encoding: deflate") + ACCEPTED,
+    "gzip that nothing says": head() + GZIP,
+    "gzip twice": head("Content-Encoding: gzip, gzip") + gzip.compress(GZIP),
+    "gzip twice, said once": head("Content-Encoding: gzip") + gzip.compress(GZIP),
+    "gzip and identity": head("Content-Encoding: gzip, identity") + GZIP,
+    "gzip with something behind it": head("Content-Encoding: gzip") + GZIP + b"\0\0\0\0",
+    "deflate": head("Content-Encoding: deflate") + zlib.compress(ACCEPTED),
+    "an interim answer": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + head() + ACCEPTED,
+    "several": b"HTTP/1.1 102 Processing\r\n\r\n" * 3 + head() + ACCEPTED,
+    "a long header": head("Content-Security-Policy: " + "x" * 20_000) + ACCEPTED,
+    "cut off by its length": head("Content-Length: 4000") + ACCEPTED,
+    "cut off between chunks": head("Transfer-Encoding: chunked")
+    + f"{len(ACCEPTED):x}\r\n".encode()
+    + ACCEPTED
+    + b"\r\n",
+    "a header names it": head("Location: /open/partner/ai/transcriptions/txn_1", status="201 Created"),
+    "elsewhere": head("Location: https://x.example/v1/transcriptions/txn_1?a=b", status="303 See Other"),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_id_that_is_paid_for_is_kept_however_its_answer_comes(
+    connect: Connect, open_client: OpenClient, name: str
+) -> None:
+    token = json.dumps({"access_token": "token", "expires_in": 3600}).encode()
+
+    def serve(connection: socket.socket) -> None:
+        is_token = b"/oauth/" in read_message(connection).split(b"\r\n")[0]
+        connection.sendall(head() + token if is_token else ANSWERS[name])
+
+    with TcpServer(serve) as server:
+        connect(f"http://127.0.0.1:{server.port}")
+
+        assert open_client(policy=ONCE).submit().transcription_id == "txn_1"
+
+
+def test_a_result_that_is_cut_off_is_not_taken(connect: Connect, open_client: OpenClient) -> None:
+    def serve(connection: socket.socket) -> None:
+        is_token = b"/oauth/" in read_message(connection).split(b"\r\n")[0]
+        token = json.dumps({"access_token": "token", "expires_in": 3600}).encode()
+        result = b'{"transcriptionId": "txn_1", "status": "completed", "text": "Hello."}'
+        connection.sendall(head() + token if is_token else head("Content-Length: 4000") + result)
+
+    with TcpServer(serve) as server:
         connect(f"http://127.0.0.1:{server.port}")
 
         with pytest.raises(PlaudConnectionError):

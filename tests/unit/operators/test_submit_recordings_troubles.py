@@ -72,7 +72,7 @@ def let_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
         {"action": "status", "status": 502},
         {"action": "drop_after"},
         {"action": "html"},
-        {"action": "malformed"},
+        {"action": "body", "body": '{"transcriptionId": ['},
     ],
     ids=lambda trouble: "_".join(map(str, trouble.values())),
 )
@@ -218,6 +218,96 @@ def test_a_refusal_of_the_client_is_not_taken_for_one_of_each_recording(chunk: A
 
 
 # The storage
+
+
+@pytest.fixture
+def many(archive: Archive) -> Archive:
+    """An archive of thirty recordings that are listed."""
+    archive.add(*(f"{number:02}.wav" for number in range(30)))
+    archive.list()
+    return archive
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_where_all_are_refused_alike_none_is_marked_as_failed(many: Archive, status: int) -> None:
+    body = {"error": "UNKNOWN_FIELD"}
+    many.plaud.inject(
+        {"match": {"kind": "submit"}, "times": 1000, "action": "status", "status": status, "body": body}
+    )
+
+    for try_number in (1, 2, 3):
+        with pytest.raises(PlaudAccessError, match="refused alike, and none accepted") as stopped:
+            many.submit(try_number=try_number)
+        assert stopped.value.status_code == status
+    asked = len(many.plaud.ledger(kind="submit"))
+    assert asked <= 3 * (send.REFUSED_ALIKE + send.CONCURRENCY - 1)
+    assert set(many.states().values()) == {"claimed"}
+
+    many.plaud.state.faults.clear()
+    many.submit(try_number=4)
+    assert set(many.states().values()) == {"processing"}
+    assert max(many.paid().values()) == 1
+
+
+def test_a_retry_goes_on_where_only_some_are_refused(many: Archive) -> None:
+    bad = {f"{number:02}.wav" for number in range(send.REFUSED_ALIKE + send.CONCURRENCY)}
+    for name in bad:
+        many.plaud.inject(
+            {
+                "match": {"kind": "submit", "body_contains": name},
+                "times": None,
+                "action": "status",
+                "status": 422,
+            }
+        )
+
+    for try_number in range(1, 9):
+        try:
+            many.submit(try_number=try_number)
+        except PlaudAccessError:
+            continue
+        break
+
+    assert try_number <= 8
+    states = many.states()
+    assert {name for name, state in states.items() if state == "failed"} == bad
+    assert {state for name, state in states.items() if name not in bad} == {"processing"}
+
+
+def test_where_all_are_refused_alike_from_some_moment_on_none_is_marked_as_failed(many: Archive) -> None:
+    many.plaud.inject(
+        {"match": {"kind": "submit"}, "skip": 9, "times": None, "action": "status", "status": 422}
+    )
+
+    with pytest.raises(PlaudAccessError, match="none accepted in between"):
+        many.submit()
+
+    assert sorted(many.states().values()) == ["claimed"] * 21 + ["processing"] * 9
+
+
+def test_what_is_refused_among_others_is_refused_for_what_it_is(many: Archive) -> None:
+    bad = {f"{number:02}.wav" for number in range(0, 30, 3)}
+    for name in bad:
+        many.plaud.inject(
+            {
+                "match": {"kind": "submit", "body_contains": name},
+                "times": None,
+                "action": "status",
+                "status": 422,
+            }
+        )
+
+    many.submit()
+
+    assert {name for name, state in many.states().items() if state == "failed"} == bad
+
+
+def test_few_that_are_refused_alike_are_refused_for_what_they_are(chunk: Archive) -> None:
+    chunk.plaud.inject({"match": {"kind": "submit"}, "times": 1000, "action": "status", "status": 422})
+
+    chunk.submit()
+
+    assert set(chunk.states().values()) == {"failed"}
 
 
 def test_what_cannot_be_read_now_is_left_to_a_retry_and_all_others_are_submitted(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from pathlib import Path
 
 import pytest
@@ -45,13 +46,31 @@ def test_after_three_failures_in_a_row_nobody_submits() -> None:
     assert desk.admit("d") == 15.0
 
 
-def test_failures_that_are_not_in_a_row_open_nothing() -> None:
+def test_failures_that_successes_make_up_for_open_nothing() -> None:
     desk = Desk()
-    for _ in range(5):
+    for _ in range(50):
         desk.fail("a", "b")
-        desk.report(is_answered=True)
+        for _ in range(8):
+            desk.report(is_answered=True)
 
     assert desk.admit("d") == 0.0
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9])
+def test_where_a_share_of_the_submits_fails_few_are_of_unknown_outcome(share: float) -> None:
+    """As behind a load balancer of which one server is down, for an hour, at a submit a second."""
+    desk = Desk()
+    rng = random.Random(7)
+    failed = 0
+    for second in range(3600):
+        desk.now = START + second
+        if desk.admit(f"{second}") == 0.0:
+            is_answered = rng.random() >= share
+            failed += not is_answered
+            desk.report(is_answered=is_answered)
+
+    assert failed <= 65
+    assert desk.admit("next") <= 120.0
 
 
 def test_then_one_tries_and_its_success_lets_all_go_on() -> None:

@@ -50,6 +50,29 @@ EVERYWHERE: dict[str, dict[str, Any]] = {
     "JSON 401 everywhere": {"status": 401, "body": '{"message": "Unauthorized"}'},
     "hanging everywhere": {"hang": True, "effect": True},
 }
+#: Submits alone, or some of the requests only, with how many of 250 may be of unknown outcome: each of those
+#: that fail where every second one does is one, and tells that it does.
+IN_PART: dict[str, tuple[dict[str, Any], int]] = {
+    "400 on submits": ({"calls": ["submit"], "status": 400, "body": '{"error": "UNKNOWN_FIELD"}'}, 0),
+    "422 on submits": ({"calls": ["submit"], "status": 422, "body": "{}"}, 0),
+    "refused with 200": ({"calls": ["submit"], "status": 200, "body": '{"success": false}'}, 0),
+    "an envelope's error": ({"status": 200, "calls": ["submit", "get"], "body": '{"status": "error"}'}, 8),
+    "every second 503": ({"status": 503, "share": 0.5}, 55),
+    "every second hangs": ({"calls": ["submit"], "hang": True, "share": 0.5, "effect": True}, 65),
+    "every second 429": ({"calls": ["submit", "get"], "status": 429, "share": 0.5}, 0),
+    "429 until long ago": (
+        {
+            "calls": ["submit", "get"],
+            "status": 429,
+            "headers": {"Retry-After": "Tue, 24 Mar 2020 10:02:14 GMT"},
+        },
+        0,
+    ),
+    "429 for ever": (
+        {"calls": ["submit", "get"], "status": 429, "headers": {"Retry-After": "999999999999"}},
+        0,
+    ),
+}
 #: Submits that may be of unknown outcome: those on their way when it begins, those until the breaker opens,
 #: and one in the hour that finds out whether submits are answered where looks are not. None where Plaud
 #: says that it did not accept them.
@@ -77,6 +100,8 @@ class Outcome:
 def told(name: str) -> dict[str, Any]:
     if name in EVERYWHERE:
         return {"name": name, "revoke": True, **EVERYWHERE[name]}
+    if name in IN_PART:
+        return {"name": name, **IN_PART[name][0]}
     [found] = [one for kind in KINDS for one in kind if one["name"] == name]
     return found
 
@@ -167,4 +192,19 @@ def test_an_hour_of_trouble_loses_nothing_pays_nothing_twice_and_is_soon_over(
     assert record.busiest_minute("token", client=CLIENT) <= TOKEN_CALLS_A_MINUTE
     assert (record.until_full_speed(trouble.end, client=CLIENT, limit=LIMIT) or 1e9) <= RECOVERY
     assert min(outcome.late) >= 0.0, "no wait ends before its deadline"
+    assert max(outcome.late) <= LATENESS
+
+
+@pytest.mark.parametrize("name", IN_PART)
+def test_an_hour_of_trouble_in_part_leaves_nothing_for_a_person_to_sort_out(
+    outcome_of: Any, name: str
+) -> None:
+    outcome: Outcome = outcome_of(name, 250)
+    record, trouble = outcome.record, outcome.trouble
+
+    assert twice(one.audio for one in record.accepted()) == [], "nothing is paid twice"
+    assert {entry.state for entry in outcome.entries.values()} <= {State.PROCESSING, State.UNKNOWN}
+    assert len(outcome.unknown) <= IN_PART[name][1]
+    assert record.busiest_minute("submit", "get", client=CLIENT) <= LIMIT
+    assert (record.until_full_speed(trouble.end, client=CLIENT, limit=LIMIT) or 1e9) <= RECOVERY
     assert max(outcome.late) <= LATENESS
