@@ -71,6 +71,9 @@ _MANNER = re.compile(
     r"|cmd|method|source|src|web|origin|ref|referr?er|cb|utm.*|xid|bucket"
     rf"|{OWNER}(id|name|number|uuid|guid|version)?"
 )
+#: How what a path names is handed out: a link is often copied with them and without.
+_HANDED_OUT = re.compile(r"dl|download|raw|inline|attachment|xid|web|confirm|utm.*")
+_YES_OR_NO = re.compile(r"[01]?|t|true|false|yes|no")
 _AZURE_PARAMETERS = (
     "sig sv ss srt sr sp st se spr sip si skoid sktid skt ske sks skv sdd ses saoid suoid scid "
     "rscc rscd rsce rscl rsct"
@@ -164,6 +167,8 @@ def unsigned(found: list[Parameter], *, is_named: bool) -> list[Parameter]:
 
     :param is_named: Whether the path names the recording.
     """
+    if is_named:
+        found = [one for one in found if not _is_handed_out(one)]
     names = frozenset(one.name for one in found)
     schemes = [signing for marks, signing in _SCHEMES if marks <= names]
     if schemes:
@@ -193,6 +198,14 @@ def unsigned(found: list[Parameter], *, is_named: bool) -> list[Parameter]:
         if is_named or any(map(_surely_names_recording, clear)):
             clear = [one for one in clear if one.name != "_" and not one.is_named(_REQUEST)]
     return clear if is_named or any(map(names_recording, clear)) else rest
+
+
+def _is_handed_out(one: Parameter) -> bool:
+    """Whether a parameter says how a recording that the path names is handed out: shown or downloaded, say."""
+    if not one.name:
+        return _HANDED_OUT.fullmatch(one.value) is not None
+    is_free = one.plain.startswith(("utm", "xid"))
+    return one.is_named(_HANDED_OUT) and (is_free or _YES_OR_NO.fullmatch(one.value.lower()) is not None)
 
 
 def _looks_secret(one: Parameter) -> bool:

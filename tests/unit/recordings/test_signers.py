@@ -212,6 +212,19 @@ def test_another_recording_of_the_same_signer_is_another_one(template: str) -> N
     assert AudioReference(signed(changed, 1)[0]).identity != AudioReference(signed(template, 1)[0]).identity
 
 
+@pytest.mark.parametrize(
+    "other",
+    ["&x-id=GetObject", "&dl=1", "&download=true", "&raw=1", "&inline", "&utm_source=mail&utm_medium=link"],
+)
+@pytest.mark.parametrize("query", ["", "X-Amz-Signature=abcdef123", "token=abcdef", "rlkey=abcdef"])
+def test_how_a_link_hands_out_what_it_names_makes_no_other_recording(query: str, other: str) -> None:
+    one, same = (
+        AudioReference(f"https://files.example/calls/1.mp3?{text}") for text in (query, query + other)
+    )
+
+    assert one.identity == same.identity
+
+
 DIFFERENT: list[Callable[[Any], str]] = [
     # Parameters that name a recording, beside a signature and without one.
     "https://pbx.example/recording.php?id={}".format,
@@ -269,6 +282,9 @@ DIFFERENT: list[Callable[[Any], str]] = [
     lambda n: f"https://files.example/rec.php?sid=1&conversation={hashlib.md5(str(n).encode()).hexdigest()}",
     lambda n: f"https://files.example/a.mp3?interaction={hashlib.md5(str(n).encode()).hexdigest()}",
     "https://files.example/play?sessionId=abcdef{}".format,
+    "https://site.example/?download={}&raw=1".format,
+    "https://site.example/recording.php?download=1&raw={}".format,
+    "https://files.example/calls/1.mp3?download=other-{}.mp3".format,
     # Paths.
     lambda n: f"https://files.example/{hashlib.md5(str(n).encode()).hexdigest()}.mp3?token=abcdef",
     lambda n: f"https://files.example/calls/{hashlib.sha256(str(n).encode()).hexdigest()}?token=abcdef",
