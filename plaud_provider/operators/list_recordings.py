@@ -285,7 +285,10 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
             return given_recordings(references), f"of a list of {len(references)}"
         if self.path is None:
             # In a scheduled run too: one that is skipped counts as done, and its day is not made up for.
-            raise PlaudInputError("path: it is empty. Name a folder of recordings. Nothing was sent.")
+            raise PlaudInputError(
+                "path: it is empty, and so is recordings. Name a folder of recordings, or pass a list of "
+                "them as recordings. Nothing was sent, nothing is paid for."
+            )
         found = list_recordings(
             self.path,
             pattern=self.pattern,

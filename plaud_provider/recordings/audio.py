@@ -45,6 +45,17 @@ MAX_SECONDS = 60.0
 
 #: How many bytes of its sound FFmpeg looks at: the header of a WAV says what it is.
 _PROBED_OF_WAV = "4096"
+#: What encodings are called in which FFmpeg knows how much sound is in so many bytes.
+_CONSTANT_IN_WAV = ("pcm", "adpcm", "g72", "gsm", "truespeech")
+#: How much FFmpeg looks at to know what a file is, if each read is a request: not more than the first has.
+_PROBED_IN_RANGES = "24576"
+#: Between which factors a claim fits what samples say.
+_FITTING = 1.5
+_PAGE = b"OggS"
+#: Where a stretch of a file can be read from, of which FFmpeg has to know the beginning.
+_MARKERS = {"flac": b"\xff", "webm": b"\x1f\x43\xb6\x75", "ogg": _PAGE, "opus": _PAGE}
+#: Of which the end tells when it ends.
+_WITH_TIMES = frozenset({"flac", "webm"})
 #: How few bytes a second of sound can have, with room below the thinnest encodings that there are: WAV with
 #: G.723.1 has 667, MP3 at its lowest rate 1,000, silence in AAC at 8 kHz about 30 with its sample table.
 MIN_BYTES_PER_SECOND = {"wav": 400.0, "w64": 400.0, "mp3": 800.0, "m4a": 16.0}
@@ -160,17 +171,29 @@ class _Recording:
             return self._movie()
         if self._is_of_frames_only(head):
             return self._frames(start, head)
-        with self._opened(self._view.again(start=start)) as (container, stream):
-            claim = ffmpeg.claim(container, stream)
+        options = {} if self._is_whole else {"probesize": _PROBED_IN_RANGES}
+        with self._opened(self._view.again(start=start), **options) as (container, stream):
             if self._is_whole:
                 return self._counted(container, stream), True
-            if head[:4] == b"OggS" and self._is_chained(head):
+            claim = ffmpeg.claim(container, stream)
+            if stream.codec_context.name.startswith("pcm") and stream.codec_context.bit_rate and claim:
+                there = self._size * 8 / stream.codec_context.bit_rate
+                self._not_cut_off(claim.seconds, there)
+                # Else the header was written when it was not that long yet.
+                return (claim.seconds, True) if there < claim.seconds * 2 else (there, False)
+            if head[:4] == _PAGE and self._is_chained(head):
                 return self._seconds_per_byte(head) * self._size, False
+            end = self._last_moment(start, head)
+            if end is not None:
+                claimed = claim.seconds if claim else None
+                return self._confirmed(self._not_cut_off(claimed, end), True, start, head)
             if claim is None:
                 return self._counted_in_part(container, stream)
-            if stream.codec_context.name.startswith("pcm") and stream.codec_context.bit_rate:
-                self._not_cut_off(claim.seconds, self._size * 8 / stream.codec_context.bit_rate)
-            return claim.seconds, claim.end is None or len(container.streams) == 1
+            is_exact = claim.end is None or len(container.streams) == 1
+            is_exact = is_exact and not self._is_guessed(claim, container, stream)
+            if container.format.name in ("mpegts", "mpeg"):
+                return claim.seconds, is_exact
+            return self._confirmed(claim.seconds, is_exact, start, head)
 
     @property
     def _name(self) -> str:
@@ -198,7 +221,11 @@ class _Recording:
     def _wav(self, start: int, head: bytes) -> tuple[float, bool]:
         """Return how long the sound is that is there: bytes of constant rate, whatever the header claims."""
         sound = None
-        if not self._is_whole:
+        if self._is_whole:
+            with suppress(_DamagedError), self._opened(self._view.again(start=start)) as (container, stream):
+                if not stream.codec_context.name.startswith(_CONSTANT_IN_WAV):
+                    return self._counted(container, stream), True
+        else:
             # What is before the sound may be larger than this.
             with suppress(_DamagedError):
                 sound = self._wav_sound(io.BytesIO(head), start)
@@ -237,7 +264,9 @@ class _Recording:
             first = next(ffmpeg.packets(container, stream), None)
             claim = ffmpeg.claim(container, stream)
             byte_rate = (stream.codec_context.bit_rate or 0) / 8
-            if first is not None and not byte_rate and first.duration:
+            is_constant = stream.codec_context.name.startswith(_CONSTANT_IN_WAV)
+            if first is not None and first.duration and (is_constant or not byte_rate):
+                # Headers of such encodings are often wrong about it.
                 byte_rate = first.size / ffmpeg.seconds(first.duration, stream)
         if first is None:
             return None
@@ -253,6 +282,9 @@ class _Recording:
         is_placeholder = claimed == 0 or any(abs(claimed - known) <= _NEAR for known in _PLACEHOLDERS)
         # A recording may have just so many bytes.
         is_known = claimed and (not is_placeholder or claimed <= self._size - position)
+        if is_known and not is_constant and claim and 1 / 4 < claimed / claim.seconds / byte_rate < 4:
+            # How long it is is said beside its rate, which is none where it varies.
+            byte_rate = claimed / claim.seconds
         return _Sound(position, byte_rate, int(claimed) if is_known else None)
 
     # MP4 and its kin
@@ -274,7 +306,7 @@ class _Recording:
             claim = ffmpeg.claim(container, stream)
             if claim is None:
                 raise self._damaged()
-            claimed = claim.seconds
+            claimed = min(filter(None, (claim.seconds, boxes.seconds)))
             if promised > there:
                 return self._not_cut_off(claimed, claimed * there / promised, promised, there), True
             return claimed, True
@@ -283,28 +315,29 @@ class _Recording:
 
     def _frames(self, start: int, head: bytes) -> tuple[float, bool]:
         claim, claimed_bytes = self._mp3_claim(head)
+        there = self._size - start
+        is_whole = not claimed_bytes or there <= claimed_bytes * TOLERATED_CLAIM
         if self._is_whole:
             with self._opened(self._view.again(start=start)) as (container, stream):
-                seconds, _ = ffmpeg.counted(container, stream)
-            return self._not_cut_off(claim, seconds), True
-        there = self._size - start
-        if claim and claimed_bytes:
-            if claimed_bytes > there * TOLERATED_CLAIM:
-                return self._not_cut_off(claim, claim * there / claimed_bytes, claimed_bytes, there), True
-            by_head = self._seconds_per_byte(head) * there
-            if there <= claimed_bytes * TOLERATED_CLAIM and by_head < claim * 2:
-                return claim * min(1.0, there / claimed_bytes), True
-        sampled = self._sampled(start, head)
-        is_whole = not claimed_bytes or there <= claimed_bytes * TOLERATED_CLAIM
-        if claim and is_whole and claim / 1.5 < sampled < claim * 1.5:
+                count, _ = ffmpeg.counted(container, stream)
+            # Where all bytes are there, it is the number of frames that is wrong.
+            is_cut_off = not claimed_bytes or claimed_bytes > there * TOLERATED_CLAIM
+            return self._not_cut_off(claim if is_cut_off else None, count.seconds), True
+        if claim and claimed_bytes and claimed_bytes > there * TOLERATED_CLAIM:
+            return self._not_cut_off(claim, claim * there / claimed_bytes, claimed_bytes, there), True
+        of_head = self._seconds_per_byte(head)
+        if claim and claimed_bytes and is_whole and claim / _FITTING < of_head * there < claim * _FITTING:
+            return claim * min(1.0, there / claimed_bytes), True
+        sampled = self._sampled(start, head, of_head)
+        if claim and is_whole and claim / _FITTING < sampled < claim * _FITTING:
             return claim, True
         return sampled, False
 
     def _is_chained(self, head: bytes) -> bool:
         """Whether an Ogg file is several in one: its last page is of no stream that begins it."""
         tail = self._view.part(self._size - HEAD_BYTES // 2, self._size)
-        _, page, last = tail.rpartition(b"OggS")
-        return bool(page) and last[10:14] not in {one[10:14] for one in head.split(b"OggS")}
+        _, page, last = tail.rpartition(_PAGE)
+        return bool(page) and last[10:14] not in {one[10:14] for one in head.split(_PAGE)}
 
     def _mp3_claim(self, head: bytes) -> tuple[float | None, int | None]:
         """Return seconds and bytes that an MP3 has by a first frame without sound, if there is one."""
@@ -326,60 +359,141 @@ class _Recording:
             return frames * of_frame, count
         return None, None
 
-    def _sampled(self, start: int, head: bytes) -> float:
-        """Estimate the length by the beginning and some stretches of the rest, each standing for its part."""
-        of_head = self._seconds_per_byte(head)
+    def _sampled(self, start: int, head: bytes, of_head: float) -> float:
+        """
+        Estimate the length by the beginning and some stretches of the rest, each standing for its part.
+
+        :param of_head: Seconds of a byte of the beginning.
+        """
         if self.format in ffmpeg.WITH_ONE_HEADER:
             return of_head * (self._size - start)
-        seconds = of_head * len(head)
         behind = start + len(head)
         part = max(0, self._size - behind) / SAMPLES
+        rates = []
         for number in range(SAMPLES):
             middle = int(behind + part * (number + 0.5))
             sample = self._view.part(max(behind, middle - SAMPLE_BYTES // 2), middle + SAMPLE_BYTES // 2)
-            seconds += self._seconds_per_byte(sample) * part
-        return seconds
+            if self.format not in _MARKERS:
+                rates.append(self._seconds_per_byte(sample))
+            elif rate := self._seconds_per_byte(self._with_beginning(sample, head), is_sound=True):
+                rates.append(rate)
+        rate = sum(rates) / len(rates) if rates else of_head
+        return of_head * len(head) + rate * part * SAMPLES
 
-    def _seconds_per_byte(self, sample: bytes) -> float:
-        try:
-            with self._opened(io.BytesIO(sample)) as (container, stream):
-                packets = [packet for packet in container.demux(stream) if packet.size]
-                seconds = sum(ffmpeg.seconds(packet.duration or 0, stream) for packet in packets)
-        except _DamagedError:
+    def _with_beginning(self, sample: bytes, head: bytes) -> bytes:
+        """Put before a stretch what FFmpeg has to know to read it; empty if it has no place to begin at."""
+        if self.format not in _MARKERS:
+            return sample
+        marker = _MARKERS[self.format]
+        at = sample.find(marker)
+        if self.format == "flac":
+            # Only its first block, as the last one.
+            return head[:4] + b"\x80" + head[5:42] + sample
+        behind = head.find(marker)
+        if marker == _PAGE:
+            # What it is is on its first pages, each stream's on one of its own.
+            while head[behind + 5 : behind + 6] in (b"\2", b"\6"):
+                behind = head.find(marker, behind + 1)
+            behind = head.find(marker, behind + 1)
+        return head[:behind] + sample[at:] if behind > 0 and at >= 0 else b""
+
+    def _last_moment(self, start: int, head: bytes) -> float | None:
+        """Return how long the sound is by the times at its beginning and end, if those are told."""
+        if self.format not in _WITH_TIMES:
+            return None
+        begin, of_head = self._moments(head)
+        tail = self._view.part(max(start + len(head), self._size - HEAD_BYTES), self._size)
+        of_tail, end = self._moments(self._with_beginning(tail, head))
+        # Else its times are those of the stretch, or of another recording.
+        return end - max(0.0, begin) if end > of_tail >= of_head - _FITTING else None
+
+    def _moments(self, part: bytes) -> tuple[float, float]:
+        """Return when the sound of a part begins and ends."""
+        times = []
+        with suppress(_DamagedError), self._opened(io.BytesIO(part)) as (container, stream):
+            for packet in ffmpeg.packets(container, stream):
+                if packet.pts is not None:
+                    times += [packet.pts, packet.pts + (packet.duration or 0)]
+            return ffmpeg.seconds(min(times, default=0), stream), ffmpeg.seconds(
+                max(times, default=0), stream
+            )
+        return 0.0, 0.0
+
+    def _confirmed(self, claim: float, is_exact: bool, start: int, head: bytes) -> tuple[float, bool]:
+        """Compare a claim with the bytes that there are."""
+        of_head = self._seconds_per_byte(head)
+        there = self._size - start
+        if not of_head or claim / _FITTING < of_head * there < claim * _FITTING:
+            return claim, is_exact
+        if self.format not in _MARKERS:
+            # Sound that begins with silence has fewer bytes there.
+            return min(claim, of_head * there), False
+        if self.format == "flac":
+            return claim, False
+        sampled = self._sampled(start, head, of_head)
+        is_fitting = claim / _FITTING < sampled < claim * _FITTING
+        return (claim, is_exact) if is_fitting else (sampled, False)
+
+    def _seconds_per_byte(self, sample: bytes, *, is_sound: bool = False) -> float:
+        covered, seconds = 0, 0.0
+        with suppress(_DamagedError), self._opened(io.BytesIO(sample)) as (container, stream):
+            for packet in ffmpeg.packets(container):
+                covered += packet.size
+                if packet.stream_index == stream.index:
+                    seconds += ffmpeg.seconds(packet.duration or 0, stream)
+        if not covered:
             return 0.0
-        covered = sum(packet.size for packet in packets)
         # What is left out at both ends are parts of frames, unless it is much: then it is no sound.
-        return seconds / (covered if covered > len(sample) / 2 else len(sample))
+        return seconds / (covered if is_sound or covered > len(sample) / 2 else len(sample))
 
     # Any
 
     def _counted(self, container: InputContainer, stream: AudioStream) -> float:
         """Count all packets."""
         claim = ffmpeg.claim(container, stream)
-        seconds, end = ffmpeg.counted(container, stream)
-        if claim is not None and claim.end is not None:
+        count, end = ffmpeg.counted(container, stream)
+        if (
+            claim is None
+            or container.format.name in ffmpeg.WITH_TIMES_AT_END
+            or self._is_guessed(claim, container, stream)
+        ):
+            return count.seconds
+        if claim.end is not None:
             self._not_cut_off(claim.end, end)
-            return seconds
-        return self._not_cut_off(claim.seconds if claim else None, seconds)
+        elif claim.seconds > count.span:
+            self._not_cut_off(claim.seconds, count.seconds)
+        return count.seconds
+
+    def _is_guessed(self, claim: ffmpeg.Claim, container: InputContainer, stream: AudioStream) -> bool:
+        """Whether a length is FFmpeg's guess by a file's size: it would be another of a shorter file."""
+        if container.format.name in ffmpeg.WITH_TIMES_AT_END or stream.codec_context.name.startswith("pcm"):
+            return False
+        head = self._view.part(0, HEAD_BYTES)
+        with (
+            suppress(_DamagedError),
+            self._opened(io.BytesIO(head[: len(head) // 2])) as (beginning, its_stream),
+        ):
+            return ffmpeg.claim(beginning, its_stream) != claim
+        return False
 
     def _counted_in_part(self, container: InputContainer, stream: AudioStream) -> tuple[float, bool]:
         """Count packets up to what may be read, and take the rest to be like them."""
-        first, last, end = None, 0, 0.0
+        first, last = None, 0
+        count = ffmpeg.Count(container, stream)
         for packet in ffmpeg.packets(container, stream):
             if first is None:
                 first = packet.pos or 0
             if packet.pos is not None and packet.pos >= last:
                 last = packet.pos + packet.size
-            if packet.pts is not None:
-                end = max(end, ffmpeg.seconds(packet.pts + (packet.duration or 0), stream))
+            count.add(packet)
             if self._view.fetched > HEAD_BYTES + SAMPLE_BYTES:
                 break
         else:
             if not self._view.is_exhausted:
-                return end, True
+                return count.seconds, True
         if first is None or last <= first:
             raise self._damaged()
-        return end * (self._size - first) / (last - first), False
+        return count.seconds * (self._size - first) / (last - first), False
 
     def _not_cut_off(
         self,
@@ -419,12 +533,17 @@ def length_in_words(seconds: float) -> str:
 
 
 def _start(view: View) -> int:
-    """Return where a file begins behind ID3 tags, which may have large pictures, and zeros."""
+    """Return where a file begins behind ID3 and APE tags, which may have large pictures, and zeros."""
     position = 0
-    while (head := view.part(position, position + HEAD_BYTES // 2)[:10])[:3] == b"ID3" and len(head) == 10:
-        # Seven bits of each byte.
-        lengths = zip(head[6:], (21, 14, 7, 0), strict=True)
-        position += 10 + sum((byte & 0x7F) << shift for byte, shift in lengths)
+    while len(head := view.part(position, position + HEAD_BYTES // 2)[:32]) == 32:
+        if head[:3] == b"ID3":
+            # Seven bits of each byte.
+            lengths = zip(head[6:10], (21, 14, 7, 0), strict=True)
+            position += 10 + sum((byte & 0x7F) << shift for byte, shift in lengths)
+        elif head[:8] == b"APETAGEX":
+            position += 32 + int.from_bytes(head[12:16], "little")
+        else:
+            break
     if view.part(position, position + 16) == bytes(16):
         while block := view.part(position, position + HEAD_BYTES):
             if sound := block.lstrip(b"\0"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from plaud_provider.recordings.view import View
@@ -39,6 +40,15 @@ class Box(NamedTuple):
     end: int
 
 
+@dataclass
+class _Track:
+    """What a track says about itself; seconds are 0 or ``None`` where it does not."""
+
+    is_sound: bool = False
+    seconds: float = 0.0
+    edited: float | None = None
+
+
 class Boxes:
     """
     The boxes of a file.
@@ -57,8 +67,11 @@ class Boxes:
         self.is_fragmented = False
         #: Whether there are more samples than can be.
         self.has_huge_tables = False
+        #: How long the first sound is, by its own header and what an edit has left of it, where they say so.
+        self.seconds: float | None = None
         self._large: list[Box] = []
         self._tables: list[Box] = []
+        self._time_scale = 0
         self._read()
 
     def without_tables(self) -> View:
@@ -84,20 +97,51 @@ class Boxes:
             if self.has_index and (has_sound or self.is_fragmented):
                 return
 
-    def _index(self, folder: Box) -> None:
+    def _index(self, folder: Box, track: _Track | None = None) -> None:
         for box in self._inside(folder.start, min(folder.end, self._view.size)):
+            if box.name == b"trak":
+                track = _Track()
             if box.name == b"mvex":
                 self.is_fragmented = True
             if box.name == b"stsz":
                 numbers = self._view.part(box.start + 4, box.start + 12)
                 if len(numbers) == 8 and struct.unpack(">II", numbers)[1] > _MOST_SAMPLES:
                     self.has_huge_tables = True
+            if box.name == b"mvhd":
+                self._time_scale, _ = self._header(box)
+            elif track and box.name == b"mdhd":
+                scale, length = self._header(box)
+                track.seconds = length / scale if scale else 0.0
+            elif track and box.name == b"hdlr":
+                # QuickTime has another one of each track, about its bytes.
+                track.is_sound |= self._view.part(box.start + 8, box.start + 12) == b"soun"
+            elif track and box.name == b"elst":
+                track.edited = self._edited(box)
             if box.name in _FOLDERS:
-                self._index(box)
+                self._index(box, track)
+                if track and box.name == b"trak" and track.is_sound and self.seconds is None:
+                    self.seconds = min(filter(None, (track.seconds, track.edited)), default=None)
             elif box.name in _TABLES:
                 self._tables.append(box)
             elif box.end - box.start > _LARGE:
                 self._large.append(box)
+
+    def _header(self, box: Box) -> tuple[int, int]:
+        """Return what a header of a track, or of all, says: units in a second, and how many it lasts."""
+        header = self._view.part(box.start, box.start + 32).ljust(32, b"\0")
+        found: tuple[int, int] = struct.unpack(">20xIQ" if header[0] == 1 else ">12xII12x", header)
+        return found
+
+    def _edited(self, box: Box) -> float | None:
+        """Return how many seconds of a track an edit has left, as when a recording was trimmed."""
+        content = self._view.part(box.start, min(box.end, box.start + _LARGE))
+        entry = ">Qq4x" if content[:1] == b"\1" else ">Ii4x"
+        entries = content[8:]
+        whole = len(entries) - len(entries) % struct.calcsize(entry)
+        # From -1 nothing is played for so long.
+        parts = [length for length, begin in struct.iter_unpack(entry, entries[:whole]) if begin >= 0]
+        # Without a length it is all of it.
+        return sum(parts) / self._time_scale if self._time_scale and parts and all(parts) else None
 
     def _inside(self, position: int, end: int) -> Iterator[Box]:
         while position + 8 <= end and self._left:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from plaud_provider.api.limits import MAX_HOURS
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.recordings import ffmpeg
+from plaud_provider.recordings.ffmpeg import JUMP
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -15,6 +16,10 @@ Convert = Literal["mp3"]
 
 #: Formats that are left as they are.
 KEPT = frozenset({"mp3", "m4a"})
+#: Encodings of phones.
+_AMR = frozenset({"amrnb", "amrwb"})
+#: Seconds of sound that are missed, not only rounded.
+_GAP = 0.05
 #: Sample rates of MP3.
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 #: Bits a second of one channel: more than speech needs.
@@ -61,11 +66,15 @@ def to_mp3(source: Any, target: Any, *, max_hours: float = MAX_HOURS) -> float:
             encoder = output.add_stream("libmp3lame", rate=rate, layout=layout)
             encoder.bit_rate = _BIT_RATE * (2 if layout == "stereo" else 1)
             resampler = av.AudioResampler(format="s16p", layout=layout, rate=rate)
-            samples = 0
+            samples, due = 0, None
+            decoder = _decoder(stream)
             for packet in container.demux(stream):
-                for frame in _decoded(packet):
-                    for resampled in resampler.resample(frame):
-                        # Of its own clock: gaps and jumps of the source's times are none in the sound.
+                for frame in _decoded(packet, decoder):
+                    missing = 0 if due is None or frame.time is None else round((frame.time - due) * rate)
+                    due = None if frame.time is None else frame.time + frame.samples / frame.sample_rate
+                    silence = _silence(missing, rate, layout) if _GAP * rate < missing <= JUMP * rate else []
+                    for resampled in [*silence, *resampler.resample(frame)]:
+                        # Of its own clock: larger gaps and jumps of the source's times are none in the sound.
                         resampled.pts = samples
                         samples += resampled.samples
                         output.mux(encoder.encode(resampled))
@@ -86,10 +95,33 @@ def _sound(stream: AudioStream) -> tuple[int, Literal["mono", "stereo"]]:
     )
 
 
-def _decoded(packet: Any) -> list[Any]:
+def _silence(samples: int, rate: int, layout: str) -> list[Any]:
+    """Return what is heard where a program has left out silence."""
+    import av
+
+    frame = av.AudioFrame(format="s16p", layout=layout, samples=samples)
+    for plane in frame.planes:
+        plane.update(bytes(plane.buffer_size))
+    frame.sample_rate = rate
+    return [frame]
+
+
+def _decoder(stream: AudioStream) -> Any:
+    """Return what decodes a stream: FFmpeg's own decoder of AMR does not know how phones shorten silence."""
+    import av
+
+    own = stream.codec_context
+    if own.name not in _AMR:
+        return own
+    decoder = av.CodecContext.create(f"libopencore_{own.name}", "r")
+    decoder.sample_rate, decoder.layout = own.sample_rate, "mono"  # type: ignore[attr-defined]
+    return decoder
+
+
+def _decoded(packet: Any, decoder: Any) -> list[Any]:
     import av
 
     try:
-        return list(packet.decode())
+        return list(decoder.decode(packet if packet.size else None))
     except av.FFmpegError:
         return []

@@ -18,17 +18,19 @@ if TYPE_CHECKING:
 #: Containers that are opened. Not among them is what makes FFmpeg open other files: playlists, image series.
 _CONTAINERS = (
     "wav,w64,mp3,aac,mov,matroska,ogg,flac,amr,amrnb,amrwb,aiff,au,caf,asf,avi,mpegts,mpeg,flv,ac3,eac3,wv,ape,"
-    "tta,dsf,dss,gsm,nistsphere,sox,voc"
+    "tta,dsf,dss,gsm,nistsphere,sox,voc,loas,qcp,rm,oma,act,mpc,mpc8,iff,ircam,avr,wve,xwma,mxf,wtv,dts"
 )
 _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none", "probesize": "65536"}
 #: Containers that are nothing but frames one after the other. Any stretch can be read by itself, but of those
 #: that only say at their beginning what they are.
 FRAMES_ONLY = frozenset({"mp3", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3"})
 WITH_ONE_HEADER = frozenset({"amr"})
+#: Containers of which FFmpeg looks at the end for how long they are.
+WITH_TIMES_AT_END = frozenset({"ogg", "mpegts", "mpeg"})
 #: A larger packet of these is no frame but a tag behind the sound.
 _LARGEST_FRAME = 8192
-#: Seconds that times go back where another recording follows in the same file.
-_JUMP = 1.0
+#: Seconds that times go back or forth where another recording follows in the same file.
+JUMP = 1.0
 #: What FFmpeg's names for containers are called here.
 _NAMES = {"matroska": "webm", "amrnb": "amr", "amrwb": "amr"}
 #: What is an M4A, if there is no picture but that of its cover.
@@ -113,7 +115,8 @@ def claim(container: InputContainer, stream: AudioStream) -> Claim | None:
         if container.format.name == "ogg" and stream.codec_context.name == "opus" and length > begin:
             # Its time need not begin at 0, and FFmpeg says when it ends.
             length -= begin
-        return Claim(length, None)
+        # ASF says of each stream how long the longest is.
+        return Claim(length, length + begin if container.format.name == "asf" else None)
     if container.duration and container.duration > 0:
         end = container.duration / 1_000_000
         return Claim(end - begin if end > begin else end, end)
@@ -131,27 +134,67 @@ def packets(container: InputContainer, *streams: AudioStream) -> Iterator[Packet
                 yield packet
 
 
-def counted(container: InputContainer, stream: AudioStream) -> tuple[float, float]:
-    """Return how long the sound in all packets lasts, and when the last packet of anything ends."""
-    first, end, total, before = None, 0, 0, 0
-    is_of_frames = container.format.name in FRAMES_ONLY
-    last = 0.0
+class Count:
+    """
+    How long the sound is in packets that follow each other.
+
+    Where their times go far back or forth, another recording begins: neither is sound.
+    """
+
+    def __init__(self, container: InputContainer, stream: AudioStream) -> None:
+        self._stream = stream
+        self._is_of_frames = container.format.name in FRAMES_ONLY
+        frame = (stream.codec_context.frame_size or 0) / (stream.codec_context.sample_rate or 1)
+        self._frame = int(frame / stream.time_base) if stream.time_base else 0
+        self._jump = int(JUMP / stream.time_base) if stream.time_base else 0
+        self._first: int | None = None
+        self._end = self._before = self._total = 0
+        self._begin: int | None = None
+        self._last = 0
+
+    def add(self, packet: Packet[Any]) -> None:
+        """Count a packet."""
+        if self._is_of_frames and packet.size > _LARGEST_FRAME:
+            # A tag behind the sound.
+            return
+        length = packet.duration or 0
+        if self._frame and length > self._frame + self._jump:
+            # It says how long nothing follows.
+            length = self._frame
+        self._total += length
+        if packet.pts is None:
+            return
+        if self._first is not None and abs(packet.pts - self._end) > self._jump:
+            self._before += self._end - max(0, self._first)
+            self._first, self._end = None, 0
+        self._first = packet.pts if self._first is None else self._first
+        self._end = max(self._end, packet.pts + length)
+        self._begin = packet.pts if self._begin is None else self._begin
+        self._last = max(self._last, self._end)
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        if self._first is None or self._is_of_frames:
+            return seconds(self._total, self._stream)
+        # A first packet before 0 is there for the decoder to start with.
+        return seconds(self._before + self._end - max(0, self._first), self._stream)
+
+    @property
+    def span(self) -> float:
+        """From the first to the last of it, with what is no sound."""
+        return max(self.seconds, seconds(self._last - max(0, self._begin or 0), self._stream))
+
+
+def counted(container: InputContainer, stream: AudioStream) -> tuple[Count, float]:
+    """Return the count of all packets of the sound, and when the last packet of anything ends."""
+    count, last = Count(container, stream), 0.0
     for packet in packets(container):
         if packet.pts is not None and packet.time_base:
             last = max(last, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-        if packet.stream_index != stream.index or (is_of_frames and packet.size > _LARGEST_FRAME):
-            # Not the sound, or a tag behind it.
-            continue
-        total += packet.duration or 0
-        if packet.pts is not None:
-            if first is not None and seconds(end - packet.pts, stream) > _JUMP:
-                before += end - max(0, first)
-                first, end = None, 0
-            first = packet.pts if first is None else first
-            end = max(end, packet.pts + (packet.duration or 0))
-    # A first packet before 0 is there for the decoder to start with.
-    count = total if first is None or is_of_frames else before + end - max(0, first)
-    return seconds(count, stream), last
+        if packet.stream_index == stream.index:
+            count.add(packet)
+    return count, last
 
 
 def _open_nothing(url: str, flags: int, options: object) -> Any:

@@ -21,6 +21,13 @@ from plaud_provider.storage.url_shapes import (
 
 #: What a folder of one recording may be called, as ``call-17``; the version of an API is shorter.
 _WITH_NUMBER = re.compile(r"(?=.*\d).{5,}")
+#: What an API has before the id of a recording: what follows names it if there is a digit in it.
+_COLLECTION = re.compile(
+    r"(recording|call|file|message|media|audio|voicemail|conversation|interaction|clip|track|episode"
+    r"|attachment)s?",
+    re.IGNORECASE,
+)
+_OF_COLLECTION = re.compile(r"(?!v\d+(\.\d+)*\Z)(?=.*\d).{3,}")
 _SCRIPT = re.compile(r"\.(php\d?|aspx?|ashx|jsp|do|cgi|pl|py|action|cfm)\Z", re.IGNORECASE)
 _TOKEN_FOLLOWS = re.compile(
     r"(access[-_]?|auth[-_]?)?token|sig|signature|jwt|sas|ks|secret|api[-_]?key|pwd|password", re.IGNORECASE
@@ -55,6 +62,7 @@ def path_names(address: str) -> bool:
         or ID.fullmatch(part)
         or is_drawn(part)
         or (audio is not None and _WITH_NUMBER.fullmatch(part) is not None)
+        or (_COLLECTION.fullmatch(owner) and _OF_COLLECTION.fullmatch(part) is not None)
         for owner, part in pairwise(["", *parts[:-1]])
         if not re.fullmatch(f"{OWNER}s?", owner, re.IGNORECASE)
     )

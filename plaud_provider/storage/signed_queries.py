@@ -21,11 +21,12 @@ from plaud_provider.storage.url_shapes import (
     NUMBER,
     OWNER,
     SHORTEST,
+    SIGNED_TIME,
     is_any,
     is_drawn,
 )
 
-# Names of parameters are looked at in lower case, without "-", "_", "." and blanks.
+# Names of parameters are looked at in lower case, without "-", "_", ".", brackets and blanks.
 
 #: Of a storage that signs: by what such names begin.
 _OF_STORAGE = re.compile(
@@ -39,19 +40,19 @@ _SIGNING = re.compile(
 )
 #: A password or key of whoever may fetch it.
 _PASSING = re.compile(
-    r".*(secret|passw|passc|credential|accesskey|apikey|privatekey|authoriz|tempauth|jwt|bearer).*"
+    r".*(secret|passw|passc|credential|accesskey|apikey|(private|public)key|consumerkey|authoriz|tempauth|jwt|bearer).*"
     r"|(access|auth|security|refresh|id|api|user|client|csrf)token|pwd|pass|auth|rlkey|resourcekey|otp"
     r"|(j|php|asp)sess.*"
 )
 #: A secret, or what a download is known by.
-_TOKEN = re.compile(r".*token.*|sess|sess(ion)?(id|key)|sid")
+_TOKEN = re.compile(r".*token.*|.*ticket|sess|sess(ion)?(id|key)|sid")
 #: A signature, or the recording's name.
 _SHORT = re.compile(
     r"key|k|code|hash|h|md5|sha\d*|checksum|digest|s|st|t|e|verify|policy|keyname|urlprefix|secure|share|grant|at|us|ks|c|m|z"
 )
-_END = re.compile(r"e|ext|exp|until|valid(from|since|until|to|till)?|not(before|after)|nbf|deadline")
+_END = re.compile(r"e|ext|.*exp|until|valid(from|since|until|to|till)?|not(before|after)|nbf|deadline")
 _TIMES = re.compile(rf"{MOMENT.pattern}|[0-9a-f]{{8}}")
-_TIME = re.compile(r"t|st|s|ts|[a-z]{2}ts|time|timestamp|stime|ex|is|cf|signed(at)?|issued(at)?|iat")
+_TIME = re.compile(r"t|st|s|ts|[a-z]{2}ts|x.*ts|time|.*timestamp|stime|ex|is|cf|signed(at)?|issued(at)?|iat")
 #: The recording's name, however much its value looks like a secret.
 _NAMING = re.compile(
     r".*(id|file|name|path|recordings?|calls?|object|blob|audio|media|clip|track|episode|doc|document|item"
@@ -60,7 +61,7 @@ _NAMING = re.compile(
 )
 #: One request from another: what names none of its own, and may be all that names a recording.
 _REQUEST = re.compile(
-    r"x?(request|correlation|trace|tracking|visitor)(id|uuid)?|traceparent|state|cookie|rand(om)?|rnd|nocache"
+    r"(x.*)?(request|correlation|trace|tracking|visitor)(event)?(id|uuid)?|traceparent|state|cookie|rand(om)?|rnd|nocache"
     r"|cache(buster|bust)?|cb"
 )
 #: How it is fetched, or for whom, which names no recording.
@@ -70,6 +71,9 @@ _MANNER = re.compile(
     r"|cmd|method|source|src|web|origin|ref|referr?er|cb|utm.*|xid|bucket"
     rf"|{OWNER}(id|name|number|uuid|guid|version)?"
 )
+#: How what a path names is handed out: a link is often copied with them and without.
+_HANDED_OUT = re.compile(r"dl|download|raw|inline|attachment|xid|web|confirm|utm.*")
+_YES_OR_NO = re.compile(r"[01]?|t|true|false|yes|no")
 _AZURE_PARAMETERS = (
     "sig sv ss srt sr sp st se spr sip si skoid sktid skt ske sks skv sdd ses saoid suoid scid "
     "rscc rscd rsce rscl rsct"
@@ -153,7 +157,7 @@ def parse_query(query: str) -> list[Parameter]:
             name, value = "", name
         # A URL that was copied from the source of a page.
         name = unquote(name.removeprefix("amp;")).lower()
-        found.append(Parameter(text, name, re.sub(r"[-_.\s]", "", name), unquote(value)))
+        found.append(Parameter(text, name, re.sub(r"[-_.\s\[\]]", "", name), unquote(value)))
     return found
 
 
@@ -163,6 +167,8 @@ def unsigned(found: list[Parameter], *, is_named: bool) -> list[Parameter]:
 
     :param is_named: Whether the path names the recording.
     """
+    if is_named:
+        found = [one for one in found if not _is_handed_out(one)]
     names = frozenset(one.name for one in found)
     schemes = [signing for marks, signing in _SCHEMES if marks <= names]
     if schemes:
@@ -194,9 +200,19 @@ def unsigned(found: list[Parameter], *, is_named: bool) -> list[Parameter]:
     return clear if is_named or any(map(names_recording, clear)) else rest
 
 
+def _is_handed_out(one: Parameter) -> bool:
+    """Whether a parameter says how a recording that the path names is handed out: shown or downloaded, say."""
+    if not one.name:
+        return _HANDED_OUT.fullmatch(one.value) is not None
+    is_free = one.plain.startswith(("utm", "xid"))
+    return one.is_named(_HANDED_OUT) and (is_free or _YES_OR_NO.fullmatch(one.value.lower()) is not None)
+
+
 def _looks_secret(one: Parameter) -> bool:
     """Whether a parameter's value looks like a secret or signature, whatever it is called."""
     if JWT.search(one.value) or KNOWN_TOKEN.match(one.value):
+        return True
+    if SIGNED_TIME.fullmatch(one.value) and not one.is_named(_NAMING):
         return True
     return not one.is_named(_NAMING) and (HASH.fullmatch(one.value) is not None or is_drawn(one.value))
 
@@ -233,5 +249,7 @@ def has_signature(part: str) -> bool:
     """Whether there are parameters of a signature in a part of a path, as Akamai, Bunny and Google have."""
     pairs = "&".join(pair for pair in re.split(r"[&~;,]", part) if "=" in pair)
     return any(
-        one.is_named(_OF_STORAGE, _SIGNING, _PASSING, _TOKEN) and one.value for one in parse_query(pairs)
+        (one.is_named(_OF_STORAGE, _SIGNING, _PASSING, _TOKEN) and one.value)
+        or (one.is_named(_END) and MOMENT.fullmatch(one.value))
+        for one in parse_query(pairs)
     )

@@ -36,6 +36,8 @@ _WORDS = re.compile(
     re.IGNORECASE,
 )
 EPOCH = r"[1-3]\d{9}(\d{3})?"
+#: When a signature ends, or was made, and the signature.
+SIGNED_TIME = re.compile(rf"{EPOCH}[-_,~:][\w-]{{20,}}|(?=.*\d)[\w-]{{20,}}[-_,~:]{EPOCH}")
 MOMENT = re.compile(rf"{EPOCH}(\D.*)?|20\d\d-?[01]\d-?[0-3]\d[T ][0-2]\d:?[0-5]\d.*")
 
 

@@ -129,7 +129,7 @@ def test_an_expired_link_is_no_mark_on_its_recording(archive: Archive) -> None:
     ("arguments", "words"),
     [
         ({"recordings": []}, "recordings: the list is empty"),
-        ({"recordings": None}, "path: it is empty"),
+        ({"recordings": None}, "path: it is empty, and so is recordings"),
         ({"recordings": URLS, "path": "/calls"}, "path: there are recordings as well"),
         ({"recordings": [{"url": URLS[0]}]}, "recordings: number 1 of the list is a dict"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import tempfile
 from array import array
 from collections.abc import Iterator, Mapping
@@ -23,9 +24,11 @@ def encoded(
     layout: str = "mono",
     bit_rate: int | None = None,
     video: bool = False,
+    video_seconds: float | None = None,
     begin: float = 0.0,
     cover: bytes | None = None,
     is_silent: bool = False,
+    is_noise: bool = False,
     is_seekable: bool = True,
     options: Mapping[str, str] | None = None,
     codec_options: Mapping[str, str] | None = None,
@@ -37,9 +40,11 @@ def encoded(
     :param container: FFmpeg's name of its format.
     :param codec: FFmpeg's name of an encoder.
     :param video: Whether there is a moving picture as well, from the beginning.
+    :param video_seconds: How long that is; ``None``: up to the end of the sound.
     :param begin: When the sound begins, in the file's time.
     :param cover: A picture (PNG) of the cover.
     :param is_silent: Whether the tone is left out.
+    :param is_noise: Whether there is noise instead of it, which does not become small.
     :param is_seekable: Whether the program could go back to write sizes and lengths; else it streams.
     """
     target: Any = tempfile.TemporaryFile()  # noqa: SIM115
@@ -56,11 +61,11 @@ def encoded(
             picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
         if cover is not None:
             _add_cover(output, cover)
-        for number in range(int((begin + seconds) * 5) if video else 0):
+        for number in range(int((video_seconds or begin + seconds) * 5) if video else 0):
             frame = av.VideoFrame(32, 32, "yuv420p")
             frame.pts = number
             output.mux(picture.encode(frame))
-        for frame in _tone(seconds, rate, layout, is_silent=is_silent):
+        for frame in _tone(seconds, rate, layout, is_silent=is_silent, is_noise=is_noise):
             frame.pts += int(begin * rate)
             output.mux(sound.encode(frame))
         output.mux(sound.encode(None))
@@ -88,10 +93,13 @@ def _add_cover(output: Any, cover: bytes) -> None:
     output.mux(packet)
 
 
-def _tone(seconds: float, rate: int, layout: str, *, is_silent: bool) -> Iterator[Any]:
+def _tone(seconds: float, rate: int, layout: str, *, is_silent: bool, is_noise: bool) -> Iterator[Any]:
     total = int(seconds * rate)
     channels = 2 if layout == "stereo" else 1
     wave = [0 if is_silent else int(9000 * math.sin(at * 440 * math.tau / rate)) for at in range(rate)]
+    if is_noise:
+        drawn = random.Random(1)
+        wave = [drawn.randrange(-9000, 9000) for _ in range(rate)]
     second = array("h", [sample for sample in wave for _ in range(channels)]) * 2
     for begin in range(0, total, _FRAME):
         count = min(_FRAME, total - begin)

@@ -6,6 +6,7 @@ import io
 import tracemalloc
 from typing import Any
 
+import av
 import pytest
 
 from plaud_provider.exceptions import PlaudInputError
@@ -50,6 +51,32 @@ def test_it_becomes_an_mp3_of_the_same_length(container: str, codec: str, option
     assert (found.format, found.kind) == ("mp3", "measured")
     assert seconds == pytest.approx(6, abs=0.1)
     assert found.seconds == pytest.approx(6, abs=0.3)
+
+
+def test_silence_that_a_phone_has_shortened_is_converted() -> None:
+    """AMR has a frame of comfort noise (type 8) every eight frames of silence, and nothing (15) between."""
+    spoken = encoded("amr", "libopencore_amrnb", 6, rate=8000, bit_rate=12200)
+    silence = (b"\x44" + bytes(5) + b"\x7c" * 7) * 100
+    content = spoken + silence + spoken[6:]
+
+    target = Pipe()
+
+    assert to_mp3(io.BytesIO(content), target) == pytest.approx(28, abs=0.1)
+    assert measure(io.BytesIO(content)).seconds == pytest.approx(28, abs=0.1)
+
+
+def test_silence_that_a_program_has_left_out_is_converted() -> None:
+    """As browsers do in WebM: of a pause every 20th packet is there."""
+    content, target = io.BytesIO(encoded("webm", "libopus", 20, rate=48000)), io.BytesIO()
+    with av.open(content) as source, av.open(target, "w", format="webm") as output:
+        stream: Any = output.add_stream_from_template(source.streams.audio[0])
+        for number, packet in enumerate(source.demux(source.streams.audio[0])):
+            if packet.size and (number % 20 == 0 or not 200 < number < 700):
+                packet.stream = stream
+                output.mux(packet)
+
+    assert to_mp3(io.BytesIO(target.getvalue()), Pipe()) == pytest.approx(20, abs=0.2)
+    assert measure(io.BytesIO(target.getvalue())).seconds == pytest.approx(20, abs=0.1)
 
 
 def test_of_what_is_cut_off_the_rest_is_converted_and_its_length_told() -> None:

@@ -137,6 +137,20 @@ SIGNERS = {
     "OneDrive, its files": "https://public.dm.files.1drv.com/y4m{b64}{b64}/1.mp3?download&psid=1",
     "nginx, MD5 in the path": "https://files.example/s/{md5}/{end}/1.mp3",
     "lower case and digits": "https://files.example/calls/1.mp3?w={base36}",
+    "Medianova": "https://files.example/calls/1.mp3?mnsec={hex}&mnexp={end}",
+    "brackets in names": "https://files.example/calls/1.mp3?auth[sig]={hex}&auth[exp]={end}",
+    "UCloud": "https://files.example/calls/1.mp3?UCloudPublicKey={word}&Signature={b64}&Expires={end}",
+    "Alfresco": "https://files.example/store/calls/1.mp3?alf_ticket=TICKET_{hex}",
+    "CAS": "https://files.example/calls/1.mp3?ticket=ST-{end}-{word}-cas01",
+    "Bandwidth": "https://voice.example/api/v2/accounts/5/calls/c-6/recordings/r-1/media?token={b64}",
+    "Megaphone": "https://files.example/1.mp3?request_event_id={uuid}&timetoken={end}_{hex}",
+    "8x8": "https://files.example/storage/objects/1/content.mp3?token={jwt}&x-8x8-trace={uuid}",
+    "OAuth 1": "https://files.example/1.mp3?oauth_consumer_key={word}&oauth_nonce={hex}&oauth_signature={b64}%3D"
+    "&oauth_signature_method=HMAC-SHA1&oauth_timestamp={end}&oauth_token={word}&oauth_version=1.0",
+    "names of an own kind": "https://files.example/calls/1.mp3?x-acme-sig={word}&x-acme-ts={end}",
+    "two parts of a path": "https://files.example/sig={hex}/exp={end}/calls/1.mp3",
+    "time and hash in one": "https://files.example/calls/1.mp3?t={end}-{hex}",
+    "hash and time in one": "https://files.example/calls/1.mp3?h={hex}:{end}",
     "in a folder of its own": "https://files.example/1.mp3/recording.mp3?token={word}",
 }
 WORDS = "SECRET HIDDEN CANARY GEHEIM ABCDEF".split()  # noqa: SIM905
@@ -187,10 +201,28 @@ def test_a_signature_is_not_shown(template: str) -> None:
 def test_another_recording_of_the_same_signer_is_another_one(template: str) -> None:
     """To take two recordings for one would lose the second."""
     others = {"1.mp3": "2.mp3", "call.mp3": "memo.mp3", "/abc": "/abd", "id=5": "id=6", "id=1Bx": "id=1Cx"}
-    others |= {"5a4d9c2e": "5a4d9c2f", "RE0123456789abcdef0123456789abcdef.mp3": "RE" + "f" * 32 + ".mp3"}
+    others |= {
+        "/r-1/": "/r-2/",
+        "objects/1/": "objects/2/",
+        "5a4d9c2e": "5a4d9c2f",
+        "RE0123456789abcdef0123456789abcdef.mp3": "RE" + "f" * 32 + ".mp3",
+    }
     [changed] = {template.replace(*pair) for pair in others.items()} - {template}
 
     assert AudioReference(signed(changed, 1)[0]).identity != AudioReference(signed(template, 1)[0]).identity
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["&x-id=GetObject", "&dl=1", "&download=true", "&raw=1", "&inline", "&utm_source=mail&utm_medium=link"],
+)
+@pytest.mark.parametrize("query", ["", "X-Amz-Signature=abcdef123", "token=abcdef", "rlkey=abcdef"])
+def test_how_a_link_hands_out_what_it_names_makes_no_other_recording(query: str, other: str) -> None:
+    one, same = (
+        AudioReference(f"https://files.example/calls/1.mp3?{text}") for text in (query, query + other)
+    )
+
+    assert one.identity == same.identity
 
 
 DIFFERENT: list[Callable[[Any], str]] = [
@@ -228,6 +260,12 @@ DIFFERENT: list[Callable[[Any], str]] = [
     "https://files.example/download.php?hash=abcdef{}&format=mp3".format,
     lambda n: f"https://files.example/d/eyJhbGciOiJIUzI1NiJ9.eyJmaWxlIjoi{n}.abcdef",
     lambda n: f"https://files.example/download?token=eyJhbGciOiJIUzI1NiJ9.eyJmaWxlIjoi{n}.abcdef",
+    "https://files.example/download?ticket=ABC-{}-DEF".format,
+    "https://files.example/recording.mp3?ticket=ABC-{}-DEF".format,
+    "https://files.example/api/v2/recordings/download?token=abcdef{}".format,
+    "https://files.example/files/v1.{}/download?token=abcdef".format,
+    "https://files.example/calls/c-{}/recordings/latest?token=abcdef".format,
+    "https://files.example/calls/1.mp3?trace=1&leg={}".format,
     # So is it of a file that is called as all are.
     "https://files.example/recording.mp3?code=ABC-{}-XYZ".format,
     "https://files.example/calls/audio.mp3?token=abcdef{}".format,
@@ -244,6 +282,9 @@ DIFFERENT: list[Callable[[Any], str]] = [
     lambda n: f"https://files.example/rec.php?sid=1&conversation={hashlib.md5(str(n).encode()).hexdigest()}",
     lambda n: f"https://files.example/a.mp3?interaction={hashlib.md5(str(n).encode()).hexdigest()}",
     "https://files.example/play?sessionId=abcdef{}".format,
+    "https://site.example/?download={}&raw=1".format,
+    "https://site.example/recording.php?download=1&raw={}".format,
+    "https://files.example/calls/1.mp3?download=other-{}.mp3".format,
     # Paths.
     lambda n: f"https://files.example/{hashlib.md5(str(n).encode()).hexdigest()}.mp3?token=abcdef",
     lambda n: f"https://files.example/calls/{hashlib.sha256(str(n).encode()).hexdigest()}?token=abcdef",
