@@ -325,8 +325,9 @@ def open_database(
     kind = kind_of(found)
     if kind not in DIALECTS:
         raise PlaudConfigurationError(
-            f"{parameter}: connection {conn_id!r} is of type {kind!r}, which is none of those that serve "
-            f"here: {', '.join(DIALECTS)}. Nothing was sent."
+            f"{parameter}: connection {conn_id!r} is of type {kind!r}. The {role} needs a database that "
+            "enforces keys, or two tasks could pay for one recording: PostgreSQL, MySQL, MariaDB, SQLite or "
+            f"DuckDB{'; it need not be the warehouse' * (role == 'ledger')}. Nothing was sent."
         )
     hook = hook_of(found, parameter=parameter)
     dialect = DIALECTS[kind]()(hook, parameter=parameter, keeps_connection=keeps_connection)
