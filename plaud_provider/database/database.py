@@ -205,7 +205,7 @@ class Database:
         def attempt() -> Result:
             nonlocal is_open
             is_open = False
-            told: list[Callable[[], object]] = []
+            after_commit: list[Callable[[], object]] = []
             level = self.dialect.isolation_level
             with self.engine.connect() as connection:
                 if level is not None and not is_one_statement:
@@ -213,12 +213,12 @@ class Database:
                 # Where each statement is committed by itself this begins nothing.
                 with connection.begin():
                     is_open = True
-                    connection.info[_ONCE_COMMITTED] = told
+                    connection.info[_ONCE_COMMITTED] = after_commit
                     if self.dialect.begin is not None and not only_reads:
                         connection.exec_driver_sql(self.dialect.begin)
                     result = work(connection)
-            for tell in told:
-                tell()
+            for call in after_commit:
+                call()
             return result
 
         def passes(error: BaseException) -> bool:
