@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from plaud_provider import metrics
 from plaud_provider.api.limits import LATE_AFTER
 from plaud_provider.database.database import once_committed
-from plaud_provider.database.rows import batches
 from plaud_provider.database.tables import DeclaredTables
 from plaud_provider.database.types import host_clock
 from plaud_provider.ledger.entry import Entry, Owner, State
@@ -73,6 +72,7 @@ class LedgerReader:
         self._now = self._clock(timedelta(0))
         c = self._c = self._table.c
         self._failed_text = f"{self._table.fullname} could not be read or written"
+        self._is_lapsed = is_lapsed(self._table, self._now)
         #: A claim that was released has a lease of no length.
         self._is_kept = c.lease_until > c.claimed_at
 
@@ -330,8 +330,9 @@ class LedgerReader:
             return work(connection, some) if connection else self._run(lambda own: work(own, some))
 
         found: dict[str, Result] = {}
-        for some in batches(sorted(set(keys)), size):
-            found |= batch(some)
+        in_order = sorted(set(keys))
+        for start in range(0, len(in_order), size):
+            found |= batch(in_order[start : start + size])
         return found
 
     def _time(self, connection: sa.Connection) -> datetime:
@@ -352,8 +353,8 @@ class LedgerReader:
         self, connection: sa.Connection, keys: Sequence[str], *more: sa.ColumnElement[Any]
     ) -> Sequence[sa.Row[Any]]:
         """Return rows, with more values of each; what has lapsed is ``unknown`` from now on."""
-        lapsed_now = is_lapsed(self._table, self._now).label("is_lapsed")
-        rows = connection.execute(sa.select(self._table, lapsed_now, *more).where(self._has_key(keys))).all()
+        is_lapsed = self._is_lapsed.label("is_lapsed")
+        rows = connection.execute(sa.select(self._table, is_lapsed, *more).where(self._has_key(keys))).all()
         lapsed = sorted(row.recording_key for row in rows if row.is_lapsed)
         if not lapsed:
             return rows
@@ -373,7 +374,7 @@ class LedgerReader:
 
     def _note_lapsed(self, connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
         """Make ``unknown``, of rows that are locked, what was being sent when its lease ended."""
-        lapsed = sa.update(self._table).where(where, is_lapsed(self._table, self._now))
+        lapsed = sa.update(self._table).where(where, self._is_lapsed)
         changed = connection.execute(
             lapsed.values(
                 state=State.UNKNOWN.value,

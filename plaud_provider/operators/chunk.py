@@ -198,9 +198,10 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     def _target(self) -> str:
         from plaud_provider.warehouse.tables import plaud_tables
 
-        tables = plaud_tables(self.schema, self.transcripts_table, self.segments_table)
-        lake = self._lake()
-        return tables.target(self.sql_conn_id or (lake.path if lake else ""))
+        place = self.sql_conn_id
+        if place is None and (lake := self._lake()) is not None:
+            place = lake.path
+        return plaud_tables(self.schema, self.transcripts_table, self.segments_table).target(place or "")
 
     def _lake(self) -> Lake | None:
         from plaud_provider.warehouse.lake import checked_lake
