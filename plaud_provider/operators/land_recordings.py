@@ -186,9 +186,9 @@ class LandRecordingsOperator(ChunkOperator):
             else:
                 # It keeps its id: what lands later is noted as landed.
                 failed[known] = why
-        chunk.ledger.expired(expired, region=region)
-        chunk.ledger.failed(failed, region=region)
         if expired or failed:
+            chunk.ledger.expired(expired, region=region)
+            chunk.ledger.failed(failed, region=region)
             chunk.look()
 
     def _chunk(self, ledger: Ledger, plaud: PlaudConnection) -> _Chunk:

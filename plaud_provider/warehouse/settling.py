@@ -68,7 +68,8 @@ def settle(
         here = [landing.transcription for landing in landings if landing.region == region]
         failed = {one.transcription_id: one.error for one in here if one.status is Status.FAILED}
         ledger.landed(set(ids) - set(failed), region=region, target=target, connection=connection)
-        ledger.failed(failed, region=region, connection=connection)
+        if failed:
+            ledger.failed(failed, region=region, connection=connection)
 
 
 def _by_region(landings: Sequence[Landing]) -> dict[str, list[str]]:
