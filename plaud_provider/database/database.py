@@ -103,11 +103,11 @@ class Database:
         Run ``work`` in a transaction, again while another writer is in the way, for a bounded time.
 
         :param work: What to do; it may be done several times, the last of which counts.
-        :param is_one_statement: Whether that is one statement, which needs no transaction around it.
-        :param only_reads: Whether it writes nothing: then it keeps no writer out.
         :param failed: What has not been done, for the message.
         :param is_patient: Whether to wait as well while the database is away, in a restart. Then ``work`` is
             also done again if the connection broke at its commit: it has to be one that can be.
+        :param is_one_statement: Whether that is one statement, which needs no transaction around it.
+        :param only_reads: Whether it writes nothing: then it keeps no writer out.
         :raises PlaudWarehouseError: if it cannot be opened, or refuses; in words that quote no row.
         :raises PlaudError: what ``work`` raises of it.
         """

@@ -67,6 +67,8 @@ class LedgerReader:
     def __init__(self, database: Database, *, now: Callable[[], datetime] | None = None) -> None:
         self.database = database
         self._table = ledger_table()
+        # What a user can do about a table that does not fit is to name another database.
+        self._tables = DeclaredTables(None, {self._table: "ledger_conn_id"}, keyed=frozenset({self._table}))
         self._clock = partial(host_clock, now=now) if now is not None else database.dialect.clock
         #: The time by this clock.
         self._now = self._clock(timedelta(0))
@@ -93,8 +95,7 @@ class LedgerReader:
         :raises PlaudTableMismatchError: if an existing table cannot be the ledger.
         :raises PlaudWarehouseError: if the database cannot be reached, or does not let us.
         """
-        tables = DeclaredTables(None, {self._table: "ledger_conn_id"}, keyed=frozenset({self._table}))
-        self.database.ensure(tables, is_checked=is_checked)
+        self.database.ensure(self._tables, is_checked=is_checked)
 
     # What has become of recordings
 
@@ -327,7 +328,9 @@ class LedgerReader:
         """
 
         def batch(some: Sequence[str]) -> dict[str, Result]:
-            return work(connection, some) if connection else self._run(lambda own: work(own, some))
+            if connection is not None:
+                return work(connection, some)
+            return self._run(lambda own: work(own, some))
 
         found: dict[str, Result] = {}
         in_order = sorted(set(keys))
