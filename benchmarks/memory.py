@@ -43,7 +43,7 @@ def keep(results_path: Path, transcription_id: str, size: int) -> Transcription:
     segments = max(1, size * 100 // of_hundred)
     known = {"transcriptionId": transcription_id, "status": "completed", "duration": segments * 5.0}
     kept = parse_transcription(json.dumps({**known, **transcript(rng, segments)}).encode())
-    ResultStore(str(results_path)).open().save(kept, "us")
+    ResultStore(str(results_path)).save(kept, "us")
     return kept
 
 
@@ -57,7 +57,7 @@ def land(results_path: str) -> dict[str, float]:
     lander = Lander(
         open_warehouse("warehouse"),
         PlaudConnection("plaud_default"),
-        results=ResultStore(results_path).open(),
+        results=ResultStore(results_path),
         dag_id="memory",
         run_id="memory",
     )

@@ -73,10 +73,10 @@ def fill(count: int) -> None:
         landed.append({**row, **counts, "landed_at": now})
 
     def insert(connection: sa.Connection) -> None:
-        from plaud_provider.ledger.table import ledger_tables
+        from plaud_provider.ledger.table import ledger_table
         from plaud_provider.warehouse.tables import plaud_tables
 
-        for target, filled in ((ledger_tables().submissions, rows), (plaud_tables().transcripts, landed)):
+        for target, filled in ((ledger_table(), rows), (plaud_tables().transcripts, landed)):
             for start in range(0, count, ROWS_AT_ONCE):
                 connection.execute(sa.insert(target), filled[start : start + ROWS_AT_ONCE])
 

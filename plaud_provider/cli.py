@@ -11,6 +11,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 EXIT_FAILED = 1
+#: The warehouse, and the ledger, if nobody says otherwise.
+_WAREHOUSE = "warehouse_default"
 
 _EXAMPLES = """
 examples:
@@ -95,10 +97,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return print_summary(options.ledger_conn_id)
 
 
-#: The warehouse, and the ledger, if nobody says otherwise.
-_WAREHOUSE = "warehouse_default"
-
-
 def _parser() -> argparse.ArgumentParser:
     from plaud_provider import __version__
 
@@ -158,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         "Say what the ledger knows, in numbers. Nothing is changed.",
         _STATUS_EXAMPLES,
     )
-    status.add_argument("--ledger-conn-id", default="warehouse_default", metavar="ID")
+    status.add_argument("--ledger-conn-id", default=_WAREHOUSE, metavar="ID")
 
     words = "read the documentation"
     docs = add("docs", words, "Print a page of the documentation.", "example:\n  plaud docs archive")

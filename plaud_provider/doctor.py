@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import socket
 import warnings
@@ -241,8 +240,9 @@ class Subject:
     def shared_results(self) -> str:
         """Write, read and remove a file at ``results_path``, and ask who else would find it."""
         from plaud_provider.storage.folder import LocalFolder, parse_folder
+        from plaud_provider.task_groups.form import default_results_folder
 
-        path = self.results_path or _variable("plaud_results_path") or _default_results_path()
+        path = self.results_path or _variable("plaud_results_path") or default_results_folder()
         folder = parse_folder(path, argument="results_path", state="Nothing was sent.")
         folder.open()
         name, content = f"plaud-doctor-{secrets.token_hex(8)}", b"plaud doctor"
@@ -314,11 +314,6 @@ def _variable(name: str) -> str | None:
 
     value: str | None = Variable.get(name, default=None)
     return value
-
-
-def _default_results_path() -> str:
-    """Return where the DAGs that come with the package keep results unless a variable says otherwise."""
-    return os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 
 
 def _living_hosts(job_type: str) -> list[str]:

@@ -102,6 +102,12 @@ def _options() -> dict[str, Any]:
         "ledger_conn_id": option(
             "string", None, "ledger", "Connection of the ledger; that of the warehouse if left out."
         ),
+        "plaud_conn_id": option(
+            "string",
+            "plaud_default",
+            "plaud_eu",
+            "Connection of the client whose quota is shown, unless a run's own tasks name another.",
+        ),
         "show_transcripts": option(
             "boolean",
             "True",

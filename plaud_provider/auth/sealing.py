@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from plaud_provider.encryption import cipher
@@ -20,11 +21,10 @@ class UrlSeal:
 
     def __init__(self, secret_key: str) -> None:
         self._secret_key = secret_key
-        self._cipher: Fernet | None = None
 
     def seal(self, url: str) -> str:
         """Return what can be stored in place of a URL."""
-        return self._opened().encrypt(url.encode("utf-8", "surrogatepass")).decode()
+        return self._cipher.encrypt(url.encode("utf-8", "surrogatepass")).decode()
 
     def unseal(self, sealed: str) -> str:
         """
@@ -35,14 +35,13 @@ class UrlSeal:
         from cryptography.fernet import InvalidToken
 
         try:
-            return self._opened().decrypt(sealed).decode("utf-8", "surrogatepass")
+            return self._cipher.decrypt(sealed).decode("utf-8", "surrogatepass")
         except InvalidToken:
             raise PlaudInputError(
                 "manifest: its URLs were sealed with another secret key than that of the connection. Clear "
                 "the task that lists them. Nothing was sent, nothing is paid for."
             ) from None
 
-    def _opened(self) -> Fernet:
-        if self._cipher is None:
-            self._cipher = cipher(self._secret_key, "recordings")
-        return self._cipher
+    @cached_property
+    def _cipher(self) -> Fernet:
+        return cipher(self._secret_key, "recordings")

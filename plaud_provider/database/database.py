@@ -103,11 +103,11 @@ class Database:
         Run ``work`` in a transaction, again while another writer is in the way, for a bounded time.
 
         :param work: What to do; it may be done several times, the last of which counts.
-        :param is_one_statement: Whether that is one statement, which needs no transaction around it.
-        :param only_reads: Whether it writes nothing: then it keeps no writer out.
         :param failed: What has not been done, for the message.
         :param is_patient: Whether to wait as well while the database is away, in a restart. Then ``work`` is
             also done again if the connection broke at its commit: it has to be one that can be.
+        :param is_one_statement: Whether that is one statement, which needs no transaction around it.
+        :param only_reads: Whether it writes nothing: then it keeps no writer out.
         :raises PlaudWarehouseError: if it cannot be opened, or refuses; in words that quote no row.
         :raises PlaudError: what ``work`` raises of it.
         """
@@ -205,7 +205,7 @@ class Database:
         def attempt() -> Result:
             nonlocal is_open
             is_open = False
-            told: list[Callable[[], object]] = []
+            after_commit: list[Callable[[], object]] = []
             level = self.dialect.isolation_level
             with self.engine.connect() as connection:
                 if level is not None and not is_one_statement:
@@ -213,12 +213,12 @@ class Database:
                 # Where each statement is committed by itself this begins nothing.
                 with connection.begin():
                     is_open = True
-                    connection.info[_ONCE_COMMITTED] = told
+                    connection.info[_ONCE_COMMITTED] = after_commit
                     if self.dialect.begin is not None and not only_reads:
                         connection.exec_driver_sql(self.dialect.begin)
                     result = work(connection)
-            for tell in told:
-                tell()
+            for call in after_commit:
+                call()
             return result
 
         def passes(error: BaseException) -> bool:
@@ -325,8 +325,9 @@ def open_database(
     kind = kind_of(found)
     if kind not in DIALECTS:
         raise PlaudConfigurationError(
-            f"{parameter}: connection {conn_id!r} is of type {kind!r}, which is none of those that serve "
-            f"here: {', '.join(DIALECTS)}. Nothing was sent."
+            f"{parameter}: connection {conn_id!r} is of type {kind!r}. The {role} needs a database that "
+            "enforces keys, or two tasks could pay for one recording: PostgreSQL, MySQL, MariaDB, SQLite or "
+            f"DuckDB{'; it need not be the warehouse' * (role == 'ledger')}. Nothing was sent."
         )
     hook = hook_of(found, parameter=parameter)
     dialect = DIALECTS[kind]()(hook, parameter=parameter, keeps_connection=keeps_connection)

@@ -10,7 +10,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from plaud_provider.database.rows import batches, parts, rows_of
 from plaud_provider.database.types import host_clock
-from plaud_provider.exceptions import PlaudConfigurationError
+from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -308,6 +308,34 @@ def upsert_of(insert: Any, table: sa.Table, may_replace: MayReplace | None) -> s
         where=may_replace(new) if may_replace else None,
     )
     return upsert
+
+
+def tell_each_connection(engine: sa.Engine, statement: str) -> None:
+    """
+    Have a statement run on each new connection.
+
+    :param engine: The engine.
+    :param statement: What a session is told.
+    """
+
+    def tell(connection: Any, _: object) -> None:
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(statement)
+
+    sa.event.listen(engine, "connect", tell)
+
+
+def locked_for_too_long(table: str, seconds: float) -> PlaudWarehouseError:
+    """
+    Return the error of :meth:`Dialect.lock`.
+
+    :param table: The table whose rows are locked.
+    :param seconds: For how long another transaction has had the lock.
+    """
+    return PlaudWarehouseError(
+        f"Table {table!r} was being written by another task for {seconds:.0f} s. Nothing was written. Let "
+        "fewer tasks write at once; landings need no lock if transcription_id is the table's primary key."
+    )
 
 
 def into(connection: sa.Connection, table: sa.Table, columns: Iterable[str]) -> str:

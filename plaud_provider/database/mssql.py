@@ -17,9 +17,15 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from plaud_provider.database.dialect import Dialect, code_of, replace_nuls
+from plaud_provider.database.dialect import (
+    Dialect,
+    code_of,
+    locked_for_too_long,
+    replace_nuls,
+    tell_each_connection,
+)
 from plaud_provider.database.rows import rows_of
-from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
+from plaud_provider.exceptions import PlaudConfigurationError
 
 if TYPE_CHECKING:
     from plaud_provider.database.dialect import MayReplace
@@ -86,7 +92,7 @@ class MsSqlDialect(Dialect):
             # SQLAlchemy's errors and logs would quote the rows otherwise.
             hide_parameters=True,
         )
-        sa.event.listen(engine, "connect", _prepare_session)
+        tell_each_connection(engine, _SESSION)
         return engine
 
     def insert(self, connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
@@ -131,11 +137,7 @@ class MsSqlDialect(Dialect):
             name = f"plaud.{hashlib.sha256(table.casefold().encode()).hexdigest()}"
             wait = {"name": name, "milliseconds": int(self.wait_seconds * 1000)}
             if (connection.scalar(_LOCK, wait) or 0) < 0:
-                raise PlaudWarehouseError(
-                    f"Table {table!r}, which has no key, was being written by another task for "
-                    f"{self.wait_seconds:.0f} s. Nothing was written. Let fewer tasks write at once, or make "
-                    "transcription_id its primary key."
-                )
+                raise locked_for_too_long(table, self.wait_seconds)
 
     def clean(self, rows_or_columns: Iterable[Row | list[Any]], *, json: Collection[str] = ()) -> int:
         """Replace NUL, which tools of SQL Server take for a text's end; see the base class."""
@@ -184,14 +186,6 @@ class MsSqlDialect(Dialect):
         return isinstance(error, DBAPIError) and (
             error.connection_invalidated or code_of(error).startswith("08")
         )
-
-
-def _prepare_session(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    try:
-        cursor.execute(_SESSION)
-    finally:
-        cursor.close()
 
 
 def _table(connection: sa.Connection, table: sa.Table) -> str:

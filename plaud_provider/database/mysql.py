@@ -18,7 +18,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from plaud_provider.database.dialect import Dialect, code_of
+from plaud_provider.database.dialect import Dialect, code_of, locked_for_too_long, tell_each_connection
 from plaud_provider.database.mysql_values import insert_values
 from plaud_provider.database.types import UtcTime
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
@@ -81,7 +81,7 @@ class MySqlDialect(Dialect):
             max_identifier_length=_NAME_LENGTH,
             connect_args=self._connect_options(),
         )
-        sa.event.listen(engine, "connect", _prepare_session)
+        tell_each_connection(engine, _SESSION)
         return engine
 
     def insert(self, connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
@@ -134,11 +134,7 @@ class MySqlDialect(Dialect):
         for table in tables:
             lock = sa.func.concat("plaud.", sa.func.sha1(sa.func.concat(sa.func.database(), ".", table)))
             if connection.scalar(sa.select(sa.func.get_lock(lock, int(self.wait_seconds)))) != 1:
-                raise PlaudWarehouseError(
-                    f"Table {table!r}, which has no key, was being written by another task for "
-                    f"{self.wait_seconds:.0f} s. Nothing was written. Let fewer tasks write at once, or make "
-                    "transcription_id its primary key."
-                )
+                raise locked_for_too_long(table, self.wait_seconds)
 
     @staticmethod
     def clock(after: timedelta) -> sa.ColumnElement[datetime]:
@@ -240,11 +236,3 @@ def _refuse_larger(table: sa.Table, key: str, size: int, limit: int) -> None:
             f"The row of {key!r} in {table.fullname} has {size} bytes; this server takes statements of at "
             f"most {limit}. Nothing was written. Raise max_allowed_packet there (up to 1 GB), then retry."
         )
-
-
-def _prepare_session(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    try:
-        cursor.execute(_SESSION)
-    finally:
-        cursor.close()

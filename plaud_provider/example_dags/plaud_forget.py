@@ -14,15 +14,12 @@ days and no longer. One Airflow variable is read if it is there: `plaud_results_
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
 from plaud_provider.operators.purge_transcriptions import PurgeTranscriptionsOperator
-from plaud_provider.task_groups.form import LAKE, lake_params
-
-RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
+from plaud_provider.task_groups.form import LAKE, lake_params, results_folder
 
 with DAG(
     dag_id="plaud_forget",
@@ -78,7 +75,7 @@ with DAG(
         recordings="{{ params.recordings }}",
         path="{{ params.folder }}",
         plan_only="{{ not params.remove }}",
-        results_path=f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}",
+        results_path=results_folder(),
         sql_conn_id="{{ params.sql_conn_id }}",
         **LAKE,
         ledger_conn_id="{{ params.ledger_conn_id or params.sql_conn_id }}",

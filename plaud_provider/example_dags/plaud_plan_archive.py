@@ -17,7 +17,6 @@ Two Airflow variables are read if they are there: `plaud_results_path` and `plau
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param
@@ -25,9 +24,7 @@ from airflow.sdk import DAG, Param
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.plan_recordings import PlanRecordingsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
-from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params
-
-RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
+from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params, results_folder
 
 with DAG(
     dag_id="plaud_plan_archive",
@@ -100,7 +97,7 @@ with DAG(
         "plaud_conn_id": "{{ params.plaud_conn_id }}",
         "public_urls": "{{ var.value.get('plaud_public_urls', '') }}",
     }
-    results_path = f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}"
+    results_path = results_folder()
     listing = ListRecordingsOperator(
         task_id="list",
         path="{{ params.archive }}",

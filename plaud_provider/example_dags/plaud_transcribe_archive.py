@@ -31,16 +31,13 @@ triggerers share (default: `plaud_results` in the Airflow home, which only one m
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 
 from plaud_provider.task_groups.archive import transcribe_archive
 from plaud_provider.task_groups.consent import folder_to_pay_for
-from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params
-
-RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
+from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params, results_folder
 
 # Empty in a run that has no interval, and where the whole folder is asked for.
 IN_INTERVAL = (
@@ -135,7 +132,7 @@ with DAG(
 ):
     transcribe_archive(
         "{{ folder_to_pay_for(params.archive, 'plaud_pay_for_archive') }}",
-        results_path=f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}",
+        results_path=results_folder(),
         pattern="{{ params.pattern }}",
         modified_after=IN_INTERVAL % "start",
         modified_before=IN_INTERVAL % "end",

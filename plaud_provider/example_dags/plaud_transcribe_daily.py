@@ -21,16 +21,14 @@ Days are in UTC. Two more Airflow variables are read if they are there: `plaud_r
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 
 from plaud_provider.task_groups.archive import transcribe_archive
 from plaud_provider.task_groups.consent import folder_to_pay_for
-from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params
+from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params, results_folder
 
-RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 # A run's logical date is the day that it is for. One that is started by hand may have none.
 DAY = (
     "(macros.datetime.strptime(params.day, '%Y-%m-%d') if params.day"
@@ -112,7 +110,7 @@ with DAG(
         "{{ folder_to_pay_for(params.root, 'plaud_pay_for_daily') }}",
         # Not a part of the path: a day without a folder is nothing to do, a wrong root is an error.
         pattern=f"{{{{ {DAY}.strftime(params.folder).strip('/') }}}}/**",
-        results_path=f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}",
+        results_path=results_folder(),
         resubmit="{{ params.resubmit }}",
         max_failed="{{ params.max_failed }}",
         language="{{ params.language }}",

@@ -20,15 +20,12 @@ soon. References into storage, such as `s3://connection@bucket/call.mp3`, are si
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 from airflow.sdk import DAG, Param
 
 from plaud_provider.task_groups.archive import transcribe_recordings
-from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params
-
-RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
+from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params, results_folder
 
 with DAG(
     dag_id="plaud_transcribe_list",
@@ -80,7 +77,7 @@ with DAG(
     transcribe_recordings(
         "{{ params.recordings }}",
         # Where what has finished is kept until it is landed.
-        results_path=f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}",
+        results_path=results_folder(),
         resubmit="{{ params.resubmit }}",
         # One that Plaud cannot transcribe makes the run red; it does not keep the others from landing.
         max_failed=0,

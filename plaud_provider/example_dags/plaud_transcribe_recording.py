@@ -25,7 +25,6 @@ over a pre-signed URL.
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from typing import Any
 
@@ -33,12 +32,11 @@ from airflow.sdk import DAG, Param, task
 
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
 from plaud_provider.sensors.transcription import TranscriptionSensor
-from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params
+from plaud_provider.task_groups.form import TERMS, UPLOAD, option_params, results_folder
 from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
 
-RESULTS_PATH = os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 #: Where the look that finds a transcription finished keeps it for the task that loads.
-RESULTS = f"{{{{ var.value.get('plaud_results_path', '{RESULTS_PATH}') }}}}"
+RESULTS = results_folder()
 LEDGER = "{{ params.ledger_conn_id or params.sql_conn_id }}"
 # ISO 639-1 codes for the form; the operator takes any BCP-47 tag.
 LANGUAGES = {

@@ -34,7 +34,7 @@ class ResultStore:
     """
     Answers of Plaud, one file each: ``<results_path>/<sha256 of region and transcription id>.json``.
 
-    Nothing is looked up until :meth:`open`, :meth:`aopen` or the first use. All methods but :meth:`aopen`
+    Nothing is looked up until :meth:`aopen` or the first use. All methods but :meth:`aopen`
     block; a trigger calls them with ``asyncio.to_thread`` after ``await store.aopen()``. Several threads may,
     and several processes: two that save the same answer leave one of the two, whole.
 
@@ -52,14 +52,9 @@ class ResultStore:
             results_path, argument="results_path", state=_STATE, kind=PlaudConfigurationError
         )
 
-    def open(self) -> Self:
-        """Look the connection up and make the folder."""
-        self._files.open()
-        return self
-
     async def aopen(self) -> Self:
         """
-        As :meth:`open`, from an event loop.
+        Look the connection up and make the folder, from an event loop.
 
         :raises AirflowNotFoundException: if there is no such connection. A failure of Airflow's API looks the
             same, so that another attempt may find it.

@@ -88,8 +88,7 @@ def write_manifest(
         name = f"chunk-{len(paths) + 1:05}.jsonl"
         files.write(name, _lines(_MANIFEST, [_described(recording, seal) for recording in chunk]))
         paths.append(files.root + name)
-    written = len(paths)
-    files.remove([name for name in _ours(files) if not 0 < _number(name) <= written])
+    files.remove([name for name, number in _ours(files).items() if not 0 < number <= len(paths)])
     return paths
 
 
@@ -263,12 +262,12 @@ def _keys_name(path: str) -> str:
     return _name(path).removesuffix(".jsonl") + ".keys.jsonl"
 
 
-def _ours(files: LocalFolder | StoredFolder) -> list[str]:
-    """Return the files that this module writes, those included that a killed task has not finished."""
-    return [name for name in files.names() if _number(name) or finished_name(name) in _LEFT_FILES]
+def _ours(files: LocalFolder | StoredFolder) -> dict[str, int]:
+    """
+    Return the files that this module writes, each with the number of its chunk; 0 of what others have left.
 
-
-def _number(name: str) -> int:
-    """Return the number of a chunk or keys file, finished or not; 0 of any other file."""
-    ours = _OURS.fullmatch(finished_name(name))
-    return int(ours[1]) if ours else 0
+    Those are included that a killed task has not finished.
+    """
+    found = {name: finished_name(name) for name in files.names()}
+    chunks = {name: int(ours[1]) for name, whole in found.items() if (ours := _OURS.fullmatch(whole))}
+    return {**chunks, **{name: 0 for name, whole in found.items() if whole in _LEFT_FILES}}

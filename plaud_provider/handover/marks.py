@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -28,6 +29,8 @@ FOLDER_SECONDS = 600
 KEPT_SECONDS = 26 * 3600.0
 #: Seconds between two looks for marks.
 LOOK_SECONDS = 2.0
+#: A mark, as it lies in the folder.
+_MARK = re.compile(r"(\d{8}T\d{4})/([0-9a-f]{64})")
 #: Marks that a process remembers: those of several days.
 REMEMBERED = 200_000
 _STATE = "Nothing is lost: without marks transcriptions are looked at by themselves."
@@ -77,17 +80,22 @@ class Marks:
 
     def all(self) -> set[str]:
         """Return the names of all marks."""
-        return {path.rpartition("/")[2] for path, _ in self._root.files()}
+        return {mark for _, mark in self._stored().values()}
 
     def remove_old(self, *, now: float) -> None:
         """Remove marks that nobody looks for any more, by the names of their folders."""
         oldest = _folder_name(now - KEPT_SECONDS)
-        old = [path for path, _ in self._root.files() if path.count("/") == 1 and path < oldest]
+        old = {path: folder for path, (folder, _) in self._stored().items() if folder < oldest}
         self._root.remove(old)
         if isinstance(self._root, LocalFolder):
-            for folder in {path.partition("/")[0] for path in old}:
+            for folder in set(old.values()):
                 with suppress(OSError):
                     os.rmdir(os.path.join(self._root.path, folder))
+
+    def _stored(self) -> dict[str, tuple[str, str]]:
+        """Return folder and name of each mark, by its path; whatever else lies there is somebody else's."""
+        found = ((path, _MARK.fullmatch(path)) for path, _ in self._root.files())
+        return {path: (mark[1], mark[2]) for path, mark in found if mark is not None}
 
 
 class MarkWatch:

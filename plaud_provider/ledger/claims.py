@@ -152,11 +152,11 @@ class Claims(LedgerReader):
         :param owner: Who has claimed.
         :return: How many recordings that are.
         """
+        lease_until = self._clock(self.LEASE_OF_CLAIM)
         return self._run(
-            self._change,
-            self._is_claimed_by(owner),
-            lease_until=self._clock(self.LEASE_OF_CLAIM),
-            updated_at=self._now,
+            lambda connection: self._change(
+                connection, self._is_claimed_by(owner), lease_until=lease_until, updated_at=self._now
+            )
         )
 
     def release(self, owner: Owner, error: str | None = None, *, keys: Collection[str] | None = None) -> int:
@@ -221,11 +221,6 @@ class Claims(LedgerReader):
             "updated_at": now,
             "purged_at": None,
         }
-
-    def _change(self, connection: sa.Connection, where: sa.ColumnElement[bool], /, **values: Any) -> int:
-        """Change all rows that a condition holds for, locked in the order of their keys."""
-        self._lock(connection, where)
-        return connection.execute(sa.update(self._table).where(where).values(values)).rowcount
 
 
 def owner_columns(owner: Owner) -> dict[str, Any]:

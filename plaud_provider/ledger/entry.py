@@ -145,11 +145,6 @@ class Entry(NamedTuple):
         """Whether ``owner`` has it and may submit it."""
         return self.state is State.CLAIMED and self.owner == owner and not self.is_released
 
-    def is_held(self, now: datetime) -> bool:
-        """Whether a task has it and is about to submit it, or is submitting it."""
-        is_leased = self.lease_until is not None and self.lease_until > now
-        return self.state in (State.CLAIMED, State.SUBMITTING) and is_leased
-
 
 def kept_error(error: str | None) -> str:
     """Return an error as it is kept: short, without query strings, which may be signatures."""

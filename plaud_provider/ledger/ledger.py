@@ -13,15 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from plaud_provider import metrics
-from plaud_provider.database.connections import kind_of, look_up
-from plaud_provider.database.database import DIALECTS, once_committed, open_database
+from plaud_provider.database.database import once_committed, open_database
 from plaud_provider.database.rows import batches
 from plaud_provider.database.types import UtcTime
-from plaud_provider.exceptions import PlaudConfigurationError
-from plaud_provider.ledger.claims import Claims, owner_columns
+from plaud_provider.ledger.claims import Claims
 from plaud_provider.ledger.entry import Entry, Owner, Recording, State, kept_error
 from plaud_provider.ledger.reader import BATCH, OWNER_COLUMNS
-from plaud_provider.ledger.table import ledger_tables
 
 __all__ = ["BATCH", "Entry", "Ledger", "Owner", "Recording", "State", "open_ledger"]
 
@@ -29,8 +26,6 @@ log = logging.getLogger(__name__)
 
 #: What is kept of why a recording failed, once it is purged.
 PURGED_REASON = "its reason was purged"
-#: Kinds of database that keep a ledger, for messages.
-LEDGER_DATABASES = "PostgreSQL, MySQL, MariaDB, SQLite or DuckDB"
 # Values that a step is given for its recording; its statement is made once.
 _ERROR = sa.bindparam("new_error", type_=sa.Text())
 _NEW_ID = sa.bindparam("new_transcription_id", type_=sa.Text())
@@ -192,9 +187,10 @@ class Ledger(Claims):
             "new_submitted_at": submitted_at,
             "new_accepted_at": accepted_at,
         }
-        return self._step(
-            State.PROCESSING, self._to_processing, recording.recording_key, owner, **accepted
-        ) or self._run(self._note_late, recording, owner, accepted)
+        key = recording.recording_key
+        return self._step(State.PROCESSING, self._to_processing, key, owner, **accepted) or self._run(
+            lambda connection: self._note_late(connection, recording, owner, accepted)
+        )
 
     @cached_property
     def _to_processing(self) -> sa.Update:
@@ -260,7 +256,7 @@ class Ledger(Claims):
 
     def _step(self, state: State, statement: sa.Update, key: str, owner: Owner, **values: Any) -> bool:
         """Take one recording of this owner a step further, and return whether that happened."""
-        mine = {f"is_{name}": value for name, value in owner_columns(owner).items()}
+        mine = {f"is_{name}": value for name, value in zip(OWNER_COLUMNS, owner, strict=True)}
         parameters = {"is_key": key, "is_again": False, **mine, **values}
 
         def step(connection: sa.Connection) -> bool:
@@ -278,37 +274,45 @@ class Ledger(Claims):
 
     # What became of it at Plaud
 
-    def landed(self, transcription_ids: Collection[str], *, region: str, target: str | None = None) -> int:
+    def landed(
+        self,
+        transcription_ids: Collection[str],
+        *,
+        region: str,
+        target: str | None = None,
+        connection: sa.Connection | None = None,
+    ) -> int:
         """
         Note that transcriptions are in the warehouse, whatever became of them before.
 
         :param transcription_ids: Ids that Plaud gave.
         :param region: Plaud region.
         :param target: Where, as :attr:`~plaud_provider.warehouse.writer.WarehouseWriter.target` says it.
+        :param connection: Connection, in the transaction to do it in; ``None`` for one of its own.
         :return: How many were not noted as landed there before.
         """
-        return self._run(self._landed, transcription_ids, region, target)
-
-    def _landed(
-        self, connection: sa.Connection, ids: Collection[str], region: str, target: str | None
-    ) -> int:
         elsewhere = sa.and_(self._is(State.LANDED), self._c.target.is_distinct_from(target))
         start = sa.or_(self._is(State.PROCESSING, State.FAILED, State.UNKNOWN, State.EXPIRED), elsewhere)
-        return self._end(connection, State.LANDED, start, dict.fromkeys(ids), region, target=target)
+        reasons = dict.fromkeys(transcription_ids)
+        return self._end(State.LANDED, start, reasons, region, connection, target=target)
 
-    def failed(self, errors: Mapping[str, str | None], *, region: str) -> int:
+    def failed(
+        self,
+        errors: Mapping[str, str | None],
+        *,
+        region: str,
+        connection: sa.Connection | None = None,
+    ) -> int:
         """
         Note that Plaud could not transcribe recordings.
 
         :param errors: Why, by the id that Plaud gave.
         :param region: Plaud region.
+        :param connection: As for :meth:`landed`.
         :return: How many were processing before.
         """
-        return self._run(self._failed, errors, region)
-
-    def _failed(self, connection: sa.Connection, errors: Mapping[str, str | None], region: str) -> int:
         reasons = {known: kept_error(error) for known, error in errors.items()}
-        return self._end(connection, State.FAILED, self._is(State.PROCESSING), reasons, region)
+        return self._end(State.FAILED, self._is(State.PROCESSING), reasons, region, connection)
 
     def expired(self, errors: Mapping[str, str], *, region: str) -> int:
         """
@@ -319,8 +323,7 @@ class Ledger(Claims):
         :return: How many were processing, or landed elsewhere, before.
         """
         reasons = {known: kept_error(error) for known, error in errors.items()}
-        start = self._is(State.PROCESSING, State.LANDED)
-        return self._run(lambda connection: self._end(connection, State.EXPIRED, start, reasons, region))
+        return self._end(State.EXPIRED, self._is(State.PROCESSING, State.LANDED), reasons, region)
 
     def known_again(self, transcription_ids: Collection[str], *, region: str) -> int:
         """
@@ -330,19 +333,22 @@ class Ledger(Claims):
         :param region: Plaud region.
         :return: How many were expired before.
         """
+        is_theirs = sa.and_(
+            self._c.region == region,
+            self._is(State.EXPIRED),
+            self._c.purged_at.is_(None),
+            self._c.transcription_id.in_(sorted(transcription_ids)),
+        )
         return self._run(
-            self._change,
-            sa.and_(
-                self._c.region == region,
-                self._is(State.EXPIRED),
-                self._c.purged_at.is_(None),
-                self._c.transcription_id.in_(sorted(transcription_ids)),
-            ),
-            state=State.PROCESSING.value,
-            error=None,
-            lease_until=self._clock(self.LEASE_OF_WAIT),
-            finished_at=None,
-            updated_at=self._now,
+            lambda connection: self._change(
+                connection,
+                is_theirs,
+                state=State.PROCESSING.value,
+                error=None,
+                lease_until=self._clock(self.LEASE_OF_WAIT),
+                finished_at=None,
+                updated_at=self._now,
+            )
         )
 
     def found_at_plaud(self, key: str, transcription_id: str) -> bool:
@@ -377,64 +383,42 @@ class Ledger(Claims):
 
         return self._run(note)
 
-    def settle(
-        self,
-        landed: Collection[str],
-        failed: Mapping[str, str | None],
-        *,
-        region: str,
-        target: str | None = None,
-        connection: sa.Connection | None = None,
-    ) -> None:
-        """
-        Note what was landed: transcripts as ``landed``, failed transcriptions as ``failed``.
-
-        :param landed: Ids of transcripts.
-        :param failed: Why, by the id of a transcription that has failed.
-        :param region: Plaud region.
-        :param target: Where, as :meth:`landed` has it.
-        :param connection: Connection, in the transaction to do it in; ``None`` for one of its own.
-        """
-
-        def settle(connection: sa.Connection) -> None:
-            self._landed(connection, landed, region, target)
-            self._failed(connection, failed, region)
-
-        if connection is not None:
-            settle(connection)
-        else:
-            self._run(settle)
-
     def _end(
         self,
-        connection: sa.Connection,
         state: State,
         start: sa.ColumnElement[bool],
         reasons: Mapping[str, str | None],
         region: str,
+        connection: sa.Connection | None = None,
         **more: Any,
     ) -> int:
         """Bring what Plaud gave these ids to an end, and return how many came to it now."""
-        changed = 0
-        for ids in batches(sorted(reasons), BATCH):
-            told = {known: reasons[known] for known in ids if reasons[known] is not None}
-            changed += self._change(
-                connection,
-                sa.and_(
-                    self._c.region == region,
-                    start,
-                    self._c.purged_at.is_(None),
-                    self._c.transcription_id.in_(ids),
-                ),
-                state=state.value,
-                error=sa.case(told, value=self._c.transcription_id, else_=None) if told else None,
-                lease_until=None,
-                finished_at=self._now,
-                updated_at=self._now,
-                **more,
-            )
-        self._tell(connection, state, changed, region=region, **more)
-        return changed
+
+        def end(connection: sa.Connection) -> int:
+            changed = 0
+            for ids in batches(sorted(reasons), BATCH):
+                told = {known: reasons[known] for known in ids if reasons[known] is not None}
+                changed += self._change(
+                    connection,
+                    sa.and_(
+                        self._c.region == region,
+                        start,
+                        self._c.purged_at.is_(None),
+                        self._c.transcription_id.in_(ids),
+                    ),
+                    state=state.value,
+                    error=sa.case(told, value=self._c.transcription_id, else_=None) if told else None,
+                    lease_until=None,
+                    finished_at=self._now,
+                    updated_at=self._now,
+                    **more,
+                )
+            self._tell(connection, state, changed, region=region, **more)
+            return changed
+
+        if not reasons:
+            return 0
+        return end(connection) if connection is not None else self._run(end)
 
     # Who waits
 
@@ -493,44 +477,22 @@ class Ledger(Claims):
         return set(self._in_batches(keys, purge))
 
 
-def open_ledger(
-    ledger_conn_id: str,
-    *,
-    schema: str | None = None,
-    table: str = "plaud_submissions",
-    keeps_connection: bool = False,
-    is_checked: bool = False,
-) -> Ledger:
+def open_ledger(ledger_conn_id: str, *, keeps_connection: bool = False, is_checked: bool = False) -> Ledger:
     """
     Return the ledger behind a connection; its table is created if it is not there, and checked if it is.
 
     :param ledger_conn_id: Airflow connection of a PostgreSQL, MySQL, MariaDB, SQLite or DuckDB database. It
         may be the warehouse's own.
-    :param schema: Schema of the table; ``None`` for the connection's own. It has to exist.
-    :param table: Name of the table, taken literally.
     :param keeps_connection: Whether a connection may be kept between calls. Close the ledger then.
     :param is_checked: Whether a task before has opened it, and so has checked its table.
     :raises PlaudConfigurationError: if the connection is missing, or its database does not enforce keys.
-    :raises PlaudInputError: if a name cannot be one.
     :raises PlaudTableMismatchError: if an existing table cannot be the ledger.
     :raises PlaudWarehouseError: if the database is away, locked or refuses.
     """
-    tables = ledger_tables(schema, table)
-    connection = look_up(ledger_conn_id, parameter="ledger_conn_id")
-    if (kind := kind_of(connection)) not in DIALECTS:
-        raise PlaudConfigurationError(
-            f"ledger_conn_id: connection {ledger_conn_id!r} is of type {kind!r}. The ledger needs a database "
-            f"that enforces keys, or two tasks could pay for one recording: {LEDGER_DATABASES}. It need not "
-            "be the warehouse. Nothing was sent."
-        )
     database = open_database(
-        ledger_conn_id,
-        role="ledger",
-        parameter="ledger_conn_id",
-        keeps_connection=keeps_connection,
-        connection=connection,
+        ledger_conn_id, role="ledger", parameter="ledger_conn_id", keeps_connection=keeps_connection
     )
-    ledger = Ledger(database, tables)
+    ledger = Ledger(database)
     try:
         ledger.ensure_table(is_checked=is_checked)
     except BaseException:

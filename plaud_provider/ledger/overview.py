@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from plaud_provider.database.database import Database
 from plaud_provider.ledger.entry import Entry, State
 from plaud_provider.ledger.reader import row_to_entry
-from plaud_provider.ledger.table import ledger_tables
+from plaud_provider.ledger.table import is_lapsed, ledger_table
 
 Result = TypeVar("Result")
 
@@ -108,7 +108,7 @@ class Overview:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._table = ledger_tables().submissions
+        self._table = ledger_table()
         self._c = self._table.c
         self._connection: sa.Connection | None = None
 
@@ -158,8 +158,9 @@ class Overview:
         group = sa.func.lower(c.state) if choice.folder else c.state
         # By name: repeated, an expression is another one to some databases.
         query = sa.select(group.label("word"), *sums).where(*self._where(choice)).group_by(sa.text("word"))
+        now = self.database.dialect.clock(timedelta(0))
         lapsed = sa.select(sa.literal(State.UNKNOWN.value), *sums).where(
-            *self._where(choice._replace(state=None)), self._is_lapsed()
+            *self._where(choice._replace(state=None)), is_lapsed(self._table, now)
         )
 
         def find(connection: sa.Connection) -> list[StateSum]:
@@ -286,11 +287,6 @@ class Overview:
         if choice.is_kept:
             where.append(c.purged_at.is_(None))
         return where
-
-    def _is_lapsed(self) -> sa.ColumnElement[bool]:
-        c = self._c
-        now = self.database.dialect.clock(timedelta(0))
-        return sa.and_(c.state == State.SUBMITTING.value, c.lease_until <= now)
 
     def _all(self, query: sa.Select[Any] | sa.CompoundSelect[Any]) -> Sequence[Any]:
         return self._run(lambda connection: connection.execute(query).all())

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from plaud_provider import metrics
 from plaud_provider.api.limits import LATE_AFTER
 from plaud_provider.database.database import once_committed
-from plaud_provider.database.rows import batches
+from plaud_provider.database.tables import DeclaredTables
 from plaud_provider.database.types import host_clock
 from plaud_provider.ledger.entry import Entry, Owner, State
+from plaud_provider.ledger.table import is_lapsed, ledger_table
 
 if TYPE_CHECKING:
     from plaud_provider.database.database import Database
-    from plaud_provider.ledger.table import LedgerTables
 
 Result = TypeVar("Result")
-Arguments = ParamSpec("Arguments")
 
 #: Keys per statement: SQLite before 3.32 takes 999 variables, and :meth:`Ledger.failed` three for each id.
 BATCH = 300
@@ -62,21 +61,20 @@ class LedgerReader:
     time, while its database restarts or other writers are in the way.
 
     :param database: Database that keeps the ledger.
-    :param tables: Its table.
     :param now: Tells the time, with time zone, instead of the database's own clock.
     """
 
-    def __init__(
-        self, database: Database, tables: LedgerTables, *, now: Callable[[], datetime] | None = None
-    ) -> None:
+    def __init__(self, database: Database, *, now: Callable[[], datetime] | None = None) -> None:
         self.database = database
-        self._tables = tables
-        self._table = tables.submissions
+        self._table = ledger_table()
+        # What a user can do about a table that does not fit is to name another database.
+        self._tables = DeclaredTables(None, {self._table: "ledger_conn_id"}, keyed=frozenset({self._table}))
         self._clock = partial(host_clock, now=now) if now is not None else database.dialect.clock
         #: The time by this clock.
         self._now = self._clock(timedelta(0))
-        c = self._c = tables.submissions.c
+        c = self._c = self._table.c
         self._failed_text = f"{self._table.fullname} could not be read or written"
+        self._is_lapsed = is_lapsed(self._table, self._now)
         #: A claim that was released has a lease of no length.
         self._is_kept = c.lease_until > c.claimed_at
 
@@ -172,20 +170,13 @@ class LedgerReader:
         :param region: Plaud region.
         :param connection: Connection, in the transaction to look in; ``None`` for one of its own.
         """
+        query = sa.select(self._table).where(self._c.region == region)
 
-        def find(connection: sa.Connection) -> dict[str, Entry]:
-            found = (
-                row_to_entry(row)
-                for batch in batches(sorted(set(transcription_ids)), BATCH)
-                for row in connection.execute(
-                    sa.select(self._table).where(
-                        self._c.region == region, self._c.transcription_id.in_(batch)
-                    )
-                )
-            )
-            return {str(entry.transcription_id): entry for entry in found}
+        def find(connection: sa.Connection, some: Sequence[str]) -> dict[str, Entry]:
+            rows = connection.execute(query.where(self._c.transcription_id.in_(some)))
+            return {row.transcription_id: row_to_entry(row) for row in rows}
 
-        return find(connection) if connection is not None else self._run(find)
+        return self._in_batches(transcription_ids, find, connection=connection)
 
     def purged(self, transcription_ids: Collection[str], *, region: str) -> set[str]:
         """
@@ -196,18 +187,12 @@ class LedgerReader:
         """
         c = self._c
 
-        def find(connection: sa.Connection) -> set[str]:
-            return {
-                known
-                for batch in batches(sorted(set(transcription_ids)), BATCH)
-                for known in connection.scalars(
-                    sa.select(c.transcription_id).where(
-                        c.region == region, c.transcription_id.in_(batch), c.purged_at.is_not(None)
-                    )
-                )
-            }
+        query = sa.select(c.transcription_id).where(c.region == region, c.purged_at.is_not(None))
 
-        return self._run(find)
+        def find(connection: sa.Connection, some: Sequence[str]) -> dict[str, bool]:
+            return dict.fromkeys(connection.scalars(query.where(c.transcription_id.in_(some))), True)
+
+        return set(self._in_batches(transcription_ids, find))
 
     def chosen(self, is_chosen: Callable[[Entry], bool]) -> list[Entry]:
         """
@@ -233,7 +218,7 @@ class LedgerReader:
         :param dag_id: Its dag.
         :param run_id: The run.
         """
-        return self._run(self._audio_seconds, dag_id, run_id) / 3600
+        return self._run(lambda connection: self._audio_seconds(connection, dag_id, run_id)) / 3600
 
     def _audio_seconds(
         self, connection: sa.Connection, dag_id: str, run_id: str, but: Sequence[str] = ()
@@ -274,18 +259,6 @@ class LedgerReader:
             return int(many), max(0.0, age)
 
         return self._run(look)
-
-    def counts(self) -> dict[State, int]:
-        """Return how many recordings are in each state."""
-        query = sa.select(self._c.state, sa.func.count()).group_by(self._c.state)
-
-        def count(connection: sa.Connection) -> dict[State, int]:
-            self._lock(connection, self._is_lapsed)
-            self._note_lapsed(connection, sa.true())
-            found = {str(state): int(many) for state, many in connection.execute(query)}
-            return {state: found.get(state.value, 0) for state in State}
-
-        return self._run(count)
 
     def overdue(self, *, region: str, client_id: str, target: str, most: int) -> list[Entry]:
         """
@@ -334,18 +307,9 @@ class LedgerReader:
 
     # How statements are run, and what they are made of
 
-    def _run(
-        self,
-        work: Callable[Concatenate[sa.Connection, Arguments], Result],
-        *arguments: Arguments.args,
-        **named: Arguments.kwargs,
-    ) -> Result:
+    def _run(self, work: Callable[[sa.Connection], Result]) -> Result:
         """Do something in a transaction; while the database is away, it is waited for."""
-        return self.database.run(
-            lambda connection: work(connection, *arguments, **named),
-            failed=self._failed_text,
-            is_patient=True,
-        )
+        return self.database.run(work, failed=self._failed_text, is_patient=True)
 
     def _in_batches(
         self,
@@ -353,15 +317,25 @@ class LedgerReader:
         work: Callable[[sa.Connection, Sequence[str]], dict[str, Result]],
         *,
         size: int = BATCH,
+        connection: sa.Connection | None = None,
     ) -> dict[str, Result]:
         """
-        Do something with keys in as many transactions as it takes, and return all that they return.
+        Do something with keys, or ids, and return all that it returns.
 
         In the order of the keys: two tasks that lock the same ones wait for each other, not in a circle.
+
+        :param connection: Connection, in the transaction to do all of it in; ``None``: one for each batch.
         """
+
+        def batch(some: Sequence[str]) -> dict[str, Result]:
+            if connection is not None:
+                return work(connection, some)
+            return self._run(lambda own: work(own, some))
+
         found: dict[str, Result] = {}
-        for some in batches(sorted(set(keys)), size):
-            found |= self._run(work, some)
+        in_order = sorted(set(keys))
+        for start in range(0, len(in_order), size):
+            found |= batch(in_order[start : start + size])
         return found
 
     def _time(self, connection: sa.Connection) -> datetime:
@@ -396,10 +370,10 @@ class LedgerReader:
         # Databases that take one writer at a time leave the lock of the rows out.
         connection.execute(sa.select(key).where(where).order_by(key).with_for_update())
 
-    @property
-    def _is_lapsed(self) -> sa.ColumnElement[bool]:
-        """Whether it was being sent when its lease ended."""
-        return sa.and_(self._is(State.SUBMITTING), self._c.lease_until <= self._now)
+    def _change(self, connection: sa.Connection, where: sa.ColumnElement[bool], /, **values: Any) -> int:
+        """Change all rows that a condition holds for, locked in the order of their keys."""
+        self._lock(connection, where)
+        return connection.execute(sa.update(self._table).where(where).values(values)).rowcount
 
     def _note_lapsed(self, connection: sa.Connection, where: sa.ColumnElement[bool]) -> None:
         """Make ``unknown``, of rows that are locked, what was being sent when its lease ended."""

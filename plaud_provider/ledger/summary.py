@@ -12,7 +12,7 @@ from plaud_provider.api.limits import LATE_AFTER, RETENTION
 from plaud_provider.database.database import Database, open_database
 from plaud_provider.exceptions import PlaudError
 from plaud_provider.ledger.entry import State
-from plaud_provider.ledger.table import DEFAULT_SUBMISSIONS_TABLE, ledger_tables
+from plaud_provider.ledger.table import LEDGER_TABLE, is_lapsed, ledger_table
 from plaud_provider.recordings.length import duration
 
 #: What to do about recordings in a state.
@@ -50,12 +50,10 @@ def count_states(database: Database) -> list[StateCount] | None:
     :return: The states that there are recordings in; ``None`` if there is no ledger yet.
     :raises PlaudWarehouseError: if the database is away, locked or refuses.
     """
-    table = ledger_tables().submissions
+    table = ledger_table()
     c = table.c
-    is_lapsed = sa.and_(
-        c.state == State.SUBMITTING.value, c.lease_until <= database.dialect.clock(timedelta(0))
-    )
-    state = sa.case((is_lapsed, State.UNKNOWN.value), else_=c.state).label("counted_as")
+    lapsed = is_lapsed(table, database.dialect.clock(timedelta(0)))
+    state = sa.case((lapsed, State.UNKNOWN.value), else_=c.state).label("counted_as")
     query = sa.select(
         state,
         sa.func.count(),
@@ -92,7 +90,7 @@ def print_summary(ledger_conn_id: str, *, now: datetime | None = None) -> int:
         print(f"plaud: {error}")
         return 1
     if counts is None:
-        print(f"{ledger_conn_id!r} has no table {DEFAULT_SUBMISSIONS_TABLE} yet: no run has used it.")
+        print(f"{ledger_conn_id!r} has no table {LEDGER_TABLE} yet: no run has used it.")
         return 0
     for line in _lines(counts, now or datetime.now(tz=UTC)):
         print(line)

@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from plaud_provider.database.tables import DeclaredTables, schema_name, table_name
 from plaud_provider.database.types import UtcTime
+from plaud_provider.ledger.entry import State
 
-DEFAULT_SUBMISSIONS_TABLE = "plaud_submissions"
+LEDGER_TABLE = "plaud_submissions"
 #: MySQL wants to be told how much of a text is in an index.
 _SHORT_STATE: Mapping[str, Any] = {"mysql_length": {"state": 16}, "mariadb_length": {"state": 16}}
 
 
-class LedgerTables(DeclaredTables):
-    """
-    The table of one ledger.
-
-    :param schema: Schema that it is in; ``None`` for the connection's own.
-    :param submissions: One row per recording, key ``recording_key``.
-    """
-
-    def __init__(self, schema: str | None, submissions: sa.Table) -> None:
-        super().__init__(schema, {submissions: "table"}, keyed=frozenset({submissions}))
-        self.submissions = submissions
-
-
-def ledger_tables(schema: str | None = None, table: str = DEFAULT_SUBMISSIONS_TABLE) -> LedgerTables:
-    """
-    Declare the table under a name given by a user.
-
-    :param schema: Schema that it is in; ``None`` for the connection's own. It has to exist.
-    :param table: Its name, taken literally.
-    :raises PlaudInputError: if a name is empty or has control characters.
-    """
-    schema = schema_name(schema)
-    name = table_name("table", table, f"the default is {DEFAULT_SUBMISSIONS_TABLE!r}")
-    submissions = sa.Table(
-        name,
-        sa.MetaData(schema=schema),
+def ledger_table() -> sa.Table:
+    """Declare the table: a row for each recording, in the connection's own schema."""
+    table = sa.Table(
+        LEDGER_TABLE,
+        sa.MetaData(),
         sa.Column("recording_key", sa.String(255), primary_key=True),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("audio_uri", sa.Text),
@@ -67,19 +46,24 @@ def ledger_tables(schema: str | None = None, table: str = DEFAULT_SUBMISSIONS_TA
         sa.Column("model", sa.Text),
         sa.Column("purged_at", UtcTime),
     )
-    stem = _index_stem(name)
-    c = submissions.c
-    sa.Index(f"ix_{stem}_transcription_id", c.transcription_id)
+    c = table.c
+    sa.Index(f"ix_{LEDGER_TABLE}_transcription_id", c.transcription_id)
     # The ledger's page sums up from these two alone: the table itself of a million rows is too much to read.
     sums = (c.state, c.updated_at)
     sa.Index(
-        f"ix_{stem}_owner_run", c.owner_dag_id, c.owner_run_id, *sums, c.duration_seconds, **_SHORT_STATE
+        f"ix_{LEDGER_TABLE}_owner_run",
+        *(c.owner_dag_id, c.owner_run_id, *sums, c.duration_seconds),
+        **_SHORT_STATE,
     )
-    sa.Index(f"ix_{stem}_state", *sums, c.owner_dag_id, c.duration_seconds, **_SHORT_STATE)
-    return LedgerTables(schema, submissions)
+    sa.Index(f"ix_{LEDGER_TABLE}_state", *sums, c.owner_dag_id, c.duration_seconds, **_SHORT_STATE)
+    return table
 
 
-def _index_stem(table: str) -> str:
-    """Return what tells this table's indexes from those of another, in a length that all databases take."""
-    is_short = table.isascii() and table.isidentifier() and len(table) <= 30
-    return table if is_short else hashlib.sha256(table.encode()).hexdigest()[:16]
+def is_lapsed(table: sa.Table, now: sa.ColumnElement[datetime]) -> sa.ColumnElement[bool]:
+    """
+    Return the rule of what was being sent when its lease ended: nobody knows what became of it.
+
+    :param table: The table.
+    :param now: The time in SQL.
+    """
+    return sa.and_(table.c.state == State.SUBMITTING.value, table.c.lease_until <= now)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow.sdk import Asset
+
 if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
+    from airflow.sdk import Context
 
 #: Ids of transcriptions in one event: more would make it too large for backends.
 MOST_IDS = 1000
@@ -64,6 +67,19 @@ class TellsLineage:
         from plaud_provider.lineage.openlineage import lineage_of
 
         return lineage_of(self._moved)
+
+
+def tell_outlets(outlets: Iterable[object], context: Context, counts: Mapping[str, float]) -> None:
+    """
+    Give counts to each Asset that a task updates, as ``extra`` of its event.
+
+    :param outlets: What the task updates.
+    :param context: Of the task.
+    :param counts: What has become of its recordings.
+    """
+    for outlet in outlets:
+        if isinstance(outlet, Asset):
+            context["outlet_events"][outlet].extra.update(counts)
 
 
 def folders_of(references: Iterable[str | None]) -> tuple[str, ...]:

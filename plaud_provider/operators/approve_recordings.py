@@ -9,7 +9,7 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional_number, validate_boolean
-from plaud_provider.operators.chunk import COUNTS_KEY
+from plaud_provider.operators.chunk import pulled
 from plaud_provider.recordings.length import duration
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class ApproveRecordingsOperator(HITLOperator):
 
         manifests = self._chunks()
         most = optional_number("approve_above_hours", self.approve_above_hours, minimum=0)
-        plans = [*self._pull(context, self.plan_task_id), *self._pull(context, self.list_task_id)]
+        plans = [*pulled(context, self.plan_task_id), *pulled(context, self.list_task_id)]
         hours = sum(plan.get("audio_hours", 0.0) for plan in plans)
         if validate_boolean("plan_only", self.plan_only) or most is None or hours <= most:
             self.log.info("%.2f hours of new audio: nobody needs to be asked.", hours)
@@ -135,10 +135,6 @@ class ApproveRecordingsOperator(HITLOperator):
         if self.manifests is None:
             raise AirflowSkipException("Nothing was listed.")
         return list(self.manifests)
-
-    def _pull(self, context: Context, task_id: str) -> list[Mapping[str, float]]:
-        found = context["ti"].xcom_pull(task_ids=[task_id], key=COUNTS_KEY)
-        return [one for one in found if one]
 
 
 def question_in_words(plans: Sequence[Mapping[str, float]], *, most: float, price: Price | None) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator
 
@@ -32,6 +33,19 @@ PROBLEMS_KEY = "problems"
 SHOWN = 5
 #: Until recordings that another task is about to submit are looked at again.
 HELD_SECONDS = 30.0
+#: What becomes of recordings, by what it is counted as; and what to do about those that did not land.
+ENDS = ("landed", "failed", "unknown", "expired", "processing", "not_submitted")
+REMEDIES = {
+    "failed": "Failed ones are rows of the ledger with their reasons; resubmit=['failed'] submits them again "
+    "and pays again.",
+    "unknown": "Those of unknown outcome may have been accepted and billed: look at Plaud's console or bill, "
+    "then submit them again with resubmit=['unknown'].",
+    "expired": "Plaud does not know the expired ones any more: resubmit=['expired'] pays for them again.",
+    "processing": "Those that Plaud had not finished by the deadline are waited for by the next run, or when "
+    "this task is cleared; nothing is paid twice.",
+    "not_submitted": "What was not submitted (the submit's log says why, such as a file that could not be "
+    "read, or max_audio_hours) is submitted by the next run, or when that submit is cleared.",
+}
 
 
 class EndsInOrder:
@@ -184,9 +198,10 @@ class ArchiveOperator(TellsLineage, TextArguments, HarmlessLabel, BaseOperator):
     def _target(self) -> str:
         from plaud_provider.warehouse.tables import plaud_tables
 
-        tables = plaud_tables(self.schema, self.transcripts_table, self.segments_table)
-        lake = self._lake()
-        return tables.target(self.sql_conn_id or (lake.path if lake else ""))
+        place = self.sql_conn_id
+        if place is None and (lake := self._lake()) is not None:
+            place = lake.path
+        return plaud_tables(self.schema, self.transcripts_table, self.segments_table).target(place or "")
 
     def _lake(self) -> Lake | None:
         from plaud_provider.warehouse.lake import checked_lake
@@ -217,6 +232,44 @@ class ChunkOperator(ArchiveOperator):
         except PlaudInputError as missing:
             self.log.warning("No recording of this chunk was prepared: %s", missing)
             return {}
+
+
+def in_words(counts: Mapping[str, float]) -> str:
+    """Return counts of recordings as messages have them."""
+    rest = [f"{counts[end]:g} {end.replace('_', ' ')}" for end in ENDS[1:] if counts[end]]
+    return ", ".join([f"{counts['total']:g} recordings: {counts['landed']:g} landed", *rest])
+
+
+def remedies(counts: Mapping[str, float]) -> str:
+    """Return what to do about those that did not land."""
+    return " ".join(remedy for end, remedy in REMEDIES.items() if counts[end])
+
+
+def examples(problems: Sequence[str]) -> str:
+    """Return some of the reasons why recordings did not land."""
+    if not problems:
+        return ""
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return f" Such as: {'; '.join(problems[:SHOWN])}{more}"
+
+
+def come_back(operator: BaseOperator, **kwargs: Any) -> NoReturn:
+    """
+    Let go of the worker until another task has submitted what it holds; then go on with ``resume``.
+
+    :param operator: The operator.
+    :param kwargs: Arguments of its ``resume``.
+    """
+    from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+
+    moment = datetime.now(tz=UTC) + timedelta(seconds=HELD_SECONDS)
+    operator.defer(trigger=DateTimeTrigger(moment), method_name="resume", kwargs=kwargs)
+
+
+def pulled(context: Context, task_id: str, key: str = COUNTS_KEY) -> list[Any]:
+    """Return what the instances of a task have pushed, without what is empty."""
+    found = context["ti"].xcom_pull(task_ids=[task_id], key=key)
+    return [one for one in found if one]
 
 
 def states_to_resubmit(words: object) -> list[State]:

@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from plaud_provider import metrics
@@ -16,8 +15,18 @@ from plaud_provider.api.arguments import validate_boolean, validate_number
 from plaud_provider.api.waiting import BACKSTOP, NOT_FOUND_REASON, WaitResult
 from plaud_provider.exceptions import PlaudArchiveError, error_class
 from plaud_provider.handover.wait_record import WaitRecord
-from plaud_provider.lineage.moved import Moved, folders_of, some_ids
-from plaud_provider.operators.chunk import COUNTS_KEY, PROBLEMS_KEY, SHOWN, ChunkOperator, shown
+from plaud_provider.lineage.moved import Moved, folders_of, some_ids, tell_outlets
+from plaud_provider.operators.chunk import (
+    COUNTS_KEY,
+    ENDS,
+    PROBLEMS_KEY,
+    SHOWN,
+    ChunkOperator,
+    examples,
+    in_words,
+    remedies,
+    shown,
+)
 from plaud_provider.transfers.metadata import describer_of
 from plaud_provider.triggers.transcription import TranscriptionTrigger
 
@@ -35,18 +44,6 @@ if TYPE_CHECKING:
 ROWS_KEY = "plaud_rows"
 #: For how long what other runs have left at Plaud is waited for at most: the next run comes back to it.
 LEFT_OVER_SECONDS = 3600.0
-ENDS = ("landed", "failed", "unknown", "expired", "processing", "not_submitted")
-REMEDIES = {
-    "failed": "Failed ones are rows of the ledger with their reasons; resubmit=['failed'] submits them again "
-    "and pays again.",
-    "unknown": "Those of unknown outcome may have been accepted and billed: look at Plaud's console or bill, "
-    "then submit them again with resubmit=['unknown'].",
-    "expired": "Plaud does not know the expired ones any more: resubmit=['expired'] pays for them again.",
-    "processing": "Those that Plaud had not finished by the deadline are waited for by the next run, or when "
-    "this task is cleared; nothing is paid twice.",
-    "not_submitted": "What was not submitted (the submit's log says why, such as a file that could not be "
-    "read, or max_audio_hours) is submitted by the next run, or when that submit is cleared.",
-}
 
 
 class LandRecordingsOperator(ChunkOperator):
@@ -176,16 +173,22 @@ class LandRecordingsOperator(ChunkOperator):
     def _note_given_up(result: WaitResult, chunk: _Chunk) -> None:
         """Tell the ledger what cannot be had; not of what another run has landed here meanwhile."""
         waiting, region = chunk.waiting, chunk.plaud.region
-        missing = {known: _gone(waiting[known]) for known in result.missing if known in waiting}
-        failed = {known: why for known, why in result.given_up.items() if known in waiting}
-        for known in [known for known in failed if _is_landed(waiting[known])]:
-            missing[known] = f"{failed.pop(known)} {_landed_in(waiting[known])}"
-        if missing:
-            chunk.ledger.expired(missing, region=region)
-        if failed:
-            # It keeps its id: what lands later is noted as landed.
+        expired, failed = {}, {}
+        for known, why in {**result.given_up, **dict.fromkeys(result.missing, NOT_FOUND_REASON)}.items():
+            entry = waiting.get(known)
+            if entry is None:
+                continue
+            if entry.state == "landed":
+                place = entry.target or "other tables"
+                expired[known] = f"{why.rstrip('.')}. It landed in {place}, and is not in these."
+            elif known in result.missing:
+                expired[known] = why
+            else:
+                # It keeps its id: what lands later is noted as landed.
+                failed[known] = why
+        if expired or failed:
+            chunk.ledger.expired(expired, region=region)
             chunk.ledger.failed(failed, region=region)
-        if missing or failed:
             chunk.look()
 
     def _chunk(self, ledger: Ledger, plaud: PlaudConnection) -> _Chunk:
@@ -255,14 +258,10 @@ class LandRecordingsOperator(ChunkOperator):
 
         return ResultStore(self.results_path)
 
-    @staticmethod
-    def _tell_queue(ledger: Ledger) -> None:
-        waiting, oldest = ledger.queue()
-        metrics.level(metrics.WAITING, waiting)
-        metrics.level(metrics.OLDEST, oldest)
-
     def _go_on(self, chunk: _Chunk, context: Context, started_at: float, end_time: float) -> dict[str, int]:
-        self._tell_queue(chunk.ledger)
+        at_plaud, oldest = chunk.ledger.queue()
+        metrics.level(metrics.WAITING, at_plaud)
+        metrics.level(metrics.OLDEST, oldest)
         if chunk.waiting and time.time() < end_time:
             self._defer(chunk.waiting, started_at, end_time)
         if chunk.waiting:
@@ -285,9 +284,7 @@ class LandRecordingsOperator(ChunkOperator):
         self._moved = chunk.moved(counts)._replace(
             target=self._tables(), transcripts=rows["transcripts"], segments=rows["segments"]
         )
-        for outlet in self.outlets:
-            if isinstance(outlet, Asset):
-                context["outlet_events"][outlet].extra.update(counts)
+        tell_outlets(self.outlets, context, counts)
         problems = chunk.problems()
         context["ti"].xcom_push(key=PROBLEMS_KEY, value=problems[:SHOWN])
         self.log.info("%s.", in_words(counts))
@@ -408,40 +405,6 @@ class _Chunk:
             for entry in self._entries.values()
             if entry.error and entry.transcription_id not in self._landed
         )
-
-
-def in_words(counts: Mapping[str, float]) -> str:
-    """Return counts of recordings as messages have them."""
-    rest = [f"{counts[end]:g} {end.replace('_', ' ')}" for end in ENDS[1:] if counts[end]]
-    return ", ".join([f"{counts['total']:g} recordings: {counts['landed']:g} landed", *rest])
-
-
-def remedies(counts: Mapping[str, float]) -> str:
-    """Return what to do about those that did not land."""
-    return " ".join(remedy for end, remedy in REMEDIES.items() if counts[end])
-
-
-def examples(problems: Sequence[str]) -> str:
-    """Return some of the reasons why recordings did not land."""
-    if not problems:
-        return ""
-    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    return f" Such as: {'; '.join(problems[:SHOWN])}{more}"
-
-
-def _is_landed(entry: Entry) -> bool:
-    from plaud_provider.ledger.entry import State
-
-    return entry.state is State.LANDED
-
-
-def _landed_in(entry: Entry) -> str:
-    return f"It landed in {entry.target or 'other tables'}, and is not in these."
-
-
-def _gone(entry: Entry) -> str:
-    """Say that Plaud does not know a transcription any more."""
-    return f"{NOT_FOUND_REASON}. {_landed_in(entry)}" if _is_landed(entry) else NOT_FOUND_REASON
 
 
 def _epoch(moment: datetime | None) -> float | None:

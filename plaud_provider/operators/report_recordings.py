@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowSkipException
 
 from plaud_provider.api.arguments import optional_number, validate_boolean
 from plaud_provider.exceptions import PlaudArchiveError, PlaudError
-from plaud_provider.lineage.moved import Moved
-from plaud_provider.operators.chunk import COUNTS_KEY, PROBLEMS_KEY, SHOWN, ArchiveOperator
-from plaud_provider.operators.land_recordings import ENDS, examples, in_words, remedies
+from plaud_provider.lineage.moved import Moved, tell_outlets
+from plaud_provider.operators.chunk import (
+    ENDS,
+    PROBLEMS_KEY,
+    SHOWN,
+    ArchiveOperator,
+    examples,
+    in_words,
+    pulled,
+    remedies,
+)
 from plaud_provider.operators.list_recordings import MAX_CHANGED, changed_in_words, manifest_folder
 
 if TYPE_CHECKING:
@@ -136,7 +143,7 @@ class ReportRecordingsOperator(ArchiveOperator):
         if not is_only_plan and counts.get("changed_left") and max_changed != 0:
             complaints.append(changed_in_words(counts["changed_left"], self.max_changed))
         problems = sorted(
-            problem for some in self._pull(context, self.land_task_id, PROBLEMS_KEY) for problem in some
+            problem for some in pulled(context, self.land_task_id, PROBLEMS_KEY) for problem in some
         )
         told = {
             "version": 1,
@@ -150,31 +157,30 @@ class ReportRecordingsOperator(ArchiveOperator):
             raise PlaudArchiveError(
                 f"{' '.join(complaints)} ({in_words(counts)}). {remedies(counts)}{examples(problems)}"
             )
-        for outlet in () if is_only_plan else self.outlets:
-            if isinstance(outlet, Asset):
-                context["outlet_events"][outlet].extra.update(counts)
+        if not is_only_plan:
+            tell_outlets(self.outlets, context, counts)
         return counts
 
     def _summary(self, context: Context, counts: Mapping[str, float], *, is_only_plan: bool) -> str:
         """Return the run in one line, and the files that were refused."""
         from plaud_provider.submit.summary import plan_in_words
 
-        settled = self._pull(context, self.list_task_id)
-        planned = [*self._pull(context, self.submit_task_id), *settled]
+        settled = pulled(context, self.list_task_id)
+        planned = [*pulled(context, self.submit_task_id), *settled]
         plan = {name: _sum(planned, name) for name in _SAID}
         plan["total"] += sum(_sum(settled, name) for name in (*_SETTLED.values(), "changed_left"))
         words = plan_in_words(plan, self._price(self._plaud()))
         if not is_only_plan:
             words += f" Now {in_words(counts)}."
         refused = sorted(
-            problem for some in self._pull(context, self.submit_task_id, PROBLEMS_KEY) for problem in some
+            problem for some in pulled(context, self.submit_task_id, PROBLEMS_KEY) for problem in some
         )
         return f"{words} Refused:{examples(refused).removeprefix(' Such as:')}" if refused else words
 
     def _counts(self, context: Context, *, is_only_plan: bool) -> dict[str, float]:
-        settled = self._pull(context, self.list_task_id)
-        planned = self._pull(context, self.submit_task_id)
-        landed = [] if is_only_plan else self._pull(context, self.land_task_id)
+        settled = pulled(context, self.list_task_id)
+        planned = pulled(context, self.submit_task_id)
+        landed = [] if is_only_plan else pulled(context, self.land_task_id)
         counts = {end: _sum(landed, end) + _sum(settled, _SETTLED.get(end, "")) for end in ENDS}
         chunks = planned if is_only_plan else landed
         return {
@@ -184,10 +190,6 @@ class ReportRecordingsOperator(ArchiveOperator):
             **{name: _sum(settled, name) for name in ("changed", "changed_left") if _sum(settled, name)},
             **{name: _sum(planned, name) + _sum(settled, name) for name in _PLANNED},
         }
-
-    def _pull(self, context: Context, task_id: str, key: str = COUNTS_KEY) -> list[Any]:
-        found = context["ti"].xcom_pull(task_ids=[task_id], key=key)
-        return [one for one in found if one]
 
     def _broken(self, context: Context) -> int:
         """Return how many chunks did not come to a good end."""

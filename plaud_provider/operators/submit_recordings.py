@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
-from plaud_provider.api.arguments import (
-    optional_number,
-    validate_boolean,
-)
+from plaud_provider.api.arguments import optional_number, validate_boolean
 from plaud_provider.lineage.moved import Moved, folders_of, some_ids
 from plaud_provider.operators.chunk import (
     COUNTS_KEY,
-    HELD_SECONDS,
     PROBLEMS_KEY,
     SHOWN,
     ChunkOperator,
     EndsInOrder,
+    come_back,
     owner_of,
     states_to_resubmit,
 )
-from plaud_provider.operators.terms import TermsOperator
-from plaud_provider.recordings.identity import validate_identity_params
-from plaud_provider.recordings.local_files import validate_public_urls
-from plaud_provider.recordings.sources import validate_url_validity
+from plaud_provider.operators.terms import TermsOperator, rules_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -49,7 +43,6 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
     only submitted again if ``resubmit`` says so.
 
     :param manifest: As for all tasks of a chunk.
-    :param sql_conn_id: Likewise.
     :param ledger_conn_id: Likewise.
     :param plaud_conn_id: Likewise.
     :param region: Likewise.
@@ -186,7 +179,10 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
                         counts = _summed(before, counts)
                     self._note_moved(chunk, counts)
                 if held := chunk.held():
-                    self._come_back(held, counts)
+                    self.log.info("Another task is about to submit %d of these; waiting for it.", held)
+                    # Nobody asks a task that is deferred what it has moved.
+                    moved = None if self._moved is None else self._moved._asdict()
+                    come_back(self, before=counts, moved=moved)
         context["ti"].xcom_push(key=COUNTS_KEY, value=counts)
         return counts
 
@@ -200,34 +196,12 @@ class SubmitRecordingsOperator(EndsInOrder, TermsOperator, ChunkOperator):
         )
 
     def _rules(self) -> Rules:
-        from plaud_provider.recordings.convert import validate_convert
-        from plaud_provider.recordings.examine import validate_unreadable
-        from plaud_provider.recordings.upload import validate_upload
-        from plaud_provider.submit.plan import Rules
-
-        return Rules(
-            url_validity=validate_url_validity(self.url_validity),
-            public_urls=validate_public_urls(self.public_urls),
-            identity_params=validate_identity_params(self.identity_params),
-            resubmit=states_to_resubmit(self.resubmit),
+        return rules_of(
+            self,
+            states_to_resubmit(self.resubmit),
             max_audio_hours=optional_number("max_audio_hours", self.max_audio_hours, minimum=0),
             max_recording_hours=optional_number("max_recording_hours", self.max_recording_hours, minimum=0),
-            unreadable=validate_unreadable(self.unreadable),
-            convert=validate_convert(self.convert),
-            upload=validate_upload(self.upload),
-            results_path=self.results_path,
             target=self._target(),
-        )
-
-    def _come_back(self, held: int, counts: dict[str, Any]) -> NoReturn:
-        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
-
-        self.log.info("Another task is about to submit %d of these recordings; waiting for it.", held)
-        moment = datetime.now(tz=UTC) + timedelta(seconds=HELD_SECONDS)
-        # Nobody asks a task that is deferred what it has moved.
-        moved = None if self._moved is None else self._moved._asdict()
-        self.defer(
-            trigger=DateTimeTrigger(moment), method_name="resume", kwargs={"before": counts, "moved": moved}
         )
 
 

@@ -1,14 +1,16 @@
-"""How recordings are to be transcribed, as arguments of operators."""
+"""How recordings are to be transcribed, and which may be submitted, as arguments of operators."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
 if TYPE_CHECKING:
     from plaud_provider.api.terms import Terms
+    from plaud_provider.ledger.entry import State
+    from plaud_provider.submit.plan import Rules
 
 
 class TermsOperator(BaseOperator):
@@ -71,3 +73,33 @@ class TermsOperator(BaseOperator):
             decode_silence=self.decode_silence,
             detection_level=self.detection_level,
         )
+
+
+def rules_of(operator: Any, resubmit: Collection[State], **more: Any) -> Rules:
+    """
+    Return what an operator may submit, and how, by its arguments.
+
+    :param operator: An operator that submits, with its templates rendered.
+    :param resubmit: States that recordings are submitted again from.
+    :param more: Further rules, checked.
+    :raises PlaudInputError: if an argument is wrong; nothing was sent.
+    """
+    from plaud_provider.recordings.convert import validate_convert
+    from plaud_provider.recordings.examine import validate_unreadable
+    from plaud_provider.recordings.identity import validate_identity_params
+    from plaud_provider.recordings.local_files import validate_public_urls
+    from plaud_provider.recordings.sources import validate_url_validity
+    from plaud_provider.recordings.upload import validate_upload
+    from plaud_provider.submit.plan import Rules
+
+    return Rules(
+        url_validity=validate_url_validity(operator.url_validity),
+        public_urls=validate_public_urls(operator.public_urls),
+        resubmit=resubmit,
+        identity_params=validate_identity_params(operator.identity_params),
+        unreadable=validate_unreadable(operator.unreadable),
+        convert=validate_convert(operator.convert),
+        upload=validate_upload(operator.upload),
+        results_path=operator.results_path,
+        **more,
+    )

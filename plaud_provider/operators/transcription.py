@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from plaud_provider.api.arguments import LAKE_ARGUMENTS, TextArguments, optional, validate_words, warehouse_of
 from plaud_provider.api.waiting import SUBMITTED_AT_KEY
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.lineage.moved import Moved, TellsLineage, folders_of
-from plaud_provider.operators.chunk import HELD_SECONDS, EndsInOrder, owner_of
-from plaud_provider.operators.terms import TermsOperator
+from plaud_provider.operators.chunk import EndsInOrder, come_back, owner_of
+from plaud_provider.operators.terms import TermsOperator, rules_of
 from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from plaud_provider.ledger.entry import Entry, State
+    from plaud_provider.ledger.entry import State
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.submit.single import OnUnknownSubmit
 
@@ -34,8 +34,7 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
     **What is billed:** each accepted submit, by audio length. Within a DAG run a recording is submitted once:
     the intent and the id are noted in Airflow's task state store (Airflow 3.3) under the recording's
     identity, so a retry, or a user's clear, re-attaches to the earlier submit. With ``ledger_conn_id`` that
-    holds over all runs and DAGs. Whatever is wrong with the
-    arguments is found before anything is paid for.
+    holds over all runs and DAGs. Whatever is wrong with the arguments is found before anything is paid for.
 
     **What is not known** is never repeated silently. If a submit was sent and its answer lost, or the worker
     died while sending, Plaud may have billed it, and its API has no way to look it up. ``on_unknown_submit``
@@ -171,28 +170,13 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
         """Re-attach to an earlier submit of this recording in this run, else submit it."""
         from plaud_provider.hooks.connection import PlaudConnection
         from plaud_provider.hooks.plaud import PlaudHook
-        from plaud_provider.recordings.convert import validate_convert
-        from plaud_provider.recordings.examine import validate_unreadable
-        from plaud_provider.recordings.identity import validate_identity_params
-        from plaud_provider.recordings.local_files import validate_public_urls
-        from plaud_provider.recordings.sources import validate_url_validity
-        from plaud_provider.recordings.upload import validate_upload
-        from plaud_provider.submit.plan import Plan, Rules
+        from plaud_provider.submit.plan import Plan
         from plaud_provider.submit.single import HeldError, SingleSubmit
         from plaud_provider.submit.stop import Stop
 
         policy, audio = self._checked_policy(), self._checked_audio()
         terms = self._terms(self.webhook_url)
-        rules = Rules(
-            url_validity=validate_url_validity(self.url_validity),
-            public_urls=validate_public_urls(self.public_urls),
-            resubmit=self._resubmittable(),
-            identity_params=validate_identity_params(self.identity_params),
-            unreadable=validate_unreadable(self.unreadable),
-            convert=validate_convert(self.convert),
-            upload=validate_upload(self.upload),
-            results_path=self.results_path,
-        )
+        rules = rules_of(self, self._resubmittable())
         settings = PlaudConnection(self.plaud_conn_id, self.region).settings
         self._refuse_unserved_warehouses(context)
         terms = terms._replace(webhook_url=settings.webhook_url(terms.webhook_url))
@@ -214,7 +198,9 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
             try:
                 transcription_id, submitted_at = stop.run(single.submit)
             except HeldError as held:
-                self._come_back(held.entry)
+                whose, uri = held.entry.owner.in_words, held.entry.audio_uri
+                self.log.info("Another task, of %s, is about to submit %s; waiting for it.", whose, uri)
+                come_back(self)
         if submitted_at is not None:
             # A sensor behind this task knows then when a result is likely.
             context["ti"].xcom_push(key=SUBMITTED_AT_KEY, value={transcription_id: submitted_at.timestamp()})
@@ -257,17 +243,6 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
 
         words = validate_words("resubmit", self.resubmit, (State.FAILED, State.EXPIRED))
         return [State(word) for word in words]
-
-    def _come_back(self, entry: Entry) -> NoReturn:
-        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
-
-        self.log.info(
-            "Another task, of %s, is about to submit %s; waiting for it.",
-            entry.owner.in_words,
-            entry.audio_uri,
-        )
-        moment = datetime.now(tz=UTC) + timedelta(seconds=HELD_SECONDS)
-        self.defer(trigger=DateTimeTrigger(moment), method_name="resume")
 
     def _checked_audio(self) -> AudioReference:
         audio: object = self.audio_url

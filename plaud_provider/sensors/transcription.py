@@ -25,6 +25,7 @@ from plaud_provider.api.schedule import Job, Schedule
 from plaud_provider.api.waiting import BACKSTOP, SUBMITTED_AT_KEY, Wait, WaitResult, after_look
 from plaud_provider.exceptions import (
     PlaudError,
+    PlaudInputError,
     PlaudTranscriptionFailedError,
     PlaudTriggerEventError,
     PlaudWaitTimeoutError,
@@ -113,7 +114,7 @@ class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
     ) -> None:
         super().__init__(timeout=timeout, poke_interval=poke_interval, **kwargs)
         if on_failed not in ("fail", "skip", "continue"):
-            raise ValueError(f"on_failed: {on_failed!r} is not 'fail', 'skip' or 'continue'.")
+            raise PlaudInputError(f"on_failed: {on_failed!r} is not 'fail', 'skip' or 'continue'.")
         self.transcription_id = transcription_id
         self.plaud_conn_id = plaud_conn_id
         self.region = region

@@ -76,9 +76,18 @@ class StorageKind(ABC):
         """Return the account that a file system leads to, where references name one."""
         return ""
 
-    @abstractmethod
     async def describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
         """Look an object up; ``IsADirectoryError`` if it is a folder."""
+        try:
+            return await self._describe(file_system, bucket, key)
+        except FileNotFoundError:
+            page = await self.page(file_system, bucket, f"{key}/", after="", delimiter="/")
+            if page.objects or page.folders:
+                raise IsADirectoryError from None
+            raise
+
+    @abstractmethod
+    async def _describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata: ...
 
     async def begin(
         self, file_system: Any, bucket: str, key: str, size: int
@@ -121,11 +130,6 @@ class StorageKind(ABC):
     async def sign(self, file_system: Any, bucket: str, key: str, validity: timedelta) -> str:
         """Return a URL that gives this object for so long."""
 
-    async def _refuse_folder(self, file_system: Any, bucket: str, key: str) -> None:
-        page = await self.page(file_system, bucket, f"{key}/", after="", delimiter="/")
-        if page.objects or page.folders:
-            raise IsADirectoryError
-
 
 class S3(StorageKind):
     """Amazon S3, and what speaks its language."""
@@ -139,13 +143,8 @@ class S3(StorageKind):
         """Have URLs signed for the bucket's region, which need not be the connection's."""
         file_system.cache_regions = True
 
-    async def describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
-        """Look an object up."""
-        try:
-            found = await file_system._call_s3("head_object", Bucket=bucket, Key=key)
-        except FileNotFoundError:
-            await self._refuse_folder(file_system, bucket, key)
-            raise
+    async def _describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
+        found = await file_system._call_s3("head_object", Bucket=bucket, Key=key)
         metadata = _s3_metadata(key, {**found, "Size": found["ContentLength"]})
         return metadata._replace(is_archived=_is_archived_in_s3(found))
 
@@ -215,14 +214,9 @@ class GoogleCloudStorage(StorageKind):
     extra = "gcs"
     needs = "a service account key, or impersonation of a service account; other credentials cannot sign"
 
-    async def describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
-        """Look an object up."""
+    async def _describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
         # Not by its library's look-up, which makes three requests, and remembers what they told.
-        try:
-            found = await file_system._call("GET", "b/{}/o/{}", bucket, key, json_out=True)
-        except FileNotFoundError:
-            await self._refuse_folder(file_system, bucket, key)
-            raise
+        found = await file_system._call("GET", "b/{}/o/{}", bucket, key, json_out=True)
         return _google_metadata(key, found)
 
     async def page(self, file_system: Any, bucket: str, prefix: str, *, after: str, delimiter: str) -> Page:
@@ -275,14 +269,9 @@ class Azure(StorageKind):
         "a service principal or a SAS token cannot sign"
     )
 
-    async def describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
-        """Look an object up."""
-        try:
-            async with _azure_blob(file_system, bucket, key) as blob:
-                found = _azure_metadata(key, await blob.get_blob_properties())
-        except FileNotFoundError:
-            await self._refuse_folder(file_system, bucket, key)
-            raise
+    async def _describe(self, file_system: Any, bucket: str, key: str) -> ObjectMetadata:
+        async with _azure_blob(file_system, bucket, key) as blob:
+            found = _azure_metadata(key, await blob.get_blob_properties())
         if found.is_folder:
             raise IsADirectoryError
         return found

@@ -20,8 +20,9 @@ from plaud_provider.exceptions import (
 from plaud_provider.ledger.entry import Entry, State
 from plaud_provider.submit import course
 from plaud_provider.submit.expired import look_again
-from plaud_provider.submit.memory import LedgerMemory, Memories, TaskMemory
+from plaud_provider.submit.memory import LedgerMemory, Memories
 from plaud_provider.submit.plan import ROUNDS, Candidate, Plan
+from plaud_provider.submit.task_memory import TaskMemory
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.entry import Owner
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.recordings.sources import AudioSource
-    from plaud_provider.submit.memory import Memory, TaskNote
+    from plaud_provider.submit.memory import Memory
     from plaud_provider.submit.stop import Stop
+    from plaud_provider.submit.task_memory import TaskNote
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,8 @@
-"""The fields that forms of several DAGs have for a lake and the API ``embedded``, and what reads them."""
+"""What several DAGs have in common: fields of their forms, what reads them, and where results are kept."""
 
 from __future__ import annotations
+
+import os
 
 from airflow.sdk import Param
 
@@ -15,6 +17,16 @@ TERMS = {
 UPLOAD = "{{ params.upload }}"
 #: A lake to land in, or that was landed in, as arguments.
 LAKE = {name: f"{{{{ params.{name} }}}}" for name in LAKE_ARGUMENTS}
+
+
+def results_folder() -> str:
+    """Return, as a template, where tasks keep results: what an Airflow variable names, else the default."""
+    return f"{{{{ var.value.get('plaud_results_path', '{default_results_folder()}') }}}}"
+
+
+def default_results_folder() -> str:
+    """Return the folder in Airflow's home, which only one host has."""
+    return os.path.join(os.environ.get("AIRFLOW_HOME", os.path.expanduser("~/airflow")), "plaud_results")
 
 
 def lake_params(

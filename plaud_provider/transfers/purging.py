@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,7 +32,7 @@ _TORN = re.compile(r"\.([0-9a-f]{64}\.json)\.\w+")
 _WAY = re.compile(r"^file://|(?<=://)[^/@]*@")
 
 
-class Wanted(NamedTuple):
+class Wanted:
     """
     What is to be forgotten; a transcription has to be of all that is given.
 
@@ -41,20 +41,26 @@ class Wanted(NamedTuple):
     :param before: Only what was submitted before (where that is not known: completed, else landed).
     """
 
-    folder: str | None = None
-    recordings: Collection[str] | None = None
-    before: datetime | None = None
+    def __init__(
+        self,
+        *,
+        folder: str | None = None,
+        recordings: Iterable[str] | None = None,
+        before: datetime | None = None,
+    ) -> None:
+        # Once, not for each of a million rows.
+        self._folder = None if folder is None else _place(folder).rstrip("/") + "/"
+        self._named = None if recordings is None else frozenset(map(_place, recordings))
+        self._before = before
 
     def has(self, transcription_id: str | None, audio_uri: str | None, since: datetime | None) -> bool:
         """Whether a transcription is to be forgotten."""
         place = _place(audio_uri) if audio_uri is not None else None
-        if self.folder is not None and not (place or "").startswith(_place(self.folder).rstrip("/") + "/"):
+        if self._folder is not None and not (place or "").startswith(self._folder):
             return False
-        if self.recordings is not None:
-            named = {name for name in (transcription_id, place) if name is not None}
-            if named.isdisjoint(map(_place, self.recordings)):
-                return False
-        return self.before is None or (since is not None and since < self.before)
+        if self._named is not None and self._named.isdisjoint((transcription_id, place)):
+            return False
+        return self._before is None or (since is not None and since < self._before)
 
 
 class Purged(NamedTuple):

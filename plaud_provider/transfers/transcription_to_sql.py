@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.sdk import Asset, BaseOperator
+from airflow.sdk import BaseOperator
 
 from plaud_provider.api.arguments import (
     TextArguments,
@@ -15,7 +15,7 @@ from plaud_provider.api.arguments import (
     warehouse_of,
 )
 from plaud_provider.exceptions import PlaudInputError, PlaudTranscriptionFailedError
-from plaud_provider.lineage.moved import Moved, Target, TellsLineage, folders_of, some_ids
+from plaud_provider.lineage.moved import Moved, Target, TellsLineage, folders_of, some_ids, tell_outlets
 from plaud_provider.recordings.mapping import HarmlessLabel, UnsignedPartial
 from plaud_provider.recordings.reference import AudioReference, wrapped
 from plaud_provider.transfers.landing import Lander, Tally, failures
@@ -227,9 +227,7 @@ class TranscriptionToSqlOperator(TellsLineage, TextArguments, HarmlessLabel, Bas
         tally.refuse_unfinished(len(recordings))
         if tally.reasons and self.on_failed == "fail":
             raise PlaudTranscriptionFailedError(failures(tally.reasons))
-        for outlet in self.outlets:
-            if isinstance(outlet, Asset):
-                context["outlet_events"][outlet].extra.update(tally.counts)
+        tell_outlets(self.outlets, context, tally.counts)
         return {"version": 1, **tally.counts}
 
     def _recordings(self) -> dict[str, str | None]:

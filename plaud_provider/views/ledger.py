@@ -19,7 +19,6 @@ from plaud_provider.ledger.entry import Entry, State
 from plaud_provider.ledger.ledger import Ledger
 from plaud_provider.ledger.overview import BAD, UNDER_WAY, Choice, Overview
 from plaud_provider.ledger.summary import ADVICE
-from plaud_provider.ledger.table import ledger_tables
 from plaud_provider.quota.opening import look_at_quota
 from plaud_provider.submit.summary import configured_price
 from plaud_provider.views.access import Access, AccessDep, require_same_origin
@@ -164,7 +163,7 @@ async def mark_as_known(access: AccessDep, filters: FiltersDep, mark: Mark) -> d
         entry = _entry(overview, access, mark.recording_key)
         if not access.may_change(entry.owner.dag_id):
             raise HTTPException(403, "You may not change task instances of the DAG that submitted it.")
-        return Ledger(overview.database, ledger_tables()).found_at_plaud(mark.recording_key, transcription_id)
+        return Ledger(overview.database).found_at_plaud(mark.recording_key, transcription_id)
 
     if not await ask(change):
         raise HTTPException(

@@ -12,10 +12,12 @@ from urllib.parse import urlencode
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
 
+from plaud_provider.operators.approve_recordings import ApproveRecordingsOperator
 from plaud_provider.operators.export_transcription import ExportTranscriptionOperator
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.plan_recordings import PlanRecordingsOperator
+from plaud_provider.operators.purge_transcriptions import PurgeTranscriptionsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
 from plaud_provider.operators.submit_recordings import SubmitRecordingsOperator
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
@@ -36,6 +38,8 @@ _DOCS: dict[type[BaseOperator], str] = {
     SubmitRecordingsOperator: "archive",
     LandRecordingsOperator: "archive",
     ReportRecordingsOperator: "archive",
+    ApproveRecordingsOperator: "archive",
+    PurgeTranscriptionsOperator: "privacy",
 }
 
 

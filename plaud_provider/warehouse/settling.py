@@ -67,7 +67,9 @@ def settle(
     for region, ids in _by_region(landings).items():
         here = [landing.transcription for landing in landings if landing.region == region]
         failed = {one.transcription_id: one.error for one in here if one.status is Status.FAILED}
-        ledger.settle(set(ids) - set(failed), failed, region=region, target=target, connection=connection)
+        ledger.landed(set(ids) - set(failed), region=region, target=target, connection=connection)
+        if failed:
+            ledger.failed(failed, region=region, connection=connection)
 
 
 def _by_region(landings: Sequence[Landing]) -> dict[str, list[str]]:

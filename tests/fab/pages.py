@@ -26,7 +26,6 @@ from fastapi.testclient import TestClient
 
 from plaud_provider.ledger.entry import Owner, Recording
 from plaud_provider.ledger.ledger import Ledger
-from plaud_provider.ledger.table import ledger_tables
 from tests.unit.views.conftest import DAG, OTHER_DAG, RUN, land
 from tests.unit.warehouse.warehouses import Warehouse, connected
 
@@ -82,7 +81,7 @@ def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
     """A transcript and an unknown recording of each of two DAGs."""
     warehouse = connected("sqlite", tmp_path, monkeypatch)
     monkeypatch.setenv("AIRFLOW__PLAUD__SQL_CONN_ID", "warehouse_default")
-    ledger = Ledger(warehouse.database, ledger_tables())
+    ledger = Ledger(warehouse.database)
     ledger.ensure_table()
     for dag_id in (DAG, OTHER_DAG):
         land(warehouse, f"txn_{dag_id}", SENTINEL, dag_id=dag_id)

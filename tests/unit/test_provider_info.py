@@ -201,6 +201,7 @@ def test_pages_read_the_options_that_are_declared(monkeypatch: pytest.MonkeyPatc
 
     place = settings.configured_place()
 
+    assert place.plaud_conn_id == options["plaud_conn_id"]["default"]
     assert place.sql_conn_id == place.ledger_conn_id == options["sql_conn_id"]["default"]
     assert place.transcripts_table == options["transcripts_table"]["default"]
     assert (settings.shows_text(), configured_price()) == (True, None)
@@ -208,3 +209,23 @@ def test_pages_read_the_options_that_are_declared(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("AIRFLOW__PLAUD__PRICE_PER_HOUR", "0.3 EUR")
     assert settings.configured_place().ledger_conn_id == "ledger"
     assert configured_price() == (0.3, "EUR")
+
+
+def test_options_that_are_read_are_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    from plaud_provider.submit.summary import configured_price
+    from plaud_provider.views import settings
+
+    asked = set()
+    real = settings.conf.get
+
+    def get(section: str, name: str, *args: Any, **kwargs: Any) -> Any:
+        if section == "plaud":
+            asked.add(name)
+        return real(section, name, *args, **kwargs)
+
+    monkeypatch.setattr(settings.conf, "get", get)
+    settings.configured_place()
+    settings.shows_text()
+    configured_price()
+
+    assert asked == INFO["config"]["plaud"]["options"].keys()

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from plaud_provider import __version__
 from plaud_provider.exceptions import PlaudTableMismatchError
 from plaud_provider.ledger.ledger import State, open_ledger
-from plaud_provider.ledger.table import ledger_tables
+from plaud_provider.ledger.table import ledger_table
 from plaud_provider.warehouse.writer import open_warehouse
 from tests.unit.ledger.ledgers import bring, entry
 from tests.unit.warehouse.warehouses import CONN_ID, PostgresWarehouse, Warehouse, connected_postgres, landing
@@ -111,7 +111,7 @@ def test_first_ledger_gets_the_indexes_of_a_new_one(
         indexes = sa.inspect(ledger.database.engine).get_indexes("plaud_submissions")
         found = {one["name"]: one["column_names"] for one in indexes}
 
-    assert found == {index.name: [*index.columns.keys()] for index in ledger_tables().submissions.indexes}
+    assert found == {index.name: [*index.columns.keys()] for index in ledger_table().indexes}
     # Those that somebody has added are left alone.
     first.run("create index of_theirs on plaud_submissions (target)")
     with closing(open_ledger(CONN_ID)) as ledger:

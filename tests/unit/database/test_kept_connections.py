@@ -16,7 +16,6 @@ from plaud_provider.database.database import open_database
 from plaud_provider.database.postgresql import KEPT_SECONDS
 from plaud_provider.exceptions import PlaudTableMismatchError
 from plaud_provider.ledger.ledger import Ledger, State, open_ledger
-from plaud_provider.ledger.table import ledger_tables
 from plaud_provider.warehouse.writer import open_warehouse
 from tests.unit.ledger.ledgers import NOW, OWNER, bring, recording, state
 from tests.unit.postgres_server import PostgresServer
@@ -98,7 +97,7 @@ def test_a_restart_between_two_transitions_is_neither_an_error_nor_a_wait(
     waits: list[float] = []
     with closing(open_database(postgres_warehouse.conn_id, keeps_connection=True)) as database:
         database._sleep = waits.append
-        ledger = Ledger(database, ledger_tables())
+        ledger = Ledger(database)
         ledger.ensure_table()
         bring(ledger, State.SUBMITTING)
         settled(postgres_warehouse, 1)
@@ -173,7 +172,7 @@ def test_of_threads_that_write_at_once_each_has_a_connection_and_no_more_stay(
 def test_nothing_is_prepared_on_it(ledger: Ledger) -> None:
     """A pooler that gives each transaction another connection to the server would not find it there."""
     for _ in range(10):
-        ledger.counts()
+        ledger.queue()
 
     prepared = sa.select(sa.func.count()).select_from(sa.table("pg_prepared_statements"))
     assert ledger.database.run(lambda connection: connection.scalar(prepared), failed="looking") == 0

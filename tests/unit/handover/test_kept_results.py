@@ -55,7 +55,7 @@ def test_an_answer_comes_back_whole(path: str) -> None:
 
 
 def test_what_was_not_saved_is_none(path: str) -> None:
-    store = ResultStore(path).open()
+    store = ResultStore(path)
     store.save(transcription(), "eu")
 
     assert store.load("us", "txn_1") is None
@@ -95,7 +95,8 @@ def test_a_file_has_its_documented_name_and_the_answer_itself(tmp_path: Path, s3
 
 
 def test_an_object_is_written_by_one_request(s3: S3Server) -> None:
-    store = ResultStore("s3://aws_calls@calls/results").open()
+    store = ResultStore("s3://aws_calls@calls/results")
+    store.load("eu", "txn_1")
     s3.gate.requests.clear()
 
     store.save(transcription(), "eu")
@@ -119,7 +120,7 @@ def test_no_id_leads_out_of_the_folder(tmp_path: Path, transcription_id: str) ->
 
 @pytest.mark.parametrize("name", ["results", "a/b/results"])
 def test_a_local_folder_is_its_users_alone(tmp_path: Path, name: str) -> None:
-    ResultStore(f"{tmp_path}/{name}").open().save(transcription(), "eu")
+    ResultStore(f"{tmp_path}/{name}").save(transcription(), "eu")
 
     folder = tmp_path / name
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -129,7 +130,7 @@ def test_a_local_folder_is_its_users_alone(tmp_path: Path, name: str) -> None:
 def test_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
     tmp_path.chmod(0o750)
 
-    ResultStore(str(tmp_path)).open()
+    ResultStore(str(tmp_path)).save(transcription(), "eu")
 
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o750
 
@@ -212,12 +213,13 @@ def test_nothing_is_resolved_before_it_is_opened() -> None:
     store = ResultStore("s3://aws_typo@calls/results")
 
     with pytest.raises(PlaudConfigurationError, match=r"results_path: .*'aws_typo', which does not exist"):
-        store.open()
+        store.load("eu", "txn_1")
 
 
 @pytest.mark.parametrize("method", ["save", "load", "landed"])
 def test_rights_that_are_missing_are_told(s3: S3Server, method: str) -> None:
-    store = ResultStore("s3://aws_calls@calls/results").open()
+    store = ResultStore("s3://aws_calls@calls/results")
+    store.load("eu", "txn_1")
     s3.gate.is_forbidden = True
     calls = {
         "save": lambda: store.save(transcription(), "eu"),

@@ -47,6 +47,18 @@ def test_a_mark_is_found_by_those_who_look_for_what_is_new(path: str) -> None:
     assert len(Marks(path).all()) == 2
 
 
+def test_files_of_others_in_the_folder_are_no_marks_and_stay(tmp_path: Path) -> None:
+    others = [tmp_path / "2019" / "notes.txt", tmp_path / "0-calls" / f"{'a' * 64}.mp3", tmp_path / "0.txt"]
+    for file in others:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("theirs")
+
+    Marks(str(tmp_path)).leave("us", "txn_1", now=NOW)
+
+    assert all(file.exists() for file in others)
+    assert Marks(str(tmp_path)).all() == names("txn_1")
+
+
 @pytest.mark.parametrize("known", ["../../etc", "12345", "a/b?c==", "ü" * 255])
 def test_any_id_makes_a_name_and_none_is_shown(tmp_path: Path, known: str) -> None:
     Marks(str(tmp_path)).leave("us", known, now=NOW)

@@ -8,7 +8,7 @@ from typing import Any
 
 from plaud_provider.database.database import open_database
 from plaud_provider.ledger.ledger import Entry, Ledger, Owner, Recording, State
-from plaud_provider.ledger.table import ledger_tables
+from plaud_provider.ledger.summary import count_states
 from tests.unit.warehouse.warehouses import Warehouse
 
 NOW = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
@@ -32,15 +32,17 @@ class Clock:
         self.now += timedelta(**parts)
 
 
-def ledger_in(
-    warehouse: Warehouse, clock: Clock | None = None, *names: str, schema: str | None = None
-) -> Ledger:
+def ledger_in(warehouse: Warehouse, clock: Clock | None = None) -> Ledger:
     """Return a ledger whose table is there."""
     database = open_database(warehouse.conn_id, role="ledger", parameter="ledger_conn_id")
-    tell = clock or Clock()
-    ledger = Ledger(database, ledger_tables(schema, *names), now=tell)
+    ledger = Ledger(database, now=clock or Clock())
     ledger.ensure_table()
     return ledger
+
+
+def counts(ledger: Ledger) -> dict[State, int]:
+    """Return how many recordings are in each state, the empty ones left out."""
+    return {one.state: one.recordings for one in count_states(ledger.database) or ()}
 
 
 def recording(key: str = "key_1", **values: Any) -> Recording:

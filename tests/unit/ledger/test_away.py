@@ -11,7 +11,6 @@ import pytest
 from plaud_provider.database.database import open_database
 from plaud_provider.exceptions import PlaudWarehouseError
 from plaud_provider.ledger.ledger import Ledger, State
-from plaud_provider.ledger.table import ledger_tables
 from tests.unit.ledger.ledgers import (
     NOW,
     OWNER,
@@ -40,7 +39,7 @@ def ledger_that_waits(
     )
     database._sleep = sleep
     tell = clock or Clock()
-    return Ledger(database, ledger_tables(), now=tell)
+    return Ledger(database, now=tell)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from plaud_provider.api.models import Status
 from plaud_provider.exceptions import PlaudWarehouseError
 from plaud_provider.ledger.ledger import Ledger, State
-from tests.unit.ledger.ledgers import NOW, OWNER, bring, entry, ledger_in, recording, state
+from tests.unit.ledger.ledgers import NOW, OWNER, bring, counts, entry, ledger_in, recording, state
 from tests.unit.warehouse.warehouses import Warehouse, connected, landing
 
 
@@ -134,4 +134,4 @@ def test_many_land_with_their_ledger(warehouse: Warehouse, ledger: Ledger) -> No
 
     writer.replace([landing(f"txn_{key}", segments=1) for key in keys], ledger)
 
-    assert ledger.counts()[State.LANDED] == 40
+    assert counts(ledger) == {State.LANDED: 40}

@@ -14,7 +14,6 @@ import pytest
 from plaud_provider.ledger.entry import Owner, Recording, State
 from plaud_provider.ledger.ledger import Ledger
 from plaud_provider.ledger.overview import Choice, Overview
-from plaud_provider.ledger.table import ledger_tables
 from tests.unit.warehouse.warehouses import Warehouse, connected
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
@@ -42,7 +41,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def ledger(warehouse: Warehouse, clock: Clock) -> Ledger:
-    ledger = Ledger(warehouse.database, ledger_tables(), now=clock)
+    ledger = Ledger(warehouse.database, now=clock)
     ledger.ensure_table()
     return ledger
 
@@ -249,7 +248,7 @@ def million(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger of a million recordings, in SQLite."""
     with pytest.MonkeyPatch.context() as patch:
         warehouse = connected("sqlite", tmp_path_factory.mktemp("million"), patch)
-        Ledger(warehouse.database, ledger_tables()).ensure_table()
+        Ledger(warehouse.database).ensure_table()
         with closing(warehouse.raw()) as connection:
             connection.execute("pragma synchronous = off")
             connection.execute(MILLION)

@@ -9,7 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from plaud_provider.ledger.ledger import Owner, State
-from tests.unit.ledger.ledgers import OWNER, STRANGER, Clock, bring, entry, ledger_in, recording, state
+from tests.unit.ledger.ledgers import (
+    OWNER,
+    STRANGER,
+    Clock,
+    bring,
+    counts,
+    entry,
+    ledger_in,
+    recording,
+    state,
+)
 from tests.unit.warehouse import processes
 from tests.unit.warehouse.warehouses import Warehouse, landing
 
@@ -87,7 +97,7 @@ def test_process_killed_in_the_middle_of_a_claim_has_claimed_nothing(warehouse: 
 
     assert processes.exit_code(claimant) == -signal.SIGKILL
     ledger = ledger_in(warehouse)
-    assert sum(ledger.counts().values()) == 0
+    assert counts(ledger) == {}
     assert len(ledger.claim([recording("key_0000")], STRANGER)) == 1
 
 

@@ -106,6 +106,13 @@ def test_a_folder_is_not_one_whose_name_begins_alike() -> None:
     assert not wanted.has(None, None, None)
 
 
+def test_what_is_named_is_read_once_for_all_rows() -> None:
+    wanted = Wanted(recordings=iter(["txn_1", "s3://aws@bucket/calls/1.wav"]))
+
+    rows = [("txn_1", None), ("txn_2", "s3://other@bucket/calls/1.wav"), ("txn_1", None), ("txn_3", None)]
+    assert [wanted.has(*row, None) for row in rows] == [True, True, True, False]
+
+
 def test_nothing_comes_back_by_itself_and_nothing_is_paid_again(any_archive: Archive) -> None:
     archive = any_archive
     archive.add("a.wav", "b.wav")

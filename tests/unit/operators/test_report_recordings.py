@@ -14,8 +14,7 @@ from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from plaud_provider.exceptions import PlaudArchiveError, PlaudInputError
-from plaud_provider.operators.chunk import COUNTS_KEY
-from plaud_provider.operators.land_recordings import PROBLEMS_KEY
+from plaud_provider.operators.chunk import COUNTS_KEY, PROBLEMS_KEY
 from plaud_provider.operators.list_recordings import manifest_folder
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
 from tests.unit.operators.archives import SUBMIT, Archive

@@ -23,7 +23,7 @@ from plaud_provider.exceptions import (
 )
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
 from plaud_provider.sensors.transcription import TranscriptionSensor
-from plaud_provider.submit import memory
+from plaud_provider.submit import task_memory
 from plaud_provider.transfers.transcription_to_sql import TranscriptionToSqlOperator
 from tests.unit.tasks import TaskStateStore, task_context
 
@@ -241,7 +241,7 @@ def test_an_id_that_cannot_be_noted_is_still_returned_and_not_paid_again(
     monkeypatch: pytest.MonkeyPatch,
     away: type[Exception],
 ) -> None:
-    monkeypatch.setattr(memory, "STATE_STORE_SECONDS", 0)
+    monkeypatch.setattr(task_memory, "STATE_STORE_SECONDS", 0)
     caplog.set_level("INFO")
     store = TaskStateStore()
 

@@ -24,7 +24,7 @@ from plaud_provider.operators.chunk import HELD_SECONDS
 from plaud_provider.operators.transcription import SubmitTranscriptionOperator
 from plaud_provider.recordings.identity import recording_key
 from plaud_provider.recordings.reference import AudioReference
-from plaud_provider.submit import memory
+from plaud_provider.submit import task_memory
 from tests.unit.operators.archives import STRANGER, Archive
 from tests.unit.tasks import TaskStateStore, task_context
 from tests.unit.warehouse.warehouses import CONN_ID, Warehouse
@@ -173,7 +173,7 @@ def test_without_a_state_store_a_retry_submits_what_was_not_sent(
 def test_an_id_that_only_the_ledger_has_is_attached_to(
     plaud: EmulatorServer, archive: Archive, monkeypatch: pytest.MonkeyPatch, away: type[Exception]
 ) -> None:
-    monkeypatch.setattr(memory, "STATE_STORE_SECONDS", 0)
+    monkeypatch.setattr(task_memory, "STATE_STORE_SECONDS", 0)
     store = TaskStateStore()
 
     def refuse(key: str, value: Any, **_: Any) -> None:
@@ -456,7 +456,7 @@ def test_what_is_the_clients_trouble_is_no_mark_on_the_recording(
 def test_a_state_store_that_is_away_before_the_submit_leaves_nothing_unknown(
     plaud: EmulatorServer, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, away: type[Exception]
 ) -> None:
-    monkeypatch.setattr(memory, "STATE_STORE_SECONDS", 0)
+    monkeypatch.setattr(task_memory, "STATE_STORE_SECONDS", 0)
     store = TaskStateStore()
 
     def refuse(key: str, value: Any, **_: Any) -> None:

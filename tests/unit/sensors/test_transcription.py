@@ -382,5 +382,5 @@ def test_ids_from_a_mapped_task_are_upstream() -> None:
 
 
 def test_a_wrong_on_failed_is_told_when_the_dag_is_parsed() -> None:
-    with pytest.raises(ValueError, match="on_failed: 'ignore'"):
+    with pytest.raises(PlaudInputError, match="on_failed: 'ignore'"):
         sensor("poke", "txn_1", on_failed="ignore")

@@ -13,7 +13,6 @@ from plaud_provider.api.effects import Operation
 from plaud_provider.hooks.connection import PlaudConnection
 from plaud_provider.ledger.entry import Owner, Recording, State
 from plaud_provider.ledger.ledger import Ledger
-from plaud_provider.ledger.table import ledger_tables
 from plaud_provider.quota.opening import open_quota
 from plaud_provider.quota.turns import Turn
 from tests.unit.views.conftest import DAG, OTHER_DAG, RUN, Login
@@ -27,7 +26,7 @@ PAGE = {"x-requested-with": "plaud"}
 @pytest.fixture
 def ledger(warehouse: Warehouse) -> Ledger:
     """A ledger with an unknown recording of one DAG, and a landed one of each of two."""
-    ledger = Ledger(warehouse.database, ledger_tables())
+    ledger = Ledger(warehouse.database)
     ledger.ensure_table()
     for key, dag_id, state in (("a", DAG, "unknown"), ("b", DAG, "landed"), ("c", OTHER_DAG, "landed")):
         owner = Owner(dag_id, RUN, "submit", -1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import tomllib
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from airflow.plugins_manager import is_valid_plugin
+from airflow.sdk import BaseOperator
 
+from plaud_provider.get_provider_info import get_provider_info
 from plaud_provider.views.links import DocsLink, TranscriptsLink
 from plaud_provider.views.plugin import PlaudPlugin
 from tests.unit.views.conftest import Login
@@ -78,6 +81,24 @@ def test_tasks_lead_to_their_transcripts_and_docs(login: Login) -> None:
         assert operator.__name__ in answer.text or "transcribe_archive" in answer.text
         anchor = page.partition("#")[2]
         assert not anchor or f'id="{anchor}"' in answer.text
+
+
+def test_each_task_has_a_link_to_its_docs() -> None:
+    modules = [
+        name
+        for section in ("operators", "sensors")
+        for entry in get_provider_info()[section]
+        for name in entry["python-modules"]
+    ]
+    modules += [entry["python-module"] for entry in get_provider_info()["transfers"]]
+    tasks = {
+        found
+        for name in modules
+        for found in vars(importlib.import_module(name)).values()
+        if isinstance(found, type) and issubclass(found, BaseOperator) and found.__module__ == name
+    }
+
+    assert tasks == set(DocsLink.operators)
 
 
 def test_docs_lead_to_each_other_and_are_for_who_is_logged_in(login: Login) -> None:
