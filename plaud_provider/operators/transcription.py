@@ -254,8 +254,8 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
             return AudioReference(audio)
         if audio is None or audio == []:
             raise PlaudInputError(
-                "audio_url: it is empty. Pass a pre-signed https:// URL of the recording, a storage reference "
-                "or a path. Nothing was sent, nothing is paid for."
+                "audio_url: it is empty. Pass a pre-signed https:// URL of the recording, a storage "
+                "reference or a path. Nothing was sent, nothing is paid for."
             )
         raise PlaudInputError(
             f"audio_url: takes one recording, not a {type(audio).__name__}. For several, use "

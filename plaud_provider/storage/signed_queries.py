@@ -201,7 +201,7 @@ def unsigned(found: list[Parameter], *, is_named: bool) -> list[Parameter]:
 
 
 def _is_handed_out(one: Parameter) -> bool:
-    """Whether a parameter says how a recording that the path names is handed out: shown or downloaded, say."""
+    """Whether a parameter says how what the path names is handed out: shown or downloaded, say."""
     if not one.name:
         return _HANDED_OUT.fullmatch(one.value) is not None
     is_free = one.plain.startswith(("utm", "xid"))
