@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from plaud_provider.api.account import Account
-from plaud_provider.api.answers import LARGE_BYTES, parse_json, refusal
+from plaud_provider.api.answers import LARGE_BYTES, parse_json, places_in, refusal
 from plaud_provider.api.effects import (
     SUCCESS,
     Effect,
@@ -38,6 +38,7 @@ from plaud_provider.api.effects import (
     UnlockToken,
 )
 from plaud_provider.api.limits import TOKEN_CALLS_A_MINUTE
+from plaud_provider.api.members import first
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.exceptions import (
     PlaudAccessError,
@@ -149,12 +150,13 @@ def parse_token(body: bytes, *, now: float, previous: Token | None = None) -> To
     """
     if len(body) > LARGE_BYTES:
         raise PlaudResponseError(f"Plaud's answer to the token request is too large ({len(body)} bytes).")
-    payload = parse_json(body)
-    access_token = _usable(payload.get("access_token"))
+    places = places_in(parse_json(body))
+    access_token = _usable(first(places, ("accesstoken",)))
     if access_token is None:
         raise PlaudResponseError("Plaud's answer to the token request has no usable access_token.")
-    refresh_token = _usable(payload.get("refresh_token")) or (previous.refresh_token if previous else None)
-    lifetime = _lifetime(payload.get("expires_in"))
+    newest = _usable(first(places, ("refreshtoken",)))
+    refresh_token = newest or (previous.refresh_token if previous else None)
+    lifetime = _lifetime(first(places, ("expiresin",)))
     return Token(access_token, refresh_token, expires_at=now + lifetime, lifetime=lifetime)
 
 

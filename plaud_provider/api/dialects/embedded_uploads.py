@@ -14,9 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from plaud_provider.api.account import Account
-from plaud_provider.api.answers import parse_json
+from plaud_provider.api.answers import parse_json, places_in
 from plaud_provider.api.effects import Operation, Part, Request
 from plaud_provider.api.loopback import is_loopback
+from plaud_provider.api.members import by_plain_name
 from plaud_provider.exceptions import PlaudResponseError
 
 USER_TOKEN_PATH = "/open/partner/users/access-token"
@@ -104,7 +105,7 @@ def parse_part_urls(account: Account, body: bytes, *, size: int) -> BegunUpload:
         raise _unusable("has a ChunkSize that makes no sense")
     urls: dict[int, str] = {}
     for part in parts:
-        members = _plain(part)
+        members = by_plain_name(part) if isinstance(part, dict) else {}
         urls[_whole(members.get("partnumber"))] = checked_url(account, members.get("presignedurl"))
     numbers = range(1, math.ceil(size / part_bytes) + 1)
     if set(urls) != set(numbers) or len(parts) != len(numbers):
@@ -162,18 +163,13 @@ def _request(
 
 
 def _members(body: bytes) -> dict[str, Any]:
-    """Return the members of an answer, also of ``data`` in it, by names as :func:`_plain` has them."""
+    """Return the members of an answer by plain names, also of what is wrapped in it."""
     if len(body) > LARGEST_ANSWER_BYTES:
         raise _unusable(f"is too large ({len(body)} bytes)")
-    found = _plain(parse_json(body))
-    return {**_plain(found.get("data")), **found}
-
-
-def _plain(members: object) -> dict[str, Any]:
-    """Return members whose names are in lower case and without underscores: ``FileId`` and ``file_id``."""
-    if not isinstance(members, dict):
-        return {}
-    return {str(name).replace("_", "").lower(): value for name, value in members.items()}
+    found: dict[str, Any] = {}
+    for place in reversed(places_in(parse_json(body))):
+        found |= place
+    return found
 
 
 def _is_id(value: object) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from base64 import b64encode
 
@@ -573,6 +574,20 @@ def test_the_test_button_does_not_wait_for_minutes() -> None:
 )
 def test_a_lifetime_that_makes_no_sense_becomes_an_hour(expires_in: object, lifetime: float) -> None:
     assert parse_token(token_answer("t", expires_in=expires_in).body, now=NOW).lifetime == lifetime
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"accessToken": "t", "refreshToken": "r", "expiresIn": "60"},
+        {"code": 0, "data": {"access_token": "t", "refresh_token": "r", "expires_in": 60}},
+        [{"access_token": "t", "refresh_token": "r", "expires_in": 60.0}],
+    ],
+)
+def test_a_token_is_read_in_other_words_too(told: object) -> None:
+    found = parse_token(json.dumps(told).encode(), now=NOW)
+
+    assert (found.access_token, found.refresh_token, found.lifetime) == ("t", "r", 60.0)
 
 
 def test_a_missing_lifetime_becomes_an_hour() -> None:
