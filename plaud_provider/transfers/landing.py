@@ -334,10 +334,11 @@ class Lander:
 def _without_large(transcription: Transcription) -> tuple[Transcription, SetAside | None]:
     """Return a transcription; its texts and segments are set aside if they are large and there is room."""
     from plaud_provider.database.rows import LARGE_CHARACTERS
-    from plaud_provider.warehouse.set_aside import SetAside, without_texts
 
     if len(transcription.raw) < LARGE_CHARACTERS:
         return transcription, None
+    from plaud_provider.warehouse.set_aside import SetAside, without_texts
+
     try:
         aside = SetAside(transcription)
     except OSError as error:
