@@ -100,6 +100,11 @@ class Transcription:
         return self.reported_status.strip().lower() not in WORDS
 
     @property
+    def segment_count(self) -> int:
+        """How many segments it has."""
+        return len(self.segments)
+
+    @property
     def speaker_count(self) -> int:
         """How many different speakers the segments name."""
         return len({segment.speaker for segment in self.segments if segment.speaker is not None})

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from plaud_provider.database.dialect import into, run_on_driver
+from plaud_provider.database.rows import pieces
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Drivers that know it.
 DRIVERS = frozenset({"psycopg2", "psycopg"})
-#: Characters that are handed to the driver at once.
+#: Characters of small rows that are handed to the driver at once.
 _PIECE = 1024 * 1024
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
@@ -88,8 +89,7 @@ def _slices(row: Sequence[Any]) -> Iterator[str]:
         if not isinstance(value, str):
             yield _text(value)
             continue
-        for start in range(0, len(value), _PIECE):
-            yield _string(value[start : start + _PIECE])
+        yield from map(_string, pieces(value))
     yield "\n"
 
 

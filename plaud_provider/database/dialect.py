@@ -189,7 +189,8 @@ class Dialect:
 
         :param connection: Where.
         :param table: A table whose primary key the database enforces.
-        :param rows: Rows, all with every column of the table, no key twice.
+        :param rows: Rows, all with every column of the table, no key twice. Large texts may be taken out of
+            them.
         :param may_replace: Tells, of the columns of the row to be inserted, when it replaces the one there;
             ``None``: always.
         """

@@ -11,20 +11,31 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib.util import find_spec
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Any
 
 import duckdb
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 
 from plaud_provider.database import arrays
-from plaud_provider.database.dialect import Dialect
+from plaud_provider.database.dialect import Dialect, upsert_of
 from plaud_provider.database.duckdb_driver import create_engine
 from plaud_provider.database.file_queue import FileQueue
-from plaud_provider.database.rows import are_large, columns_of, parts
+from plaud_provider.database.rows import (
+    are_large,
+    columns_of,
+    has_large_text,
+    parts,
+    pieces,
+    split_by_size,
+    taken_out,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -66,6 +77,13 @@ _ADVICE: dict[type[Exception], tuple[str, str]] = {
 }
 #: What rows of Arrow are called while they are inserted.
 _ROWS = "plaud_rows_to_insert"
+_MAY_READ_FILES = (
+    "select current_setting('enable_external_access') and current_setting('disabled_filesystems') = ''"
+)
+#: How paths of MotherDuck begin.
+_REMOTE = ("md:", "motherduck:")
+#: Characters of a path that would be taken for a pattern.
+_GLOB = frozenset("*?[\\")
 _LOCK_ADVICE = (
     "DuckDB lets one process at a time open a file that is written. Close that program, or let fewer tasks "
     "write at once (max_active_tis_per_dag, a pool); then retry."
@@ -102,7 +120,7 @@ class DuckDbDialect(Dialect):
     def turn(self) -> AbstractContextManager[object]:
         """Wait for this task's turn at the file; MotherDuck takes several at once."""
         path = self._path()
-        if path in ("", ":memory:") or path.startswith(("md:", "motherduck:")):
+        if path in ("", ":memory:") or path.startswith(_REMOTE):
             return super().turn()
         return FileQueue(path, seconds=self.wait_seconds).turn()
 
@@ -123,11 +141,20 @@ class DuckDbDialect(Dialect):
         if are_large(rows):
             _use_one_thread(connection)
         with _conflicts_told(table):
-            if may_replace is None:
-                # With long texts an upsert takes three times as long as an insert.
-                new, rows = arrays.split_by_key(connection, table, rows)
-                _insert(connection, table, columns_of(new))
-            arrays.upsert(connection, table, rows, may_replace)
+            if may_replace is not None:
+                arrays.upsert(connection, table, rows, may_replace)
+                return
+            # With long texts an upsert takes three times as long as an insert.
+            new, old = arrays.split_by_key(connection, table, rows)
+            if any(map(has_large_text, rows)) and self._reads_files(connection):
+                large, new = split_by_size(new)
+                for row in large:
+                    _write_by_files(connection, table, row, lambda insert: insert)
+                large, old = split_by_size(old)
+                for row in large:
+                    _write_by_files(connection, table, row, partial(upsert_of, table=table, may_replace=None))
+            _insert(connection, table, columns_of(new))
+            arrays.upsert(connection, table, old, None)
 
     def delete(self, connection: sa.Connection, column: sa.Column[Any], values: Sequence[str]) -> None:
         """Delete rows; see the base class."""
@@ -165,6 +192,12 @@ class DuckDbDialect(Dialect):
         database: str = hook.get_database()
         return database.partition("?")[0]
 
+    def _reads_files(self, connection: sa.Connection) -> bool:
+        """Whether DuckDB can read temporary files of this process: its user may have forbidden that."""
+        if self._path().startswith(_REMOTE) or not _GLOB.isdisjoint(gettempdir()):
+            return False
+        return bool(connection.exec_driver_sql(_MAY_READ_FILES).scalar())
+
     def _is_new(self) -> bool:
         """Whether another process may be about to create the file."""
         try:
@@ -178,6 +211,39 @@ def _use_one_thread(connection: sa.Connection) -> None:
     # A setting that is refused would end the transaction.
     if not connection.exec_driver_sql("select current_setting('lock_configuration')").scalar():
         connection.exec_driver_sql("SET threads = 1")
+
+
+def _write_by_files(
+    connection: sa.Connection,
+    table: sa.Table,
+    row: Row,
+    finish: Callable[[postgresql.Insert], sa.Insert],
+) -> None:
+    """
+    Insert a row, or replace it as ``finish`` has it, of which DuckDB reads large texts from files.
+
+    It makes two copies of a text that it reads, four of a parameter, beside the one of this process.
+    """
+    with TemporaryDirectory(prefix="plaud-") as folder:
+        texts = taken_out(row)
+        paths = {name: os.path.join(folder, str(number)) for number, name in enumerate(texts)}
+        for name, path in paths.items():
+            with open(path, "wb") as file:
+                file.writelines(piece.encode() for piece in pieces(texts.pop(name)))
+        contents: dict[str, sa.ColumnElement[Any]] = {
+            name: sa.literal_column(f"file_{number}.content") for number, name in enumerate(paths)
+        }
+        values = [
+            contents.get(column.name, sa.bindparam(None, row[column.name], type_=column.type))
+            for column in table.c
+        ]
+        # Each has one row. Any other join would keep one of them in memory once more.
+        files = " positional join ".join(f"read_text(:file_{n}) as file_{n}" for n in range(len(paths)))
+        source = sa.text(files).bindparams(**{f"file_{n}": path for n, path in enumerate(paths.values())})
+        insert = postgresql.insert(table).from_select(
+            table.columns.keys(), sa.select(*values).select_from(source)
+        )
+        connection.execute(finish(insert))
 
 
 def _insert(connection: sa.Connection, table: sa.Table, columns: Columns) -> None:

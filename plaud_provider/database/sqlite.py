@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.pool import NullPool
 
 from plaud_provider.database.dialect import Dialect, upsert_of
+from plaud_provider.database.rows import split_by_size, taken_out
 
 if TYPE_CHECKING:
     from plaud_provider.database.dialect import MayReplace
     from plaud_provider.database.rows import Row
+
+#: What statements call the function that gives a large text, once.
+_TEXT = "plaud_text"
 
 
 class SqliteDialect(Dialect):
@@ -63,8 +67,27 @@ class SqliteDialect(Dialect):
         may_replace: MayReplace | None = None,
     ) -> None:
         """Insert rows, or replace those that may be; see the base class."""
-        if rows:
-            connection.execute(upsert_of(sqlite.insert(table), table, may_replace), rows)
+        large, others = split_by_size(rows)
+        if others:
+            connection.execute(upsert_of(sqlite.insert(table), table, may_replace), others)
+        for row in large:
+            _upsert_large(connection, table, row, may_replace)
+
+
+def _upsert_large(
+    connection: sa.Connection, table: sa.Table, row: Row, may_replace: MayReplace | None
+) -> None:
+    """
+    Upsert a row whose large texts are fetched by SQLite.
+
+    The driver would hold a parameter until the end, beside SQLite's own copies of it.
+    """
+    texts = taken_out(row)
+    driver: Any = connection.connection.driver_connection
+    driver.create_function(_TEXT, 1, texts.pop)
+    fetched: Row = {name: sa.Function(_TEXT, name) for name in texts}
+    insert = sqlite.insert(table).values(row | fetched)
+    connection.execute(upsert_of(insert, table, may_replace))
 
 
 def _is_in_memory(url: sa.URL) -> bool:

@@ -102,7 +102,10 @@ class ResultStore:
         ids = iter(transcription_ids)
         with ThreadPoolExecutor(READERS) as readers:
             while some := list(islice(ids, READERS)):
-                yield from zip(some, readers.map(partial(self.load, region), some), strict=True)
+                answers = readers.map(partial(self.load, region), some)
+                for known in some:
+                    # Not by zip, which would hold the last one.
+                    yield known, next(answers)
 
     def kept(self, region: str, transcription_ids: Iterable[str]) -> list[str]:
         """

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from plaud_provider.recordings.describer import Describer
     from plaud_provider.recordings.description import Description
     from plaud_provider.warehouse.rows import Landing
+    from plaud_provider.warehouse.set_aside import SetAside
     from plaud_provider.warehouse.writer import Landed, WarehouseWriter
 
 log = logging.getLogger(__name__)
@@ -246,9 +247,10 @@ class Lander:
         slab: list[Landing] = []
         segments = characters = asked = 0
         try:
-            for transcription, is_kept in self._final(recordings, tally):
+            for (transcription, aside), is_kept in self._final(recordings, tally):
                 landing = Landing(
                     transcription,
+                    aside=aside,
                     region=self._plaud.region,
                     api=self._plaud.api,
                     landed_at=datetime.now(tz=UTC),
@@ -257,8 +259,15 @@ class Lander:
                     run_id=self._run_id,
                     description=descriptions.get(transcription.transcription_id, NOTHING),
                 )
+                if aside is not None:
+                    # By itself: a transaction keeps all of its texts in the memory of some databases.
+                    if slab:
+                        yield slab
+                    yield [landing]
+                    slab, segments, characters, asked = [], 0, 0, 0
+                    continue
                 slab.append(landing)
-                segments += 1 + len(transcription.segments)
+                segments += 1 + transcription.segment_count
                 characters += len(transcription.raw)
                 asked += not is_kept
                 bounds = (SLAB_TRANSCRIPTIONS, SLAB_SEGMENTS, SLAB_CHARACTERS, SLAB_ASKED)
@@ -286,8 +295,10 @@ class Lander:
             ids = [landing.transcription_id for landing in landings]
             self._results.remove_landed(self._plaud.region, ids, keep_raw=self._keep_raw)
 
-    def _final(self, ids: Iterable[str], tally: Tally) -> Iterator[tuple[Transcription, bool]]:
-        """Yield what is final, and whether it was kept."""
+    def _final(
+        self, ids: Iterable[str], tally: Tally
+    ) -> Iterator[tuple[tuple[Transcription, SetAside | None], bool]]:
+        """Yield what is final, what of it is set aside, and whether it was kept."""
         server_errors = 0
         for transcription_id, kept in self._kept(ids):
             try:
@@ -305,7 +316,11 @@ class Lander:
                 continue
             server_errors = 0
             if transcription.is_final:
-                yield transcription, kept is not None
+                is_kept = kept is not None
+                taken = _without_large(transcription)
+                # What is set aside is to be nowhere else.
+                del kept, transcription
+                yield taken, is_kept
             else:
                 log.warning("Transcription %s is still %r.", transcription_id, transcription.reported_status)
                 tally.processing.append(transcription_id)
@@ -314,6 +329,26 @@ class Lander:
         if self._results is None:
             return ((transcription_id, None) for transcription_id in ids)
         return self._results.load_all(self._plaud.region, ids)
+
+
+def _without_large(transcription: Transcription) -> tuple[Transcription, SetAside | None]:
+    """Return a transcription; its texts and segments are set aside if they are large and there is room."""
+    from plaud_provider.database.rows import LARGE_CHARACTERS
+
+    if len(transcription.raw) < LARGE_CHARACTERS:
+        return transcription, None
+    from plaud_provider.warehouse.set_aside import SetAside, without_texts
+
+    try:
+        aside = SetAside(transcription)
+    except OSError as error:
+        log.warning(
+            "Transcription %s is landed from memory, as this worker cannot write temporary files (%s).",
+            transcription.transcription_id,
+            error.strerror,
+        )
+        return transcription, None
+    return without_texts(transcription), aside
 
 
 def _may_pass(error: PlaudError) -> bool:

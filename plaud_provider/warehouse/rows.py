@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
-from plaud_provider.api.models import Status, Transcription
+from plaud_provider.api.models import Segment, Status, Transcription
 from plaud_provider.database.rows import Columns, Row
 from plaud_provider.database.types import utc
 from plaud_provider.recordings.description import NOTHING, Description
+
+if TYPE_CHECKING:
+    from plaud_provider.warehouse.set_aside import SetAside
 
 
 class Landing(NamedTuple):
@@ -29,6 +33,7 @@ class Landing(NamedTuple):
     :param api: Which of Plaud's APIs it was made by.
     :param model: Speech model that was asked for, where the answer does not tell it.
     :param description: What its user knows of the recording.
+    :param aside: Texts and segments that the transcription had, if they are large.
     """
 
     transcription: Transcription
@@ -41,6 +46,7 @@ class Landing(NamedTuple):
     api: str | None = None
     model: str | None = None
     description: Description = NOTHING
+    aside: SetAside | None = None
 
     @property
     def transcription_id(self) -> str:
@@ -50,6 +56,7 @@ class Landing(NamedTuple):
     def transcript_row(self) -> Row:
         """Return its row of ``plaud_transcripts``; of a failed one that is its error, without text."""
         transcription = self.transcription
+        large = self.aside or transcription
         is_failed = transcription.status is Status.FAILED
         return {
             "transcription_id": transcription.transcription_id,
@@ -57,9 +64,9 @@ class Landing(NamedTuple):
             "region": self.region,
             "language": transcription.language,
             "duration_seconds": _finite(transcription.duration_seconds),
-            "text": None if is_failed else transcription.text,
-            "segment_count": 0 if is_failed else len(transcription.segments),
-            "speaker_count": 0 if is_failed else transcription.speaker_count,
+            "text": None if is_failed else large.text,
+            "segment_count": 0 if is_failed else large.segment_count,
+            "speaker_count": 0 if is_failed else large.speaker_count,
             "status": transcription.status.value,
             "error": transcription.error,
             "submitted_at": utc(self.submitted_at or transcription.created_at),
@@ -67,7 +74,7 @@ class Landing(NamedTuple):
             "landed_at": utc(self.landed_at),
             "dag_id": self.dag_id,
             "run_id": self.run_id,
-            "raw": transcription.raw,
+            "raw": large.raw,
             "api": self.api,
             "model": transcription.model or self.model,
             "recording_started_at": utc(self.description.started_at),
@@ -79,12 +86,32 @@ class Landing(NamedTuple):
 
 def segment_columns(landings: Sequence[Landing]) -> Columns:
     """Return the rows of ``plaud_segments``; of a failed transcription there are none."""
-    done = [
-        landing.transcription for landing in landings if landing.transcription.status is not Status.FAILED
-    ]
-    segments = [segment for transcription in done for segment in transcription.segments]
+    first, *others = segment_parts(landings)
+    for columns in others:
+        for name, values in columns.items():
+            first[name] += values
+    return first
+
+
+def segment_parts(landings: Iterable[Landing]) -> Iterator[Columns]:
+    """Yield the same rows: those in memory at once, those that are set aside in parts."""
+    done = [landing for landing in landings if landing.transcription.status is not Status.FAILED]
+    here = (landing.transcription for landing in done if landing.aside is None)
+    yield columns_of_segments([(one.transcription_id, one.segments) for one in here])
+    for landing in done:
+        if landing.aside is not None:
+            yield from landing.aside.segment_columns()
+
+
+def columns_of_segments(of_ids: Sequence[tuple[str, Sequence[Segment]]]) -> Columns:
+    """
+    Return rows of segments.
+
+    :param of_ids: Ids of transcriptions, each with some of its segments.
+    """
+    segments = list(chain.from_iterable(some for _, some in of_ids))
     return {
-        "transcription_id": [one.transcription_id for one in done for _ in one.segments],
+        "transcription_id": [known for known, some in of_ids for _ in some],
         "segment_index": [segment.index for segment in segments],
         "start_seconds": [_finite(segment.start_seconds) for segment in segments],
         "end_seconds": [_finite(segment.end_seconds) for segment in segments],

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +18,7 @@ from plaud_provider.database.arrow import arrow_schema, arrow_table
 from plaud_provider.database.content import Content, content_of
 from plaud_provider.database.rows import columns_of, rows_of
 from plaud_provider.warehouse.loaders.rows import parts
-from plaud_provider.warehouse.rows import segment_columns
+from plaud_provider.warehouse.rows import segment_parts
 
 if TYPE_CHECKING:
     from plaud_provider.database.rows import Columns, Row
@@ -127,10 +128,8 @@ def _rows(
     """Yield rows of both tables, so many at once that they take a bounded amount of memory."""
     for part in parts(landings):
         transcripts = columns_of([landing.transcript_row() for landing in part])
-        for table, columns in (
-            (tables.transcripts, transcripts),
-            (tables.segments, segment_columns(part)),
-        ):
+        segments = ((tables.segments, columns) for columns in segment_parts(part))
+        for table, columns in chain([(tables.transcripts, transcripts)], segments):
             if prepare is not None:
                 prepare(table, columns)
             yield table, columns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from plaud_provider.api.models import Status
 from plaud_provider.database.fit import keys
 from plaud_provider.database.rows import batches, columns_of
 from plaud_provider.warehouse.loaders.loader import Landed, Loader, Removed, Stored
-from plaud_provider.warehouse.rows import segment_columns
+from plaud_provider.warehouse.rows import segment_parts
 from plaud_provider.warehouse.settling import settle, with_origins
 
 if TYPE_CHECKING:
@@ -201,8 +202,7 @@ class RowsLoader(Loader):
 
     def _insert_segments(self, connection: sa.Connection, landings: Sequence[Landing], nuls: int) -> Landed:
         count = 0
-        for part in parts(landings):
-            columns = segment_columns(part)
+        for columns in chain.from_iterable(segment_parts(part) for part in parts(landings)):
             nuls += self.database.dialect.clean(columns.values())
             self.database.dialect.insert(connection, self._tables.segments, columns)
             count += len(columns["text"])
