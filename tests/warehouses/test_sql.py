@@ -277,6 +277,22 @@ def test_redshift_creates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert comments[1] == 'comment on column "plaud_transcripts"."transcription_id" is \'Id that Plaud gave\''
 
 
+@pytest.mark.parametrize("kind", ["VIEW", "EXTERNAL TABLE"])
+def test_redshift_what_is_no_table_is_refused_before_anything_is_paid(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    recorder, writer, _ = redshift_recorded(monkeypatch)
+    monkeypatch.setattr(recorder, "description", ("a column",))
+    monkeypatch.setattr(
+        recorder, "fetchall", lambda: [(kind,)] if "svv_tables" in recorder.statements[-1] else []
+    )
+
+    with pytest.raises(PlaudTableMismatchError, match=rf"'plaud_transcripts'.* is a {kind.lower()}, a table"):
+        writer.ensure_tables()
+
+    assert not [one for one in recorder.statements if one.startswith(("create", "comment"))]
+
+
 def test_redshift_lands(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, writer, folder = redshift_recorded(monkeypatch, plaud_iam_role="arn:aws:iam::1:role/loads")
     tables = plaud_tables()
@@ -290,9 +306,9 @@ def test_redshift_lands(monkeypatch: pytest.MonkeyPatch) -> None:
     assert '"raw" super' in recorder.statements[0]
     assert "\n".join(recorder.statements[1:]) == dedent(
         f"""\
-        copy "plaud_staged_transcripts_1f" from 's3://bucket/staging/plaud-1f-transcripts.json.gz' iam_role 'arn:aws:iam::1:role/loads' format as json 'auto' gzip timeformat 'auto' compupdate off statupdate off
+        copy "plaud_staged_transcripts_1f" from 's3://bucket/staging/plaud-1f-transcripts.json.gz' iam_role 'arn:aws:iam::1:role/loads' format as json 'auto ignorecase' gzip timeformat 'auto' compupdate off statupdate off
         create temporary table "plaud_staged_segments_1f" ("transcription_id" varchar(255), "segment_index" bigint, "start_seconds" double precision, "end_seconds" double precision, "speaker" varchar(65535), "text" varchar(65535), "language" varchar(65535))
-        copy "plaud_staged_segments_1f" from 's3://bucket/staging/plaud-1f-segments.json.gz' iam_role 'arn:aws:iam::1:role/loads' format as json 'auto' gzip timeformat 'auto' compupdate off statupdate off
+        copy "plaud_staged_segments_1f" from 's3://bucket/staging/plaud-1f-segments.json.gz' iam_role 'arn:aws:iam::1:role/loads' format as json 'auto ignorecase' gzip timeformat 'auto' compupdate off statupdate off
         begin
         lock table "plaud_transcripts", "plaud_segments"
         delete from "plaud_segments" where "transcription_id" in (select "transcription_id" from "plaud_staged_transcripts_1f")

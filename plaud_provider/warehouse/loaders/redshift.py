@@ -140,10 +140,16 @@ class RedshiftLoader(FilesLoader):
                     f"schema: warehouse {self.conn_id!r} has no schema {str(self._tables.schema)!r}. Create "
                     "it (it is not created here), or correct the name. Nothing was written."
                 )
+        where = f"where table_schema = {place} and table_name = {VALUE}"
+        values = [*values, self._stored(table)]
+        # A view cannot be locked, nor can rows of it or of files on S3 be deleted.
+        for (kind,) in self._rows(f"select table_type from svv_tables {where}", values):
+            if "VIEW" in kind or "EXTERNAL" in kind:
+                raise self._is_no_table(table, kind)
         columns = self._rows(
             "select column_name, data_type, character_maximum_length, is_nullable, column_default "
-            f"from svv_columns where table_schema = {place} and table_name = {VALUE}",
-            [*values, self._stored(table)],
+            f"from svv_columns {where}",
+            values,
         )
         found = {}
         for name, kind, length, is_nullable, default in columns:
@@ -256,7 +262,8 @@ class RedshiftLoader(FilesLoader):
         role = "default" if self._iam_role == "default" else _literal(self._iam_role)
         return (
             f"copy {name} from {_literal(folder.root + file)} iam_role {role} "
-            "format as json 'auto' gzip timeformat 'auto' compupdate off statupdate off"
+            # Names of columns are in lower case there, those of chosen fields in the file may not be.
+            "format as json 'auto ignorecase' gzip timeformat 'auto' compupdate off statupdate off"
         )
 
     def _swap(self, statements: Sequence[str]) -> None:
