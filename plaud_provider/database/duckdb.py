@@ -12,10 +12,10 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from importlib.util import find_spec
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -82,8 +82,6 @@ _MAY_READ_FILES = (
 )
 #: How paths of MotherDuck begin.
 _REMOTE = ("md:", "motherduck:")
-#: Characters of a path that would be taken for a pattern.
-_GLOB = frozenset("*?[\\")
 _LOCK_ADVICE = (
     "DuckDB lets one process at a time open a file that is written. Close that program, or let fewer tasks "
     "write at once (max_active_tis_per_dag, a pool); then retry."
@@ -194,9 +192,9 @@ class DuckDbDialect(Dialect):
 
     def _reads_files(self, connection: sa.Connection) -> bool:
         """Whether DuckDB can read temporary files of this process: its user may have forbidden that."""
-        if self._path().startswith(_REMOTE) or not _GLOB.isdisjoint(gettempdir()):
-            return False
-        return bool(connection.exec_driver_sql(_MAY_READ_FILES).scalar())
+        return not self._path().startswith(_REMOTE) and bool(
+            connection.exec_driver_sql(_MAY_READ_FILES).scalar()
+        )
 
     def _is_new(self) -> bool:
         """Whether another process may be about to create the file."""
@@ -224,12 +222,15 @@ def _write_by_files(
 
     It makes two copies of a text that it reads, four of a parameter, beside the one of this process.
     """
-    with TemporaryDirectory(prefix="plaud-") as folder:
+    with ExitStack() as files:
         texts = taken_out(row)
-        paths = {name: os.path.join(folder, str(number)) for number, name in enumerate(texts)}
-        for name, path in paths.items():
-            with open(path, "wb") as file:
-                file.writelines(piece.encode() for piece in pieces(texts.pop(name)))
+        paths: dict[str, str] = {}
+        for name in [*texts]:
+            # Without a name: nothing of it is left if this process is killed.
+            file = files.enter_context(TemporaryFile(prefix="plaud-"))
+            file.writelines(piece.encode() for piece in pieces(texts.pop(name)))
+            file.flush()
+            paths[name] = f"/dev/fd/{file.fileno()}"
         contents: dict[str, sa.ColumnElement[Any]] = {
             name: sa.literal_column(f"file_{number}.content") for number, name in enumerate(paths)
         }
@@ -238,8 +239,8 @@ def _write_by_files(
             for column in table.c
         ]
         # Each has one row. Any other join would keep one of them in memory once more.
-        files = " positional join ".join(f"read_text(:file_{n}) as file_{n}" for n in range(len(paths)))
-        source = sa.text(files).bindparams(**{f"file_{n}": path for n, path in enumerate(paths.values())})
+        read = " positional join ".join(f"read_text(:file_{n}) as file_{n}" for n in range(len(paths)))
+        source = sa.text(read).bindparams(**{f"file_{n}": path for n, path in enumerate(paths.values())})
         insert = postgresql.insert(table).from_select(
             table.columns.keys(), sa.select(*values).select_from(source)
         )
