@@ -42,7 +42,7 @@ def keep(tmp_path: Path) -> Callable[..., Transcription]:
             ],
         }
         kept = parse_transcription(json.dumps(answer).encode())
-        ResultStore(str(tmp_path)).open().save(kept, "us")
+        ResultStore(str(tmp_path)).save(kept, "us")
         return kept
 
     return keep
