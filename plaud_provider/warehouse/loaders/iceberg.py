@@ -158,8 +158,24 @@ class IcebergLoader(LakeLoader):
             update.add_column(column.name, iceberg_type(field.type))
 
     def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str] | None) -> Any:
-        found = {} if ids is None else {"row_filter": self._these(ids)}
-        return opened.scan(selected_fields=tuple(columns), **found).to_arrow()
+        if ids is None:
+            return opened.scan(selected_fields=tuple(columns)).to_arrow()
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        names = dict.fromkeys((*columns, "transcription_id"))
+        # With a list of more than 200 ids pyiceberg skips no file by its bounds, and it makes a literal of
+        # each id anew at every step.
+        span = _between(min(ids, default=""), max(ids, default=""))
+        rows = opened.scan(row_filter=span, selected_fields=tuple(names))
+        wanted = pa.array(ids, pa.string())
+        # By batches: in between there may be the texts of many others.
+        with rows.to_arrow_batch_reader() as batches:
+            found = [
+                batch.filter(pc.is_in(batch["transcription_id"].cast(pa.string()), wanted))
+                for batch in batches
+            ]
+        return pa.Table.from_batches(found, batches.schema).select(list(columns))
 
     def _append(self, opened: Any, rows: Any) -> None:
         opened.append(rows)
@@ -208,6 +224,12 @@ class IcebergLoader(LakeLoader):
         from pyiceberg.exceptions import CommitFailedException, ValidationException
 
         return CommitFailedException, ValidationException
+
+
+def _between(least: str, greatest: str) -> Any:
+    from pyiceberg.expressions import And, GreaterThanOrEqual, LessThanOrEqual
+
+    return And(GreaterThanOrEqual("transcription_id", least), LessThanOrEqual("transcription_id", greatest))
 
 
 def iceberg_type(kind: Any) -> Any:
