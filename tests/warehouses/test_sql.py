@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -400,7 +400,7 @@ def test_databricks_creates(monkeypatch: pytest.MonkeyPatch) -> None:
     assert created[0].count("Created by") == 1
     assert "`landed_at` timestamp not null comment 'landed_at of its transcript') using delta" in created[1]
     assert created[2] == (
-        "create view if not exists `plaud_segments_current` comment 'Segments of the transcripts that are there' as "
+        "create or replace view `plaud_segments_current` comment 'Segments of the transcripts that are there' as "
         "select s.* from `plaud_segments` s join `plaud_transcripts` t on t.`transcription_id` = s.`transcription_id` "
         "and t.`landed_at` = s.`landed_at`"
     )
@@ -423,6 +423,39 @@ class Answering(Recorder):
 
     def fetchall(self) -> list[Any]:
         return [(self.last,)]
+
+
+class Reflecting(Recorder):
+    """One that has the view of segments, with some of its columns."""
+
+    description = ()  # type: ignore[assignment]
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        super().__init__()
+        self.columns = columns
+
+    def execute(self, statement: str, values: Any = None) -> Recorder:
+        self.description = ("a column",) if statement.startswith("select column_name from") else ()  # type: ignore[assignment]
+        return super().execute(statement, values)
+
+    def fetchall(self) -> list[Any]:
+        return [(name,) for name in self.columns]
+
+
+@pytest.mark.parametrize(("lacks", "is_made"), [(None, False), ("language", True)])
+def test_databricks_makes_its_view_anew_once_the_table_has_more_columns(
+    monkeypatch: pytest.MonkeyPatch, lacks: str | None, is_made: bool
+) -> None:
+    _, writer = databricks_recorded(monkeypatch, "team")
+    there = [column.name for column in plaud_tables().segments.columns if column.name != lacks]
+    recorder = Reflecting([*there, "landed_at"])
+    writer.loader._hook = recorder  # type: ignore[attr-defined]
+    monkeypatch.setattr(writer.loader, "_there", lambda table: None)
+
+    writer.ensure_tables()
+
+    views = [one for one in recorder.statements if "view `team`.`plaud_segments_current`" in one]
+    assert [one.partition(" view ")[0] for one in views] == ["create or replace"] * is_made
 
 
 @pytest.mark.parametrize("last", [None, "2031-01-01 00:00:00.000001"])

@@ -165,19 +165,23 @@ class DatabricksLoader(FilesLoader):
     def _read_segments(self) -> str:
         return self._name(f"{self._tables.segments.name}_current")
 
+    def _of(self, table: str) -> tuple[str, list[str]]:
+        """Return what picks a table in the information schema, with its values."""
+        if self._tables.schema is None:
+            return f"where table_schema = current_schema() and table_name = {VALUE}", [self._stored(table)]
+        values = [self._stored(self._tables.schema), self._stored(table)]
+        return f"where table_schema = {VALUE} and table_name = {VALUE}", values
+
     def _there(self, table: str) -> dict[str, Found] | None:
-        place, values = "current_schema()", []
+        where, values = self._of(table)
         if self._tables.schema is not None:
-            place, values = VALUE, [self._stored(self._tables.schema)]
             known = f"select 1 from information_schema.schemata where schema_name = {VALUE}"
-            if not self._rows(known, values):
+            if not self._rows(known, values[:1]):
                 raise PlaudWarehouseError(
                     f"schema: warehouse {self.conn_id!r} has no schema {str(self._tables.schema)!r}, or its "
                     "user may not see it. Create it (it is not created here), or correct the name. Nothing "
                     "was written."
                 )
-        where = f"where table_schema = {place} and table_name = {VALUE}"
-        values = [*values, self._stored(table)]
         kinds = self._rows(f"select table_type from information_schema.tables {where}", values)
         if not kinds:
             return None
@@ -210,9 +214,15 @@ class DatabricksLoader(FilesLoader):
 
     def _create_more(self) -> None:
         log.info("Databricks: built and tested as far as it goes without one (`plaud docs databricks`)")
+        segments = self._tables.segments
+        where, values = self._of(f"{segments.name}_current")
+        known = self._rows(f"select column_name from information_schema.columns {where}", values)
+        # Its columns are those that its table had when it was made.
+        if {self._stored(name) for (name,) in known} >= {self._stored(c.name) for c in segments.columns}:
+            return
         self._rows(
-            f"create view if not exists {self._read_segments} comment 'Segments of the transcripts that are "
-            f"there' as select s.* from {self._name(self._tables.segments.name)} s "
+            f"create or replace view {self._read_segments} comment 'Segments of the transcripts that are "
+            f"there' as select s.* from {self._name(segments.name)} s "
             f"join {self._name(self._tables.transcripts.name)} t "
             "on t.`transcription_id` = s.`transcription_id` and t.`landed_at` = s.`landed_at`"
         )
