@@ -63,6 +63,9 @@ def encoded(
             _add_cover(output, cover)
         for number in range(int((video_seconds or begin + seconds) * 5) if video else 0):
             frame = av.VideoFrame(32, 32, "yuv420p")
+            for plane in frame.planes:
+                # Else it is what was in memory: another size of the picture each time.
+                plane.update(bytes([number * 5 % 256]) * plane.buffer_size)
             frame.pts = number
             output.mux(picture.encode(frame))
         for frame in _tone(seconds, rate, layout, is_silent=is_silent, is_noise=is_noise):

@@ -88,19 +88,24 @@ def test_it_is_not_in_memory_while_the_warehouse_takes_it(
     there: list[int] = []
     load_ = RowsLoader.load
 
+    def segments() -> int:
+        return sum(isinstance(one, Segment) for one in gc.get_objects())
+
     def watching(loader: RowsLoader, *arguments: Any) -> Any:
-        there.append(sum(isinstance(one, Segment) for one in gc.get_objects()))
+        there.append(segments() - before)
         return load_(loader, *arguments)
 
     monkeypatch.setattr(RowsLoader, "load", watching)
     gc.collect()
+    # Of other tests.
+    before = segments()
 
     load(["txn_1", "txn_2"], results_path=str(tmp_path))
 
     # Each by itself. The other one may have been read ahead.
     assert len(there) == 2
     assert max(there) <= SEGMENTS
-    assert there[-1] == 0
+    assert there[-1] <= 0
 
 
 def test_it_lands_in_a_duckdb_that_may_read_no_files(
