@@ -39,8 +39,8 @@ SUBMIT_SECONDS = 2.0
 #: For how long an answer that is paid for is offered to a ledger that is away.
 LEDGER_SECONDS = 600.0
 #: So many different recordings that Plaud refuses in a row and for the same reason are not refused for what
-#: they are: the API has changed, or what is sent to it.
-REFUSED_ALIKE = 5
+#: they are: the API has changed, or what is sent to it. A folder may well have a few bad files side by side.
+REFUSED_ALIKE = 20
 
 
 class Claimed(NamedTuple):

@@ -102,7 +102,7 @@ def test_trials_leave_nothing_unknown_while_plaud_answers_nothing(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long it lasts."""
-    archive.add(*(f"{number:02}.wav" for number in range(30)))
+    archive.add(*(f"{number:02}.wav" for number in range(60)))
     archive.list()
     for kind in ("submit", "get"):
         archive.plaud.inject({"match": {"kind": kind}, "times": 1000, "action": "status", "status": 503})
@@ -222,8 +222,8 @@ def test_a_refusal_of_the_client_is_not_taken_for_one_of_each_recording(chunk: A
 
 @pytest.fixture
 def many(archive: Archive) -> Archive:
-    """An archive of thirty recordings that are listed."""
-    archive.add(*(f"{number:02}.wav" for number in range(30)))
+    """An archive of recordings that are listed."""
+    archive.add(*(f"{number:02}.wav" for number in range(60)))
     archive.list()
     return archive
 
@@ -282,11 +282,11 @@ def test_where_all_are_refused_alike_from_some_moment_on_none_is_marked_as_faile
     with pytest.raises(PlaudAccessError, match="none accepted in between"):
         many.submit()
 
-    assert sorted(many.states().values()) == ["claimed"] * 21 + ["processing"] * 9
+    assert sorted(many.states().values()) == ["claimed"] * 51 + ["processing"] * 9
 
 
 def test_what_is_refused_among_others_is_refused_for_what_it_is(many: Archive) -> None:
-    bad = {f"{number:02}.wav" for number in range(0, 30, 3)}
+    bad = {f"{number:02}.wav" for number in range(0, 60, 3)}
     for name in bad:
         many.plaud.inject(
             {
