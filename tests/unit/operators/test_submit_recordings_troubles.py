@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -228,6 +228,12 @@ def many(archive: Archive) -> Archive:
     return archive
 
 
+def refuse(archive: Archive, names: Iterable[str]) -> None:
+    for name in names:
+        match = {"kind": "submit", "body_contains": name}
+        archive.plaud.inject({"match": match, "times": None, "action": "status", "status": 422})
+
+
 @pytest.mark.parametrize("status", [400, 422])
 def test_where_all_are_refused_alike_none_is_marked_as_failed(many: Archive, status: int) -> None:
     body = {"error": "UNKNOWN_FIELD"}
@@ -251,15 +257,7 @@ def test_where_all_are_refused_alike_none_is_marked_as_failed(many: Archive, sta
 
 def test_a_retry_goes_on_where_only_some_are_refused(many: Archive) -> None:
     bad = {f"{number:02}.wav" for number in range(send.REFUSED_ALIKE + send.CONCURRENCY)}
-    for name in bad:
-        many.plaud.inject(
-            {
-                "match": {"kind": "submit", "body_contains": name},
-                "times": None,
-                "action": "status",
-                "status": 422,
-            }
-        )
+    refuse(many, bad)
 
     for try_number in range(1, 9):
         try:
@@ -287,15 +285,7 @@ def test_where_all_are_refused_alike_from_some_moment_on_none_is_marked_as_faile
 
 def test_what_is_refused_among_others_is_refused_for_what_it_is(many: Archive) -> None:
     bad = {f"{number:02}.wav" for number in range(0, 60, 3)}
-    for name in bad:
-        many.plaud.inject(
-            {
-                "match": {"kind": "submit", "body_contains": name},
-                "times": None,
-                "action": "status",
-                "status": 422,
-            }
-        )
+    refuse(many, bad)
 
     many.submit()
 
