@@ -15,7 +15,6 @@ that are rejected at once cost one request, and a token service that fails is as
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -38,7 +37,7 @@ from plaud_provider.api.effects import (
     UnlockToken,
 )
 from plaud_provider.api.limits import TOKEN_CALLS_A_MINUTE
-from plaud_provider.api.members import first
+from plaud_provider.api.members import as_seconds, first
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.exceptions import (
     PlaudAccessError,
@@ -358,12 +357,5 @@ def _usable(token: object) -> str | None:
 
 
 def _lifetime(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return DEFAULT_LIFETIME
-    try:
-        seconds = float(value)
-    except (ValueError, OverflowError):
-        return DEFAULT_LIFETIME
-    if not math.isfinite(seconds) or seconds <= 0:
-        return DEFAULT_LIFETIME
-    return min(seconds, MAX_LIFETIME)
+    seconds = as_seconds(value)
+    return min(seconds, MAX_LIFETIME) if seconds else DEFAULT_LIFETIME

@@ -16,7 +16,7 @@ from plaud_provider import metrics
 from plaud_provider.database.database import once_committed, open_database
 from plaud_provider.database.rows import batches
 from plaud_provider.database.types import UtcTime
-from plaud_provider.ledger.claims import Claims
+from plaud_provider.ledger.claims import Claims, owner_columns
 from plaud_provider.ledger.entry import Entry, Owner, Recording, State, kept_error
 from plaud_provider.ledger.reader import BATCH, OWNER_COLUMNS
 
@@ -256,7 +256,7 @@ class Ledger(Claims):
 
     def _step(self, state: State, statement: sa.Update, key: str, owner: Owner, **values: Any) -> bool:
         """Take one recording of this owner a step further, and return whether that happened."""
-        mine = {f"is_{name}": value for name, value in zip(OWNER_COLUMNS, owner, strict=True)}
+        mine = {f"is_{name}": value for name, value in owner_columns(owner).items()}
         parameters = {"is_key": key, "is_again": False, **mine, **values}
 
         def step(connection: sa.Connection) -> bool:
