@@ -11,7 +11,6 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
@@ -240,28 +239,18 @@ def _resolver() -> AbstractResolver:
 
 
 async def _in_thread_of_its_own(work: Callable[[], T]) -> T:
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
-
-    def settle(settled: Future[T]) -> None:
-        if not answer.done():
-            if (failure := settled.exception()) is not None:
-                answer.set_exception(failure)
-            else:
-                answer.set_result(settled.result())
+    answer: Future[T] = Future()
+    # From now on, whoever waits for it cannot cancel it, only leave.
+    answer.set_running_or_notify_cancel()
 
     def run() -> None:
-        settled: Future[T] = Future()
         try:
-            settled.set_result(work())
+            answer.set_result(work())
         except Exception as failure:
-            settled.set_exception(failure)
-        # The loop may have ended.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(settle, settled)
+            answer.set_exception(failure)
 
     threading.Thread(target=run, name="plaud-name", daemon=True).start()
-    return await answer
+    return await asyncio.wrap_future(answer)
 
 
 def aiohttp_proxy(url: str) -> str | None:
