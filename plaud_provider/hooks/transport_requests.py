@@ -10,6 +10,7 @@ import contextlib
 import io
 import socket
 import ssl
+import struct
 import threading
 import weakref
 import zlib
@@ -109,6 +110,8 @@ class _Sockets:
             self.is_shut = True
             for _, duplicate in self._open:
                 with contextlib.suppress(OSError):
+                    # With a reset: Linux may leave a server that floods waiting to send the rest.
+                    duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     duplicate.shutdown(socket.SHUT_RDWR)
         self.close()
 

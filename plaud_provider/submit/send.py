@@ -97,8 +97,9 @@ class Sender:
         # more at once would only be more of unknown outcome; after it, one is enough to find out.
         self._is_answered = False
         self._alone = asyncio.Lock()
-        # What Plaud has refused since it last accepted one.
+        # What Plaud has refused, until it accepts one that was sent later.
         self._held: list[_HoldingMemory] = []
+        self._refused_in_a_row = 0
         #: What has become of each, by its key; of those that were not sent there is nothing.
         self.outcomes: dict[str, Outcome] = {}
 
@@ -140,7 +141,7 @@ class Sender:
             with self._stop.telling(lambda: loop.call_soon_threadsafe(self._end_waits)):
                 await asyncio.gather(*self._workers, return_exceptions=True)
             if self._broken is None and not self._stop.is_set:
-                await self._settle()
+                await self._settle(self._held)
         finally:
             renewal.cancel()
             with suppress(asyncio.CancelledError):
@@ -170,6 +171,7 @@ class Sender:
 
     async def _submit(self, claimed: Claimed, hook: PlaudAsyncHook, sending: course.Sending) -> None:
         recording, order = claimed
+        refused_before = tuple(self._held)
         memory = _HoldingMemory(
             self._ledger, recording, self._owner, turn=self._turn, patience=LEDGER_SECONDS
         )
@@ -182,14 +184,17 @@ class Sender:
             log.warning("%s: %s", order.uri, outcome.error)
         if memory.held is not None:
             self._held.append(memory)
+            self._refused_in_a_row += 1
             self._refuse_to_go_on()
         elif outcome.transcription is not None:
-            await self._settle()
+            self._refused_in_a_row = 0
+            await self._settle(refused_before)
 
-    async def _settle(self) -> None:
-        """Note what Plaud has refused as failed: it is about the recordings."""
-        held, self._held = self._held, []
-        for memory in held:
+    async def _settle(self, refused: Sequence[_HoldingMemory]) -> None:
+        """Note as failed what Plaud has refused while it accepts others: it is about the recordings."""
+        settled = [memory for memory in self._held if memory in refused]
+        self._held = [memory for memory in self._held if memory not in refused]
+        for memory in settled:
             await asyncio.to_thread(memory.settle)
 
     def _refuse_to_go_on(self) -> None:
@@ -199,7 +204,7 @@ class Sender:
         :raises PlaudAccessError: if it is. All of them are claimed still; the caller releases them.
         """
         last = [memory.held for memory in self._held[-REFUSED_ALIKE:]]
-        if len(last) < REFUSED_ALIKE or len(set(map(str, last))) > 1:
+        if self._refused_in_a_row < REFUSED_ALIKE or len(set(map(str, last))) > 1:
             return
         raise PlaudAccessError(
             f"{REFUSED_ALIKE} recordings in a row were refused alike, and none accepted in between: "
