@@ -143,7 +143,8 @@ def test_it_lands_from_memory_where_there_is_no_room_for_temporary_files(
     assert "No space left on device" in caplog.text
 
 
-# DuckDB has some 40 MB for itself, of 100 MB at most 4 times are left: see benchmarks.memory.
-@pytest.mark.parametrize(("database", "times"), [("sqlite", 5.5), ("duckdb", 7.5)])
+# DuckDB has some 40 MB for itself, of 100 MB at most 4 times are left: see benchmarks.memory. Landed from
+# memory, SQLite takes 6.5 times and DuckDB 8.7; from files 4.2, and 5.3 to 6.2, as its own threads allocate.
+@pytest.mark.parametrize(("database", "times"), [("sqlite", 4.5), ("duckdb", 7.0)])
 def test_a_worker_needs_a_few_times_the_size_of_an_answer(database: str, times: float) -> None:
     assert float(measured(database, 24)[4]) <= times
