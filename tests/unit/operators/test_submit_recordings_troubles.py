@@ -283,6 +283,18 @@ def test_where_all_are_refused_alike_from_some_moment_on_none_is_marked_as_faile
     assert sorted(many.states().values()) == ["claimed"] * 51 + ["processing"] * 9
 
 
+def test_what_was_sent_before_they_were_refused_does_not_make_it_their_fault(many: Archive) -> None:
+    accepted = 20
+    of_submits = {"match": {"kind": "submit"}}
+    many.plaud.inject({**of_submits, "skip": accepted, "times": None, "action": "status", "status": 422})
+    many.plaud.inject({**of_submits, "skip": accepted - 1, "action": "delay", "seconds": 2})
+
+    with pytest.raises(PlaudAccessError, match="none accepted in between"):
+        many.submit()
+
+    assert sorted(many.states().values()) == ["claimed"] * 40 + ["processing"] * accepted
+
+
 def test_what_is_refused_among_others_is_refused_for_what_it_is(many: Archive) -> None:
     bad = {f"{number:02}.wav" for number in range(0, 60, 3)}
     refuse(many, bad)
