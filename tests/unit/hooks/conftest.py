@@ -25,6 +25,9 @@ FAST = RetryPolicy(base_delay=0.01, max_delay=0.02, max_retry_after=0.02)
 ONCE = RetryPolicy(attempts=1, malformed_attempts=1)
 #: Far above what anything here takes, so that a busy machine does not turn one failure into another.
 LIMITS = Limits(connect_seconds=10, read_seconds=20, total_seconds=20, response_bytes=1024 * 1024)
+#: A minute of the quota where the emulator's clock runs at ``SPEED``.
+MINUTE = 2.0
+SPEED = 30.0
 AUDIO_URL = "https://bucket.example/a.wav?X-Amz-Signature=signature-canary&X-Amz-Expires=3600"
 
 
@@ -87,7 +90,8 @@ def open_client(request: pytest.FixtureRequest) -> Callable[..., Client]:
 
 @pytest.fixture
 def client(open_client: Callable[..., Client]) -> Client:
-    return open_client()
+    """A client of either kind, which pauses after a 429 for parts of a short minute."""
+    return open_client(minute=MINUTE)
 
 
 @pytest.fixture

@@ -19,17 +19,24 @@ from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.hooks.plaud import PlaudAsyncHook, PlaudHook
 from plaud_provider.quota.document import from_document
 from plaud_provider.quota.rule import Quota
-from tests.unit.hooks.conftest import AUDIO_URL, FAST, LIMITS, Client, Inject, SyncClient, outcomes, reached
+from tests.unit.hooks.conftest import (
+    AUDIO_URL,
+    FAST,
+    LIMITS,
+    MINUTE,
+    SPEED,
+    Client,
+    Inject,
+    SyncClient,
+    outcomes,
+    reached,
+)
 from tests.unit.hooks.herd import stampede
 from tests.unit.postgres_server import postgres_database, postgres_server
 
 __all__ = ["postgres_database", "postgres_server"]
 
 Emulator = Callable[..., EmulatorServer]
-
-#: Where the emulator's minute takes two seconds.
-SPEED = 30.0
-MINUTE = 2.0
 
 
 def limited(emulator: Emulator, *, limit: int, figure: int | None = None, **extra: Any) -> EmulatorServer:
@@ -89,10 +96,10 @@ def test_hosts_that_share_a_database_are_never_refused(
     assert refused(plaud) == 0
 
 
-def test_an_emulator_whose_minute_is_three_seconds_needs_nothing_but_a_higher_figure(
+def test_an_emulator_whose_minute_is_short_needs_nothing_but_a_higher_figure(
     emulator: Emulator,
 ) -> None:
-    plaud = emulator({"requests_per_minute": 1200}, request_limit=60, speed=20.0, processing_seconds=100_000)
+    plaud = emulator({"requests_per_minute": 300}, request_limit=60, speed=5.0, processing_seconds=100_000)
 
     async def get_all() -> None:
         async with PlaudAsyncHook(limits=LIMITS) as hook:

@@ -88,13 +88,13 @@ def test_a_token_that_is_rejected_for_some_time_after_its_refresh_is_tried_again
 
 
 def test_tokens_that_are_rejected_whatever_is_done_cost_one_token_request(
-    plaud: EmulatorServer, client: Client, txn: str
+    plaud: EmulatorServer, open_client: Callable[..., Client], txn: str
 ) -> None:
     plaud.inject({"match": {"kind": "get"}, "action": "reject_token", "times": None})
 
     for _ in range(5):
         with pytest.raises(PlaudTokenRejectedError, match="a quarter of a minute after"):
-            client.get(txn)
+            open_client().get(txn)
     assert token_calls(plaud) == [("refresh", 200)]
 
 
