@@ -273,9 +273,14 @@ def tell_of_submit(hook: Any, audio_url: str | os.PathLike[str]) -> None:
     :param hook: The hook.
     :param audio_url: The recording; told without its signature and the Airflow connection in it.
     """
-    from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+    from airflow.sdk import plugins_manager
 
     metrics.count(metrics.SUBMITTED)
+    if not plugins_manager.get_hook_lineage_readers_plugins():
+        # Even Airflow's collector that collects nothing imports the clients of all clouds that are installed.
+        return
+    from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
     uri = AudioReference(audio_url).uri
     uri = f"file://{uri}" if uri.startswith("/") else re.sub(r"(?<=://)[^/@]*@", "", uri)
     try:

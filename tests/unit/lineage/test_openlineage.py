@@ -213,9 +213,10 @@ def test_folders_within_each_other_are_one() -> None:
 
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Any:
-    from airflow.sdk import lineage
+    from airflow.sdk import lineage, plugins_manager
 
     collector = lineage.HookLineageCollector()
+    monkeypatch.setattr(plugins_manager, "get_hook_lineage_readers_plugins", lambda: [object()])
     monkeypatch.setattr(
         "airflow.providers.common.compat.lineage.hook.get_hook_lineage_collector", lambda: collector
     )
