@@ -29,6 +29,7 @@ CHARTS = HERE.parent / "docs" / "images"
 OURS_LANDED = "select count(*) from plaud_transcripts where run_id = '{run_id}'"
 OURS = Contender("ours", "ours", OURS_LANDED)
 OURS_FAST_CLOCK = Contender("ours", "ours_fast_clock", OURS_LANDED)
+OURS_CALLED = Contender("ours, where Plaud calls", "ours_called", OURS_LANDED)
 RIVAL_A_LANDED = "select count(*) from rival_transcripts where run_id = '{run_id}'"
 RIVAL_A = Contender("(a) HttpOperator, HttpSensor, pandas", "rival_http_sensor", RIVAL_A_LANDED)
 RIVAL_A_RETRIES = Contender("(a) with 20 retries", "rival_http_sensor_with_retries", RIVAL_A_LANDED)
@@ -159,6 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--queue", type=int, default=50, help="recordings of a queue that nothing presses")
     parser.add_argument(
+        "--called", type=int, default=100, help="recordings that Plaud calls about; 0: leave out"
+    )
+    parser.add_argument(
         "--limited", type=int, default=50, help="recordings at 60 and 10 a minute; 0: leave out"
     )
     parser.add_argument(
@@ -214,6 +218,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.queue:
             regime = Regime(request_limit=0, token_limit=0, processing_seconds=20)
             compare(bench, "A queue", regime, [(OURS, options.queue)], timeout=600)
+        if options.called:
+            called = Regime(request_limit=600, token_limit=10, calls_webhook=True)
+            title = "Landed as Plaud calls"
+            [figures] = compare(bench, title, called, [(OURS_CALLED, options.called)], timeout=1800)
+            print(f"Done to landed: {figures.landed_seconds:.1f} s, the median")
         if options.limited:
             limited = Regime(request_limit=60, token_limit=10)
             contenders = [OURS, *([] if options.ours_only else [RIVAL_A, RIVAL_A_RETRIES, RIVAL_B, RIVAL_C])]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import statistics
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +27,7 @@ from demo.postgres import Postgres
 from demo.processes import Supervisor
 from demo.stack import COMPONENTS, AirflowStack
 
+WEBHOOK_SECRET = "whsec_benchmark"
 #: A budget that never holds anybody up.
 NO_LIMIT = 1_000_000
 
@@ -35,12 +40,14 @@ class Regime:
     :param request_limit: Submit and result calls a minute; 0 for no limit.
     :param token_limit: Token requests a minute; 0 for no limit.
     :param speed: How much faster the server's clock runs, and with it the minutes of its limits.
+    :param calls_webhook: Whether Airflow's webhook is called as soon as a transcription is final.
     """
 
     request_limit: int
     token_limit: int
     processing_seconds: float = 20.0
     speed: float = 1.0
+    calls_webhook: bool = False
 
     def floor_seconds(self, count: int) -> float:
         """Return the (2n - burst) / limit that no client can go below, in real seconds."""
@@ -78,6 +85,7 @@ class Figures:
         scheduler's, as its workers run them.
     :param requests: Submits and results, whatever became of them; those refused are among them.
     :param delay_seconds: From done to seen, the median, in seconds of the server.
+    :param landed_seconds: From done to landed in our table, the median, where the server's clock is ours.
     """
 
     contender: str
@@ -92,6 +100,7 @@ class Figures:
     submits_accepted: int
     tokens: int
     delay_seconds: float
+    landed_seconds: float
 
     @property
     def total_cpu_seconds(self) -> float:
@@ -158,7 +167,8 @@ class Bench:
                 component: after[component] - before[component] - took * self._idle_rates.get(component, 0.0)
                 for component in after
             }
-            asked = _Asked(_asked(emulator)[asked_before:], regime)
+            entries = _asked(emulator)[asked_before:]
+            asked = _Asked(entries, regime)
         instances = self._stack.api.get(f"/dags/{contender.dag_id}/dagRuns/{run_id}/taskInstances", limit=1)
         return Figures(
             contender=contender.name,
@@ -173,6 +183,7 @@ class Bench:
             submits_accepted=asked.submits_accepted,
             tokens=asked.tokens,
             delay_seconds=asked.delay_seconds,
+            landed_seconds=self._landed_seconds(entries, regime.processing_seconds),
         )
 
     @contextmanager
@@ -186,12 +197,20 @@ class Bench:
             "--speed": regime.speed,
         }
         pairs = [str(part) for pair in options.items() for part in pair]
-        with Supervisor() as supervisor:
+        with Supervisor() as supervisor, ExitStack() as calls:
             work.mkdir()
             emulator = Emulator(supervisor, archive, work, "--quiet", *pairs)
             files = FileServer(supervisor, archive, work)
             plaud = emulator.connection()
             plaud["extra"]["requests_per_minute"] = regime.request_limit * regime.speed or NO_LIMIT
+            if regime.calls_webhook:
+                plaud["extra"] |= {
+                    "webhook_base_url": "https://airflow.example",
+                    "webhook_secret": WEBHOOK_SECRET,
+                    "webhook_path": str(work / "marks"),
+                }
+                url = f"{self._stack.base_url}/plaud/webhooks/{name}"
+                calls.enter_context(calling(url, emulator))
             self._stack.api.create_connection(name, plaud)
             # Without a login: the HTTP hook would put Basic auth over the Bearer token.
             http = {"conn_type": "http", "host": plaud["host"], "port": plaud["port"]}
@@ -232,6 +251,47 @@ class Bench:
             return 0
         return int(self._warehouse.rows(contender.landed.format(run_id=run_id))[0][0])
 
+    def _landed_seconds(self, entries: list[dict[str, Any]], processing_seconds: float) -> float:
+        landed_at = dict(self._warehouse.rows("select transcription_id, landed_at from plaud_transcripts"))
+        delays = [
+            (landed_at[known] - datetime.fromisoformat(entry["emulated_time"])).total_seconds()
+            for entry in entries
+            if entry["accepted"] and (known := entry["transcription_id"]) in landed_at
+        ]
+        return statistics.median(delays) - processing_seconds if delays else float("nan")
+
+
+@contextmanager
+def calling(url: str, emulator: Emulator) -> Iterator[None]:
+    """Call Airflow's webhook, as Plaud does, about what is done."""
+    is_over = threading.Event()
+    called: set[str] = set()
+
+    def call() -> None:
+        with httpx.Client(trust_env=False, timeout=30) as client:
+            while not is_over.wait(0.2):
+                for known in client.get(f"{emulator.url}/_emulator/state").json()["transcriptions"]:
+                    transcription_id = known["transcription_id"]
+                    if known["status"] == "completed" and transcription_id not in called:
+                        _call(client, url, transcription_id)
+                        called.add(transcription_id)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        caller.join()
+
+
+def _call(client: httpx.Client, url: str, transcription_id: str) -> None:
+    event = {"event": "transcription.completed", "data": {"transcriptionId": transcription_id}}
+    body, timestamp = json.dumps(event).encode(), f"{time.time():.0f}"
+    signature = hmac.new(WEBHOOK_SECRET.encode(), f"{timestamp}.".encode() + body, hashlib.sha256)
+    headers = {"plaud-timestamp": timestamp, "plaud-signature": f"sha256={signature.hexdigest()}"}
+    client.post(url, content=body, headers=headers).raise_for_status()
+
 
 def _cpu_seconds(processes: Iterable[psutil.Process]) -> float:
     total = 0.0
@@ -261,16 +321,21 @@ class _Asked:
         self.delay_seconds = _median_delay(entries, regime.processing_seconds)
 
 
+def _done_at(entries: list[dict[str, Any]], processing_seconds: float) -> dict[str, float]:
+    """Return when each transcription is final, in seconds of the server."""
+    return {
+        entry["transcription_id"]: entry["emulated_seconds"] + processing_seconds
+        for entry in entries
+        if entry["accepted"]
+    }
+
+
 def _median_delay(entries: list[dict[str, Any]], processing_seconds: float) -> float:
-    done_at: dict[str, float] = {}
+    done_at = _done_at(entries, processing_seconds)
     seen_at: dict[str, float] = {}
     for entry in entries:
         transcription_id, at = entry["transcription_id"], entry["emulated_seconds"]
-        if entry["accepted"]:
-            done_at[transcription_id] = at + processing_seconds
-        elif (
-            entry["kind"] == "get" and entry["status"] == 200 and at >= done_at.get(transcription_id, at + 1)
-        ):
+        if entry["kind"] == "get" and entry["status"] == 200 and at >= done_at.get(transcription_id, at + 1):
             seen_at.setdefault(transcription_id, at)
     delays = [at - done_at[transcription_id] for transcription_id, at in seen_at.items()]
     return statistics.median(delays) if delays else float("nan")

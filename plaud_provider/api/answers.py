@@ -23,9 +23,10 @@ model               ``model``
 
 Names count in any letter case, with underscores or without: ``transcription_id`` is ``TranscriptionId``. Each
 may also stand below ``data``, ``result`` and the like (:data:`_WRAPPERS`), which is an object, a list of one,
-or either as JSON text. Where a name is there and empty, the next one is read. The id of a submit counts below
-any other name, too, in what is cut off, or as ``data`` itself. Whatever stands around the JSON is left out;
-of several objects the last one counts that has an id or a status.
+or either as JSON text. Where a name is there and empty, the next one is read. Where what is completed has no
+transcript by these names, one is read below any other name. The id of a submit counts below any other name,
+too, in what is cut off, or as ``data`` itself. Whatever stands around the JSON is left out; of several
+objects the last one counts that has an id or a status.
 
 Bytes that are not UTF-8 become U+FFFD; numbers that no warehouse takes (NaN, Infinity, more than 4,300
 digits) are unknown. Keys that are not known here are warned about once per process, by name; status words
@@ -70,6 +71,8 @@ _CODES_OF_SUCCESS = frozenset(("", "0", "200", "201", "202", "ok", "success", "n
 _WRAPPERS = ("data", "result", "results", "transcription", "task", "response", "output")
 #: Objects that are looked at in one answer.
 _MOST_PLACES = 8
+#: Values of an answer among which a transcript is looked for that has none of the names above.
+_MOST_VALUES = 200
 #: What an answer about a transcription has.
 _TELLING = frozenset((*_ID, *_STATUS))
 _CREATED = ("createdat",)
@@ -248,6 +251,8 @@ def _transcription(
     if status is None:
         raise PlaudResponseError(f"Plaud's answer for transcription {transcription_id} has no status.")
     _warn_of_unknown("keys", names, _KNOWN_KEYS)
+    if status is Status.COMPLETED and not _has_transcript(places):
+        places = [*places, *_unnamed_transcript(payload)]
     # First of all, as the segments are used up.
     redact(payload, transcripts=segments.TEXT, errors=_ERROR)
     raw = written(payload, text)
@@ -276,8 +281,7 @@ def _status(reported: str, places: Sequence[Mapping[str, Any]]) -> Status | None
     """
     if _is_word(reported):
         return WORDS.get(reported.lower(), Status.PROCESSING)
-    has_transcript = bool(first(places, segments.TEXT)) or bool(_listed_segments(places))
-    if has_transcript and (not reported or as_time(first(places, _COMPLETED)) is not None):
+    if _has_transcript(places) and (not reported or as_time(first(places, _COMPLETED)) is not None):
         return Status.COMPLETED
     return Status.PROCESSING if reported else None
 
@@ -313,6 +317,21 @@ def _walk(payload: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[str
         inner = (_unwrapped(known[name]) for name in _WRAPPERS if name in known)
         objects += [one for one in inner if isinstance(one, dict)][: _MOST_PLACES - len(objects)]
     return places, [name for members in objects for name in members]
+
+
+def _unnamed_transcript(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return where the transcript of an answer may stand that has none where one is looked for."""
+    found: list[object] = [payload]
+    for one in found:
+        is_list = isinstance(one, list) and not segments.are_segments(one)
+        inner = one.values() if isinstance(one, dict) else one if is_list else ()
+        found += [_unwrapped(value) for value in inner][: _MOST_VALUES - len(found)]
+    objects = [by_plain_name(one) for one in found if isinstance(one, dict)]
+    return [*objects, *({"segments": one} for one in found if segments.are_segments(one))]
+
+
+def _has_transcript(places: Sequence[Mapping[str, Any]]) -> bool:
+    return bool(first(places, segments.TEXT)) or bool(_listed_segments(places))
 
 
 def _listed_segments(places: Sequence[Mapping[str, Any]]) -> list[Any]:

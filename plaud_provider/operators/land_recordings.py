@@ -28,7 +28,7 @@ from plaud_provider.operators.chunk import (
     shown,
 )
 from plaud_provider.transfers.metadata import describer_of
-from plaud_provider.triggers.transcription import TranscriptionTrigger
+from plaud_provider.triggers.transcription import WORKER_SECONDS, TranscriptionTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 ROWS_KEY = "plaud_rows"
 #: For how long what other runs have left at Plaud is waited for at most: the next run comes back to it.
 LEFT_OVER_SECONDS = 3600.0
+#: After how many seconds what has finished is landed: each time, a task is started for it.
+PARTIAL_SECONDS = 300.0
 
 
 class LandRecordingsOperator(ChunkOperator):
@@ -85,7 +87,8 @@ class LandRecordingsOperator(ChunkOperator):
     :param poke_interval: Seconds or timedelta between two looks at the same transcription; default 30
         seconds.
     :param partial_count: How many finished transcriptions are landed without waiting for more.
-    :param partial_seconds: After how many seconds what has finished is landed, however little it is.
+    :param partial_seconds: After how many seconds what has finished is landed, however little it is; by
+        default 300, and 3 where Plaud calls Airflow's webhook.
     :param plan_only: Whether nothing was to be submitted, and so nothing is waited for (templated).
     :return: Counts of recordings: ``total``, ``landed``, ``failed``, ``unknown``, ``expired``,
         ``processing``, ``not_submitted``; empty if nothing was to be submitted.
@@ -108,7 +111,7 @@ class LandRecordingsOperator(ChunkOperator):
         timeout: timedelta | float = timedelta(hours=24),
         poke_interval: timedelta | float = 30.0,
         partial_count: int = 200,
-        partial_seconds: float = 300.0,
+        partial_seconds: float | None = None,
         plan_only: bool | str = False,
         trigger_rule: str = "all_done",
         **kwargs: Any,
@@ -263,7 +266,7 @@ class LandRecordingsOperator(ChunkOperator):
         metrics.level(metrics.WAITING, at_plaud)
         metrics.level(metrics.OLDEST, oldest)
         if chunk.waiting and time.time() < end_time:
-            self._defer(chunk.waiting, started_at, end_time)
+            self._defer(chunk, started_at, end_time)
         if chunk.waiting:
             self._land_kept(chunk, context)
         if chunk.waiting and end_time < started_at + self._timeout(chunk):
@@ -296,8 +299,12 @@ class LandRecordingsOperator(ChunkOperator):
             )
         return counts
 
-    def _defer(self, waiting: Mapping[str, Entry], started_at: float, end_time: float) -> NoReturn:
-        in_order = sorted(waiting.items(), key=lambda item: _epoch(item[1].submitted_at) or started_at)
+    def _defer(self, chunk: _Chunk, started_at: float, end_time: float) -> NoReturn:
+        partial_seconds = self.partial_seconds
+        if partial_seconds is None:
+            # Who has Plaud call wants what is called about at once: no event can come sooner.
+            partial_seconds = WORKER_SECONDS if chunk.plaud.settings.webhooks else PARTIAL_SECONDS
+        in_order = sorted(chunk.waiting.items(), key=lambda item: _epoch(item[1].submitted_at) or started_at)
         entries = [entry for _, entry in in_order]
         self.log.info("Handing the wait for %d transcription(s) to the triggerer.", len(in_order))
         self.defer(
@@ -310,7 +317,7 @@ class LandRecordingsOperator(ChunkOperator):
                 end_time=end_time,
                 results_path=self.results_path,
                 partial_count=self.partial_count,
-                partial_seconds=self.partial_seconds,
+                partial_seconds=partial_seconds,
                 submitted_at=[_epoch(entry.submitted_at) for entry in entries],
                 accepted_at=[_epoch(entry.accepted_at) for entry in entries],
                 audio_seconds=[entry.duration_seconds for entry in entries],

@@ -19,6 +19,7 @@ import pytest
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.operators.land_recordings import LandRecordingsOperator
 from plaud_provider.sensors.transcription import TranscriptionSensor
+from tests.unit.conftest import new_triggers as new_triggers
 from tests.unit.conftest import plaud_server as plaud_server
 
 if TYPE_CHECKING:

@@ -44,6 +44,8 @@ def _never_expires(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_worker_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No worker has deferred to the triggers that tests run: they need not wait for its end."""
+def new_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triggers of a process that has learned nothing yet; no worker has deferred to them that has to end."""
     monkeypatch.setattr("plaud_provider.triggers.transcription.WORKER_SECONDS", 0.0)
+    # Else they would expect what Plaud took in other tests, whose clock ran at another speed.
+    monkeypatch.setattr("plaud_provider.triggers.transcription._KNOWN", {})

@@ -76,6 +76,37 @@ def test_a_result_is_read_in_any_wording(payload: dict[str, Any], caplog: pytest
     assert caplog.records == []
 
 
+LINES = [{"start": 0, "end": 4.2, "text": "Good", "speaker": "A"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "payload"),
+    [
+        (None, {"task_result": {"segments": LINES}}),
+        (None, {"utterances": LINES}),
+        (None, {"data": {"payload": [{"x": {"utterances": LINES}}, {}]}}),
+        (None, {"data": {"content": json.dumps({"lines": LINES})}}),
+        ("Good", {"data": {"payload": {"text": "Good", "lines": LINES}}}),
+    ],
+)
+def test_a_transcript_is_read_below_names_that_nobody_has_told_of(
+    text: str | None, payload: dict[str, Any]
+) -> None:
+    read = parse_transcription(encoded({"transcriptionId": "txn_1", "status": "completed", **payload}))
+
+    assert read.text == text
+    assert [(one.end_seconds, one.text, one.speaker) for one in read.segments] == [(4.2, "Good", "A")]
+
+
+def test_what_else_has_times_is_no_transcript_beside_one() -> None:
+    chapters = [{"start": 0, "end": 60, "title": "Greeting"}]
+    read = parse_transcription(
+        encoded({"transcriptionId": "txn_1", "status": "completed", "text": "Good", "chapters": chapters})
+    )
+
+    assert (read.text, read.segments) == ("Good", ())
+
+
 @pytest.mark.parametrize(
     ("word", "status"),
     [

@@ -12,7 +12,6 @@ import pytest
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.handover import marks
 from plaud_provider.handover.marks import Marks
-from plaud_provider.triggers import transcription
 from tests.unit.triggers.test_transcription import ending, submitted, trigger
 
 
@@ -29,7 +28,6 @@ def calls(plaud: EmulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
     monkeypatch.setattr(marks, "_WATCHES", {})
     monkeypatch.setattr(marks, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(transcription, "_KNOWN", {})
     return Marks(path)
 
 
