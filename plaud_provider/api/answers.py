@@ -323,8 +323,11 @@ def _unnamed_transcript(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return where the transcript of an answer may stand that has none where one is looked for."""
     found: list[object] = [payload]
     for one in found:
-        is_list = isinstance(one, list) and not segments.are_segments(one)
-        inner = one.values() if isinstance(one, dict) else one if is_list else ()
+        inner: Iterable[object] = ()
+        if isinstance(one, dict):
+            inner = one.values()
+        elif isinstance(one, list) and not segments.are_segments(one):
+            inner = one
         found += [_unwrapped(value) for value in inner][: _MOST_VALUES - len(found)]
     objects = [by_plain_name(one) for one in found if isinstance(one, dict)]
     return [*objects, *({"segments": one} for one in found if segments.are_segments(one))]

@@ -88,7 +88,7 @@ class LandRecordingsOperator(ChunkOperator):
         seconds.
     :param partial_count: How many finished transcriptions are landed without waiting for more.
     :param partial_seconds: After how many seconds what has finished is landed, however little it is; by
-        default 300, and 3 where Plaud calls Airflow's webhook.
+        default 300; where Plaud calls Airflow's webhook, and it is not for a lake, at once.
     :param plan_only: Whether nothing was to be submitted, and so nothing is waited for (templated).
     :return: Counts of recordings: ``total``, ``landed``, ``failed``, ``unknown``, ``expired``,
         ``processing``, ``not_submitted``; empty if nothing was to be submitted.
@@ -170,6 +170,8 @@ class LandRecordingsOperator(ChunkOperator):
             if result.outcome == "error":
                 raise error_class(result.error)(result.message)
             end_time = started_at + self._timeout(chunk) if end_time is None else end_time
+            if result.outcome == "partial":
+                self._land_called(chunk, context, end_time)
             return self._go_on(chunk, context, started_at, end_time)
 
     @staticmethod
@@ -256,6 +258,24 @@ class LandRecordingsOperator(ChunkOperator):
         """Land what is kept, by an earlier attempt or by another run."""
         self._land(chunk, self._results().kept(chunk.plaud.region, chunk.waiting), context)
 
+    def _land_called(self, chunk: _Chunk, context: Context, end_time: float) -> None:
+        """Land what Plaud calls about meanwhile: to end and to begin again takes seconds."""
+        if (path := self._calls_path(chunk)) is None:
+            return
+        from plaud_provider.transfers.called import called_meanwhile
+
+        for final in called_meanwhile(
+            chunk.plaud, path, self._results(), lambda: chunk.waiting, until=end_time
+        ):
+            self._land(chunk, final, context)
+
+    def _calls_path(self, chunk: _Chunk) -> str | None:
+        """Return where Plaud's calls leave their marks, if what it calls about is to be landed at once."""
+        webhooks = chunk.plaud.settings.webhooks
+        # In a lake each landing is a version of it.
+        is_at_once = self.partial_seconds is None and not self.lake_path
+        return webhooks.path if webhooks is not None and is_at_once else None
+
     def _results(self) -> ResultStore:
         from plaud_provider.handover.kept_results import ResultStore
 
@@ -302,8 +322,8 @@ class LandRecordingsOperator(ChunkOperator):
     def _defer(self, chunk: _Chunk, started_at: float, end_time: float) -> NoReturn:
         partial_seconds = self.partial_seconds
         if partial_seconds is None:
-            # Who has Plaud call wants what is called about at once: no event can come sooner.
-            partial_seconds = WORKER_SECONDS if chunk.plaud.settings.webhooks else PARTIAL_SECONDS
+            # No event can come sooner.
+            partial_seconds = WORKER_SECONDS if self._calls_path(chunk) else PARTIAL_SECONDS
         in_order = sorted(chunk.waiting.items(), key=lambda item: _epoch(item[1].submitted_at) or started_at)
         entries = [entry for _, entry in in_order]
         self.log.info("Handing the wait for %d transcription(s) to the triggerer.", len(in_order))
