@@ -62,7 +62,7 @@ class SlowLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock hardly moves: which of its timers come before an answer is by chance."""
 
     def time(self) -> float:
-        return super().time() / 100
+        return super().time() / 10
 
 
 class SlowLoops(asyncio.DefaultEventLoopPolicy):
