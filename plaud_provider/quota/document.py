@@ -9,9 +9,10 @@ from dataclasses import astuple
 from typing import Any
 
 from plaud_provider.quota.breaker import Breaker
+from plaud_provider.quota.clock import Clock, Visit
 from plaud_provider.quota.rule import Out, Place, Quota, Returned
 
-_VERSION = 2
+_VERSION = 3
 _STORED = tuple(name for name in Quota.__slots__ if name != "stands_in")
 
 
@@ -19,6 +20,7 @@ def to_document(quota: Quota) -> str:
     """Return the document of a quota."""
     content = {name: getattr(quota, name) for name in _STORED}
     content["breaker"] = astuple(quota.breaker)
+    content["clock"] = [quota.clock.ahead, quota.clock.visits]
     return json.dumps({"version": _VERSION, **content}, separators=(",", ":"))
 
 
@@ -60,6 +62,7 @@ def _parsed(content: dict[str, Any]) -> Quota:
         lowered_from=_number(content["lowered_from"]),
         rest=_number(content["rest"]),
         breaker=_parsed_breaker(*content["breaker"]),
+        clock=_parsed_clock(*content["clock"]),
     )
 
 
@@ -67,6 +70,10 @@ def _parsed_breaker(failures: object, trials: object, trial: object, next_trial_
     if not isinstance(trial, str):
         raise TypeError("not a call")
     return Breaker(_number(failures), int(_number(trials)), trial, _number(next_trial_at))
+
+
+def _parsed_clock(ahead: object, visits: dict[str, Iterable[object]]) -> Clock:
+    return Clock(_number(ahead), {host: Visit(*_numbers(visit)) for host, visit in visits.items()})
 
 
 def _numbers(values: Iterable[object]) -> list[float]:

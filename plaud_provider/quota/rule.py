@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from plaud_provider.api.effects import Operation
 from plaud_provider.quota.breaker import Breaker
+from plaud_provider.quota.clock import Clock
 
 #: Requests that may leave at once; a higher figure is spread over the minute.
 LARGEST_BURST = 60
@@ -135,8 +136,7 @@ class Quota:
     """
     One client's requests of the last minute, and who waits to send the next one.
 
-    All times are epoch seconds of one clock: the host's, or that of the database through which several hosts
-    share the quota.
+    All times are seconds of one clock, which is the quota's own.
 
     :param out: Slots of requests on their way, by ticket.
     :param returned: Slots held for a minute after the answer, in the order in which they become free.
@@ -153,6 +153,7 @@ class Quota:
         the lowered limit no longer holds.
     :param rest: Minutes without a refusal after which a lowered limit rises again.
     :param breaker: Whether submits may be sent.
+    :param clock: Tells the time, for who keeps the quota.
     :param stands_in: Whether this belongs to a store that stands in for another one, and allows the least
         there is. Not stored: the caller sets it.
     """
@@ -171,6 +172,7 @@ class Quota:
     lowered_from: float = 0.0
     rest: float = FIRST_REST
     breaker: Breaker = field(default_factory=Breaker)
+    clock: Clock = field(default_factory=Clock)
     stands_in: bool = False
 
     @classmethod

@@ -1,13 +1,13 @@
 """
 The quota of several hosts: one row of a table in a SQL database.
 
-The database's clock decides, so that it does not matter whether those of the hosts agree.
+The database's clock is the outer one of the quota's :class:`~plaud_provider.quota.clock.Clock`, so that it
+does not matter whether those of the hosts agree.
 """
 
 from __future__ import annotations
 
 import os
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +22,7 @@ from sqlalchemy.pool import QueuePool
 from plaud_provider.exceptions import PlaudConfigurationError, how_to_install
 from plaud_provider.quota.document import from_document, to_document
 from plaud_provider.quota.rule import Quota
-from plaud_provider.quota.stores import LOCK_SECONDS, Change, StoreUnavailableError
+from plaud_provider.quota.stores import LOCK_SECONDS, Change, StoreUnavailableError, tell_time
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -89,7 +89,10 @@ class SqlStore:
             if not _has_table(connection):
                 return None
             document = connection.scalar(sa.select(TABLE.c.quota).where(self._row))
-            return None if document is None else (from_document(document), self._now(connection))
+            if document is None:
+                return None
+            quota = from_document(document)
+            return quota, self._tell_time(quota, connection)
 
         try:
             return self._in_transaction(look)
@@ -109,7 +112,7 @@ class SqlStore:
         else:
             quota = Quota() if row.quota is None else from_document(row.quota)
         # Only now: what was waited for the row has passed.
-        result = change(quota, self._now(connection))
+        result = change(quota, self._tell_time(quota, connection))
         connection.execute(sa.update(TABLE).where(self._row).values(quota=to_document(quota)))
         self._was_there = True
         return result
@@ -123,11 +126,11 @@ class SqlStore:
             bound = f"{LOCK_SECONDS * 1000:.0f}ms"
             connection.execute(sa.select(*(sa.func.set_config(name, bound, True) for name in settings)))
 
-    def _now(self, connection: sa.Connection) -> float:
+    def _tell_time(self, quota: Quota, connection: sa.Connection) -> float:
         if self._engine.dialect.name == "sqlite":
-            return time.time()
+            return tell_time(quota)
         now: Any = connection.scalar(sa.select(sa.extract("epoch", sa.func.clock_timestamp())))
-        return float(now)
+        return tell_time(quota, outer=float(now))
 
     def _prepare(self) -> None:
         """Create the table, with this client's row, if it is not there."""

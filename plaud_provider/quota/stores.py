@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
 from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
+from plaud_provider.quota.clock import this_host
 from plaud_provider.quota.document import from_document, to_document
 from plaud_provider.quota.rule import Quota
 
@@ -25,6 +26,8 @@ Change = Callable[[Quota, float], T]
 #: Seconds to wait for the lock. Hundreds of processes take less; one that holds it longer has been stopped.
 LOCK_SECONDS = 5.0
 POLL_SECONDS = 0.005
+#: For how long a request counts. A quota whose minute is shorter cuts it.
+MINUTE = 60.0
 
 
 class StoreUnavailableError(Exception):
@@ -46,11 +49,21 @@ class QuotaStore(Protocol):
         """
         Read the quota, change it and write it, with nobody else in between.
 
-        :param change: Given the quota and the time in epoch seconds. It may be called again if the first
-            time came to nothing.
+        :param change: Given the quota and the time by its clock, in seconds. It may be called again if the
+            first time came to nothing.
         :return: What ``change`` returned.
         :raises StoreUnavailableError: if that is not possible.
         """
+
+
+def tell_time(quota: Quota, *, outer: float | None = None) -> float:
+    """
+    Return what time it is for a quota.
+
+    :param outer: What the clock of the store's database shows; by default the host's wall clock counts.
+    """
+    outer = time.time() if outer is None else outer
+    return quota.clock.tell(host=this_host(), monotonic=time.monotonic(), outer=outer)
 
 
 class MemoryStore:
@@ -64,7 +77,7 @@ class MemoryStore:
         """Change the quota."""
         with self._lock:
             self._quota.stands_in = False
-            return change(self._quota, time.time())
+            return change(self._quota, tell_time(self._quota))
 
 
 class FileStore:
@@ -93,7 +106,7 @@ class FileStore:
                 quota = self._read()
                 # It is changed in part if anything fails from here on.
                 self._written = None
-                result = change(quota, time.time())
+                result = change(quota, self._tell_time(quota))
                 document = to_document(quota).encode()
                 self._folder.replace(self.path, document)
                 self._written = (document, quota)
@@ -109,9 +122,19 @@ class FileStore:
     def look(self) -> tuple[Quota, float] | None:
         """Return the quota and the time, changing nothing; ``None`` if there is none yet, or none to read."""
         try:
-            return from_document(self.path.read_bytes()), time.time()
+            quota = from_document(self.path.read_bytes())
         except OSError:
             return None
+        return quota, self._tell_time(quota)
+
+    def _tell_time(self, quota: Quota) -> float:
+        starts_anew = bool(quota.clock.visits) and this_host() not in quota.clock.visits
+        now = tell_time(quota)
+        if starts_anew:
+            # The wall clock may have been wrong before the host was started, or is now. What was sent before
+            # counts for a minute after the start at most.
+            quota.opens_at = max(quota.opens_at, now - time.monotonic() + MINUTE)
+        return now
 
     def _read(self) -> Quota:
         try:

@@ -590,6 +590,7 @@ def test_what_is_written_is_read() -> None:
     desk.send("b")
     desk.take("c", SUBMIT)
     desk.give_back("a", refused_for=5.0)
+    desk.quota.clock.tell(host="host", monotonic=7.0, outer=START)
 
     assert from_document(to_document(desk.quota)) == desk.quota
     assert from_document(to_document(desk.quota).encode()) == desk.quota
@@ -609,7 +610,7 @@ GOOD = json.loads(to_document(Quota()))
         "null",
         "7",
         "[" * 100_000,
-        json.dumps({**GOOD, "version": 3}),
+        json.dumps({**GOOD, "version": 99}),
         json.dumps({key: value for key, value in GOOD.items() if key != "out"}),
         json.dumps({**GOOD, "another": 1}),
         json.dumps({**GOOD, "out": []}),
@@ -624,6 +625,8 @@ GOOD = json.loads(to_document(Quota()))
         json.dumps({**GOOD, "lowered_limit": True}),
         json.dumps({**GOOD, "breaker": [0, 0, None, 0.0]}),
         json.dumps({**GOOD, "breaker": [0, 0]}),
+        json.dumps({**GOOD, "clock": [0.0]}),
+        json.dumps({**GOOD, "clock": [0.0, {"host": [1.0]}]}),
     ],
     ids=lambda document: str(document)[:20],
 )

@@ -16,7 +16,7 @@ from airflow.sdk import Connection
 
 from plaud_provider.api.effects import Operation
 from plaud_provider.exceptions import PlaudConfigurationError
-from plaud_provider.quota import sql_store
+from plaud_provider.quota import sql_store, stores
 from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.sql_store import SqlStore
 from plaud_provider.quota.stores import StoreUnavailableError
@@ -190,7 +190,7 @@ def test_a_database_that_hangs_is_away_after_seconds(
 
 def test_the_database_s_clock_decides(postgres: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
-    monkeypatch.setattr("plaud_provider.quota.sql_store.time", SimpleNamespace(time=lambda: 7.0))
+    monkeypatch.setattr(stores, "time", SimpleNamespace(time=lambda: 7.0, monotonic=lambda: 7.0))
 
     assert open_store(postgres).update(lambda quota, moment: moment) == pytest.approx(now, abs=60)
 
