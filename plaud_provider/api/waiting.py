@@ -47,13 +47,13 @@ SUBMITTED_AT_KEY = "plaud_submitted_at"
 #: does not end its wait by itself.
 BACKSTOP = timedelta(minutes=10)
 
-#: Errors that end a wait at once: no later look can succeed.
-_LASTING = (PlaudConfigurationError, PlaudCertificateError)
-#: Refused credentials end a wait after so many seconds of nothing but refusals, and not at once: a gateway
-#: that restarts refuses everybody for a moment.
+#: What ends a wait after so many seconds of nothing else, and not at once: a gateway that restarts refuses
+#: everybody for a moment, or shows a certificate of its own.
+_REFUSALS = (PlaudAuthenticationError, PlaudTokenRejectedError, PlaudCertificateError)
 REFUSED_SECONDS = 300.0
-#: For so many seconds this is taken for an outage: rejected tokens of a client that was let in before, and
-#: 404 for all that is asked for.
+#: For so many seconds this is taken for an outage: rejected tokens of a client that was let in before, a
+#: certificate that is bad (as it has expired) of a host that has answered before, and 404 for all that is
+#: asked for.
 OUTAGE_SECONDS = 7200.0
 #: Looks that are made at once end within so many seconds of each other.
 SAME_TIME_SECONDS = 30.0
@@ -218,9 +218,10 @@ class Wait:
     another 4xx from Plaud                      confirmed, see :data:`REFUSED`, it is given up as failed
     an answer that cannot be read               confirmed, see :data:`UNREADABLE`, it is given up as failed
     an id that cannot be asked for              it is given up as failed
-    refused credentials                         they end the wait after :data:`REFUSED_SECONDS`
-    rejected tokens                             they end the wait after :data:`OUTAGE_SECONDS`
-    a wrong connection or certificate           ends the wait
+    refused credentials, a bad certificate      they end the wait after :data:`REFUSED_SECONDS`
+    rejected tokens, the bad certificate of a   they end the wait after :data:`OUTAGE_SECONDS`
+    host that has answered before
+    a wrong connection                          ends the wait
     ==========================================  ==========================================================
 
     What is refused, or cannot be read, is given up only if Plaud has answered for another transcription
@@ -258,7 +259,7 @@ class Wait:
         self._known: set[str] = set()
         #: Epoch seconds of the last look that found one final; 0: there was none.
         self.final_at = 0.0
-        #: Epoch seconds since when credentials are refused.
+        #: Epoch seconds since when credentials are refused, or the host's certificate is bad.
         self.refused_since: float | None = None
         self._last_trouble: str | None = None
         self._unknown_words: set[str] = set()
@@ -315,13 +316,15 @@ class Wait:
         :param submitted_at: When it was submitted, in epoch seconds, where that is known.
         :raises PlaudError: ``error``, if waiting on would only hide it.
         """
-        if isinstance(error, _LASTING):
+        if isinstance(error, PlaudConfigurationError):
             raise error
         self._last_trouble = str(error)
-        if isinstance(error, (PlaudAuthenticationError, PlaudTokenRejectedError)):
+        if isinstance(error, _REFUSALS):
             self.refused_since = self.refused_since or now
-            is_rejected_token = isinstance(error, PlaudTokenRejectedError)
-            if now >= self.refused_since + (OUTAGE_SECONDS if is_rejected_token else REFUSED_SECONDS):
+            was_good = isinstance(error, PlaudTokenRejectedError) or (
+                isinstance(error, PlaudCertificateError) and self.troubles.answered_at > 0
+            )
+            if now >= self.refused_since + (OUTAGE_SECONDS if was_good else REFUSED_SECONDS):
                 raise error
             return False
         patience = self._patience(transcription_id, error, now=now, submitted_at=submitted_at)

@@ -317,10 +317,24 @@ def test_an_id_that_cannot_be_asked_for_is_given_up_without_the_others() -> None
     assert wait.given_up == {"../a": "its result was given up after 1 looks: its id cannot be asked for"}
 
 
-@pytest.mark.parametrize("error", [PlaudConfigurationError("no"), PlaudCertificateError("no")])
-def test_what_no_look_mends_ends_a_wait_at_once(error: PlaudError) -> None:
-    with pytest.raises(type(error)):
-        wait_for("a").on_error("a", error, now=START)
+@pytest.mark.parametrize(("has_answered", "seconds"), [(False, 300), (True, 7_200)])
+def test_a_bad_certificate_ends_a_wait_after_a_while_without_any_answer(
+    has_answered: bool, seconds: int
+) -> None:
+    """One that was good may be bad for as long as an outage lasts, as when nobody has renewed it in time."""
+    wait, bad = wait_for("a", "b"), PlaudCertificateError("expired")
+    if has_answered:
+        wait.on_transcription(seen("b", Status.PROCESSING), now=START)
+    assert not wait.on_error("a", bad, now=START)
+    assert not wait.on_error("b", bad, now=START + seconds - 1)
+
+    with pytest.raises(PlaudCertificateError):
+        wait.on_error("a", bad, now=START + seconds)
+
+
+def test_a_wrong_connection_ends_a_wait_at_once() -> None:
+    with pytest.raises(PlaudConfigurationError):
+        wait_for("a").on_error("a", PlaudConfigurationError("no"), now=START)
 
 
 def test_what_an_earlier_look_of_the_run_found_out_is_taken_over() -> None:
