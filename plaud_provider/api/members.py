@@ -17,6 +17,9 @@ from plaud_provider.api.json_text import clean
 
 #: Seconds since 1970 from which on a number counts milliseconds: the year 5138.
 _MILLISECONDS = 1e11
+#: Years in which something may have happened. Others stand for "not yet", as 0001 and 1970 do, and some
+#: databases cannot tell them in each time zone.
+_YEARS = range(2001, 2101)
 
 
 @lru_cache(maxsize=1024)
@@ -68,8 +71,13 @@ def as_time(value: object) -> datetime | None:
     """
     Return a time in UTC: ISO 8601, as in HTTP headers, or a number of seconds, ms or µs since 1970.
 
-    Without an offset it is taken as UTC; of what is no time, ``None``.
+    Without an offset it is taken as UTC; of what is no time, or of no year of this century, ``None``.
     """
+    moment = _as_moment(value)
+    return moment if moment is not None and moment.year in _YEARS else None
+
+
+def _as_moment(value: object) -> datetime | None:
     try:
         if (number := as_seconds(value)) is not None and 1e9 <= number < 1e18:
             while number >= _MILLISECONDS:

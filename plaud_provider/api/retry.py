@@ -15,6 +15,8 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
+from plaud_provider.api.members import as_time
+
 
 class RetryPolicy(NamedTuple):
     """
@@ -51,10 +53,13 @@ class RetryPolicy(NamedTuple):
         """
         Return the wait that a 429 or 503 asks for, else the backoff.
 
-        A little jitter comes on top, never below what was asked for. "At once", which is also what a date
-        says that this host's clock has passed, is no reason to use up all attempts in a moment: backoff then.
+        A date is one by the clock of who sends it, and so is the answer's own. A little jitter comes on top,
+        never below what was asked for. "At once", which is also what a date says that has passed, is no
+        reason to use up all attempts in a moment: backoff then.
         """
-        asked = parse_retry_after(headers.get("retry-after"), now=self.now())
+        answered_at = as_time(headers.get("date"))
+        now = self.now() if answered_at is None else answered_at.timestamp()
+        asked = parse_retry_after(headers.get("retry-after"), now=now)
         if not asked:
             return self.backoff(attempt)
         wait = min(asked, self.max_retry_after)

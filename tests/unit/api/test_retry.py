@@ -92,3 +92,14 @@ def test_many_that_were_told_the_same_do_not_come_back_together() -> None:
     asked = {"retry-after": formatdate(NOW + timedelta(minutes=1).total_seconds(), usegmt=True)}
 
     assert len({round(policy.retry_after(asked, 1), 3) for _ in range(100)}) > 90
+
+
+@pytest.mark.parametrize("server_ahead", [-36_000.0, -300.0, 300.0, 36_000.0])
+def test_a_date_is_one_by_the_clock_of_who_sends_it(server_ahead: float) -> None:
+    policy = RetryPolicy(now=lambda: NOW, rng=random.Random(1))
+    told = {
+        "date": formatdate(NOW + server_ahead, usegmt=True),
+        "retry-after": formatdate(NOW + server_ahead + 10, usegmt=True),
+    }
+
+    assert 10 <= policy.retry_after(told, 1) <= 11

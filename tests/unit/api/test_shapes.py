@@ -408,6 +408,11 @@ def test_a_key_is_tried_without_a_submit() -> None:
         ({"id": "t", "status": "PENDING"}, {"date": "Tue, 24 Mar 2026 10:00:07 GMT"}, "2026-03-24T10:00:07"),
         ({"id": "t", "status": "PENDING"}, {"date": "yesterday"}, None),
         ({"id": "t", "status": "PENDING"}, {}, None),
+        # What some programs say for "not yet", and what no database need be able to tell in each time zone.
+        ({"id": "t", "status": "PENDING", "createdAt": "0001-01-01T00:00:00Z"}, {}, None),
+        ({"id": "t", "status": "PENDING", "createdAt": "9999-12-31T23:59:59Z"}, {}, None),
+        ({"id": "t", "status": "PENDING", "createdAt": "1970-01-01T00:00:00Z"}, {}, None),
+        ({"id": "t", "status": "PENDING"}, {"date": "1" * 5000}, None),
     ],
 )
 def test_when_it_was_accepted_is_told_by_the_answer_or_by_its_date(
