@@ -299,7 +299,8 @@ class Schedule:
         :param transcription_id: What was looked at.
         :param now: The time.
         :param completed_at: When Plaud says that it finished it, in epoch seconds by Plaud's clock; ``None``:
-            unknown. Compared with when Plaud accepted it, by the same clock, that is how long it took.
+            unknown. Compared with when Plaud accepted it, by the same clock, that is how long it took. Where
+            that is unknown, it is compared with when it was submitted, if the looks do not contradict.
         """
         one = self._waiting.pop(transcription_id)
         if self._is_called:
@@ -313,6 +314,9 @@ class Schedule:
             seconds = told if math.isfinite(told) and told > 0 else seconds
         elif one.job.submitted_at is None:
             return
+        elif completed_at is not None and at_least <= completed_at - one.began_at <= at_most:
+            # By two clocks, which agree as far as the looks can tell.
+            seconds = completed_at - one.began_at
         self._times.note(one.job.audio_seconds, min(at_most, max(at_least, seconds)))
 
     def _next_guess(self) -> float:

@@ -269,6 +269,32 @@ def test_where_completion_cannot_be_true_the_looks_tell_how_long_it_took(complet
     assert 500 <= times.expected(600.0) <= 600
 
 
+@pytest.mark.parametrize(
+    ("server_ahead", "in_vain"), [(0.0, 0), (0.4, 0), (-0.4, 0), (300.0, 1), (-300.0, 1)]
+)
+@pytest.mark.parametrize("took", [5.0, 20.0, 45.0])
+def test_of_one_after_the_other_the_fifth_and_later_ones_are_seen_by_their_first_look(
+    took: float, server_ahead: float, in_vain: int
+) -> None:
+    """As README's tasks wait: Plaud tells when it finished, the task when it submitted, by its own clock."""
+    times, looks = ProcessingTimes(), []
+    for _ in range(12):
+        schedule = Schedule([Job("txn", START)], interval=30.0, now=START + 1, times=times)
+        now, count = START + 1, 0
+        while now < START + took:
+            now = schedule.next_at() or 0.0
+            assert schedule.take(now=now) == "txn"
+            count += 1
+            if now < START + took:
+                schedule.again("txn", now=now)
+        assert now - START - took <= 5.0
+        schedule.seen("txn", now=now, completed_at=START + took + server_ahead)
+        looks.append(count)
+
+    # Where the clocks differ by more than the looks do, these have to tell how long it took.
+    assert max(looks[4:]) <= 1 + in_vain
+
+
 def test_where_neither_is_told_what_is_expected_falls_slowly() -> None:
     times = experienced(0.1)
     schedule = Schedule(jobs_of(20), interval=30.0, now=START, times=times)
