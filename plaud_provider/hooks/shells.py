@@ -40,7 +40,7 @@ from plaud_provider.api.effects import (
     TransportFailure,
     UnlockToken,
 )
-from plaud_provider.quota.turns import AsyncTurn, Turn
+from plaud_provider.quota.turns import NOTE_SECONDS, AsyncTurn, Turn
 from plaud_provider.recordings.reference import AudioReference
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Shell(ABC, Generic[AnyTurn]):
     def __init__(self, store: TokenStore, turn: AnyTurn | None, log: Any) -> None:
         self._store = store
         self._turn: AnyTurn | None = turn
+        self._taken_at = 0.0
         self._log = log
         self._locks = AsyncExitStack()
 
@@ -92,8 +93,13 @@ class Shell(ABC, Generic[AnyTurn]):
         match effect:
             case TakeSlot(operation) if self._turn is not None:
                 await self._take(self._turn, operation)
+                self._taken_at = time.monotonic()
             case Send(request, within):
                 if self._turn is not None:
+                    if time.monotonic() - self._taken_at > NOTE_SECONDS:
+                        # Stopped, or held up by the ledger: the slot may be someone else's by now.
+                        await self._give_back(self._turn, ReturnSlot(sent=False))
+                        await self._take(self._turn, Operation.GET)
                     self._turn.has_sent = True
                 metrics.sent(request.operation.value)
                 response = await self._send(request, within)

@@ -11,16 +11,13 @@ from plaud_provider.api.account import Account
 from plaud_provider.private_folder import PrivateFolder
 from plaud_provider.quota.rule import Rate
 from plaud_provider.quota.stores import FallbackStore, FileStore, MemoryStore, QuotaStore
-from plaud_provider.quota.turns import ClientQuota
+from plaud_provider.quota.turns import NOTE_SECONDS, ClientQuota
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
     from airflow.sdk.exceptions import AirflowNotFoundException
 
     from plaud_provider.quota.sql_store import SqlStore
-
-#: Seconds that a caller may take, between taking a slot and the POST, to note that a submit is being sent.
-NOTE_SECONDS = 60.0
 
 _STORES: dict[tuple[object, ...], QuotaStore] = {}
 _OPENING = threading.Lock()

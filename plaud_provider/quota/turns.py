@@ -25,6 +25,9 @@ from plaud_provider.quota.stores import Change, QuotaStore
 
 T = TypeVar("T")
 
+#: Seconds that a caller may take, between taking a slot and the POST, to note that a submit is being sent.
+#: Whoever takes longer has to take another slot.
+NOTE_SECONDS = 60.0
 #: Seconds after which a wait is logged, and seconds between two such lines.
 NOTICE_AFTER = 5.0
 NOTICE_EVERY = 60.0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -195,6 +197,34 @@ def test_a_submit_that_could_not_be_noted_has_not_used_its_slot(
     quota = quota_on(tmp_path)
     assert quota.out == {}
     assert len(quota.returned) <= before
+
+
+@pytest.mark.parametrize("seconds", [0.0, 61.0])
+def test_what_is_held_up_after_it_has_taken_its_slot_takes_another_one(
+    plaud: EmulatorServer, client: Client, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """By a ledger that hangs, or as its process was stopped: the slot may have lapsed meanwhile."""
+    client.submit()
+    taken: list[str] = []
+    passed = 0.0
+    take = Quota.take
+
+    def noted(quota: Quota, ticket: str, *arguments: Any, **named: Any) -> float:
+        taken.append(ticket)
+        return take(quota, ticket, *arguments, **named)
+
+    def hold_up(phase: SubmitPhase) -> None:
+        nonlocal passed
+        passed = seconds
+
+    monotonic = time.monotonic
+    clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: monotonic() + passed})
+    monkeypatch.setattr("plaud_provider.hooks.shells.time", clock)
+    monkeypatch.setattr(Quota, "take", noted)
+    client.submit(on_phase=hold_up)
+
+    assert len(set(taken)) == (1 if seconds == 0.0 else 2)
+    assert outcomes(plaud).count(("submit", 200)) == 2
 
 
 def test_a_refusal_makes_the_host_pause(
