@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 
 from plaud_provider.recordings import ffmpeg
 from plaud_provider.recordings.boxes import Boxes
+from plaud_provider.recordings.fragments import Fragments
 from plaud_provider.recordings.view import View
 
 if TYPE_CHECKING:
@@ -298,11 +299,9 @@ class _Recording:
         if self._is_whole and not boxes.has_huge_tables:
             with self._opened(self._view.again()) as (container, stream):
                 return self._counted(container, stream), True
-        # Else FFmpeg looks for the index of each piece before it reads the first.
-        options = {"fflags": "ignidx"} if boxes.is_fragmented else {}
-        with self._opened(boxes.without_tables(), **options) as (container, stream):
-            if boxes.is_fragmented:
-                return self._counted_in_part(container, stream)
+        if boxes.is_fragmented:
+            return self._of_fragments(boxes)
+        with self._opened(boxes.without_tables()) as (container, stream):
             claim = ffmpeg.claim(container, stream)
             if claim is None:
                 raise self._damaged()
@@ -310,6 +309,20 @@ class _Recording:
             if promised > there:
                 return self._not_cut_off(claimed, claimed * there / promised, promised, there), True
             return claimed, True
+
+    def _of_fragments(self, boxes: Boxes) -> tuple[float, bool]:
+        with self._opened(self._view.again(end=boxes.index_end)):
+            pass
+        fragments = Fragments(self._view, boxes)
+        length = fragments.length()
+        if length is None:
+            raise _DamagedError(
+                f"is an {self._name} file in fragments, whose first and last sound cannot be found in few "
+                "reads. Write it anew in one piece (ffmpeg -i FILE -c copy NEW.mp4)"
+            )
+        if fragments.claimed:
+            self._not_cut_off(fragments.claimed, fragments.there)
+        return length
 
     # Frames one after the other
 

@@ -41,11 +41,24 @@ class Box(NamedTuple):
 
 
 @dataclass
-class _Track:
-    """What a track says about itself; seconds are 0 or ``None`` where it does not."""
+class Track:
+    """
+    What a track says about itself; 0 or ``None`` where it does not.
+
+    :param number: What fragments call it.
+    :param scale: Its units in a second.
+    :param seconds: How long it is.
+    :param samples: Of which the index tells; a fragment tells of its own.
+    :param units: The table of how long those last.
+    :param edited: How many seconds an edit has left of it.
+    """
 
     is_sound: bool = False
+    number: int = 0
+    scale: int = 0
     seconds: float = 0.0
+    samples: int = 0
+    units: Box | None = None
     edited: float | None = None
 
 
@@ -67,11 +80,21 @@ class Boxes:
         self.is_fragmented = False
         #: Whether there are more samples than can be.
         self.has_huge_tables = False
-        #: How long the first sound is, by its own header and what an edit has left of it, where they say so.
+        #: The tracks that have a number, and the first sound among them.
+        self.tracks: dict[int, Track] = {}
+        self.track: Track | None = None
+        #: How long that is, by its own header and what an edit has left of it, where they say so.
         self.seconds: float | None = None
+        #: How long all that is in fragments is, where that is said.
+        self.seconds_of_fragments: float | None = None
+        #: How many units a sample of a track lasts, by its number, if its fragment says nothing else.
+        self.sample_units: dict[int, int] = {}
+        #: Where the index ends, and the first fragment begins.
+        self.index_end = self.first_fragment = 0
         self._large: list[Box] = []
         self._tables: list[Box] = []
         self._time_scale = 0
+        self._may_be_fragmented = False
         self._read()
 
     def without_tables(self) -> View:
@@ -86,32 +109,45 @@ class Boxes:
         has_sound = False
         for box in self._inside(0, self._view.size):
             if box.name == b"moov":
-                self.has_index = True
+                self.has_index, self.index_end = True, box.end
                 self._index(box)
             elif box.name == b"mdat" and not has_sound:
                 has_sound = True
                 self.sound = (box.start, box.end)
             elif box.name == b"moof":
-                self.is_fragmented = True
+                self.is_fragmented, self.first_fragment = True, box.start - 8
             # Of a file in pieces there are thousands.
-            if self.has_index and (has_sound or self.is_fragmented):
+            if self.has_index and (self.is_fragmented or (has_sound and not self._may_be_fragmented)):
                 return
 
-    def _index(self, folder: Box, track: _Track | None = None) -> None:
+    def _index(self, folder: Box, track: Track | None = None) -> None:
         for box in self._inside(folder.start, min(folder.end, self._view.size)):
             if box.name == b"trak":
-                track = _Track()
+                track = Track()
             if box.name == b"mvex":
-                self.is_fragmented = True
+                self._may_be_fragmented = True
             if box.name == b"stsz":
-                numbers = self._view.part(box.start + 4, box.start + 12)
-                if len(numbers) == 8 and struct.unpack(">II", numbers)[1] > _MOST_SAMPLES:
-                    self.has_huge_tables = True
+                samples = int.from_bytes(self._view.part(box.start + 8, box.start + 12))
+                self.has_huge_tables |= samples > _MOST_SAMPLES
+                if track:
+                    track.samples = samples
+            elif box.name == b"stts" and track:
+                track.units = box
             if box.name == b"mvhd":
                 self._time_scale, _ = self._header(box)
+            elif box.name == b"mehd":
+                length = int.from_bytes(self._view.part(box.start + 4, min(box.start + 12, box.end)))
+                self.seconds_of_fragments = length / self._time_scale if self._time_scale else None
+            elif box.name == b"trex":
+                content = self._view.part(box.start, box.start + 16).ljust(16, b"\0")
+                number, units = struct.unpack(">4xI4xI", content)
+                self.sample_units[number] = units
+            elif track and box.name == b"tkhd":
+                header = self._view.part(box.start, box.start + 24).ljust(24, b"\0")
+                (track.number,) = struct.unpack(">20xI" if header[0] == 1 else ">12xI8x", header)
             elif track and box.name == b"mdhd":
-                scale, length = self._header(box)
-                track.seconds = length / scale if scale else 0.0
+                track.scale, length = self._header(box)
+                track.seconds = length / track.scale if track.scale else 0.0
             elif track and box.name == b"hdlr":
                 # QuickTime has another one of each track, about its bytes.
                 track.is_sound |= self._view.part(box.start + 8, box.start + 12) == b"soun"
@@ -119,7 +155,10 @@ class Boxes:
                 track.edited = self._edited(box)
             if box.name in _FOLDERS:
                 self._index(box, track)
+                if track and box.name == b"trak":
+                    self.tracks[track.number] = track
                 if track and box.name == b"trak" and track.is_sound and self.seconds is None:
+                    self.track = self.track or track
                     self.seconds = min(filter(None, (track.seconds, track.edited)), default=None)
             elif box.name in _TABLES:
                 self._tables.append(box)
@@ -144,19 +183,27 @@ class Boxes:
         return sum(parts) / self._time_scale if self._time_scale and parts and all(parts) else None
 
     def _inside(self, position: int, end: int) -> Iterator[Box]:
-        while position + 8 <= end and self._left:
+        for box in boxes_between(self._view, position, end):
+            if not self._left:
+                return
             self._left -= 1
-            header = self._view.part(position, position + 16)
-            if len(header) < 8:
-                return
-            length, name = struct.unpack(">I4s", header[:8])
-            start = position + 8
-            if length == 1 and len(header) == 16:
-                (length,) = struct.unpack(">Q", header[8:])
-                start = position + 16
-            elif length == 0:
-                length = end - position
-            if length < start - position:
-                return
-            yield Box(name, start, position + length)
-            position += length
+            yield box
+
+
+def boxes_between(view: View, position: int, end: int) -> Iterator[Box]:
+    """Yield the boxes that follow each other from one offset of a file up to another."""
+    while position + 8 <= end:
+        header = view.part(position, position + 16)
+        if len(header) < 8:
+            return
+        length, name = struct.unpack(">I4s", header[:8])
+        start = position + 8
+        if length == 1 and len(header) == 16:
+            (length,) = struct.unpack(">Q", header[8:])
+            start = position + 16
+        elif length == 0:
+            length = end - position
+        if length < start - position:
+            return
+        yield Box(name, start, position + length)
+        position += length

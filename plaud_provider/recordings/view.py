@@ -36,18 +36,24 @@ class View(io.RawIOBase):
         self._position = 0
 
     def again(
-        self, *, start: int = 0, most: int = sys.maxsize, hidden: Sequence[tuple[int, int]] = ()
+        self,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        most: int = sys.maxsize,
+        hidden: Sequence[tuple[int, int]] = (),
     ) -> View:
         """
         Return another view of the same file.
 
         :param start: Where it begins.
+        :param end: Where it ends, if not where the file does.
         :param most: Bytes that are read of it at most, beyond its first ones, which may be read again.
         :param hidden: Boxes of an MP4, from name to end, that are shown as free space and not read.
         """
         view = View.__new__(View)
         io.RawIOBase.__init__(view)
-        view.size = self.size - start
+        view.size = min(self.size, self.size if end is None else end) - start
         view._source = self._source
         view._start = start
         view._left = most

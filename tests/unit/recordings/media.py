@@ -6,6 +6,7 @@ import math
 import random
 import tempfile
 from array import array
+from collections import deque
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from typing import Any
@@ -25,6 +26,7 @@ def encoded(
     bit_rate: int | None = None,
     video: bool = False,
     video_seconds: float | None = None,
+    moves_from: float | None = None,
     begin: float = 0.0,
     cover: bytes | None = None,
     is_silent: bool = False,
@@ -41,12 +43,14 @@ def encoded(
     :param codec: FFmpeg's name of an encoder.
     :param video: Whether there is a moving picture as well, from the beginning.
     :param video_seconds: How long that is; ``None``: up to the end of the sound.
+    :param moves_from: When the picture begins to be another, of many more bytes, each time; ``None``: never.
     :param begin: When the sound begins, in the file's time.
     :param cover: A picture (PNG) of the cover.
     :param is_silent: Whether the tone is left out.
     :param is_noise: Whether there is noise instead of it, which does not become small.
     :param is_seekable: Whether the program could go back to write sizes and lengths; else it streams.
     """
+    side = 32 if moves_from is None else 128
     target: Any = tempfile.TemporaryFile()  # noqa: SIM115
     # FFmpeg opens a file a second time to move its index to the front.
     sink: Any = f"/proc/self/fd/{target.fileno()}" if is_seekable else _Stream(target)
@@ -57,20 +61,20 @@ def encoded(
             sound.bit_rate = bit_rate
         picture: Any = None
         if video:
-            picture = output.add_stream("mpeg4", rate=5)
-            picture.width, picture.height, picture.pix_fmt = 32, 32, "yuv420p"
+            # What is noise is no new scene.
+            picture = output.add_stream("mpeg4", rate=5, options={"g": "20", "sc_threshold": "1000000000"})
+            picture.width, picture.height, picture.pix_fmt = side, side, "yuv420p"
         if cover is not None:
             _add_cover(output, cover)
-        for number in range(int((video_seconds or begin + seconds) * 5) if video else 0):
-            frame = av.VideoFrame(32, 32, "yuv420p")
-            for plane in frame.planes:
-                # Else it is what was in memory: another size of the picture each time.
-                plane.update(bytes([number * 5 % 256]) * plane.buffer_size)
-            frame.pts = number
-            output.mux(picture.encode(frame))
+        pictures = deque(range(int((video_seconds or begin + seconds) * 5) if video else 0))
         for frame in _tone(seconds, rate, layout, is_silent=is_silent, is_noise=is_noise):
             frame.pts += int(begin * rate)
+            # One after the other, as of what is recorded.
+            while pictures and pictures[0] * rate <= frame.pts * 5:
+                output.mux(picture.encode(_image(pictures.popleft(), side, moves_from)))
             output.mux(sound.encode(frame))
+        for number in pictures:
+            output.mux(picture.encode(_image(number, side, moves_from)))
         output.mux(sound.encode(None))
         if video:
             output.mux(picture.encode(None))
@@ -94,6 +98,18 @@ def _add_cover(output: Any, cover: bytes) -> None:
     packet.stream, packet.pts, packet.dts, packet.time_base = stream, 0, 0, Fraction(1)
     output.start_encoding()
     output.mux(packet)
+
+
+def _image(number: int, side: int, moves_from: float | None) -> Any:
+    frame = av.VideoFrame(side, side, "yuv420p")
+    for plane in frame.planes:
+        # Else it is what was in memory: another size of the picture each time.
+        content = bytes([number * 5 % 256]) * plane.buffer_size
+        if moves_from is not None and number >= moves_from * 5:
+            content = random.Random(number).randbytes(plane.buffer_size)
+        plane.update(content)
+    frame.pts = number
+    return frame
 
 
 def _tone(seconds: float, rate: int, layout: str, *, is_silent: bool, is_noise: bool) -> Iterator[Any]:
