@@ -133,6 +133,11 @@ class Entry(NamedTuple):
     purged_at: datetime | None = None
 
     @property
+    def problem(self) -> str:
+        """Which recording is bad, and why."""
+        return f"{self.audio_uri}: {self.error}"
+
+    @property
     def is_released(self) -> bool:
         """Whether its owner has given up the claim; anyone may take it."""
         return (

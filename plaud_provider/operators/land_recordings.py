@@ -428,7 +428,7 @@ class _Chunk:
     def problems(self) -> list[str]:
         """Return why recordings did not land."""
         return sorted(
-            f"{entry.audio_uri}: {entry.error}"
+            entry.problem
             for entry in self._entries.values()
             if entry.error and entry.transcription_id not in self._landed
         )

@@ -21,7 +21,13 @@ from plaud_provider.api.arguments import (
 )
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.lineage.moved import Moved, folders_of
-from plaud_provider.operators.chunk import COUNTS_KEY, ArchiveOperator, states_to_resubmit
+from plaud_provider.operators.chunk import (
+    COUNTS_KEY,
+    PROBLEMS_KEY,
+    SHOWN,
+    ArchiveOperator,
+    states_to_resubmit,
+)
 from plaud_provider.operators.terms import TermsOperator
 from plaud_provider.recordings.identity import validate_identity_params
 from plaud_provider.recordings.local_files import validate_public_urls
@@ -200,6 +206,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
             listing = self._listing(ledger)
             chunks = write(listing.open_ones(found))
             left = listing.overdue()
+            problems = listing.problems()
         if left:
             keyed = [Keyed(key=entry.recording_key, uri=entry.audio_uri or "") for entry in left]
             chunks.append(write_left(keyed, manifest_folder(self.results_path, context)))
@@ -207,6 +214,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         if listing.changed:
             settled |= {"changed": listing.changed, "changed_left": listing.changed_left}
         context["ti"].xcom_push(key=COUNTS_KEY, value=settled)
+        context["ti"].xcom_push(key=PROBLEMS_KEY, value=problems)
         self._moved = Moved(self._folders(), {"chunks": len(chunks), **settled})
         self.log.info(
             "%d chunk(s) are to be done %s. Settled: %s. Left at Plaud by other runs: %d.",
@@ -236,7 +244,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         )
         plan = Plan(self._plaud().settings.account, self._terms(), rules)
         max_changed = optional_number("max_changed", self.max_changed, minimum=0)
-        return Listing(plan, ledger, self._writer(ledger), resubmit, max_changed)
+        return Listing(plan, ledger, self._writer(ledger), resubmit, max_changed, told=SHOWN)
 
     def _wanted_suffixes(self) -> Sequence[str]:
         from plaud_provider.recordings.convert import validate_convert

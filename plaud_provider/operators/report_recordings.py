@@ -143,7 +143,10 @@ class ReportRecordingsOperator(ArchiveOperator):
         if not is_only_plan and counts.get("changed_left") and max_changed != 0:
             complaints.append(changed_in_words(counts["changed_left"], self.max_changed))
         problems = sorted(
-            problem for some in pulled(context, self.land_task_id, PROBLEMS_KEY) for problem in some
+            problem
+            for task_id in (self.list_task_id, self.land_task_id)
+            for some in pulled(context, task_id, PROBLEMS_KEY)
+            for problem in some
         )
         told = {
             "version": 1,

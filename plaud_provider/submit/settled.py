@@ -42,6 +42,7 @@ class Listing:
     :param resubmit: States that recordings are submitted again from.
     :param max_changed: How many recordings that were paid for by another version of their content may be left
         to do: a number, or below 1 a share of those that are listed; ``None`` for any number.
+    :param told: Of how many it is told why they are bad.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Listing:
         writer: WarehouseWriter,
         resubmit: Collection[State],
         max_changed: float | None = None,
+        told: int = 0,
     ) -> None:
         self._plan = plan
         self._ledger = ledger
@@ -72,6 +74,8 @@ class Listing:
         self.settled = Counter(dict.fromkeys(("landed_before", *_SETTLED.values()), 0))
         #: How many were paid for by another version, and how many of them are left out, as they are too many.
         self.changed = self.changed_left = 0
+        self._told = told
+        self._bad: list[str] = []
         #: How many are left out, as their text was removed for good.
         self.purged = 0
 
@@ -106,6 +110,8 @@ class Listing:
                 how = self._settled_as(known[key], landed, oldest) if key in known else None
                 if how is not None:
                     self.settled[how] += 1
+                    if how != "landed_before" and len(self._bad) < self._told:
+                        self._bad.append(str(key))
                 elif key is not None and key not in known and one.audio.uri in paid:
                     self.changed += 1
                     if self._may_be_taken(self.changed):
@@ -134,6 +140,10 @@ class Listing:
             language=terms.language,
             speaker_diarization=terms.speaker_diarization,
         )
+
+    def problems(self) -> list[str]:
+        """Return why some of those did not land that are settled."""
+        return sorted(entry.problem for entry in self._ledger.entries(self._bad).values())
 
     def overdue(self) -> list[Entry]:
         """Return what other runs have left at Plaud, and is not in this listing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,13 +17,16 @@ from airflow.sdk.execution_time.context import MacrosAccessor, VariableAccessor
 from airflow.utils.types import DagRunType
 
 from plaud_provider.emulator.server import EmulatorServer
+from plaud_provider.emulator.settings import Settings
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.operators.plan_recordings import PlanRecordingsOperator
 from tests.dags.conftest import RunDag, load_dag, states
 from tests.dags.test_dags import ARCHIVES, PLAN, Warehouse, metadata
 from tests.dags.test_dags import quick_plaud as quick_plaud
 from tests.dags.test_dags import warehouse as warehouse
-from tests.integration.archive import BAD_NAMES, serving, write_bad, write_recordings
+from tests.integration.archive import BAD_NAMES, serving, write_bad, write_recording, write_recordings
+from tests.unit.s3_server import BUCKET, S3Server
+from tests.unit.s3_server import s3_server as s3_server
 
 pytestmark = pytest.mark.timeout(180, method="thread")
 
@@ -218,6 +222,80 @@ def test_a_run_with_too_many_bad_recordings_fails_and_the_report_says_so(
     assert sqlite_warehouse.query("select count(*) from plaud_transcripts") == [(GOOD,)], (
         "the good ones landed"
     )
+
+
+def test_a_folder_that_failed_as_a_whole_is_red_says_why_and_is_paid_for_again_only_if_asked(
+    run_dag: RunDag,
+    sqlite_warehouse: Warehouse,
+    tmp_path: Path,
+    archive: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    conf = {"archive": str(archive / "2024-05-01"), "pattern": "call-*.wav"}
+    settings = Settings(request_limit=0, token_limit=0, processing_seconds=0.2)
+    right_urls = os.environ["AIRFLOW_VAR_PLAUD_PUBLIC_URLS"]
+    with EmulatorServer(settings) as plaud, serving(tmp_path / "nothing") as elsewhere:
+        monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", plaud.airflow_connection)
+        # Plaud accepts the links, and finds nothing behind them.
+        monkeypatch.setenv("AIRFLOW_VAR_PLAUD_PUBLIC_URLS", json.dumps({str(archive): elsewhere}))
+        for _ in range(2):
+            run = run_dag("plaud_transcribe_archive", conf)
+            said = capfd.readouterr().out
+            assert (run.state, task_states(run)["report"]) == ("failed", "failed")
+            assert f"{GOOD} recordings failed, max_failed=" in said
+            [complaint] = {line for line in said.splitlines() if "PlaudArchiveError:" in line}
+            assert "HTTP 404" in complaint
+            assert "resubmit=['failed']" in complaint
+            assert plaud.summary()["submits_accepted"] == GOOD
+        rows = sqlite_warehouse.query("select status, error from plaud_transcripts")
+        assert [(status, "404" in error) for status, error in rows] == [("failed", True)] * GOOD
+
+        monkeypatch.setenv("AIRFLOW_VAR_PLAUD_PUBLIC_URLS", right_urls)
+        assert run_dag("plaud_transcribe_archive", {**conf, "resubmit": ["failed"]}).state == "success"
+        assert plaud.summary()["submits_accepted"] == 2 * GOOD
+    assert sqlite_warehouse.query("select count(*) from plaud_submissions where state = 'landed'") == [
+        (GOOD,)
+    ]
+
+
+def test_objects_that_all_have_a_new_version_of_the_same_size_are_not_paid_for_again_unasked(
+    run_dag: RunDag,
+    quick_plaud: EmulatorServer,
+    sqlite_warehouse: Warehouse,
+    s3_server: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    count = 25
+    monkeypatch.setenv("AIRFLOW_VAR_PLAUD_RESULTS_PATH", str(tmp_path / "results"))
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_CALLS", s3_server.connection())
+
+    def put(last: bytes) -> None:
+        for n in range(count):
+            write_recording(tmp_path / "one.wav", frames=900 + n)
+            content = (tmp_path / "one.wav").read_bytes()
+            s3_server.client.put_object(Bucket=BUCKET, Key=f"{n:02}.wav", Body=content[:-1] + last)
+
+    conf = {"archive": f"s3://aws_calls@{BUCKET}/"}
+    put(b"1")
+    assert run_dag("plaud_transcribe_archive", conf).state == "success"
+    assert quick_plaud.summary()["submits_accepted"] == count
+    put(b"2")
+    capfd.readouterr()
+    plan, run = run_dag(PLAN, conf), run_dag("plaud_transcribe_archive", conf)
+    said = capfd.readouterr().out
+
+    assert (plan.state, run.state, task_states(run)["report"]) == ("success", "failed", "failed")
+    assert f"{count} changed and left out" in said
+    assert f"{count} recordings were paid for before" in said
+    assert "To pay for them again set max_changed to None" in said
+    assert quick_plaud.summary()["submits_accepted"] == count
+    assert sqlite_warehouse.query("select count(*) from plaud_transcripts") == [(count,)]
+
+    assert run_dag("plaud_transcribe_archive", {**conf, "max_changed": None}).state == "success"
+    assert quick_plaud.summary()["submits_accepted"] == 2 * count
 
 
 # Templates of the DAGs, as each kind of run renders them
