@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from plaud_provider.database.arrow import arrow_schema
+from plaud_provider.database.content import Content, content_of
 from plaud_provider.warehouse.lake import folder_name
 from plaud_provider.warehouse.loaders.folders import FolderLoader
+from plaud_provider.warehouse.loaders.lake import rows_of_ids
 from plaud_provider.warehouse.loaders.object_store import storage_options
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
 #: Of other columns the log would have the least and the greatest value: the beginning of what was said.
 _PROPERTIES = {"delta.dataSkippingStatsColumns": "transcription_id,landed_at"}
+
+_SAID = (Content.TEXT, Content.JSON)
+#: Texts that are a word, or not there.
+_WORDS = frozenset({"region", "language", "status", "dag_id", "api", "model"})
 
 
 class DeltaLoader(FolderLoader):
@@ -56,6 +62,27 @@ class DeltaLoader(FolderLoader):
             storage_options=options,
         )
 
+    def _own_problems(self, table: sa.Table, opened: Any) -> Iterator[str]:
+        """Yield what delta-rs, or the format itself, makes something else of; see the base class."""
+        metadata = opened.metadata()
+        told = metadata.configuration
+        if str(told.get("delta.appendOnly", "")).lower() == "true":
+            yield "delta.appendOnly is set, and rows that land again replace others"
+        if told.get("delta.columnMapping.mode", "none") != "none":
+            yield "delta.columnMapping.mode is set, which delta-rs does not write by"
+        try:
+            opened.to_pyarrow_dataset()
+        except Exception as error:
+            yield f"delta-rs cannot read it ({type(error).__name__}): it has a feature that is not supported"
+        ours = self._columns(table)
+        for name in metadata.partition_columns:
+            # What is said may be empty, which is null as a partition, or longer than a path can be.
+            if name in ours and content_of(ours[name]) in _SAID and name not in _WORDS:
+                yield f"column {name!r} is a partition, and may be empty or longer than the name of a folder"
+        for field in opened.schema().fields:
+            if field.name in ours and "delta.generationExpression" in field.metadata:
+                yield f"column {field.name!r} is generated, and takes no value"
+
     def _add_column(self, opened: Any, column: sa.Column[Any]) -> None:
         from deltalake import Schema
 
@@ -64,8 +91,15 @@ class DeltaLoader(FolderLoader):
     def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str] | None) -> Any:
         import pyarrow.dataset as ds
 
-        found = None if ids is None else ds.field("transcription_id").isin(list(ids))
-        return opened.to_pyarrow_dataset().to_table(columns=list(columns), filter=found)
+        data = opened.to_pyarrow_dataset()
+        if ids is None:
+            return data.to_table(columns=list(columns))
+        # Files by what the log says of them, rows here: a file that delta-rs has written again, without some
+        # rows, has texts of a type that pyarrow compares with no other.
+        files = list(data.get_fragments(filter=ds.field("transcription_id").isin(list(ids))))
+        chosen = ds.FileSystemDataset(files, data.schema, data.format, data.filesystem)
+        names = dict.fromkeys((*columns, "transcription_id"))
+        return rows_of_ids(chosen.to_batches(columns=[*names]), columns, ids, data.schema)
 
     def _append(self, opened: Any, rows: Any) -> None:
         from deltalake import write_deltalake

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from plaud_provider.database.arrow import arrow_schema
 from plaud_provider.database.connections import kind_of, look_up
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
 from plaud_provider.warehouse.lake import folder_name
-from plaud_provider.warehouse.loaders.lake import LakeLoader
+from plaud_provider.warehouse.loaders.lake import LakeLoader, rows_of_ids
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -123,6 +123,20 @@ class IcebergLoader(LakeLoader):
         except NoSuchTableError:
             return None
 
+    def _own_problems(self, table: sa.Table, opened: Any) -> Iterator[str]:
+        """Yield what pyiceberg does not write; see the base class."""
+        from pyiceberg.transforms import UnknownTransform, VoidTransform
+
+        kind = opened.properties.get("write.format.default", "parquet")
+        if kind.lower() != "parquet":
+            yield f"write.format.default is {kind!r}, and pyiceberg writes 'parquet'"
+        for field in opened.spec().fields:
+            if isinstance(field.transform, (VoidTransform, UnknownTransform)):
+                yield (
+                    f"partition {field.name!r} has the transform {field.transform}, which pyiceberg does not "
+                    "write"
+                )
+
     def _schema(self, opened: Any) -> Any:
         return opened.schema().as_arrow()
 
@@ -160,22 +174,13 @@ class IcebergLoader(LakeLoader):
     def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str] | None) -> Any:
         if ids is None:
             return opened.scan(selected_fields=tuple(columns)).to_arrow()
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         names = dict.fromkeys((*columns, "transcription_id"))
         # With a list of more than 200 ids pyiceberg skips no file by its bounds, and it makes a literal of
         # each id anew at every step.
         span = _between(min(ids, default=""), max(ids, default=""))
         rows = opened.scan(row_filter=span, selected_fields=tuple(names))
-        wanted = pa.array(ids, pa.string())
-        # By batches: in between there may be the texts of many others.
         with rows.to_arrow_batch_reader() as batches:
-            found = [
-                batch.filter(pc.is_in(batch["transcription_id"].cast(pa.string()), wanted))
-                for batch in batches
-            ]
-        return pa.Table.from_batches(found, batches.schema).select(list(columns))
+            return rows_of_ids(batches, columns, ids, batches.schema)
 
     def _append(self, opened: Any, rows: Any) -> None:
         opened.append(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.util import find_spec
@@ -208,10 +208,14 @@ class LakeLoader(OrderedLoader):
 
     def _check(self, table: sa.Table, parameter: str, opened: Any) -> None:
         there = self._schema(opened)
-        problems = []
+        problems = list(self._own_problems(table, opened))
+        spellings = {name.casefold(): name for name in there.names}
         for name, column in self._columns(table).items():
             found = there.field(name).type if name in there.names else None
-            if found is None and column.nullable:
+            other = spellings.get(name.casefold(), name)
+            if found is None and other != name:
+                problems.append(f"column {other!r} is not {name!r}: most readers take the two for one")
+            elif found is None and column.nullable:
                 self._add_column(opened, column)
                 opened = self._open(table)
             elif found is None:
@@ -230,6 +234,10 @@ class LakeLoader(OrderedLoader):
                 f"{'; '.join(problems)}. Change it, move it away (it is then created anew), or name another "
                 f"one in {parameter}. Nothing was written."
             )
+
+    def _own_problems(self, table: sa.Table, opened: Any) -> Iterable[str]:
+        """Return what about a table that is there would keep rows out or change them, beside its columns."""
+        return ()
 
     def _last_landed(self, ids: Sequence[str]) -> datetime | None:
         import pyarrow.compute as pc
@@ -314,6 +322,26 @@ def storage_path(lake: Lake) -> ObjectStoragePath:
     from airflow.sdk import ObjectStoragePath
 
     return ObjectStoragePath(lake.location if lake.is_local else lake.path)
+
+
+def rows_of_ids(batches: Iterable[Any], columns: Sequence[str], ids: Sequence[str], schema: Any) -> Any:
+    """
+    Return some columns of the rows of these ids, as a table of Arrow.
+
+    :param batches: Rows with these columns and their ids; in between there may be the texts of many others.
+    :param columns: The columns.
+    :param ids: The ids.
+    :param schema: The types of all columns.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted = pa.array(ids, pa.string())
+    found = [
+        batch.filter(pc.is_in(batch["transcription_id"].cast(pa.string()), wanted)).select(list(columns))
+        for batch in batches
+    ]
+    return pa.Table.from_batches(found, pa.schema([schema.field(name) for name in columns]))
 
 
 def _holds(found: Any, column: sa.Column[Any]) -> bool:
