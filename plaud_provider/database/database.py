@@ -19,6 +19,7 @@ from plaud_provider.database.fit import create_or_check
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudError,
+    PlaudTableMismatchError,
     PlaudWarehouseError,
 )
 
@@ -119,13 +120,41 @@ class Database:
             only_reads=only_reads,
         )
 
-    def ensure(self, tables: DeclaredTables, *, is_checked: bool = False) -> None:
+    def try_out(
+        self, work: Callable[[sa.Connection], object], tables: DeclaredTables
+    ) -> PlaudTableMismatchError | None:
+        """
+        Run ``work``, which lands rows that are made up, in a transaction that is rolled back.
+
+        :param work: What to do.
+        :param tables: Tables that it writes, for the message.
+        :return: What refused these rows, if others may pass: a check, a foreign key or a trigger.
+        :raises PlaudTableMismatchError: if a table takes no rows such as these.
+        :raises PlaudWarehouseError: if it cannot be opened, or this role may not write.
+        """
+        looks_at_values = False
+
+        def tell(error: Exception) -> PlaudError:
+            nonlocal looks_at_values
+            looks_at_values = self.dialect.looks_at_values(error)
+            return self._not_taken(error, tables)
+
+        try:
+            self._run(work, tell, is_rolled_back=True)
+        except PlaudTableMismatchError as refused:
+            if not looks_at_values:
+                raise
+            return refused
+        return None
+
+    def ensure(self, tables: DeclaredTables, *, is_checked: bool = False) -> bool:
         """
         Create tables if they are not there, and check those that are; safe when several tasks do it at once.
 
         :param tables: What is needed.
         :param is_checked: Whether a task before has done that: then one query of each table is enough that it
             answers.
+        :return: Whether they were looked at, not merely asked.
         :raises PlaudTableMismatchError: if an existing table does not fit.
         :raises PlaudWarehouseError: if the database cannot be reached, or does not let us.
         :raises PlaudConfigurationError: if no table of this database would do, as it would vanish with the
@@ -133,7 +162,7 @@ class Database:
         :raises PlaudInputError: if a name is too long for this kind of database.
         """
         if is_checked and self._answers(tables):
-            return
+            return False
         tables.refuse_names_longer_than(self.engine.dialect.max_identifier_length, self.kind)
         tables.refuse_one_name_for_two(tells_cases_apart=self.dialect.tells_cases_apart)
         missing = self._run(
@@ -144,6 +173,7 @@ class Database:
         )
         for view in missing:
             self._create(view)
+        return True
 
     @property
     def engine(self) -> sa.Engine:
@@ -191,6 +221,7 @@ class Database:
         is_tried_twice: bool = False,
         is_one_statement: bool = False,
         only_reads: bool = False,
+        is_rolled_back: bool = False,
     ) -> Result:
         """
         Do it; on an error raise what ``tell`` says of it, with nothing left of the error itself.
@@ -211,12 +242,14 @@ class Database:
                 if level is not None and not is_one_statement:
                     connection.execution_options(isolation_level=level)
                 # Where each statement is committed by itself this begins nothing.
-                with connection.begin():
+                with connection.begin() as transaction:
                     is_open = True
                     connection.info[_ONCE_COMMITTED] = after_commit
                     if self.dialect.begin is not None and not only_reads:
                         connection.exec_driver_sql(self.dialect.begin)
                     result = work(connection)
+                    if is_rolled_back:
+                        transaction.rollback()
             for call in after_commit:
                 call()
             return result
@@ -285,6 +318,20 @@ class Database:
         return PlaudWarehouseError(
             f"{tables.names} of {self.title} could not be created or looked at: {reason} "
             f"({self._safe_message(error)}). Nothing was written. {advice}"
+        )
+
+    def _not_taken(self, error: Exception, tables: DeclaredTables) -> PlaudWarehouseError:
+        reason, advice = self.dialect.explain(error)
+        # No row is of a transcript.
+        told = f"{reason} ({self._safe_message(error)}). Nothing was written."
+        if not self.dialect.is_by_table(error):
+            return PlaudWarehouseError(
+                f"{self.title_at_start} does not let rows into {tables.names}: {told} {advice}"
+            )
+        return PlaudTableMismatchError(
+            f"{tables.names} of {self.title} do not take every transcription. Two that are made up were "
+            f"refused: {told} Change what refuses them, move the tables away (they are then created anew), "
+            f"or name others in {' and '.join(tables.parameters.values())}."
         )
 
     def _safe_message(self, error: Exception) -> str:

@@ -33,17 +33,27 @@ if TYPE_CHECKING:
 # Values per DELETE: the smallest limit on variables is 999, of older SQLite.
 _BATCH = 500
 _LOOK_FOR_CONSTRAINTS = "Look for checks, keys and triggers that this package did not make."
+_SQLITE_LOOKS = ("CHECK", "FOREIGNKEY", "TRIGGER")
 _ENCODING = (
     "the database's encoding lacks a character",
     "A retry does not help. Take a database whose encoding is UTF8.",
 )
+#: Checks, foreign keys, and errors that triggers raise.
+_LOOKS_AT_VALUES = ("23503", "23514", "45000", "P0001", *(f"SQLITE_CONSTRAINT_{w}" for w in _SQLITE_LOOKS))
+#: The connection, other writers, rights, and what an operator is to mend.
+_NOT_BY_TABLE = ("08", "25006", "28", "40", "42501", "53", "55P03", "57", "SQLITE_BUSY", "SQLITE_READONLY")
 #: Numbers of MySQL's errors, as SQLSTATEs: its driver tells the number only.
 MYSQL_SQLSTATES: Mapping[int, str] = {
     **dict.fromkeys((1044, 1045, 1142, 1143, 1227, 1370, 1410, 1698), "42501"),
     **dict.fromkeys((1406, 1301), "22001"),
     **dict.fromkeys((1366, 1300, 3854), "22021"),
     **dict.fromkeys((1264, 1265, 1292, 1367), "22000"),
-    **dict.fromkeys((1048, 1062, 1364, 1451, 1452, 3819, 4025), "23000"),
+    **dict.fromkeys((1048, 1062, 1364), "23000"),
+    **dict.fromkeys((1451, 1452), "23503"),
+    # A check, and a table whose partitions have no place for a row.
+    **dict.fromkeys((3819, 4025, 1526), "23514"),
+    # What a trigger signals.
+    1644: "45000",
     **dict.fromkeys((1290, 1792, 1836), "25006"),
     **dict.fromkeys((1213, 1020, 3058), "40P01"),
     1205: "55P03",
@@ -132,6 +142,7 @@ class Dialect:
         ),
         "42P01": ("a table is not there any more", "Retry: each task creates missing tables first."),
         "42703": ("a column is not there any more", "Retry: each task tells first what does not fit."),
+        **dict.fromkeys(("45", "P0001"), ("a trigger of the table refused a row", _LOOK_FOR_CONSTRAINTS)),
         "53": ("the database is out of disk space, memory or connections", "Make room, then retry."),
         "54": (
             "a value is larger than the database takes",
@@ -270,6 +281,14 @@ class Dialect:
     def is_away(self, error: BaseException) -> bool:
         """Whether the database cannot be reached (any more) but may come back by itself."""
         return False
+
+    def looks_at_values(self, error: BaseException) -> bool:
+        """Whether what refused a row may let others pass: a check, a foreign key or a trigger."""
+        return code_of(error).startswith(_LOOKS_AT_VALUES)
+
+    def is_by_table(self, error: BaseException) -> bool:
+        """Whether a table is to blame for an error, of which another attempt changes nothing."""
+        return not self.is_away(error) and not code_of(error).startswith(_NOT_BY_TABLE)
 
     def explain(self, error: BaseException) -> tuple[str, str]:
         """Return what an error means, and what to do; in words that quote no row."""

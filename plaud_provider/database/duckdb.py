@@ -50,6 +50,7 @@ _LOCK_HOLDER = re.compile(r"Conflicting lock is held in (.*?\(PID \d+\)(?: by us
 CREATION_SECONDS = 10.0
 #: So many rows take less time as a table of Arrow, with the import of pyarrow.
 _ROWS_FOR_ARROW = 5_000
+_LOOKS_AT_VALUES = re.compile(r"CHECK constraint failed|foreign key constraint", re.IGNORECASE)
 _CONFLICT = re.compile(r"conflict|constraint violation", re.IGNORECASE)
 #: What DuckDB's errors mean, and what to do.
 _ADVICE: dict[type[Exception], tuple[str, str]] = {
@@ -167,6 +168,17 @@ class DuckDbDialect(Dialect):
         is_attaching = "Unique file handle conflict" in str(error)
         is_new = _is_incomplete(error) and self._is_new()
         return bool(is_conflict) or is_attaching or _is_locked(error) or is_new
+
+    def looks_at_values(self, error: BaseException) -> bool:
+        """Whether what refused a row may let others pass."""
+        error = _own(error)
+        return isinstance(error, duckdb.ConstraintException) and bool(_LOOKS_AT_VALUES.search(str(error)))
+
+    def is_by_table(self, error: BaseException) -> bool:
+        """Whether a table is to blame for an error."""
+        return not isinstance(_own(error), (duckdb.IOException, duckdb.OutOfMemoryException)) and not (
+            isinstance(_own(error), duckdb.InvalidInputException) and "read-only mode" in str(_own(error))
+        )
 
     def explain(self, error: BaseException) -> tuple[str, str]:
         """Return what an error means, and what to do."""

@@ -23,9 +23,16 @@ class PlaudTables(DeclaredTables):
     :param schema: Schema that they are in; ``None`` for the connection's own.
     :param transcripts: One row per transcription, key ``transcription_id``.
     :param segments: One row per stretch of speech, key ``transcription_id, segment_index``.
+    :param metadata_columns: Fields of recordings that are columns of the first.
     """
 
-    def __init__(self, schema: str | None, transcripts: sa.Table, segments: sa.Table) -> None:
+    def __init__(
+        self,
+        schema: str | None,
+        transcripts: sa.Table,
+        segments: sa.Table,
+        metadata_columns: Sequence[str] = (),
+    ) -> None:
         # Delete and insert replaces rows without a key too, and not every warehouse enforces one.
         super().__init__(
             schema,
@@ -35,6 +42,7 @@ class PlaudTables(DeclaredTables):
         )
         self.transcripts = transcripts
         self.segments = segments
+        self.metadata_columns = tuple(metadata_columns)
 
     def target(self, conn_id: str) -> str:
         """
@@ -127,9 +135,10 @@ def plaud_tables(
         sa.Column("language", LONG_TEXT, comment="Language of this segment, where it is told"),
         comment="One row per stretch of speech",
     )
-    for name in validate_columns(metadata_columns):
+    fields = validate_columns(metadata_columns)
+    for name in fields:
         transcripts.append_column(_metadata_column(name, transcripts))
-    return PlaudTables(schema, transcripts, segments)
+    return PlaudTables(schema, transcripts, segments, fields)
 
 
 def _metadata_column(name: str, transcripts: sa.Table) -> sa.Column[str]:

@@ -16,6 +16,7 @@ from tests.unit.warehouse.warehouses import connected
 from tests.warehouses.bigquery_server import bigquery_server
 from tests.warehouses.lakes import CHOSEN, KINDS, VIEWING, Lake
 from tests.warehouses.mariadb_server import mariadb_database, mariadb_server
+from tests.warehouses.other_tables import FITTING, UNFIT, change
 from tests.warehouses.snowflake_server import snowflake_server
 
 __all__ = [
@@ -39,6 +40,10 @@ if not {"iceberg", "delta", "parquet"} <= set(CHOSEN):
     collect_ignore.append("test_lake.py")
 
 
+#: Tables as the package makes them.
+_AS_MADE = "as-made"
+
+
 @pytest.fixture(params=[kind for kind in CHOSEN if kind in VIEWING])
 def viewing(request: pytest.FixtureRequest) -> Iterator[Lake]:
     """A warehouse in which views are created."""
@@ -50,6 +55,28 @@ def viewing(request: pytest.FixtureRequest) -> Iterator[Lake]:
 @pytest.fixture(params=CHOSEN)
 def lake(request: pytest.FixtureRequest) -> Iterator[Lake]:
     made = KINDS[request.param](request)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=[(kind, name) for kind in CHOSEN for name in UNFIT.get(kind, {})], ids="-".join)
+def unfit(request: pytest.FixtureRequest) -> Iterator[tuple[Lake, str]]:
+    """A warehouse with a table that would change, lose or refuse rows, and what is to be said of it."""
+    kind, name = request.param
+    made, told = KINDS[kind](request), UNFIT[kind][name]
+    change(made, told.changes)
+    yield made, told.complaint
+    made.close()
+
+
+@pytest.fixture(
+    params=[(kind, name) for kind in CHOSEN for name in (_AS_MADE, *FITTING.get(kind, {}))], ids="-".join
+)
+def fitting(request: pytest.FixtureRequest) -> Iterator[Lake]:
+    """A warehouse with a table that its owner has changed, where rows land all the same."""
+    kind, name = request.param
+    made = KINDS[kind](request)
+    change(made, () if name == _AS_MADE else FITTING[kind][name])
     yield made
     made.close()
 

@@ -139,9 +139,8 @@ def test_trying_out_tells_a_role_that_may_not_write(lake: Lake) -> None:
     before = lake.content()
     lake.lose_rights()
 
-    writer = lake.writer()
     with pytest.raises(PlaudWarehouseError, match=r"denied|read-only|rights"):
-        writer.try_out()
+        lake.writer().try_out()
 
     assert lake.content() == before
 
@@ -400,6 +399,46 @@ def test_tables_made_by_a_user_with_more_columns_in_another_order_are_used(lake:
     assert [row["segment_count"] for row in lake.transcripts()] == [2, 1]
     assert texts(lake, "txn_1") == ["Sentence 0.", "Sentence 1."]
     assert lake.transcripts()[0]["audio_uri"] == "s3://calls/txn_1.wav"
+
+
+def test_table_that_would_change_or_lose_rows_is_refused_before_anything_is_paid(
+    unfit: tuple[Lake, str],
+) -> None:
+    lake, complaint = unfit
+
+    with pytest.raises(PlaudTableMismatchError, match=complaint) as refused:
+        lake.writer()
+
+    assert "Nothing was written." in str(refused.value)
+    assert "plaud_" in str(refused.value)
+
+
+def test_table_that_its_owner_has_changed_takes_every_row_as_it_is(fitting: Lake) -> None:
+    ids = ("txn_1", "TXN_1", "it's", "back\\slash", "100%_:x", "\u65e5\u672c")
+    landings = [
+        landing(
+            known,
+            text="\n".join(TEXTS[:5]),
+            duration_seconds=1 / 3,
+            segments=tuple(segment(index, text=text, speaker=text) for index, text in enumerate(TEXTS)),
+            description=describe({"started_at": datetime(1965, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)}, (), UTC),
+        )
+        for known in ids
+    ]
+
+    for _ in range(2):
+        fitting.writer().replace(landings)
+        fitting.writer().replace(landings[:1])
+
+        transcripts, segments = fitting.content()
+        assert {row["transcription_id"] for row in transcripts} == set(ids)
+        assert {row["text"] for row in transcripts} == {"\n".join(TEXTS[:5])}
+        assert {row["duration_seconds"] for row in transcripts} == {1 / 3}
+        assert {str(row["recording_date"]) for row in transcripts} == {"1965-01-02"}
+        for known in ids:
+            own = [row for row in segments if row["transcription_id"] == known]
+            kept = [text.replace("\0", fitting.nul) for text in TEXTS]
+            assert [row["text"] for row in own] == [row["speaker"] for row in own] == kept
 
 
 def test_column_that_an_earlier_version_did_not_have_is_added(lake: Lake) -> None:

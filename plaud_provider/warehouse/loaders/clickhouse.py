@@ -22,6 +22,7 @@ from plaud_provider.database.types import UtcTime
 from plaud_provider.exceptions import (
     PlaudConfigurationError,
     PlaudError,
+    PlaudInputError,
     PlaudTableMismatchError,
     PlaudWarehouseError,
     how_to_install,
@@ -44,9 +45,23 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 #: Whatever the user's profile says: an insert is there, or refused, when it returns.
-_SETTINGS = {"async_insert": 0, "insert_deduplicate": 0}
+_SETTINGS = {
+    "async_insert": 0,
+    "insert_deduplicate": 0,
+    # A table of a user may have a partition for each id.
+    "max_partitions_per_insert_block": 0,
+}
 #: Ids per query.
 _LOOKED_UP = 1000
+#: Columns that an insert may not name, or whose value is kept nowhere.
+_COMPUTED = ("MATERIALIZED", "ALIAS", "EPHEMERAL")
+#: Engines that keep rows, or those that come last of a sorting key; the others of the family add rows up.
+_ENGINE = re.compile(r"(?:Replicated|Shared)?(Replacing)?MergeTree")
+_ENGINE_ARGUMENTS = re.compile(r"\w+MergeTree\((?P<arguments>[^)]*)\)")
+#: Of the catalog's tables, the one with a name in our database.
+_NAMED = (
+    "name = {table:String} and database = if({database:String} = '', currentDatabase(), {database:String})"
+)
 _CODE = re.compile(r"\(([A-Z][A-Z_]+)\)")
 _ADVICE: Mapping[str, tuple[str, str]] = {
     "ACCESS_DENIED": (
@@ -55,6 +70,10 @@ _ADVICE: Mapping[str, tuple[str, str]] = {
     ),
     "READONLY": ("the user or its session is read-only", "Check the user's profile and the connection."),
     "UNKNOWN_TABLE": ("a table is not there any more", "Retry: each task creates missing tables first."),
+    "VIOLATED_CONSTRAINT": (
+        "a constraint of the table refused a row",
+        "Look for constraints that this package did not make.",
+    ),
     "MEMORY_LIMIT_EXCEEDED": ("it ran out of memory", "Raise max_memory_usage, or retry."),
 }
 _OTHERWISE = ("it was refused, or the connection broke", "Retry; if it stays, look at the server's own log.")
@@ -82,6 +101,13 @@ class ClickHouseLoader(OrderedLoader):
 
     def __init__(self, connection: Connection, tables: PlaudTables) -> None:
         super().__init__(tables)
+        names = {str(table.name): parameter for table, parameter in tables.parameters.items()}
+        for name in [*names]:
+            if (view := f"{name}_current") in names:
+                raise PlaudInputError(
+                    f"{names[view]}: {view!r} is the name of the view of {name!r}. Choose another one. "
+                    "Nothing was sent."
+                )
         if find_spec("pyarrow") is None:
             raise PlaudConfigurationError(
                 f"sql_conn_id: connection {connection.conn_id!r} leads to ClickHouse, which takes rows from "
@@ -206,6 +232,7 @@ class ClickHouseLoader(OrderedLoader):
             there = self._there(f"{table.name}_current")
             # Its columns are those that its table had when it was made.
             if not there.keys() >= self._types(table).keys():
+                self._refuse_other_peoples(table)
                 view = self._name(table, view=True)
                 self._client.command(f"create or replace view {view} as select * from {name} where {latest}")
         self._create_speakers()
@@ -226,6 +253,22 @@ class ClickHouseLoader(OrderedLoader):
         except Exception as error:
             code = next(iter(_CODE.findall(str(error))), type(error).__name__)
             log.info("View %s was not created (%s). Nothing depends on it; see docs/model.md.", name, code)
+
+    def _refuse_other_peoples(self, table: sa.Table) -> None:
+        """Refuse to replace what has the name of a view of ours and is none."""
+        name = f"{table.name}_current"
+        query = f"select engine, as_select from system.tables where {_NAMED}"
+        for engine, select in self._rows(query, **self._named(name)):
+            if engine != "View" or "max(landed_at)" not in select:
+                raise PlaudTableMismatchError(
+                    f"{name!r} of warehouse {self.conn_id!r} is a table or view of other people, and readers "
+                    f"find the rows of {table.fullname!r} there. Move it away, or name another table in "
+                    f"{self._tables.parameters[table]}. Nothing was written."
+                )
+
+    def _named(self, name: str) -> dict[str, str]:
+        """Return the parameters of :data:`_NAMED`."""
+        return {"table": name, "database": str(self._tables.schema or "")}
 
     def _there(self, name: str) -> dict[str, str]:
         """Return the columns that a table or view has, with their types; none if there is no such one."""
@@ -260,19 +303,47 @@ class ClickHouseLoader(OrderedLoader):
                 problems.append(f"column {name!r} is missing, {kind} is needed")
             elif not _holds(found, kind):
                 problems.append(f"column {name!r} is {found}, {kind} is needed")
-        query = (
-            "select engine from system.tables where name = {table:String} "
-            "and database = if({database:String} = '', currentDatabase(), {database:String})"
-        )
-        [(engine,)] = self._rows(query, table=str(table.name), database=str(self._tables.schema or ""))
-        if not engine.endswith("MergeTree"):
-            problems.append(f"its engine is {engine}, one of the MergeTree family is needed")
+        problems += self._problems_of_engine(table)
+        problems += [
+            f"column {name!r} is {kind}, and keeps no value of ours"
+            for name, kind in self._computed(str(table.name)).items()
+            if name in self._types(table)
+        ]
         if problems:
             raise PlaudTableMismatchError(
                 f"Table {table.fullname!r} of warehouse {self.conn_id!r} does not fit: "
                 f"{'; '.join(problems)}. Change it, move it away (it is then created anew), or name another "
                 f"one in {parameter}. Nothing was written."
             )
+
+    def _problems_of_engine(self, table: sa.Table) -> Iterator[str]:
+        query = f"select engine, engine_full, sorting_key from system.tables where {_NAMED}"
+        [(engine, whole, key)] = self._rows(query, **self._named(str(table.name)))
+        known = _ENGINE.fullmatch(engine)
+        if known is None:
+            yield f"its engine is {engine}, MergeTree or ReplacingMergeTree is needed"
+        elif known[1]:
+            # Rows with the same key become one at any time. Until their transcript is there, both landings'
+            # segments have to be.
+            needed = {column.name for column in table.primary_key}
+            if table is self._tables.segments:
+                needed.add("landed_at")
+            missing = needed - {name.strip(" `") for name in key.split(",")}
+            if missing:
+                lacking = ", ".join(sorted(missing))
+                yield f"its engine {engine} takes rows for one, as its sorting key lacks {lacking}"
+            arguments = _ENGINE_ARGUMENTS.match(whole)
+            versions = [one.strip(" `") for one in (arguments["arguments"] if arguments else "").split(",")]
+            if [one for one in versions if one and not one.startswith("'")] not in ([], ["landed_at"]):
+                yield f"its engine is {whole.partition(' ')[0]}, whose version is not landed_at"
+
+    def _computed(self, name: str) -> dict[str, str]:
+        """Return the columns of a table that an insert gives no value, and how they come by one."""
+        query = (
+            "select name, default_kind from system.columns where table = {table:String} and database = "
+            "if({database:String} = '', currentDatabase(), {database:String})"
+        )
+        return {name: kind for name, kind in self._rows(query, **self._named(name)) if kind in _COMPUTED}
 
     def _last_landed(self, ids: Sequence[str]) -> datetime | None:
         tables = " union all ".join(
@@ -301,16 +372,22 @@ class ClickHouseLoader(OrderedLoader):
         )
 
     def _remove_older(self, ids: Sequence[str], stamp: datetime) -> None:
+        parameters = {"ids": list(ids), "stamp": stamp}
         for table in reversed(list(self._tables.parameters)):
-            statement = (
-                f"delete from {self._name(table)} where transcription_id in {{ids:Array(String)}} "
-                "and landed_at < {stamp:DateTime64(6, 'UTC')}"
-            )
-            parameters = {"ids": list(ids), "stamp": stamp}
             self._run(
-                partial(self._client.command, statement, parameters=parameters),
+                partial(self._sweep, self._name(table), parameters),
                 "have the new rows, and old ones, which the views do not show, could not be removed",
             )
+
+    def _sweep(self, name: str, parameters: Mapping[str, Any]) -> None:
+        older = "where transcription_id in {ids:Array(String)} and landed_at < {stamp:DateTime64(6, 'UTC')}"
+        try:
+            self._client.command(f"delete from {name} {older}", parameters=parameters)
+        except Exception as error:
+            # A table with projections is written anew.
+            if "SUPPORT_IS_DISABLED" not in _CODE.findall(str(error)):
+                raise
+            self._client.command(f"alter table {name} delete {older}", parameters=parameters)
 
     def _rows(self, query: str, **parameters: Any) -> list[Any]:
         return list(self._client.query(query, parameters=parameters).result_rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from plaud_provider.api.models import Status
+from plaud_provider.api.regions import Region
 from plaud_provider.database.fit import keys
 from plaud_provider.database.rows import batches, columns_of
 from plaud_provider.warehouse.loaders.loader import Landed, Loader, Removed, Stored
+from plaud_provider.warehouse.loaders.trial import compare, trial_landings
 from plaud_provider.warehouse.rows import segment_parts
 from plaud_provider.warehouse.settling import settle, with_origins
 
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.rows import Landing
     from plaud_provider.warehouse.tables import PlaudTables
+
+log = logging.getLogger(__name__)
 
 #: Transcriptions whose rows are made at once: rows take half as much memory again as what they are made of.
 _PART = 100
@@ -60,7 +65,36 @@ class RowsLoader(Loader):
 
     def ensure(self, *, is_checked: bool = False) -> None:
         """Create or check the tables; see the base class."""
-        self.database.ensure(self._tables, is_checked=is_checked)
+        if self.database.ensure(self._tables, is_checked=is_checked):
+            self._try_out()
+
+    def _try_out(self) -> None:
+        """
+        Land two made-up transcriptions, and take them back.
+
+        Tables may be kept for one region, and refuse the others.
+
+        :raises PlaudTableMismatchError: if the tables refuse such ones, or change them.
+        :raises PlaudWarehouseError: if this role may not write.
+        """
+        refused = None
+        for is_plain in (False, True):
+            for region in Region:
+                found = self.database.try_out(partial(self._land_trial, region, is_plain), self._tables)
+                if found is None:
+                    if is_plain and refused is not None:
+                        log.warning("Some transcriptions will not land: %s", refused)
+                    return
+                refused = found if refused is None or is_plain else refused
+        if refused is not None:
+            raise refused
+
+    def _land_trial(self, region: Region, is_plain: bool, connection: sa.Connection) -> None:
+        landings = trial_landings(self._tables, region.value, is_plain=is_plain)
+        self.load_in(connection, landings)
+        # Of two ids that are one to a table, this would remove the other.
+        self.load_in(connection, landings[:1])
+        compare(connection, self._tables, landings, self.database.title)
 
     def landed(self, ids: Sequence[str]) -> set[str]:
         """Return those that are completed and here; see the base class."""

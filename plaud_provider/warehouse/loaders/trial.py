@@ -1,0 +1,153 @@
+"""
+What a transcription can have, landed in tables that are there and taken back, before anything is paid for.
+
+What a catalog tells of a table is not all: triggers, rules, policies, keys, collations and types of which
+SQLAlchemy knows nothing have their say when rows come.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from plaud_provider.api.models import Segment, Status, Transcription
+from plaud_provider.database.rows import rows_of
+from plaud_provider.database.types import JsonText
+from plaud_provider.exceptions import PlaudTableMismatchError
+from plaud_provider.recordings.description import Description
+from plaud_provider.warehouse.rows import Landing, segment_columns
+
+if TYPE_CHECKING:
+    from plaud_provider.database.rows import Row
+    from plaud_provider.warehouse.tables import PlaudTables
+
+#: Of several scripts, with what SQL, formats and time zones mean something else by.
+_SHORT = 8 * "Plaud was here: \u00e9 e\u0301, \u65e5\u672c\u8a9e, \U0001f600 '\"`\\ %s :x $1 \t "
+_BEFORE_1970 = datetime(1969, 7, 20, 20, 17, 40, 123457, tzinfo=UTC)
+_AFTER_2038 = datetime(2040, 2, 29, 23, 59, 59, 999999, tzinfo=UTC)
+_FIELDS = json.dumps({"said": _SHORT, "of": [None, True, 0.5]}, ensure_ascii=False)
+
+
+@cache
+def _long() -> str:
+    """Return a text that fits neither into a key of an index, even compressed, nor into a bounded type."""
+    return "".join(map(chr, random.Random(0).choices(range(0x4E00, 0x9FA5), k=24_000)))
+
+
+def trial_landings(tables: PlaudTables, region: str, *, is_plain: bool) -> list[Landing]:
+    """
+    Return two landings whose ids differ in upper and lower case.
+
+    :param tables: Tables that they are for.
+    :param region: Their region.
+    :param is_plain: Whether they have nothing but what every transcription has; else they have all that one
+        can have.
+    """
+    stem = f"plaud-trial-{secrets.token_hex(8)}"
+    make = _plain if is_plain else _full
+    return [make(f"{stem}-{letter}", number, tables, region) for number, letter in enumerate("Aa")]
+
+
+def compare(connection: sa.Connection, tables: PlaudTables, landings: Sequence[Landing], title: str) -> None:
+    """
+    Refuse tables that do not have the rows of landings as they were landed.
+
+    :param connection: Where.
+    :param tables: The tables.
+    :param landings: What was landed.
+    :param title: What the tables are in, for the message.
+    :raises PlaudTableMismatchError: with the table and its columns.
+    """
+    landed = {
+        tables.transcripts: [landing.transcript_row() for landing in landings],
+        tables.segments: rows_of(segment_columns(landings)),
+    }
+    for table, rows in landed.items():
+        ids = [landing.transcription_id for landing in landings]
+        query = sa.select(table).where(table.c.transcription_id.in_(ids))
+        found: list[Mapping[str, Any]] = [{**row} for row in connection.execute(query).mappings()]
+        problem = _difference(table, rows, found)
+        if problem:
+            raise PlaudTableMismatchError(
+                f"Table {table.fullname!r} of {title} does not keep what is landed: {problem}. Nothing was "
+                "written. Look for triggers, rules, policies, keys and collations that this package did not "
+                f"make; or name another table in {tables.parameters[table]}."
+            )
+
+
+def _difference(table: sa.Table, rows: Sequence[Row], found: Sequence[Mapping[str, Any]]) -> str:
+    """Return what differs; nothing if nothing does."""
+    names = table.primary_key.columns.keys()
+    there = {tuple(row[name] for name in names): row for row in found}
+    if len(found) != len(rows) or len(there) != len(rows):
+        return (
+            f"of {len(rows)} rows of two made-up transcriptions, whose ids differ in upper and lower case, "
+            f"{len(found)} are there"
+        )
+    changed = {
+        column.name: None
+        for row in rows
+        for own in [there.get(tuple(row[name] for name in names), {})]
+        for column in table.columns
+        if _value(column, own.get(column.name)) != _value(column, row.get(column.name))
+    }
+    return f"column {', '.join(map(repr, changed))} has another value than the one written" * bool(changed)
+
+
+def _value(column: sa.Column[Any], value: Any) -> Any:
+    # Some drivers give JSON back as what it says.
+    return json.loads(value) if isinstance(column.type, JsonText) and isinstance(value, str) else value
+
+
+def _plain(known: str, number: int, tables: PlaudTables, region: str) -> Landing:
+    segment = Segment(index=0, start_seconds=None, end_seconds=None, speaker=None, text="Plaud was here.")
+    answer = Transcription(
+        transcription_id=known,
+        status=Status.COMPLETED,
+        reported_status=Status.COMPLETED.value,
+        segments=(segment,),
+        raw="{}",
+    )
+    nothing = Description(columns=dict.fromkeys(tables.metadata_columns))
+    return Landing(answer, region=region, landed_at=datetime.now(tz=UTC), description=nothing)
+
+
+def _full(known: str, number: int, tables: PlaudTables, region: str) -> Landing:
+    moment, now = (_BEFORE_1970, _AFTER_2038)[number], datetime.now(tz=UTC)
+    segments = tuple(
+        Segment(index, index / 3, index + 1e-9, speaker=_SHORT, text=text, language="en")
+        for index, text in enumerate((_SHORT, _SHORT, "", _long()))
+    )
+    answer = Transcription(
+        transcription_id=known,
+        status=Status.COMPLETED,
+        reported_status=Status.COMPLETED.value,
+        text=_long(),
+        language="en",
+        duration_seconds=86_400 / 7,
+        segments=segments,
+        completed_at=now,
+        raw=json.dumps({"text": _long(), "said": _SHORT}, ensure_ascii=False),
+        model=_SHORT,
+    )
+    description = Description(
+        moment, moment.date(), _FIELDS, dict.fromkeys(tables.metadata_columns, f"{_SHORT} {number}")
+    )
+    return Landing(
+        answer,
+        region=region,
+        landed_at=now,
+        audio_uri=f"s3://plaud-trial/{known}",
+        submitted_at=now,
+        dag_id=_SHORT,
+        run_id=_SHORT,
+        api="embedded",
+        description=description,
+    )
