@@ -46,6 +46,8 @@ ROWS_KEY = "plaud_rows"
 LEFT_OVER_SECONDS = 3600.0
 #: After how many seconds what has finished is landed: each time, a task is started for it.
 PARTIAL_SECONDS = 300.0
+#: Who asks for so many does not want it at once where Plaud calls.
+LATE_SECONDS = 60.0
 
 
 class LandRecordingsOperator(ChunkOperator):
@@ -88,7 +90,8 @@ class LandRecordingsOperator(ChunkOperator):
         seconds.
     :param partial_count: How many finished transcriptions are landed without waiting for more.
     :param partial_seconds: After how many seconds what has finished is landed, however little it is; by
-        default 300; where Plaud calls Airflow's webhook, and it is not for a lake, at once.
+        default 300. Where Plaud calls Airflow's webhook it is landed at once, unless this is 60 or more, or
+        it is for a lake.
     :param plan_only: Whether nothing was to be submitted, and so nothing is waited for (templated).
     :return: Counts of recordings: ``total``, ``landed``, ``failed``, ``unknown``, ``expired``,
         ``processing``, ``not_submitted``; empty if nothing was to be submitted.
@@ -272,8 +275,9 @@ class LandRecordingsOperator(ChunkOperator):
     def _calls_path(self, chunk: _Chunk) -> str | None:
         """Return where Plaud's calls leave their marks, if what it calls about is to be landed at once."""
         webhooks = chunk.plaud.settings.webhooks
+        is_late_enough = self.partial_seconds is not None and self.partial_seconds >= LATE_SECONDS
         # In a lake each landing is a version of it.
-        is_at_once = self.partial_seconds is None and not self.lake_path
+        is_at_once = not is_late_enough and not self.lake_path
         return webhooks.path if webhooks is not None and is_at_once else None
 
     def _results(self) -> ResultStore:
@@ -320,10 +324,10 @@ class LandRecordingsOperator(ChunkOperator):
         return counts
 
     def _defer(self, chunk: _Chunk, started_at: float, end_time: float) -> NoReturn:
-        partial_seconds = self.partial_seconds
-        if partial_seconds is None:
+        partial_seconds = PARTIAL_SECONDS if self.partial_seconds is None else self.partial_seconds
+        if self._calls_path(chunk):
             # No event can come sooner.
-            partial_seconds = WORKER_SECONDS if self._calls_path(chunk) else PARTIAL_SECONDS
+            partial_seconds = WORKER_SECONDS
         in_order = sorted(chunk.waiting.items(), key=lambda item: _epoch(item[1].submitted_at) or started_at)
         entries = [entry for _, entry in in_order]
         self.log.info("Handing the wait for %d transcription(s) to the triggerer.", len(in_order))

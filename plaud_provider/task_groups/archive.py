@@ -192,8 +192,8 @@ def transcribe_archive(
         default 30 seconds.
     :param partial_count: How many finished transcriptions are landed without waiting for more; by
         default 200.
-    :param partial_seconds: After how many seconds what has finished is landed; by default 300;
-        where Plaud calls Airflow's webhook, and it is not for a lake, at once.
+    :param partial_seconds: After how many seconds what has finished is landed; by default 300. Where
+        Plaud calls Airflow's webhook it is landed at once, unless this is 60 or more, or it is for a lake.
     :param url_validity: How long Plaud has to fetch what is signed here; by default six hours.
     :param identity_params: As for ``SubmitTranscriptionOperator``; storage references have no query.
     :param public_urls: From where Plaud can fetch local files; see ``SubmitTranscriptionOperator``.

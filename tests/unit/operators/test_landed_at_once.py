@@ -11,9 +11,8 @@ import pytest
 from airflow.sdk.exceptions import TaskDeferred
 
 from plaud_provider.handover.marks import Marks
-from plaud_provider.operators.land_recordings import PARTIAL_SECONDS
+from plaud_provider.operators import land_recordings
 from plaud_provider.transfers import called
-from plaud_provider.triggers import transcription
 from tests.unit.operators.archives import Archive
 from tests.unit.operators.test_land_recordings import NAMES, TEXT, deferred, event, ids, trigger_of
 
@@ -108,11 +107,15 @@ def test_a_folder_of_marks_that_cannot_be_read_holds_nobody_up(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "seconds"),
-    [({}, transcription.WORKER_SECONDS), ({"partial_seconds": 60}, 60)],
+    ("arguments", "seconds", "is_at_once"),
+    [
+        ({}, land_recordings.WORKER_SECONDS, True),
+        ({"partial_seconds": 10}, land_recordings.WORKER_SECONDS, True),
+        ({"partial_seconds": 60}, 60, False),
+    ],
 )
 def test_how_soon_is_up_to_who_says_so(
-    archive: Archive, calls: Marks, arguments: dict[str, Any], seconds: float
+    archive: Archive, calls: Marks, arguments: dict[str, Any], seconds: float, is_at_once: bool
 ) -> None:
     called_about(archive, calls, "b.wav")
     final(archive, "b.wav")
@@ -120,7 +123,7 @@ def test_how_soon_is_up_to_who_says_so(
 
     assert isinstance(again, TaskDeferred)
     assert trigger_of(again).partial_seconds == seconds
-    assert ("b.wav" in archive.landed()) is (not arguments)
+    assert ("b.wav" in archive.landed()) is is_at_once
 
 
 def test_nobody_who_is_not_called_lands_at_once(archive: Archive) -> None:
@@ -130,4 +133,4 @@ def test_nobody_who_is_not_called_lands_at_once(archive: Archive) -> None:
 
     again = after_a(archive)
     assert isinstance(again, TaskDeferred)
-    assert trigger_of(again).partial_seconds == PARTIAL_SECONDS
+    assert trigger_of(again).partial_seconds == land_recordings.PARTIAL_SECONDS
