@@ -16,9 +16,12 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 _NAME = "plaud_tokens"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class PrivateFolder:
@@ -159,3 +162,15 @@ def is_private(folder: Path) -> bool:
     if not stat.S_ISDIR(found.st_mode) or not os.access(folder, os.W_OK | os.X_OK):
         return False
     return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
+
+
+@cache
+def this_host() -> str:
+    """Name this host, as long as it runs: all processes with this name read one monotonic clock."""
+    try:
+        # A container may have a clock of its own: a time namespace (man 7 time_namespaces).
+        namespace = Path("/proc/self/ns/time")
+        return f"{_BOOT_ID.read_text().strip()} {namespace.readlink() if namespace.is_symlink() else ''}"
+    except OSError:
+        # Not Linux: this process, then, and what it forks.
+        return uuid4().hex

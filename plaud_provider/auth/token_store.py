@@ -15,6 +15,7 @@ import asyncio
 import json
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -27,7 +28,7 @@ from plaud_provider.api.effects import Token, TokenState
 from plaud_provider.api.tokens import LOCK_SECONDS, REQUEST_SECONDS
 from plaud_provider.encryption import cipher, named_by
 from plaud_provider.exceptions import PlaudConnectionError
-from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
+from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder, this_host
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
@@ -42,6 +43,9 @@ MAX_POLL_SECONDS = 0.5
 
 #: For how long a call waits for another one of its process, which waits for the lock and then renews.
 PATIENCE_SECONDS = LOCK_SECONDS + 2 * REQUEST_SECONDS
+
+#: Seconds by which a wall clock has been set, and not only been read a moment later.
+LEAST_STEP = 1.0
 
 _FORMAT_VERSION = 2
 #: Fields of a state that are tokens.
@@ -121,7 +125,8 @@ class TokenStore:
             fields[name] = None if token is None else asdict(token)
         changed: dict[Path, bytes] = {}
         if stored is None or stored.calls != state.calls:
-            changed[self.calls_path] = json.dumps(calls).encode()
+            written = {"host": this_host(), "ahead": _wall_clock_ahead(), "calls": calls}
+            changed[self.calls_path] = json.dumps(written).encode()
         if stored is None or stored._replace(calls=state.calls) != state:
             content = json.dumps({"version": _FORMAT_VERSION, **fields}).encode()
             changed[self.path] = self._cipher().encrypt(content)
@@ -237,9 +242,14 @@ class TokenStore:
             return state
 
     def _read_calls(self) -> tuple[float, ...]:
+        """Return when tokens were asked for, by the wall clock as it is set now."""
         try:
-            return tuple(float(moment) for moment in json.loads(self.calls_path.read_bytes()))
-        except (OSError, ValueError, TypeError):
+            written = json.loads(self.calls_path.read_bytes())
+            put_forward = _wall_clock_ahead() - written["ahead"]
+            if written["host"] != this_host() or abs(put_forward) < LEAST_STEP:
+                put_forward = 0.0
+            return tuple(moment + put_forward for moment in written["calls"])
+        except (OSError, ValueError, TypeError, KeyError):
             return ()
 
     def _held_for_too_long(self) -> PlaudConnectionError:
@@ -258,6 +268,11 @@ class TokenStore:
 
     def _cipher(self) -> Fernet:
         return cipher(self._secret_key, "token store")
+
+
+def _wall_clock_ahead() -> float:
+    """Return by how much the wall clock is ahead of the monotonic one: that changes only when it is set."""
+    return time.time() - time.monotonic()
 
 
 def _masked(state: TokenState) -> TokenState:

@@ -5,20 +5,16 @@ A host's wall clock, and a database's, may be set at any moment: by NTP, by hand
 that takes over. A host's monotonic clock cannot be, but begins anew when the host starts, and two hosts have
 nothing in common there. So the quota has a clock of its own, which is kept with it.
 
-:class:`Clock` is pure: the caller hands in what the clocks show.
+Pure: the caller hands in what the clocks show.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
 #: A host that has not used the quota for so many seconds is forgotten.
 FORGOTTEN_AFTER = 3600.0
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Visit(NamedTuple):
@@ -68,15 +64,3 @@ class Clock:
         }
         self.visits[host] = Visit(monotonic, now)
         return now
-
-
-@cache
-def this_host() -> str:
-    """Name this host, as long as it runs: all processes with this name read one monotonic clock."""
-    try:
-        # A container may have a clock of its own: a time namespace (man 7 time_namespaces).
-        namespace = Path("/proc/self/ns/time")
-        return f"{_BOOT_ID.read_text().strip()} {namespace.readlink() if namespace.is_symlink() else ''}"
-    except OSError:
-        # Not Linux: this process, then, and what it forks.
-        return uuid4().hex

@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
-from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder
-from plaud_provider.quota.clock import this_host
+from plaud_provider.private_folder import FileLock, LockedError, PrivateFolder, this_host
 from plaud_provider.quota.document import from_document, to_document
 from plaud_provider.quota.rule import Quota
 

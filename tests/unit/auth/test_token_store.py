@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -113,6 +114,19 @@ def test_a_client_s_calls_count_whatever_its_secret(folder: Path) -> None:
     TokenStore(account(secret_key="old"), directory=folder).write(TokenState(calls=(7.0, 8.0)))
 
     assert TokenStore(account(secret_key="new"), directory=folder).read() == TokenState(calls=(7.0, 8.0))
+
+
+@pytest.mark.parametrize("step", [-3600.0, -30.0, 30.0, 3600.0])
+def test_setting_the_wall_clock_makes_no_call_older_or_younger(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    now = time.time()
+    TokenStore(account(), directory=folder).write(TokenState(calls=(now - 20, now - 10)))
+    clock = SimpleNamespace(time=lambda: now + step, monotonic=time.monotonic)
+    monkeypatch.setattr("plaud_provider.auth.token_store.time", clock)
+
+    calls = TokenStore(account(), directory=folder).read().calls
+    assert [now + step - moment for moment in calls] == pytest.approx([20, 10], abs=2)
 
 
 def test_a_client_s_renewals_are_one_at_a_time_whatever_its_secret(folder: Path) -> None:

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plaud_provider.emulator.limits import busiest_minute
-from plaud_provider.private_folder import PrivateFolder
+from plaud_provider.private_folder import PrivateFolder, this_host
 from plaud_provider.quota import stores
-from plaud_provider.quota.clock import Clock, this_host
+from plaud_provider.quota.clock import Clock
 from plaud_provider.quota.document import from_document, to_document
 from plaud_provider.quota.rule import Quota, Rate
 from plaud_provider.quota.sql_store import SqlStore
@@ -143,7 +143,7 @@ def test_hosts_that_are_gone_are_forgotten() -> None:
 
 
 def test_processes_of_a_host_go_by_the_same_clock() -> None:
-    ask = "from plaud_provider.quota.clock import this_host; print(this_host())"
+    ask = "from plaud_provider.private_folder import this_host; print(this_host())"
     told = subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True)
 
     assert told.stdout == f"{this_host()}\n"
