@@ -63,7 +63,8 @@ class Shell(ABC, Generic[AnyTurn]):
     def __init__(self, store: TokenStore, turn: AnyTurn | None, log: Any) -> None:
         self._store = store
         self._turn: AnyTurn | None = turn
-        self._taken_at = 0.0
+        # When the slot was taken that it has now; tokens are asked for without one.
+        self._taken_at: float | None = None
         self._log = log
         self._locks = AsyncExitStack()
 
@@ -96,7 +97,7 @@ class Shell(ABC, Generic[AnyTurn]):
                 self._taken_at = time.monotonic()
             case Send(request, within):
                 if self._turn is not None:
-                    if time.monotonic() - self._taken_at > NOTE_SECONDS:
+                    if self._taken_at is not None and time.monotonic() - self._taken_at > NOTE_SECONDS:
                         # Stopped, or held up by the ledger: the slot may be someone else's by now.
                         await self._give_back(self._turn, ReturnSlot(sent=False))
                         await self._take(self._turn, Operation.GET)
@@ -108,6 +109,7 @@ class Shell(ABC, Generic[AnyTurn]):
             case SendAll(requests):
                 return await self._send_all(requests)
             case ReturnSlot() if self._turn is not None:
+                self._taken_at = None
                 await self._give_back(self._turn, effect)
             case Sleep(seconds, reason):
                 self._log.info("Waiting %.1f s: %s", seconds, reason)
