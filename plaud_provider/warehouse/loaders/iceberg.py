@@ -26,6 +26,8 @@ CATALOG_FILE = "catalog.sqlite"
 _SQL = ("postgres", "mysql", "sqlite")
 #: How long commits of other tasks may keep the file of a local catalog locked.
 _LOCKED_SECONDS = 60
+#: Landings that a condition names at most.
+_STAMPS = 50
 #: Of other columns a table's metadata would have the least and the greatest value: the beginning of what was
 #: said.
 _PROPERTIES = {
@@ -177,7 +179,7 @@ class IcebergLoader(LakeLoader):
         names = dict.fromkeys((*columns, "transcription_id"))
         # With a list of more than 200 ids pyiceberg skips no file by its bounds, and it makes a literal of
         # each id anew at every step.
-        span = _between(min(ids, default=""), max(ids, default=""))
+        span = _between("transcription_id", min(ids, default=""), max(ids, default=""))
         rows = opened.scan(row_filter=span, selected_fields=tuple(names))
         with rows.to_arrow_batch_reader() as batches:
             return rows_of_ids(batches, columns, ids, batches.schema)
@@ -189,12 +191,11 @@ class IcebergLoader(LakeLoader):
         with warnings.catch_warnings():
             # It warns where there is nothing to replace yet.
             warnings.filterwarnings("ignore", "Delete operation did not match", UserWarning)
-            opened.overwrite(rows, overwrite_filter=self._these(ids))
+            opened.overwrite(rows, overwrite_filter=self._these(opened, ids))
 
     def _delete(self, opened: Any, ids: Sequence[str], before: datetime) -> None:
-        from pyiceberg.expressions import And, LessThan
-
-        self._delete_where(opened, And(self._these(ids), LessThan("landed_at", before.isoformat())))
+        if (found := self._these(opened, ids, before)) is not None:
+            self._delete_where(opened, found)
 
     def _delete_where(self, opened: Any, found: Any) -> None:
         with warnings.catch_warnings():
@@ -204,7 +205,7 @@ class IcebergLoader(LakeLoader):
     def _forget(self, table: sa.Table, ids: Sequence[str]) -> None:
         from plaud_provider.warehouse.loaders.iceberg_files import expire
 
-        opened, found = self._open(table), self._these(ids)
+        opened, found = self._open(table), _in(ids)
         for name, ref in opened.refs().items():
             of_ref = opened.scan(
                 row_filter=found, selected_fields=("transcription_id",), snapshot_id=ref.snapshot_id
@@ -218,11 +219,37 @@ class IcebergLoader(LakeLoader):
         self._delete_where(opened, found)
         expire(self._open(table))
 
-    @staticmethod
-    def _these(ids: Sequence[str]) -> Any:
-        from pyiceberg.expressions import In
+    def _these(self, opened: Any, ids: Sequence[str], before: datetime | None = None) -> Any:
+        """
+        Return the condition for rows of these ids.
 
-        return In("transcription_id", ids)
+        A file of which each row is meant is dropped unread if the condition names its landing: pyiceberg
+        knows the bounds of times, and none of a long list of ids.
+
+        :param opened: The version of the table that the condition is for.
+        :param ids: The ids.
+        :param before: Only rows with an earlier ``landed_at``; those there are. ``None`` if there is none.
+        """
+        from pyiceberg.expressions import And, In, LessThan, Or
+
+        these: Any = And(_between("transcription_id", min(ids), max(ids)), _in(ids))
+        names = ("transcription_id", "landed_at")
+        own = _counts(self._read(opened, names, ids))
+        if before is not None:
+            own = {stamp: count for stamp, count in own.items() if stamp is None or stamp < before}
+            if not own:
+                return None
+            these = And(these, LessThan("landed_at", before.isoformat()))
+        stamps = sorted(stamp for stamp in own if stamp is not None)
+        if not 0 < len(stamps) <= _STAMPS:
+            return these
+        span = _between("landed_at", stamps[0].isoformat(), stamps[-1].isoformat())
+        landed = _counts(opened.scan(row_filter=span, selected_fields=names).to_arrow())
+        whole = [stamp for stamp in stamps if own[stamp] == landed[stamp]]
+        if not whole:
+            return these
+        of_landings = In("landed_at", [stamp.isoformat() for stamp in whole])
+        return of_landings if len(whole) == len(own) else Or(of_landings, these)
 
     @property
     def _conflicts(self) -> tuple[type[Exception], ...]:
@@ -231,10 +258,21 @@ class IcebergLoader(LakeLoader):
         return CommitFailedException, ValidationException
 
 
-def _between(least: str, greatest: str) -> Any:
+def _in(ids: Sequence[str]) -> Any:
+    from pyiceberg.expressions import In
+
+    return In("transcription_id", ids)
+
+
+def _between(column: str, least: str, greatest: str) -> Any:
     from pyiceberg.expressions import And, GreaterThanOrEqual, LessThanOrEqual
 
-    return And(GreaterThanOrEqual("transcription_id", least), LessThanOrEqual("transcription_id", greatest))
+    return And(GreaterThanOrEqual(column, least), LessThanOrEqual(column, greatest))
+
+
+def _counts(rows: Any) -> dict[datetime | None, int]:
+    """Return how many rows each landing has."""
+    return {one["values"]: one["counts"] for one in rows["landed_at"].value_counts().to_pylist()}
 
 
 def iceberg_type(kind: Any) -> Any:
