@@ -39,6 +39,12 @@ WHOLE_RANGED_BYTES = 48 * 1024
 HEAD_BYTES = 32 * 1024
 SAMPLE_BYTES = 11 * 1024
 SAMPLES = 3
+#: Frames of varying size tell little of those elsewhere: speech has ten times the bytes of silence. Of such a
+#: file that does not say its length so many bytes are read, all or in samples.
+VARYING_BYTES = 3 * 1024 * 1024
+VARYING_SAMPLES = 48
+#: How much of a file's end is read to find a time in it.
+TAILS = (HEAD_BYTES, 256 * 1024, 1024 * 1024)
 #: What is read of a WAV to find its sound.
 WAV_HEADER_BYTES = 256 * 1024
 #: No file takes longer; a hostile one may try.
@@ -184,15 +190,20 @@ class _Recording:
                 return (claim.seconds, True) if there < claim.seconds * 2 else (there, False)
             if head[:4] == _PAGE and self._is_chained(head):
                 return self._seconds_per_byte(head) * self._size, False
+            if head[:4] == _PAGE and claim is not None:
+                # By the time of its last page.
+                return claim.seconds, not self._is_guessed(claim, container, stream)
             end = self._last_moment(start, head)
             if end is not None:
                 claimed = claim.seconds if claim else None
-                return self._confirmed(self._not_cut_off(claimed, end), True, start, head)
+                self._refuse_several(start, head)
+                return self._not_cut_off(claimed, end), True
             if claim is None:
                 return self._counted_in_part(container, stream)
             is_exact = claim.end is None or len(container.streams) == 1
             is_exact = is_exact and not self._is_guessed(claim, container, stream)
             if container.format.name in ("mpegts", "mpeg"):
+                self._refuse_several(start, head)
                 return claim.seconds, is_exact
             return self._confirmed(claim.seconds, is_exact, start, head)
 
@@ -338,6 +349,10 @@ class _Recording:
             return self._not_cut_off(claim if is_cut_off else None, count.seconds), True
         if claim and claimed_bytes and claimed_bytes > there * TOLERATED_CLAIM:
             return self._not_cut_off(claim, claim * there / claimed_bytes, claimed_bytes, there), True
+        if not claim and there <= VARYING_BYTES and self._varies(head):
+            with self._opened(self._view.again(start=start)) as (container, stream):
+                count, _ = ffmpeg.counted(container, stream)
+            return count.seconds, True
         of_head = self._seconds_per_byte(head)
         if claim and claimed_bytes and is_whole and claim / _FITTING < of_head * there < claim * _FITTING:
             return claim * min(1.0, there / claimed_bytes), True
@@ -381,17 +396,44 @@ class _Recording:
         if self.format in ffmpeg.WITH_ONE_HEADER:
             return of_head * (self._size - start)
         behind = start + len(head)
-        part = max(0, self._size - behind) / SAMPLES
+        count, size = SAMPLES, SAMPLE_BYTES
+        if self.format not in _MARKERS and self._varies(head):
+            count, size = VARYING_SAMPLES, VARYING_BYTES // VARYING_SAMPLES
+        part = max(0, self._size - behind) / count
         rates = []
-        for number in range(SAMPLES):
-            middle = int(behind + part * (number + 0.5))
-            sample = self._view.part(max(behind, middle - SAMPLE_BYTES // 2), middle + SAMPLE_BYTES // 2)
+        for sample in self._samples(behind, count, size):
             if self.format not in _MARKERS:
                 rates.append(self._seconds_per_byte(sample))
             elif rate := self._seconds_per_byte(self._with_beginning(sample, head), is_sound=True):
                 rates.append(rate)
         rate = sum(rates) / len(rates) if rates else of_head
-        return of_head * len(head) + rate * part * SAMPLES
+        return of_head * len(head) + rate * part * count
+
+    def _samples(self, behind: int, count: int, size: int) -> Iterator[bytes]:
+        """Yield stretches of a file, as far from each other as can be."""
+        part = max(0, self._size - behind) / count
+        for number in range(count):
+            middle = int(behind + part * (number + 0.5))
+            yield self._view.part(max(behind, middle - size // 2), middle + size // 2)
+
+    def _varies(self, head: bytes) -> bool:
+        """Whether frames are of different sizes; one more byte is there for the rate to be kept."""
+        with suppress(_DamagedError), self._opened(io.BytesIO(head)) as (container, stream):
+            # The first and the last may be parts of frames.
+            sizes = [packet.size for packet in ffmpeg.packets(container, stream)][1:-1]
+            return max(sizes, default=0) - min(sizes, default=0) > 2
+        return False
+
+    def _refuse_several(self, start: int, head: bytes) -> None:
+        """Refuse a file whose times do not rise from beginning to end: the last ones are not those of all."""
+        samples = self._samples(start + len(head), SAMPLES, SAMPLE_BYTES)
+        moments = [self._moments(self._with_beginning(sample, head)) for sample in samples]
+        begins = [begin for begin, end in moments if end > begin]
+        if begins != sorted(begins):
+            raise _DamagedError(
+                f"is a {self._name} file of several recordings, which cannot be measured by parts of it. "
+                "Split it or convert it into one"
+            )
 
     def _with_beginning(self, sample: bytes, head: bytes) -> bytes:
         """Put before a stretch what FFmpeg has to know to read it; empty if it has no place to begin at."""
@@ -415,10 +457,15 @@ class _Recording:
         if self.format not in _WITH_TIMES:
             return None
         begin, of_head = self._moments(head)
-        tail = self._view.part(max(start + len(head), self._size - HEAD_BYTES), self._size)
-        of_tail, end = self._moments(self._with_beginning(tail, head))
-        # Else its times are those of the stretch, or of another recording.
-        return end - max(0.0, begin) if end > of_tail >= of_head - _FITTING else None
+        for size in TAILS:
+            tail = self._view.part(max(start + len(head), self._size - size), self._size)
+            of_tail, end = self._moments(self._with_beginning(tail, head))
+            if end > of_tail:
+                # Else its times are those of the stretch, or of another recording.
+                return end - max(0.0, begin) if of_tail >= of_head - _FITTING else None
+            if size > self._size:
+                break
+        return None
 
     def _moments(self, part: bytes) -> tuple[float, float]:
         """Return when the sound of a part begins and ends."""

@@ -23,7 +23,7 @@ _CONTAINERS = (
 _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "none", "probesize": "65536"}
 #: Containers that are nothing but frames one after the other. Any stretch can be read by itself, but of those
 #: that only say at their beginning what they are.
-FRAMES_ONLY = frozenset({"mp3", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3"})
+FRAMES_ONLY = frozenset({"mp3", "aac", "amr", "amrnb", "amrwb", "ac3", "eac3", "loas"})
 WITH_ONE_HEADER = frozenset({"amr"})
 #: Containers of which FFmpeg looks at the end for how long they are.
 WITH_TIMES_AT_END = frozenset({"ogg", "mpegts", "mpeg"})

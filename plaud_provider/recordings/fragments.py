@@ -109,7 +109,8 @@ class Fragments:
         first = self._indexed() or first
         there = self._there_of(last)
         end = last.begin + (last.end - last.begin) * there
-        return end - first.begin - sum(sound.gap for sound in {first, last}), there == 1.0
+        # What is before 0 is there for the decoder to start with.
+        return end - max(0.0, first.begin) - sum(sound.gap for sound in {first, last}), there == 1.0
 
     def _indexed(self) -> Sound | None:
         """Return the sound before the first fragment, of which the index tells."""
@@ -207,10 +208,10 @@ class Fragments:
                 if fields & _UNITS:
                     (default,) = self._numbers(">I", box.start + 8 + skipped)
             elif box.name == b"tfdt":
-                (begin,) = self._numbers(">Q" if version else ">I", box.start + 4)
+                (begin,) = self._numbers(">q" if version else ">I", box.start + 4)
             elif box.name == b"uuid" and self._view.part(box.start, box.start + 16) == _SMOOTH:
                 (version,) = self._numbers(">B", box.start + 16)
-                (begin,) = self._numbers(">Q" if version else ">I", box.start + 20)
+                (begin,) = self._numbers(">q" if version else ">I", box.start + 20)
             elif box.name == b"trun":
                 for units, count in (
                     self._units(box, fields) if fields & _UNITS_OF_EACH else [(default, value)]

@@ -136,6 +136,9 @@ class _RangedFile(_Seekable):
         if any(start + len(content) == self._position for start, content in self._spans):
             # Whoever reads on will do so again.
             self._block = max(2 * self._block, BLOCK_BYTES)
+        elif self._spans:
+            # Whoever jumps wants a little.
+            self._block = NEXT_BYTES
         start = self._position
         stop = min(max(start + self._block, end), self._size)
         stop = min([stop, *(begin for begin, _ in self._spans if begin > start)])

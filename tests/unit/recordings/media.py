@@ -31,6 +31,7 @@ def encoded(
     cover: bytes | None = None,
     is_silent: bool = False,
     is_noise: bool = False,
+    has_pauses: bool = False,
     is_seekable: bool = True,
     options: Mapping[str, str] | None = None,
     codec_options: Mapping[str, str] | None = None,
@@ -48,6 +49,7 @@ def encoded(
     :param cover: A picture (PNG) of the cover.
     :param is_silent: Whether the tone is left out.
     :param is_noise: Whether there is noise instead of it, which does not become small.
+    :param has_pauses: Whether 16 seconds of 25 are silent, as when one side of a call listens.
     :param is_seekable: Whether the program could go back to write sizes and lengths; else it streams.
     """
     side = 32 if moves_from is None else 128
@@ -67,7 +69,9 @@ def encoded(
         if cover is not None:
             _add_cover(output, cover)
         pictures = deque(range(int((video_seconds or begin + seconds) * 5) if video else 0))
-        for frame in _tone(seconds, rate, layout, is_silent=is_silent, is_noise=is_noise):
+        for frame in _tone(
+            seconds, rate, layout, is_silent=is_silent, is_noise=is_noise, has_pauses=has_pauses
+        ):
             frame.pts += int(begin * rate)
             # One after the other, as of what is recorded.
             while pictures and pictures[0] * rate <= frame.pts * 5:
@@ -112,7 +116,9 @@ def _image(number: int, side: int, moves_from: float | None) -> Any:
     return frame
 
 
-def _tone(seconds: float, rate: int, layout: str, *, is_silent: bool, is_noise: bool) -> Iterator[Any]:
+def _tone(
+    seconds: float, rate: int, layout: str, *, is_silent: bool, is_noise: bool, has_pauses: bool
+) -> Iterator[Any]:
     total = int(seconds * rate)
     channels = 2 if layout == "stereo" else 1
     wave = [0 if is_silent else int(9000 * math.sin(at * 440 * math.tau / rate)) for at in range(rate)]
@@ -124,6 +130,7 @@ def _tone(seconds: float, rate: int, layout: str, *, is_silent: bool, is_noise: 
         count = min(_FRAME, total - begin)
         frame = av.AudioFrame(format="s16", layout=layout, samples=count)
         at = begin % rate * channels
-        frame.planes[0].update(second[at : at + count * channels].tobytes())
+        content = second[at : at + count * channels].tobytes()
+        frame.planes[0].update(bytes(len(content)) if has_pauses and begin / rate % 25 >= 9 else content)
         frame.sample_rate, frame.pts, frame.time_base = rate, begin, Fraction(1, rate)
         yield frame

@@ -133,6 +133,47 @@ def test_an_estimate_of_a_variable_rate_takes_the_whole_file_into_account() -> N
 
 
 @pytest.mark.parametrize(
+    ("container", "codec", "told"),
+    [
+        ("mp3", "libmp3lame", {"codec_options": {"q": "6"}, "options": {"write_xing": "0"}}),
+        ("mp3", "libmp3lame", {"codec_options": {"abr": "1", "b": "48000"}, "options": {"write_xing": "0"}}),
+        ("adts", "aac", {}),
+        ("latm", "aac", {}),
+        ("ogg", "libopus", {"rate": 48000}),
+        ("webm", "libopus", {"rate": 48000}),
+        ("webm", "libopus", {"rate": 48000, "is_seekable": False}),
+        ("matroska", "aac", {"is_seekable": False}),
+        ("mp4", "aac", {"options": FRAGMENTS}),
+    ],
+)
+@pytest.mark.parametrize("seconds", [100, 600])
+def test_speech_with_pauses_is_as_long_in_a_storage_as_on_a_disk(
+    container: str, codec: str, told: dict[str, Any], seconds: int
+) -> None:
+    on_disk, in_storage = both(encoded(container, codec, seconds, is_noise=True, has_pauses=True, **told))
+
+    assert (on_disk.kind, on_disk.seconds) == ("measured", pytest.approx(seconds, abs=0.5))
+    assert in_storage.seconds == pytest.approx(seconds, rel=0.01 if in_storage.kind == "measured" else 0.1)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("webm", "libopus"), ("matroska", "aac"), ("mpegts", "aac")]
+)
+def test_recordings_one_after_the_other_are_not_taken_for_the_last_by_their_times(
+    container: str, codec: str
+) -> None:
+    # A sample that has no time in it tells nothing.
+    content = encoded(
+        container, codec, 90, rate=48000, is_seekable=False, options={"cluster_time_limit": "500"}
+    )
+
+    on_disk, in_storage = both(content * 2)
+
+    assert (on_disk.kind, on_disk.seconds) == ("measured", pytest.approx(180, abs=1))
+    assert in_storage.kind == "not measurable" or in_storage.seconds == pytest.approx(180, rel=0.1)
+
+
+@pytest.mark.parametrize(
     ("container", "codec", "options"),
     [
         ("ipod", "aac", {}),
