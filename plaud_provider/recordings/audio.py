@@ -19,6 +19,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple
 from plaud_provider.recordings import ffmpeg
 from plaud_provider.recordings.boxes import Boxes
 from plaud_provider.recordings.fragments import Fragments
+from plaud_provider.recordings.samples import (
+    HEAD_BYTES,
+    MARKERS,
+    PAGE,
+    SAMPLE_BYTES,
+    VARYING_BYTES,
+    VARYING_SAMPLES,
+    Samples,
+)
 from plaud_provider.recordings.view import View
 
 if TYPE_CHECKING:
@@ -35,16 +44,6 @@ TOLERATED_CLAIM = 1.1
 #: ranges. The latter is one or two of its reads.
 WHOLE_BYTES = 256 * 1024 * 1024
 WHOLE_RANGED_BYTES = 48 * 1024
-#: What is read of a larger one: its beginning, and samples of the rest.
-HEAD_BYTES = 32 * 1024
-SAMPLE_BYTES = 11 * 1024
-SAMPLES = 3
-#: Frames of varying size tell little of those elsewhere: speech has ten times the bytes of silence. Of such a
-#: file that does not say its length so many bytes are read, all or in samples.
-VARYING_BYTES = 3 * 1024 * 1024
-VARYING_SAMPLES = 48
-#: How much of a file's end is read to find a time in it.
-TAILS = (HEAD_BYTES, 256 * 1024, 1024 * 1024)
 #: What is read of a WAV to find its sound.
 WAV_HEADER_BYTES = 256 * 1024
 #: No file takes longer; a hostile one may try.
@@ -58,11 +57,6 @@ _CONSTANT_IN_WAV = ("pcm", "adpcm", "g72", "gsm", "truespeech")
 _PROBED_IN_RANGES = "24576"
 #: Between which factors a claim fits what samples say.
 _FITTING = 1.5
-_PAGE = b"OggS"
-#: Where a stretch of a file can be read from, of which FFmpeg has to know the beginning.
-_MARKERS = {"flac": b"\xff", "webm": b"\x1f\x43\xb6\x75", "ogg": _PAGE, "opus": _PAGE}
-#: Of which the end tells when it ends.
-_WITH_TIMES = frozenset({"flac", "webm"})
 #: How few bytes a second of sound can have, with room below the thinnest encodings that there are: WAV with
 #: G.723.1 has 667, MP3 at its lowest rate 1,000, silence in AAC at 8 kHz about 30 with its sample table.
 MIN_BYTES_PER_SECOND = {"wav": 400.0, "w64": 400.0, "mp3": 800.0, "m4a": 16.0}
@@ -188,24 +182,24 @@ class _Recording:
                 self._not_cut_off(claim.seconds, there)
                 # Else the header was written when it was not that long yet.
                 return (claim.seconds, True) if there < claim.seconds * 2 else (there, False)
-            if head[:4] == _PAGE and self._is_chained(head):
-                return self._seconds_per_byte(head) * self._size, False
-            if head[:4] == _PAGE and claim is not None:
+            samples = Samples(self._view, start, head, self.format)
+            if head[:4] == PAGE and self._is_chained(head):
+                return samples.by_head(), False
+            if head[:4] == PAGE and claim is not None:
                 # By the time of its last page.
                 return claim.seconds, not self._is_guessed(claim, container, stream)
-            end = self._last_moment(start, head)
+            end = samples.last_moment()
+            if end is not None or container.format.name in ("mpegts", "mpeg"):
+                self._refuse_several(samples)
             if end is not None:
-                claimed = claim.seconds if claim else None
-                self._refuse_several(start, head)
-                return self._not_cut_off(claimed, end), True
+                return self._not_cut_off(claim.seconds if claim else None, end), True
             if claim is None:
                 return self._counted_in_part(container, stream)
             is_exact = claim.end is None or len(container.streams) == 1
             is_exact = is_exact and not self._is_guessed(claim, container, stream)
             if container.format.name in ("mpegts", "mpeg"):
-                self._refuse_several(start, head)
                 return claim.seconds, is_exact
-            return self._confirmed(claim.seconds, is_exact, start, head)
+            return self._confirmed(claim.seconds, is_exact, samples)
 
     @property
     def _name(self) -> str:
@@ -349,23 +343,33 @@ class _Recording:
             return self._not_cut_off(claim if is_cut_off else None, count.seconds), True
         if claim and claimed_bytes and claimed_bytes > there * TOLERATED_CLAIM:
             return self._not_cut_off(claim, claim * there / claimed_bytes, claimed_bytes, there), True
-        if not claim and there <= VARYING_BYTES and self._varies(head):
+        samples = Samples(self._view, start, head, self.format)
+        if claim and claimed_bytes and is_whole and _is_like(claim, samples.by_head()):
+            return claim * min(1.0, there / claimed_bytes), True
+        is_varying = samples.are_of_different_sizes()
+        sampled = samples.seconds() if claim or not is_varying else 0.0
+        if claim and is_whole and _is_like(claim, sampled):
+            return claim, True
+        if is_varying and there <= VARYING_BYTES:
             with self._opened(self._view.again(start=start)) as (container, stream):
                 count, _ = ffmpeg.counted(container, stream)
             return count.seconds, True
-        of_head = self._seconds_per_byte(head)
-        if claim and claimed_bytes and is_whole and claim / _FITTING < of_head * there < claim * _FITTING:
-            return claim * min(1.0, there / claimed_bytes), True
-        sampled = self._sampled(start, head, of_head)
-        if claim and is_whole and claim / _FITTING < sampled < claim * _FITTING:
-            return claim, True
+        if is_varying:
+            sampled = samples.seconds(VARYING_SAMPLES, VARYING_BYTES // VARYING_SAMPLES)
         return sampled, False
+
+    def _refuse_several(self, samples: Samples) -> None:
+        if not samples.do_times_rise():
+            raise _DamagedError(
+                f"is a {self._name} file of several recordings, which cannot be measured by parts of it. "
+                "Split it or convert it into one"
+            )
 
     def _is_chained(self, head: bytes) -> bool:
         """Whether an Ogg file is several in one: its last page is of no stream that begins it."""
         tail = self._view.part(self._size - HEAD_BYTES // 2, self._size)
-        _, page, last = tail.rpartition(_PAGE)
-        return bool(page) and last[10:14] not in {one[10:14] for one in head.split(_PAGE)}
+        _, page, last = tail.rpartition(PAGE)
+        return bool(page) and last[10:14] not in {one[10:14] for one in head.split(PAGE)}
 
     def _mp3_claim(self, head: bytes) -> tuple[float | None, int | None]:
         """Return seconds and bytes that an MP3 has by a first frame without sound, if there is one."""
@@ -387,124 +391,18 @@ class _Recording:
             return frames * of_frame, count
         return None, None
 
-    def _sampled(self, start: int, head: bytes, of_head: float) -> float:
-        """
-        Estimate the length by the beginning and some stretches of the rest, each standing for its part.
-
-        :param of_head: Seconds of a byte of the beginning.
-        """
-        if self.format in ffmpeg.WITH_ONE_HEADER:
-            return of_head * (self._size - start)
-        behind = start + len(head)
-        count, size = SAMPLES, SAMPLE_BYTES
-        if self.format not in _MARKERS and self._varies(head):
-            count, size = VARYING_SAMPLES, VARYING_BYTES // VARYING_SAMPLES
-        part = max(0, self._size - behind) / count
-        rates = []
-        for sample in self._samples(behind, count, size):
-            if self.format not in _MARKERS:
-                rates.append(self._seconds_per_byte(sample))
-            elif rate := self._seconds_per_byte(self._with_beginning(sample, head), is_sound=True):
-                rates.append(rate)
-        rate = sum(rates) / len(rates) if rates else of_head
-        return of_head * len(head) + rate * part * count
-
-    def _samples(self, behind: int, count: int, size: int) -> Iterator[bytes]:
-        """Yield stretches of a file, as far from each other as can be."""
-        part = max(0, self._size - behind) / count
-        for number in range(count):
-            middle = int(behind + part * (number + 0.5))
-            yield self._view.part(max(behind, middle - size // 2), middle + size // 2)
-
-    def _varies(self, head: bytes) -> bool:
-        """Whether frames are of different sizes; one more byte is there for the rate to be kept."""
-        with suppress(_DamagedError), self._opened(io.BytesIO(head)) as (container, stream):
-            # The first and the last may be parts of frames.
-            sizes = [packet.size for packet in ffmpeg.packets(container, stream)][1:-1]
-            return max(sizes, default=0) - min(sizes, default=0) > 2
-        return False
-
-    def _refuse_several(self, start: int, head: bytes) -> None:
-        """Refuse a file whose times do not rise from beginning to end: the last ones are not those of all."""
-        samples = self._samples(start + len(head), SAMPLES, SAMPLE_BYTES)
-        moments = [self._moments(self._with_beginning(sample, head)) for sample in samples]
-        begins = [begin for begin, end in moments if end > begin]
-        if begins != sorted(begins):
-            raise _DamagedError(
-                f"is a {self._name} file of several recordings, which cannot be measured by parts of it. "
-                "Split it or convert it into one"
-            )
-
-    def _with_beginning(self, sample: bytes, head: bytes) -> bytes:
-        """Put before a stretch what FFmpeg has to know to read it; empty if it has no place to begin at."""
-        if self.format not in _MARKERS:
-            return sample
-        marker = _MARKERS[self.format]
-        at = sample.find(marker)
-        if self.format == "flac":
-            # Only its first block, as the last one.
-            return head[:4] + b"\x80" + head[5:42] + sample
-        behind = head.find(marker)
-        if marker == _PAGE:
-            # What it is is on its first pages, each stream's on one of its own.
-            while head[behind + 5 : behind + 6] in (b"\2", b"\6"):
-                behind = head.find(marker, behind + 1)
-            behind = head.find(marker, behind + 1)
-        return head[:behind] + sample[at:] if behind > 0 and at >= 0 else b""
-
-    def _last_moment(self, start: int, head: bytes) -> float | None:
-        """Return how long the sound is by the times at its beginning and end, if those are told."""
-        if self.format not in _WITH_TIMES:
-            return None
-        begin, of_head = self._moments(head)
-        for size in TAILS:
-            tail = self._view.part(max(start + len(head), self._size - size), self._size)
-            of_tail, end = self._moments(self._with_beginning(tail, head))
-            if end > of_tail:
-                # Else its times are those of the stretch, or of another recording.
-                return end - max(0.0, begin) if of_tail >= of_head - _FITTING else None
-            if size > self._size:
-                break
-        return None
-
-    def _moments(self, part: bytes) -> tuple[float, float]:
-        """Return when the sound of a part begins and ends."""
-        times = []
-        with suppress(_DamagedError), self._opened(io.BytesIO(part)) as (container, stream):
-            for packet in ffmpeg.packets(container, stream):
-                if packet.pts is not None:
-                    times += [packet.pts, packet.pts + (packet.duration or 0)]
-            return ffmpeg.seconds(min(times, default=0), stream), ffmpeg.seconds(
-                max(times, default=0), stream
-            )
-        return 0.0, 0.0
-
-    def _confirmed(self, claim: float, is_exact: bool, start: int, head: bytes) -> tuple[float, bool]:
+    def _confirmed(self, claim: float, is_exact: bool, samples: Samples) -> tuple[float, bool]:
         """Compare a claim with the bytes that there are."""
-        of_head = self._seconds_per_byte(head)
-        there = self._size - start
-        if not of_head or claim / _FITTING < of_head * there < claim * _FITTING:
+        by_head = samples.by_head()
+        if not by_head or _is_like(claim, by_head):
             return claim, is_exact
-        if self.format not in _MARKERS:
+        if self.format not in MARKERS:
             # Sound that begins with silence has fewer bytes there.
-            return min(claim, of_head * there), False
+            return min(claim, by_head), False
         if self.format == "flac":
             return claim, False
-        sampled = self._sampled(start, head, of_head)
-        is_fitting = claim / _FITTING < sampled < claim * _FITTING
-        return (claim, is_exact) if is_fitting else (sampled, False)
-
-    def _seconds_per_byte(self, sample: bytes, *, is_sound: bool = False) -> float:
-        covered, seconds = 0, 0.0
-        with suppress(_DamagedError), self._opened(io.BytesIO(sample)) as (container, stream):
-            for packet in ffmpeg.packets(container):
-                covered += packet.size
-                if packet.stream_index == stream.index:
-                    seconds += ffmpeg.seconds(packet.duration or 0, stream)
-        if not covered:
-            return 0.0
-        # What is left out at both ends are parts of frames, unless it is much: then it is no sound.
-        return seconds / (covered if is_sound or covered > len(sample) / 2 else len(sample))
+        sampled = samples.seconds()
+        return (claim, is_exact) if _is_like(claim, sampled) else (sampled, False)
 
     # Any
 
@@ -585,6 +483,10 @@ def _cut_off(
     else:
         what = f"{length_in_words(claimed)}, of which {length_in_words(seconds or 0.0)} are there"
     return _DamagedError(f"is cut off: its {name} header speaks of {what}. Copy or record it again", seconds)
+
+
+def _is_like(claim: float, estimate: float) -> bool:
+    return claim / _FITTING < estimate < claim * _FITTING
 
 
 def length_in_words(seconds: float) -> str:

@@ -1,0 +1,154 @@
+"""
+What stretches of a file say of all of it, where it does not say it by itself.
+
+A stretch is read by FFmpeg as if it were a file. It has so many seconds a byte, or says when it is.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+
+from plaud_provider.recordings import ffmpeg
+from plaud_provider.recordings.view import View
+
+#: What is read of a file that is not read as a whole: its beginning, and samples of the rest.
+HEAD_BYTES = 32 * 1024
+SAMPLE_BYTES = 11 * 1024
+SAMPLES = 3
+#: Frames of varying size tell little of those elsewhere: speech has ten times the bytes of silence. Of such a
+#: file that does not say its length so many bytes are read, all or in samples.
+VARYING_BYTES = 3 * 1024 * 1024
+VARYING_SAMPLES = 48
+#: How much of a file's end is read to find a time in it.
+TAILS = (HEAD_BYTES, 256 * 1024, 1024 * 1024)
+PAGE = b"OggS"
+#: Where a stretch of a file can be read from, of which FFmpeg has to know the beginning.
+MARKERS = {"flac": b"\xff", "webm": b"\x1f\x43\xb6\x75", "ogg": PAGE, "opus": PAGE}
+#: Of which the end tells when it ends.
+_WITH_TIMES = frozenset({"flac", "webm"})
+#: Seconds by which the times of a beginning may be above those of an end.
+_TOLERATED = 1.5
+
+
+class Samples:
+    """
+    The beginning of a file, its end, and stretches between.
+
+    :param view: The file.
+    :param start: Where it begins, behind tags.
+    :param head: What is there.
+    :param format: What it is called by its content.
+    """
+
+    def __init__(self, view: View, start: int, head: bytes, format: str) -> None:
+        self._view = view
+        self._start = start
+        self._head = head
+        self._behind = start + len(head)
+        self._format = format
+        self._of_head = _seconds_per_byte(head)
+
+    def seconds(self, count: int = SAMPLES, size: int = SAMPLE_BYTES) -> float:
+        """
+        Estimate the length by the beginning and some stretches of the rest, each standing for its part.
+
+        :param count: How many stretches.
+        :param size: Bytes of each.
+        """
+        if self._format in ffmpeg.WITH_ONE_HEADER:
+            return self.by_head()
+        rates = []
+        for sample in self._parts(count, size):
+            if self._format not in MARKERS:
+                rates.append(_seconds_per_byte(sample))
+            elif rate := _seconds_per_byte(self._with_beginning(sample), is_sound=True):
+                rates.append(rate)
+        rate = sum(rates) / len(rates) if rates else self._of_head
+        return self._of_head * len(self._head) + rate * max(0, self._view.size - self._behind)
+
+    def by_head(self) -> float:
+        """Estimate the length by the beginning alone; 0 if there is no sound in that."""
+        return self._of_head * (self._view.size - self._start)
+
+    def _parts(self, count: int, size: int) -> Iterator[bytes]:
+        """Yield stretches of a file, as far from each other as can be."""
+        part = max(0, self._view.size - self._behind) / count
+        for number in range(count):
+            middle = int(self._behind + part * (number + 0.5))
+            yield self._view.part(max(self._behind, middle - size // 2), middle + size // 2)
+
+    def are_of_different_sizes(self) -> bool:
+        """Whether frames are; one more byte is there for the rate to be kept."""
+        with suppress(ffmpeg.UnreadableError), ffmpeg.opened(io.BytesIO(self._head)) as (container, stream):
+            # The first and the last may be parts of frames.
+            sizes = [packet.size for packet in ffmpeg.packets(container, stream)][1:-1]
+            return max(sizes, default=0) - min(sizes, default=0) > 2
+        return False
+
+    def do_times_rise(self) -> bool:
+        """Whether times rise from the beginning to the end: else recordings follow each other."""
+        moments = [
+            self._moments(self._with_beginning(sample)) for sample in self._parts(SAMPLES, SAMPLE_BYTES)
+        ]
+        begins = [begin for begin, end in moments if end > begin]
+        return begins == sorted(begins)
+
+    def _with_beginning(self, sample: bytes) -> bytes:
+        """Put before a stretch what FFmpeg has to know to read it; empty if it has no place to begin at."""
+        if self._format not in MARKERS:
+            return sample
+        marker = MARKERS[self._format]
+        at = sample.find(marker)
+        if self._format == "flac":
+            # Only its first block, as the last one.
+            return self._head[:4] + b"\x80" + self._head[5:42] + sample
+        behind = self._head.find(marker)
+        if marker == PAGE:
+            # What it is is on its first pages, each stream's on one of its own.
+            while self._head[behind + 5 : behind + 6] in (b"\2", b"\6"):
+                behind = self._head.find(marker, behind + 1)
+            behind = self._head.find(marker, behind + 1)
+        return self._head[:behind] + sample[at:] if behind > 0 and at >= 0 else b""
+
+    def last_moment(self) -> float | None:
+        """Return how long the sound is by the times at its beginning and end, if those are told."""
+        if self._format not in _WITH_TIMES:
+            return None
+        begin, of_head = self._moments(self._head)
+        size_of_all = self._view.size
+        for size in TAILS:
+            tail = self._view.part(max(self._behind, size_of_all - size), size_of_all)
+            of_tail, end = self._moments(self._with_beginning(tail))
+            if end > of_tail:
+                # Else its times are those of the stretch, or of another recording.
+                return end - max(0.0, begin) if of_tail >= of_head - _TOLERATED else None
+            if size > size_of_all:
+                break
+        return None
+
+    def _moments(self, part: bytes) -> tuple[float, float]:
+        """Return when the sound of a part begins and ends."""
+        times = []
+        with suppress(ffmpeg.UnreadableError), ffmpeg.opened(io.BytesIO(part)) as (container, stream):
+            for packet in ffmpeg.packets(container, stream):
+                if packet.pts is not None:
+                    times += [packet.pts, packet.pts + (packet.duration or 0)]
+            return ffmpeg.seconds(min(times, default=0), stream), ffmpeg.seconds(
+                max(times, default=0), stream
+            )
+        return 0.0, 0.0
+
+
+def _seconds_per_byte(sample: bytes, *, is_sound: bool = False) -> float:
+    covered, seconds = 0, 0.0
+    with suppress(ffmpeg.UnreadableError), ffmpeg.opened(io.BytesIO(sample)) as (container, stream):
+        for packet in ffmpeg.packets(container):
+            covered += packet.size
+            if packet.stream_index == stream.index:
+                seconds += ffmpeg.seconds(packet.duration or 0, stream)
+    if not covered:
+        return 0.0
+    # What is left out at both ends are parts of frames, unless it is much: then it is no sound.
+    return seconds / (covered if is_sound or covered > len(sample) / 2 else len(sample))
