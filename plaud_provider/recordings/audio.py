@@ -396,6 +396,9 @@ class _Recording:
         by_head = samples.by_head()
         if not by_head or _is_like(claim, by_head):
             return claim, is_exact
+        if self.format == "flv":
+            # It does not end with a tag.
+            return self._not_cut_off(claim, by_head), False
         if self.format not in MARKERS:
             # Sound that begins with silence has fewer bytes there.
             return min(claim, by_head), False

@@ -114,6 +114,8 @@ class Samples:
 
     def last_moment(self) -> float | None:
         """Return how long the sound is by the times at its beginning and end, if those are told."""
+        if self._format == "flv":
+            return self._last_tag()
         if self._format not in _WITH_TIMES:
             return None
         begin, of_head = self._moments(self._head)
@@ -127,6 +129,16 @@ class Samples:
             if size > size_of_all:
                 break
         return None
+
+    def _last_tag(self) -> float | None:
+        """Return how long an FLV is by its last tag, in front of whose size that is; it has milliseconds."""
+        size = self._view.size
+        length = int.from_bytes(self._view.part(size - 4, size))
+        tag = self._view.part(size - 4 - length, size - 4 - length + 11)
+        if length < 11 or len(tag) < 11 or int.from_bytes(tag[1:4]) != length - 11:
+            return None
+        begin, _ = self._moments(self._head)
+        return (tag[7] << 24 | int.from_bytes(tag[4:7])) / 1000 - max(0.0, begin)
 
     def _moments(self, part: bytes) -> tuple[float, float]:
         """Return when the sound of a part begins and ends."""

@@ -140,6 +140,8 @@ def test_an_estimate_of_a_variable_rate_takes_the_whole_file_into_account() -> N
         ("adts", "aac", {}),
         ("latm", "aac", {}),
         ("ogg", "libopus", {"rate": 48000}),
+        ("flv", "aac", {"rate": 44100}),
+        ("flv", "aac", {"rate": 44100, "is_seekable": False}),
         ("webm", "libopus", {"rate": 48000}),
         ("webm", "libopus", {"rate": 48000, "is_seekable": False}),
         ("matroska", "aac", {"is_seekable": False}),
