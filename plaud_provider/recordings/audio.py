@@ -25,6 +25,7 @@ from plaud_provider.recordings.samples import (
     PAGE,
     SAMPLE_BYTES,
     VARYING_BYTES,
+    VARYING_SAMPLE_BYTES,
     VARYING_SAMPLES,
     Samples,
 )
@@ -355,7 +356,7 @@ class _Recording:
                 count, _ = ffmpeg.counted(container, stream)
             return count.seconds, True
         if is_varying:
-            sampled = samples.seconds(VARYING_SAMPLES, VARYING_BYTES // VARYING_SAMPLES)
+            sampled = samples.seconds(VARYING_SAMPLES, VARYING_SAMPLE_BYTES)
         return sampled, False
 
     def _refuse_several(self, samples: Samples) -> None:

@@ -17,10 +17,10 @@ from plaud_provider.recordings.view import View
 HEAD_BYTES = 32 * 1024
 SAMPLE_BYTES = 11 * 1024
 SAMPLES = 3
-#: Frames of varying size tell little of those elsewhere: speech has ten times the bytes of silence. Of such a
-#: file that does not say its length so many bytes are read, all or in samples.
+#: Frames of varying size tell little of those elsewhere: speech has ten times the bytes of silence. Such a
+#: file that does not say its length is read as a whole up to here, in one request; a larger one in samples.
 VARYING_BYTES = 3 * 1024 * 1024
-VARYING_SAMPLES = 48
+VARYING_SAMPLES, VARYING_SAMPLE_BYTES = 16, 64 * 1024
 #: How much of a file's end is read to find a time in it.
 TAILS = (HEAD_BYTES, 256 * 1024, 1024 * 1024)
 PAGE = b"OggS"
