@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--queue", type=int, default=50, help="recordings of a queue that nothing presses")
     parser.add_argument(
-        "--called", type=int, default=100, help="recordings that Plaud calls about; 0: leave out"
+        "--called", type=int, default=200, help="recordings that Plaud calls about; 0: leave out"
     )
     parser.add_argument(
         "--limited", type=int, default=50, help="recordings at 60 and 10 a minute; 0: leave out"
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             regime = Regime(request_limit=0, token_limit=0, processing_seconds=20)
             compare(bench, "A queue", regime, [(OURS, options.queue)], timeout=600)
         if options.called:
-            called = Regime(request_limit=600, token_limit=10, calls_webhook=True)
+            called = Regime(request_limit=1200, token_limit=10, calls_webhook=True)
             title = "Landed as Plaud calls"
             runs = [(contender, options.called) for contender in (OURS_CALLED, OURS_PARTIAL)]
             for figures in compare(bench, title, called, runs, timeout=1800):

@@ -20,9 +20,11 @@ log = logging.getLogger(__name__)
 
 #: A task holds its worker for so long at most, come what may.
 STAY_SECONDS = 30.0
-#: Without a call for so long it hands the wait back to the triggerer, which takes about three times as long.
-QUIET_SECONDS = 2.0
-#: Seconds between two looks at the folder of marks.
+#: A call may wait for the quota, and for its answer: so long before its deadline a wait is the triggerer's.
+LONGEST_CALL_SECONDS = 120.0
+#: Without a call for so long it hands the wait back to the triggerer: about as long as it takes to come back.
+QUIET_SECONDS = 5.0
+#: Seconds between two looks at the folder of marks, and between two landings.
 LOOK_SECONDS = 0.5
 
 
@@ -43,28 +45,34 @@ def called_meanwhile(
     :param webhook_path: Folder of the marks that calls leave.
     :param results: Where answers are kept until they are landed.
     :param waiting: Returns the ids that are waited for.
-    :param until: Epoch seconds at which to end in any case.
+    :param until: Epoch seconds of the wait's deadline.
     """
     # Its libraries take longer to import than landing what was kept.
     from plaud_provider.hooks.plaud import PlaudHook
 
     marks, asked = Marks(webhook_path), set[str]()
-    ends_at = time.monotonic() + min(STAY_SECONDS, until - time.time())
+    ends_at = time.monotonic() + min(STAY_SECONDS, until - time.time() - LONGEST_CALL_SECONDS)
     quiet_at = time.monotonic() + QUIET_SECONDS
     with PlaudHook(plaud.plaud_conn_id, settings=plaud.settings, retry_policy=ONE_LOOK) as hook:
-        while time.monotonic() < min(ends_at, quiet_at) and (left := set(waiting()) - asked):
+        is_answered = True
+        while is_answered and time.monotonic() < min(ends_at, quiet_at) and (left := set(waiting()) - asked):
+            final: list[str] = []
+            round_ends_at = time.monotonic() + LOOK_SECONDS
             try:
                 there = marks.recent(now=time.time())
-                called = [known for known in left if mark_name(plaud.region, known) in there]
-                asked.update(called)
-                final = [known for known in called if _is_final(hook, results, plaud.region, known)]
+                called = (known for known in left if mark_name(plaud.region, known) in there)
+                # What is final does not wait for those that wait for the quota.
+                while time.monotonic() < round_ends_at and (known := next(called, None)) is not None:
+                    asked.add(known)
+                    if _is_final(hook, results, plaud.region, known):
+                        final.append(known)
             except PlaudError as error:
                 log.debug("The triggerer goes on: %s", error)
-                return
+                is_answered = False
             if final:
                 quiet_at = time.monotonic() + QUIET_SECONDS
                 yield final
-            else:
+            elif is_answered:
                 time.sleep(LOOK_SECONDS)
 
 

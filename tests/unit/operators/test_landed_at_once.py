@@ -97,6 +97,32 @@ def test_a_call_that_is_not_true_changes_nothing(archive: Archive, calls: Marks,
     assert archive.states() == {"a.wav": "landed", "b.wav": "processing", "c.wav": "processing"}
 
 
+def test_what_was_final_before_plaud_went_away_is_landed(archive: Archive, calls: Marks) -> None:
+    final(archive, "b.wav", "c.wav")
+    called_about(archive, calls, "b.wav", "c.wav")
+    first = deferred(archive)
+    final(archive, "a.wav")
+    archive.keep("a.wav")
+    archive.plaud.inject(
+        {"match": {"kind": "get"}, "action": "status", "status": 503, "times": None, "skip": 1}
+    )
+
+    with pytest.raises(TaskDeferred) as again:
+        archive.resumed_land(first, event(archive, "partial", "b.wav", "c.wav"))
+
+    assert len(archive.landed()) == 2
+    assert len(trigger_of(again.value).transcription_ids) == 1
+
+
+def test_nobody_stays_until_the_deadline(archive: Archive, calls: Marks) -> None:
+    final(archive, "b.wav", "c.wav")
+    called_about(archive, calls, "b.wav", "c.wav")
+    again = after_a(archive, timeout=called.LONGEST_CALL_SECONDS)
+
+    assert isinstance(again, TaskDeferred)
+    assert archive.landed() == {"a.wav": "completed"}
+
+
 def test_a_folder_of_marks_that_cannot_be_read_holds_nobody_up(
     archive: Archive, calls: Marks, tmp_path: Path
 ) -> None:
