@@ -30,6 +30,7 @@ OURS_LANDED = "select count(*) from plaud_transcripts where run_id = '{run_id}'"
 OURS = Contender("ours", "ours", OURS_LANDED)
 OURS_FAST_CLOCK = Contender("ours", "ours_fast_clock", OURS_LANDED)
 OURS_CALLED = Contender("ours, at once", "ours_called", OURS_LANDED)
+README_CALLED = Contender("README's three tasks", "one_deferred_kept", OURS_LANDED)
 OURS_PARTIAL = Contender("ours, partial_seconds=300", "ours", OURS_LANDED)
 RIVAL_A_LANDED = "select count(*) from rival_transcripts where run_id = '{run_id}'"
 RIVAL_A = Contender("(a) HttpOperator, HttpSensor, pandas", "rival_http_sensor", RIVAL_A_LANDED)
@@ -223,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             called = Regime(request_limit=1200, token_limit=10, calls_webhook=True)
             title = "Landed as Plaud calls"
             runs = [(contender, options.called) for contender in (OURS_CALLED, OURS_PARTIAL)]
+            runs += [(README_CALLED, 1)] * 3
             for figures in compare(bench, title, called, runs, timeout=1800):
                 print(f"{figures.contender}: done to landed {figures.landed_seconds:.1f} s, the median")
         if options.limited:

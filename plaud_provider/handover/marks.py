@@ -2,7 +2,7 @@
 Marks that calls of Plaud's webhook leave for the triggers that wait: whose result is there to be looked at.
 
 A mark is an empty file, ``<webhook_path>/<time>/<sha256 of region and transcription id>``, in a folder for
-every ten minutes: so a trigger that looks every other second lists only what is new. Whoever leaves marks
+every ten minutes: so a trigger that looks every second lists only what is new. Whoever leaves marks
 also removes old ones; a mark that is lost, or removed unread, costs time and nothing else.
 """
 
@@ -28,7 +28,7 @@ FOLDER_SECONDS = 600
 #: Plaud repeats a call for a day; what it is about has been found otherwise by then.
 KEPT_SECONDS = 26 * 3600.0
 #: Seconds between two looks for marks.
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 1.0
 #: A mark, as it lies in the folder.
 _MARK = re.compile(r"(\d{8}T\d{4})/([0-9a-f]{64})")
 #: Marks that a process remembers: those of several days.

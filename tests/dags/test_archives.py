@@ -276,9 +276,9 @@ def test_objects_that_all_have_a_new_version_of_the_same_size_are_not_paid_for_a
         for n in range(count):
             write_recording(tmp_path / "one.wav", frames=900 + n)
             content = (tmp_path / "one.wav").read_bytes()
-            s3_server.client.put_object(Bucket=BUCKET, Key=f"{n:02}.wav", Body=content[:-1] + last)
+            s3_server.client.put_object(Bucket=BUCKET, Key=f"versions/{n:02}.wav", Body=content[:-1] + last)
 
-    conf = {"archive": f"s3://aws_calls@{BUCKET}/"}
+    conf = {"archive": f"s3://aws_calls@{BUCKET}/versions/"}
     put(b"1")
     assert run_dag("plaud_transcribe_archive", conf).state == "success"
     assert quick_plaud.summary()["submits_accepted"] == count
