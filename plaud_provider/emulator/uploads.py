@@ -181,6 +181,8 @@ class UploadBook:
             return _refusal("FILE_SIZE_INVALID")
         upload = Upload(secrets.token_hex(16), secrets.token_hex(24), client_id, filetype, size, self._now())
         with self._lock:
+            # Now, as several parts may be the first to come.
+            self._directory()
             self._uploads[upload.file_id] = upload
             self._make_room()
         parts = [

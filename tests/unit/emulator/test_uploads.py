@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -77,6 +80,26 @@ def test_what_is_uploaded_in_parts_is_fetched_as_one(uploader: Uploader) -> None
             "completed": True,
         }
     ]
+
+
+def test_parts_that_come_at_once_belong_together(
+    uploader: Uploader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = tempfile.mkdtemp
+
+    def make_slowly(**options: Any) -> str:
+        # Longer than the parts are apart.
+        time.sleep(0.3)
+        return make(**options)
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_slowly)
+    content = MP3 + bytes(2 * PART_BYTES)
+    begun = uploader.begin(len(content)).json()
+    with ThreadPoolExecutor(3) as pool:
+        put_one = pool.map(lambda number: put(begun["Parts"][number], content, number), range(3))
+        etags = [answer.headers["ETag"] for answer in put_one]
+
+    assert uploader.complete(begun, etags).status_code == 200
 
 
 def test_what_is_uploaded_is_transcribed(uploader: Uploader) -> None:
