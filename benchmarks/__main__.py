@@ -17,6 +17,7 @@ SCRIPTS = (
     "start",
     "landing",
     "memory",
+    "upload",
     "waiting",
     "one_recording",
     "archive",

@@ -82,9 +82,7 @@ def test_what_is_uploaded_in_parts_is_fetched_as_one(uploader: Uploader) -> None
     ]
 
 
-def test_parts_that_come_at_once_belong_together(
-    uploader: Uploader, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_that_come_at_once_belong_together(uploader: Uploader, monkeypatch: pytest.MonkeyPatch) -> None:
     make = tempfile.mkdtemp
 
     def make_slowly(**options: Any) -> str:
