@@ -16,7 +16,7 @@ from tests.unit.warehouse.warehouses import connected
 from tests.warehouses.bigquery_server import bigquery_server
 from tests.warehouses.lakes import CHOSEN, KINDS, VIEWING, Lake
 from tests.warehouses.mariadb_server import mariadb_database, mariadb_server
-from tests.warehouses.other_tables import FITTING, UNFIT, change
+from tests.warehouses.other_tables import FITTING, ONE_CASE, UNFIT, change
 from tests.warehouses.snowflake_server import snowflake_server
 
 __all__ = [
@@ -77,6 +77,16 @@ def fitting(request: pytest.FixtureRequest) -> Iterator[Lake]:
     kind, name = request.param
     made = KINDS[kind](request)
     change(made, () if name == _AS_MADE else FITTING[kind][name])
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=[(kind, name) for kind in CHOSEN for name in ONE_CASE.get(kind, {})], ids="-".join)
+def of_one_case(request: pytest.FixtureRequest) -> Iterator[Lake]:
+    """A warehouse where ids that differ in upper and lower case are one."""
+    kind, name = request.param
+    made = KINDS[kind](request)
+    change(made, ONE_CASE[kind][name])
     yield made
     made.close()
 

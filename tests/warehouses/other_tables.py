@@ -148,7 +148,7 @@ def _parquet_renamed(lake: OpenLake) -> None:
 
 _OTHER_TEXT = r"'plaud_segments'.*column 'text' has another value"
 _LOST = r"'plaud_segments'.*of 8 rows .* 0 are there"
-_ONE_ID = r"ids differ in upper and lower case, 1 are there"
+_ONE_ID = r"of 2 rows .* 1 are there"
 _NOT_TAKEN = r"do not take every transcription"
 
 UNFIT: dict[str, dict[str, Unfit]] = {
@@ -170,9 +170,6 @@ UNFIT: dict[str, dict[str, Unfit]] = {
             'column "text" is of type xml', ["alter table plaud_segments alter text type xml using text::xml"]
         ),
         "other-key": Unfit("theirs", ["create unique index theirs on plaud_transcripts (language)"]),
-        "key-of-lower-case": Unfit(
-            "theirs", ["create unique index theirs on plaud_transcripts (lower(transcription_id))"]
-        ),
         "index-of-texts": Unfit("index row", ["create index theirs on plaud_segments (text)"]),
         "no-partition": Unfit(
             "no partition", _again("plaud_segments", "language text", "partition by list (speaker)")
@@ -192,24 +189,6 @@ UNFIT: dict[str, dict[str, Unfit]] = {
                 (
                     "create trigger theirs before insert on plaud_segments for each row "
                     "set new.text = upper(new.text)"
-                )
-            ],
-        ),
-        "ids-of-one-case": Unfit(
-            _NOT_TAKEN,
-            [
-                (
-                    "alter table plaud_segments "
-                    "modify transcription_id varchar(255) collate utf8mb4_general_ci not null"
-                )
-            ],
-        ),
-        "ids-of-one-case-without-key": Unfit(
-            _ONE_ID,
-            [
-                (
-                    "alter table plaud_transcripts drop primary key, "
-                    "modify transcription_id varchar(255) collate utf8mb4_general_ci not null"
                 )
             ],
         ),
@@ -238,9 +217,6 @@ UNFIT: dict[str, dict[str, Unfit]] = {
             _LOST,
             ["create trigger theirs before insert on plaud_segments begin select raise(ignore); end"],
         ),
-        "ids-of-one-case": Unfit(
-            _ONE_ID, _again("plaud_transcripts", "transcription_id text collate nocase")
-        ),
         "replaces-others": Unfit(
             _ONE_ID, _again("plaud_transcripts", "language text unique on conflict replace")
         ),
@@ -249,9 +225,6 @@ UNFIT: dict[str, dict[str, Unfit]] = {
         ),
     },
     "duckdb": {
-        "ids-of-one-case": Unfit(
-            _ONE_ID, _again("plaud_transcripts", "transcription_id varchar collate nocase")
-        ),
         "other-key": Unfit(_NOT_TAKEN, ["create unique index theirs on plaud_transcripts (language)"]),
         "json": Unfit("column text", _again("plaud_segments", "text json")),
     },
@@ -315,6 +288,27 @@ UNFIT: dict[str, dict[str, Unfit]] = {
         ),
     },
     "parquet": {"other-case": Unfit("column 'Language' is not 'language'", [_parquet_renamed])},
+}
+
+#: Where ids that differ in upper and lower case are one, or may not both be there.
+ONE_CASE: dict[str, dict[str, Sequence[Change]]] = {
+    "postgres": {"key": ["create unique index theirs on plaud_transcripts (lower(transcription_id))"]},
+    "mysql": {
+        "segments": [
+            (
+                "alter table plaud_segments "
+                "modify transcription_id varchar(255) collate utf8mb4_general_ci not null"
+            )
+        ],
+        "without-key": [
+            (
+                "alter table plaud_transcripts drop primary key, "
+                "modify transcription_id varchar(255) collate utf8mb4_general_ci not null"
+            )
+        ],
+    },
+    "sqlite": {"transcripts": _again("plaud_transcripts", "transcription_id text collate nocase")},
+    "duckdb": {"transcripts": _again("plaud_transcripts", "transcription_id varchar collate nocase")},
 }
 
 FITTING: dict[str, dict[str, Sequence[Change]]] = {

@@ -413,6 +413,17 @@ def test_table_that_would_change_or_lose_rows_is_refused_before_anything_is_paid
     assert "plaud_" in str(refused.value)
 
 
+def test_table_that_takes_ids_of_one_case_is_used_and_says_so(
+    of_one_case: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    for text in ("old", "new"):
+        of_one_case.writer().replace([landing("txn_1", text=text), landing("txn_2")])
+
+    assert "ids differ in upper and lower case only would replace each other" in caplog.text
+    assert [row["transcription_id"] for row in of_one_case.transcripts()] == ["txn_1", "txn_2"]
+    assert of_one_case.transcripts()[0]["text"] == "new"
+
+
 def test_table_that_its_owner_has_changed_takes_every_row_as_it_is(fitting: Lake) -> None:
     ids = ("txn_1", "TXN_1", "it's", "back\\slash", "100%_:x", "\u65e5\u672c")
     landings = [

@@ -14,6 +14,7 @@ from plaud_provider.api.models import Status
 from plaud_provider.api.regions import Region
 from plaud_provider.database.fit import keys
 from plaud_provider.database.rows import batches, columns_of
+from plaud_provider.exceptions import PlaudTableMismatchError
 from plaud_provider.warehouse.loaders.loader import Landed, Loader, Removed, Stored
 from plaud_provider.warehouse.loaders.trial import compare, trial_landings
 from plaud_provider.warehouse.rows import segment_parts
@@ -72,15 +73,30 @@ class RowsLoader(Loader):
         """
         Land two made-up transcriptions, and take them back.
 
-        Tables may be kept for one region, and refuse the others.
+        Where ids that differ in upper and lower case are one, as in MySQL's usual collations, a warning says
+        so: no two of Plaud's are known to differ so.
 
         :raises PlaudTableMismatchError: if the tables refuse such ones, or change them.
         :raises PlaudWarehouseError: if this role may not write.
         """
+        try:
+            self._try_ids("Aa")
+        except PlaudTableMismatchError as refused:
+            self._try_ids("ab")
+            log.warning(
+                "Transcriptions whose ids differ in upper and lower case only would replace each other, or "
+                "be refused, in %s: %s",
+                self._tables.names,
+                refused,
+            )
+
+    def _try_ids(self, endings: str) -> None:
+        """Land two whose ids end so. Tables may be kept for one region, and refuse the others."""
         refused = None
         for is_plain in (False, True):
             for region in Region:
-                found = self.database.try_out(partial(self._land_trial, region, is_plain), self._tables)
+                work = partial(self._land_trial, endings, region, is_plain)
+                found = self.database.try_out(work, self._tables)
                 if found is None:
                     if is_plain and refused is not None:
                         log.warning("Some transcriptions will not land: %s", refused)
@@ -89,8 +105,8 @@ class RowsLoader(Loader):
         if refused is not None:
             raise refused
 
-    def _land_trial(self, region: Region, is_plain: bool, connection: sa.Connection) -> None:
-        landings = trial_landings(self._tables, region.value, is_plain=is_plain)
+    def _land_trial(self, endings: str, region: Region, is_plain: bool, connection: sa.Connection) -> None:
+        landings = trial_landings(self._tables, region.value, endings, is_plain=is_plain)
         self.load_in(connection, landings)
         # Of two ids that are one to a table, this would remove the other.
         self.load_in(connection, landings[:1])

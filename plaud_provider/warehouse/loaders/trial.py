@@ -41,18 +41,19 @@ def _long() -> str:
     return "".join(map(chr, random.Random(0).choices(range(0x4E00, 0x9FA5), k=24_000)))
 
 
-def trial_landings(tables: PlaudTables, region: str, *, is_plain: bool) -> list[Landing]:
+def trial_landings(tables: PlaudTables, region: str, endings: str, *, is_plain: bool) -> list[Landing]:
     """
-    Return two landings whose ids differ in upper and lower case.
+    Return two landings.
 
     :param tables: Tables that they are for.
     :param region: Their region.
+    :param endings: A letter for the end of each one's id.
     :param is_plain: Whether they have nothing but what every transcription has; else they have all that one
         can have.
     """
     stem = f"plaud-trial-{secrets.token_hex(8)}"
     make = _plain if is_plain else _full
-    return [make(f"{stem}-{letter}", number, tables, region) for number, letter in enumerate("Aa")]
+    return [make(f"{stem}-{letter}", number, tables, region) for number, letter in enumerate(endings)]
 
 
 def compare(connection: sa.Connection, tables: PlaudTables, landings: Sequence[Landing], title: str) -> None:
@@ -87,10 +88,7 @@ def _difference(table: sa.Table, rows: Sequence[Row], found: Sequence[Mapping[st
     names = table.primary_key.columns.keys()
     there = {tuple(row[name] for name in names): row for row in found}
     if len(found) != len(rows) or len(there) != len(rows):
-        return (
-            f"of {len(rows)} rows of two made-up transcriptions, whose ids differ in upper and lower case, "
-            f"{len(found)} are there"
-        )
+        return f"of {len(rows)} rows of two made-up transcriptions {len(found)} are there"
     changed = {
         column.name: None
         for row in rows
