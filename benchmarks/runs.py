@@ -9,7 +9,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -262,27 +262,38 @@ class Bench:
 
 
 @contextmanager
-def calling(url: str, emulator: Emulator) -> Iterator[None]:
-    """Call Airflow's webhook, as Plaud does, about what is done."""
+def every(seconds: float, work: Callable[[], object]) -> Iterator[None]:
+    """Do something again and again in a thread, until the end of this block."""
     is_over = threading.Event()
-    called: set[str] = set()
 
-    def call() -> None:
-        with httpx.Client(trust_env=False, timeout=30) as client:
-            while not is_over.wait(0.2):
-                for known in client.get(f"{emulator.url}/_emulator/state").json()["transcriptions"]:
-                    transcription_id = known["transcription_id"]
-                    if known["status"] == "completed" and transcription_id not in called:
-                        _call(client, url, transcription_id)
-                        called.add(transcription_id)
+    def go_on() -> None:
+        while not is_over.wait(seconds):
+            work()
 
-    caller = threading.Thread(target=call)
-    caller.start()
+    thread = threading.Thread(target=go_on)
+    thread.start()
     try:
         yield
     finally:
         is_over.set()
-        caller.join()
+        thread.join()
+
+
+@contextmanager
+def calling(url: str, emulator: Emulator) -> Iterator[None]:
+    """Call Airflow's webhook, as Plaud does, about what is done."""
+    called: set[str] = set()
+    with httpx.Client(trust_env=False, timeout=30) as client:
+
+        def call() -> None:
+            for known in client.get(f"{emulator.url}/_emulator/state").json()["transcriptions"]:
+                transcription_id = known["transcription_id"]
+                if known["status"] == "completed" and transcription_id not in called:
+                    _call(client, url, transcription_id)
+                    called.add(transcription_id)
+
+        with every(0.2, call):
+            yield
 
 
 def _call(client: httpx.Client, url: str, transcription_id: str) -> None:
@@ -321,21 +332,16 @@ class _Asked:
         self.delay_seconds = _median_delay(entries, regime.processing_seconds)
 
 
-def _done_at(entries: list[dict[str, Any]], processing_seconds: float) -> dict[str, float]:
-    """Return when each transcription is final, in seconds of the server."""
-    return {
-        entry["transcription_id"]: entry["emulated_seconds"] + processing_seconds
-        for entry in entries
-        if entry["accepted"]
-    }
-
-
 def _median_delay(entries: list[dict[str, Any]], processing_seconds: float) -> float:
-    done_at = _done_at(entries, processing_seconds)
+    done_at: dict[str, float] = {}
     seen_at: dict[str, float] = {}
     for entry in entries:
         transcription_id, at = entry["transcription_id"], entry["emulated_seconds"]
-        if entry["kind"] == "get" and entry["status"] == 200 and at >= done_at.get(transcription_id, at + 1):
+        if entry["accepted"]:
+            done_at[transcription_id] = at + processing_seconds
+        elif (
+            entry["kind"] == "get" and entry["status"] == 200 and at >= done_at.get(transcription_id, at + 1)
+        ):
             seen_at.setdefault(transcription_id, at)
     delays = [at - done_at[transcription_id] for transcription_id, at in seen_at.items()]
     return statistics.median(delays) if delays else float("nan")

@@ -17,15 +17,15 @@ import random
 import signal
 import sys
 import tempfile
-import threading
 import wave
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from benchmarks.archive import progress
+from benchmarks.runs import every
 from benchmarks.tables import machine, table
 from demo.emulator import Emulator
 from demo.processes import Supervisor
@@ -54,24 +54,11 @@ class Peaks:
         self._scheduler = airflow.component("scheduler")
         self.by_pid: dict[int, tuple[int, int, int]] = {}
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Look at them all the time."""
-        is_over = threading.Event()
-
-        def watch() -> None:
-            while not is_over.wait(0.1):
-                for process in self._scheduler.members():
-                    with suppress(psutil.Error):
-                        self._note(process)
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        try:
-            yield
-        finally:
-            is_over.set()
-            watcher.join()
+    def look(self) -> None:
+        """Look at them now."""
+        for process in self._scheduler.members():
+            with suppress(psutil.Error):
+                self._note(process)
 
     def _note(self, process: psutil.Process) -> None:
         if "airflow worker" in " ".join(process.cmdline()):
@@ -106,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         with AirflowStack(root / "airflow", [HERE / "ours"], env=env, on_progress=progress) as airflow:
             peaks = Peaks(airflow)
-            with peaks.watched():
+            with every(0.1, peaks.look):
                 run_id = airflow.trigger("ours_upload", {"recording": str(recording)})
                 state = airflow.wait_for_run("ours_upload", run_id, timeout=900)
         accepted = emulator.summary()["submits_accepted"]

@@ -9,6 +9,7 @@ import pytest
 
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.emulator.settings import Settings
+from plaud_provider.handover.marks import Marks
 from tests.unit.tasks import bring_never_expire
 
 
@@ -36,6 +37,19 @@ def plaud(plaud_server: EmulatorServer, monkeypatch: pytest.MonkeyPatch, tmp_pat
     # Tokens are kept there: none of another test.
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
     return plaud_server
+
+
+def call_webhook(plaud: EmulatorServer, path: Path, monkeypatch: pytest.MonkeyPatch) -> Marks:
+    """Have the connection say that Plaud calls; return where its calls leave their marks."""
+    connection = json.loads(plaud.airflow_connection)
+    connection["extra"] |= {
+        "requests_per_minute": 60_000,
+        "webhook_base_url": "https://airflow.example",
+        "webhook_secret": "whsec-canary",
+        "webhook_path": str(path),
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
+    return Marks(str(path))
 
 
 @pytest.fixture(autouse=True)

@@ -58,10 +58,8 @@ _COMPUTED = ("MATERIALIZED", "ALIAS", "EPHEMERAL")
 #: Engines that keep rows, or those that come last of a sorting key; the others of the family add rows up.
 _ENGINE = re.compile(r"(?:Replicated|Shared)?(Replacing)?MergeTree")
 _ENGINE_ARGUMENTS = re.compile(r"\w+MergeTree\((?P<arguments>[^)]*)\)")
-#: Of the catalog's tables, the one with a name in our database.
-_NAMED = (
-    "name = {table:String} and database = if({database:String} = '', currentDatabase(), {database:String})"
-)
+#: In the catalog, the table with a name in our database.
+_NAMED = "= {table:String} and database = if({database:String} = '', currentDatabase(), {database:String})"
 _CODE = re.compile(r"\(([A-Z][A-Z_]+)\)")
 _ADVICE: Mapping[str, tuple[str, str]] = {
     "ACCESS_DENIED": (
@@ -257,7 +255,7 @@ class ClickHouseLoader(OrderedLoader):
     def _refuse_other_peoples(self, table: sa.Table) -> None:
         """Refuse to replace what has the name of a view of ours and is none."""
         name = f"{table.name}_current"
-        query = f"select engine, as_select from system.tables where {_NAMED}"
+        query = f"select engine, as_select from system.tables where name {_NAMED}"
         for engine, select in self._rows(query, **self._named(name)):
             if engine != "View" or "max(landed_at)" not in select:
                 raise PlaudTableMismatchError(
@@ -272,11 +270,9 @@ class ClickHouseLoader(OrderedLoader):
 
     def _there(self, name: str) -> dict[str, str]:
         """Return the columns that a table or view has, with their types; none if there is no such one."""
-        query = (
-            "select name, type from system.columns where table = {table:String} "
-            "and database = if({database:String} = '', currentDatabase(), {database:String})"
+        return dict(
+            self._rows(f"select name, type from system.columns where table {_NAMED}", **self._named(name))
         )
-        return dict(self._rows(query, table=name, database=str(self._tables.schema or "")))
 
     def _create(self, table: sa.Table) -> str:
         columns = ", ".join(self._declared(table, name) for name in self._types(table))
@@ -317,7 +313,7 @@ class ClickHouseLoader(OrderedLoader):
             )
 
     def _problems_of_engine(self, table: sa.Table) -> Iterator[str]:
-        query = f"select engine, engine_full, sorting_key from system.tables where {_NAMED}"
+        query = f"select engine, engine_full, sorting_key from system.tables where name {_NAMED}"
         [(engine, whole, key)] = self._rows(query, **self._named(str(table.name)))
         known = _ENGINE.fullmatch(engine)
         if known is None:
@@ -339,10 +335,7 @@ class ClickHouseLoader(OrderedLoader):
 
     def _computed(self, name: str) -> dict[str, str]:
         """Return the columns of a table that an insert gives no value, and how they come by one."""
-        query = (
-            "select name, default_kind from system.columns where table = {table:String} and database = "
-            "if({database:String} = '', currentDatabase(), {database:String})"
-        )
+        query = f"select name, default_kind from system.columns where table {_NAMED}"
         return {name: kind for name, kind in self._rows(query, **self._named(name)) if kind in _COMPUTED}
 
     def _last_landed(self, ids: Sequence[str]) -> datetime | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from airflow.sdk.exceptions import TaskDeferred
 from plaud_provider.handover.marks import Marks
 from plaud_provider.operators import land_recordings
 from plaud_provider.transfers import called
+from tests.unit.conftest import call_webhook
 from tests.unit.operators.archives import Archive
 from tests.unit.operators.test_land_recordings import NAMES, TEXT, deferred, event, ids, trigger_of
 
@@ -20,21 +20,12 @@ from tests.unit.operators.test_land_recordings import NAMES, TEXT, deferred, eve
 @pytest.fixture
 def calls(archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Marks:
     """Where calls leave their marks; three recordings are submitted."""
-    path = str(tmp_path / "marks")
-    connection = json.loads(archive.plaud.airflow_connection)
-    connection["extra"] |= {
-        "requests_per_minute": 60_000,
-        "webhook_base_url": "https://airflow.example",
-        "webhook_secret": "whsec-canary",
-        "webhook_path": path,
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
     monkeypatch.setattr(called, "QUIET_SECONDS", 0.5)
     monkeypatch.setattr(called, "LOOK_SECONDS", 0.05)
     archive.add(*NAMES, seconds=36)
     archive.list()
     archive.submit()
-    return Marks(path)
+    return call_webhook(archive.plaud, tmp_path / "marks", monkeypatch)
 
 
 def final(archive: Archive, *names: str) -> None:
@@ -47,11 +38,15 @@ def called_about(archive: Archive, calls: Marks, *names: str) -> None:
         calls.leave("us", ids(archive)[name], now=time.time())
 
 
-def after_a(archive: Archive, **arguments: Any) -> dict[str, int] | TaskDeferred:
-    """Have a.wav final, and the task told so; return what it does then."""
+def after_a(
+    archive: Archive, fault: dict[str, Any] | None = None, **arguments: Any
+) -> dict[str, int] | TaskDeferred:
+    """Have a.wav final, and the task told so; return what it does then, with a fault of Plaud's."""
     first = deferred(archive, **arguments)
     final(archive, "a.wav")
     archive.keep("a.wav")
+    if fault is not None:
+        archive.plaud.inject(fault)
     try:
         return archive.resumed_land(first, event(archive, "partial", "b.wav", "c.wav"), **arguments)
     except TaskDeferred as again:
@@ -100,18 +95,12 @@ def test_a_call_that_is_not_true_changes_nothing(archive: Archive, calls: Marks,
 def test_what_was_final_before_plaud_went_away_is_landed(archive: Archive, calls: Marks) -> None:
     final(archive, "b.wav", "c.wav")
     called_about(archive, calls, "b.wav", "c.wav")
-    first = deferred(archive)
-    final(archive, "a.wav")
-    archive.keep("a.wav")
-    archive.plaud.inject(
-        {"match": {"kind": "get"}, "action": "status", "status": 503, "times": None, "skip": 1}
-    )
+    fault = {"match": {"kind": "get"}, "action": "status", "status": 503, "times": None, "skip": 1}
+    again = after_a(archive, fault)
 
-    with pytest.raises(TaskDeferred) as again:
-        archive.resumed_land(first, event(archive, "partial", "b.wav", "c.wav"))
-
+    assert isinstance(again, TaskDeferred)
     assert len(archive.landed()) == 2
-    assert len(trigger_of(again.value).transcription_ids) == 1
+    assert len(trigger_of(again).transcription_ids) == 1
 
 
 def test_nobody_stays_until_the_deadline(archive: Archive, calls: Marks) -> None:

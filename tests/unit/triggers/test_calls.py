@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from pathlib import Path
 
@@ -12,23 +11,16 @@ import pytest
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.handover import marks
 from plaud_provider.handover.marks import Marks
+from tests.unit.conftest import call_webhook
 from tests.unit.triggers.test_transcription import ending, submitted, trigger
 
 
 @pytest.fixture
 def calls(plaud: EmulatorServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Marks:
     """Where calls leave their marks, for a connection that is called."""
-    path = str(tmp_path / "marks")
-    connection = json.loads(plaud.airflow_connection)
-    connection["extra"] |= {
-        "webhook_base_url": "https://airflow.example",
-        "webhook_secret": "whsec-canary",
-        "webhook_path": path,
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
     monkeypatch.setattr(marks, "_WATCHES", {})
     monkeypatch.setattr(marks, "LOOK_SECONDS", 0.05)
-    return Marks(path)
+    return call_webhook(plaud, tmp_path / "marks", monkeypatch)
 
 
 def looks(plaud: EmulatorServer) -> int:
