@@ -64,7 +64,14 @@ with DAG(
         "speaker_diarization": Param(
             True, type="boolean", title="Speakers", description="Tell speakers apart and label them"
         ),
-        "chunk_size": Param(200, type="integer", minimum=1, maximum=1000, title="Recordings per chunk"),
+        "chunk_size": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            maximum=1000,
+            title="Recordings per chunk",
+            description="Empty: as the quota has it, 200 at 60 requests a minute, up to 1,000",
+        ),
         "ledger_conn_id": Param(
             "warehouse_default",
             type="string",

@@ -113,7 +113,7 @@ class LandRecordingsOperator(ChunkOperator):
         keep_raw: bool | str = False,
         timeout: timedelta | float = timedelta(hours=24),
         poke_interval: timedelta | float = 30.0,
-        partial_count: int = 200,
+        partial_count: int = 1_000,
         partial_seconds: float | None = None,
         plan_only: bool | str = False,
         trigger_rule: str = "all_done",

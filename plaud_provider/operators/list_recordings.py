@@ -17,7 +17,6 @@ from plaud_provider.api.arguments import (
     optional,
     optional_number,
     split_words,
-    validate_number,
 )
 from plaud_provider.exceptions import PlaudInputError
 from plaud_provider.lineage.moved import Moved, folders_of
@@ -44,6 +43,11 @@ if TYPE_CHECKING:
 
 #: Recordings that were paid for by another version of their content and may be paid for again unasked.
 MAX_CHANGED = 20
+#: Minutes that a chunk takes to submit, if the quota alone counts: landing begins after it.
+CHUNK_MINUTES = 3
+#: Recordings of a chunk at least and at most: less is not worth two tasks, of more too much is done again
+#: after a killed one.
+CHUNK_SIZES = (200, 1_000)
 #: Characters of a folder's name that are taken from an id; with what makes it unique, any storage takes it.
 LONGEST_NAME = 200
 
@@ -89,8 +93,10 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         unless it says otherwise; such as ``{{ data_interval_start }}`` (templated). Empty: from the
         beginning.
     :param modified_before: Only recordings last changed before (templated).
-    :param chunk_size: Recordings per chunk (templated); of very large archives chunks grow, since Airflow
-        maps a task only so often (``[core] max_map_length``).
+    :param chunk_size: Recordings per chunk (templated); by default what the connection's
+        ``requests_per_minute`` lets submit in some three minutes, from 200 (as with the 60 that Plaud grants
+        at first) to 1,000. Of very large archives chunks grow, since Airflow maps a task only so often
+        (``[core] max_map_length``).
     :param language: As the recordings are to be submitted: it is a part of their identity (templated).
     :param speaker_diarization: Likewise (templated).
     :param model: Likewise (templated).
@@ -148,7 +154,7 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         suffixes: Sequence[str] = AUDIO_EXTENSIONS,
         modified_after: datetime | str | None = None,
         modified_before: datetime | str | None = None,
-        chunk_size: int | str = 200,
+        chunk_size: int | str | None = None,
         public_urls: Mapping[str, str] | str | None = None,
         identity_params: Sequence[str] | str | None = None,
         resubmit: Sequence[str] = (),
@@ -186,14 +192,14 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         # What describes recordings is used once they are paid for.
         if (describer := describer_of(self)) is not None:
             describer.check()
-        size = int(validate_number("chunk_size", self.chunk_size, minimum=1))
+        size = optional_number("chunk_size", self.chunk_size, minimum=1) or self._chunk_size()
         # One is for what other runs have left.
         max_chunks = max(1, conf.getint("core", "max_map_length", fallback=1024) - 1)
         found, where = self._found()
         write = partial(
             write_manifest,
             folder=manifest_folder(self.results_path, context),
-            chunk_size=size,
+            chunk_size=int(size),
             max_chunks=max_chunks,
             seal=None if self.recordings is None else self._seal(),
         )
@@ -228,6 +234,10 @@ class ListRecordingsOperator(TermsOperator, ArchiveOperator):
         if listing.purged:
             self.log.info("%d recording(s) are purged, and left out.", listing.purged)
         return chunks
+
+    def _chunk_size(self) -> float:
+        smallest, largest = CHUNK_SIZES
+        return min(max(smallest, self._plaud().settings.requests_per_minute * CHUNK_MINUTES), largest)
 
     def _listing(self, ledger: Ledger) -> Listing:
         from plaud_provider.recordings.upload import validate_upload

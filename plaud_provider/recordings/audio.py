@@ -130,11 +130,15 @@ def _measured(file: BinaryIO, *, is_ranged: bool) -> Measured:
 
 
 class _Sound(NamedTuple):
-    """Where sound of a constant rate lies: its first byte, bytes a second, bytes as claimed, where known."""
+    """
+    Where sound lies: its first byte, bytes a second, bytes as claimed, where known, and whether its encoding
+    has a constant rate.
+    """
 
     start: int
     byte_rate: float
     claimed: int | None
+    is_constant: bool
 
 
 class _Recording:
@@ -228,14 +232,13 @@ class _Recording:
     def _wav(self, start: int, head: bytes) -> tuple[float, bool]:
         """Return how long the sound is that is there: bytes of constant rate, whatever the header claims."""
         sound = None
-        if self._is_whole:
+        # What is before the sound may be larger than this.
+        with suppress(_DamagedError):
+            sound = self._wav_sound(io.BytesIO(head), start)
+        if self._is_whole and not (sound and sound.is_constant):
             with suppress(_DamagedError), self._opened(self._view.again(start=start)) as (container, stream):
                 if not stream.codec_context.name.startswith(_CONSTANT_IN_WAV):
                     return self._counted(container, stream), True
-        else:
-            # What is before the sound may be larger than this.
-            with suppress(_DamagedError):
-                sound = self._wav_sound(io.BytesIO(head), start)
         if (
             sound is None
             or sound.claimed is None
@@ -250,7 +253,7 @@ class _Recording:
                 sound = self._wav_sound(view, start, ignore_length="1")
         if sound is None:
             return 0.0, True
-        position, byte_rate, claimed = sound
+        position, byte_rate, claimed, _ = sound
         there = self._size - position
         if claimed is None:
             return there / byte_rate, True
@@ -284,7 +287,8 @@ class _Recording:
         if header[:4] != b"data" or self._view.part(start, start + 4) in (b"RF64", b"BW64"):
             # Sizes of 64 bits, elsewhere in the file; FFmpeg has bounded them by the file's.
             is_known = claim and isinstance(file, View)
-            return _Sound(position, byte_rate, int(claim.seconds * byte_rate) if claim and is_known else None)
+            claimed = int(claim.seconds * byte_rate) if claim and is_known else None
+            return _Sound(position, byte_rate, claimed, is_constant)
         (claimed,) = struct.unpack("<I", header[4:])
         is_placeholder = claimed == 0 or any(abs(claimed - known) <= _NEAR for known in _PLACEHOLDERS)
         # A recording may have just so many bytes.
@@ -292,7 +296,7 @@ class _Recording:
         if is_known and not is_constant and claim and 1 / 4 < claimed / claim.seconds / byte_rate < 4:
             # How long it is is said beside its rate, which is none where it varies.
             byte_rate = claimed / claim.seconds
-        return _Sound(position, byte_rate, int(claimed) if is_known else None)
+        return _Sound(position, byte_rate, int(claimed) if is_known else None, is_constant)
 
     # MP4 and its kin
 

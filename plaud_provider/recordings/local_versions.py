@@ -85,6 +85,8 @@ def _open(path: str) -> sqlite3.Connection:
     try:
         # Whatever a crash does to it: it holds nothing that cannot be found out again.
         database.execute("pragma synchronous = off")
+        # A commit appends to a file, rather than makes and removes one.
+        database.execute("pragma journal_mode = wal")
         database.execute(
             "create table if not exists versions (path blob primary key, status text, version text)"
         )

@@ -86,7 +86,7 @@ def transcribe_archive(
     lake_path: str | os.PathLike[str] | None = _LEFT_OUT,
     lake_format: str = _LEFT_OUT,
     lake_catalog_conn_id: str | None = _LEFT_OUT,
-    chunk_size: int | str = _LEFT_OUT,
+    chunk_size: int | str | None = _LEFT_OUT,
     chunks_at_once: int = _LEFT_OUT,
     max_failed: float | str | None = _LEFT_OUT,
     max_changed: float | str | None = _LEFT_OUT,
@@ -162,7 +162,8 @@ def transcribe_archive(
     :param lake_format: ``iceberg``, by default, ``delta`` or ``parquet``.
     :param lake_catalog_conn_id: Connection of Iceberg's catalog: REST, Glue or SQL; needed unless
         ``lake_path`` is local.
-    :param chunk_size: Recordings per chunk; by default 200.
+    :param chunk_size: Recordings per chunk; by default what the quota lets submit in some three minutes, from
+        200 to 1,000.
     :param chunks_at_once: Chunks submitted at once, over all runs of the DAG, by default 2: they share one
         quota, and more of them only hold more workers.
     :param max_failed: How many recordings of a run may be bad before its ``report`` fails: a number, or below
@@ -191,7 +192,7 @@ def transcribe_archive(
     :param poke_interval: Seconds or timedelta between two looks at the same transcription; by
         default 30 seconds.
     :param partial_count: How many finished transcriptions are landed without waiting for more; by
-        default 200.
+        default 1,000.
     :param partial_seconds: After how many seconds what has finished is landed; by default 300. Where
         Plaud calls Airflow's webhook it is landed at once, unless this is 60 or more, or it is for a lake.
     :param url_validity: How long Plaud has to fetch what is signed here; by default six hours.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +48,25 @@ def test_recordings_come_in_chunks(archive: Archive) -> None:
 
     assert listed(archive, chunk_size=2) == [["a.wav", "b.mp3"], ["c.M4A", "d.wav"], ["e.wav"]]
     assert listed(archive, chunk_size="200") == [["a.wav", "b.mp3", "c.M4A", "d.wav", "e.wav"]]
+
+
+@pytest.mark.parametrize(
+    ("requests_per_minute", "first", "chunk_size"),
+    [(10, 200, None), (60, 200, "None"), (100, 300, ""), (600, 1000, None), (60_000, 1000, None)],
+)
+def test_chunks_have_what_the_quota_lets_submit_in_some_minutes(
+    archive: Archive,
+    monkeypatch: pytest.MonkeyPatch,
+    requests_per_minute: float,
+    first: int,
+    chunk_size: str | None,
+) -> None:
+    connection = json.loads(os.environ["AIRFLOW_CONN_PLAUD_DEFAULT"])
+    connection["extra"]["requests_per_minute"] = requests_per_minute
+    monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
+    archive.add(*(f"{number:04}.wav" for number in range(first + 1)))
+
+    assert [len(chunk) for chunk in listed(archive, chunk_size=chunk_size)] == [first, 1]
 
 
 def test_an_empty_archive_is_no_chunk(archive: Archive) -> None:

@@ -502,7 +502,11 @@ def test_a_listing_of_50_000_recordings_leaves_only_paths(
     )
     monkeypatch.setattr("plaud_provider.recordings.listing.list_recordings", lambda *_, **__: found)
     task = ListRecordingsOperator(
-        task_id="list", path="s3://calls/2024/", results_path=str(archive.results), skips_settled=False
+        task_id="list",
+        path="s3://calls/2024/",
+        results_path=str(archive.results),
+        skips_settled=False,
+        chunk_size=200,
     )
 
     chunks = task.execute(task_context(None, task_id=LIST, run_id="scheduled__2024-05-01T00:00:00+00:00"))
