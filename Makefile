@@ -131,8 +131,9 @@ soak: $(STAMP) ## Let DAGs share a ledger while processes are killed, and an arc
 screenshots: $(STAMP_UI) ## Run them, and take the screenshots of docs/images anew
 	@$(PY) -m pytest tests/ui --screenshots
 
-# What imports nothing of Airflow is the same there, and hours of trouble are long.
-WITHOUT_AIRFLOW := api emulator trouble
+# What takes nothing of Airflow, or only its storages (which others try as well), is the same there, and hours of trouble
+# are long.
+WITHOUT_AIRFLOW := api benchmarks emulator quota/test_rule.py recordings trouble
 
 test-airflow32: $(STAMP32) ## Run the unit and DAG tests on Airflow 3.2
 	@$(VENV32)/bin/python -m pytest $(PARALLEL) $(WITHOUT_AIRFLOW:%=--ignore tests/unit/%) tests/unit tests/dags
