@@ -16,7 +16,6 @@ out, as is what is no object among them: the transcript itself is paid for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from plaud_provider.api.members import as_seconds, as_text, by_plain_name, first, plain
@@ -39,25 +38,31 @@ def are_segments(value: object) -> bool:
     )
 
 
-def used_up(items: list[Any]) -> Iterator[Segment]:
-    """Yield segments, and forget what they are made of: it takes more memory than they do."""
-    index = 0
+def used_up(items: list[Any]) -> list[Segment]:
+    """
+    Return segments, and forget what they are made of: it takes more memory than they do.
+
+    They are no tuple that grows: that fails (SystemError) if another thread asks for all objects there are,
+    as what looks for leaks of memory does.
+    """
+    found: list[Segment] = []
     # A long transcript names the same few speakers and languages a hundred thousand times.
     same: dict[str | None, str | None] = {}
     for place, item in enumerate(items):
         if isinstance(item, dict):
             members = [by_plain_name(item)]
             speaker, language = _speaker(first(members, _SPEAKER)), as_text(first(members, LANGUAGE))
-            yield Segment(
-                index=index,
+            segment = Segment(
+                index=len(found),
                 start_seconds=as_seconds(first(members, _START)),
                 end_seconds=as_seconds(first(members, _END)),
                 speaker=same.setdefault(speaker, speaker),
                 text=as_text(first(members, TEXT)) or "",
                 language=same.setdefault(language, language),
             )
-            index += 1
+            found.append(segment)
         items[place] = None
+    return found
 
 
 def _speaker(value: object) -> str | None:

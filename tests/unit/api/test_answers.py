@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import threading
 import time
 import tracemalloc
 from typing import Any
@@ -512,6 +514,26 @@ def test_long_answer_that_was_kept_takes_no_more_than_four_times_its_size() -> N
     assert read == parse_transcription(given)
     # The bytes themselves were there before.
     assert peak < 4 * len(kept)
+
+
+def test_segments_are_read_while_another_thread_asks_for_all_objects() -> None:
+    segments = [{"start": n, "end": n + 1, "text": str(n)} for n in range(20_000)]
+    given = encoded({"transcriptionId": "t", "status": "completed", "text": "", "segments": segments})
+    is_read = threading.Event()
+
+    def look_for_leaks() -> None:
+        while not is_read.is_set():
+            gc.get_objects()
+
+    looking = threading.Thread(target=look_for_leaks)
+    looking.start()
+    try:
+        read = parse_transcription(given)
+    finally:
+        is_read.set()
+        looking.join()
+
+    assert len(read.segments) == len(segments)
 
 
 def test_a_status_that_is_no_word_is_not_shown() -> None:
