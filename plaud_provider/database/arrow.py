@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from plaud_provider.database.content import Content, content_of
@@ -42,14 +42,23 @@ def arrow_schema(columns: Iterable[tuple[str, sa.Column[Any]]]) -> Any:
     return pa.schema([pa.field(name, arrow_type(one), bool(one.nullable)) for name, one in columns])
 
 
-def arrow_table(columns: Columns, schema: Any) -> Any:
+def arrow_table(columns: Columns, schema: Any, in_all: Mapping[str, Any] | None = None) -> Any:
     """
     Return rows as a table of Arrow.
 
     :param columns: Rows.
-    :param schema: Columns of the table that they go to; those that the rows do not have are null.
+    :param schema: Columns of the table that they go to; those that are told nowhere are null.
+    :param in_all: Values of columns that are the same in all rows.
     """
     import pyarrow as pa
 
-    nulls = [None] * len(next(iter(columns.values())))
-    return pa.table([pa.array(columns.get(field.name, nulls), field.type) for field in schema], schema=schema)
+    count, told = len(next(iter(columns.values()))), in_all or {}
+    return pa.table(
+        [
+            pa.array(columns[field.name], field.type)
+            if field.name in columns
+            else pa.repeat(pa.scalar(told.get(field.name), field.type), count)
+            for field in schema
+        ],
+        schema=schema,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain
@@ -63,7 +62,7 @@ class Landing(NamedTuple):
             "audio_uri": self.audio_uri,
             "region": self.region,
             "language": transcription.language,
-            "duration_seconds": _finite(transcription.duration_seconds),
+            "duration_seconds": transcription.duration_seconds,
             "text": None if is_failed else large.text,
             "segment_count": 0 if is_failed else large.segment_count,
             "speaker_count": 0 if is_failed else large.speaker_count,
@@ -113,14 +112,9 @@ def columns_of_segments(of_ids: Sequence[tuple[str, Sequence[Segment]]]) -> Colu
     return {
         "transcription_id": [known for known, some in of_ids for _ in some],
         "segment_index": [segment.index for segment in segments],
-        "start_seconds": [_finite(segment.start_seconds) for segment in segments],
-        "end_seconds": [_finite(segment.end_seconds) for segment in segments],
+        "start_seconds": [segment.start_seconds for segment in segments],
+        "end_seconds": [segment.end_seconds for segment in segments],
         "speaker": [segment.speaker for segment in segments],
         "text": [segment.text for segment in segments],
         "language": [segment.language for segment in segments],
     }
-
-
-def _finite(seconds: float | None) -> float | None:
-    """Return finite seconds or ``None``: of NaN SQLite would make a NULL, DuckDB a value that sorts last."""
-    return float(seconds) if seconds is not None and math.isfinite(seconds) else None

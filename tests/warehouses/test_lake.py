@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -25,19 +26,21 @@ from tests.unit.warehouse.warehouses import CONN_ID, NOW, connected, landing, se
 
 
 @pytest.mark.parametrize("name", ["iceberg", "delta"])
-@pytest.mark.parametrize("is_there", [False, True])
-def test_a_commit_on_an_old_version_of_the_rows_is_refused(name: str, is_there: bool, tmp_path: Path) -> None:
-    tables = plaud_tables()
+@pytest.mark.parametrize("there", [(), ("txn_1",), ("txn_2",), ("txn_1", "txn_2")])
+def test_a_commit_on_an_old_version_of_the_rows_is_refused(
+    name: str, there: Sequence[str], tmp_path: Path
+) -> None:
+    tables, ids = plaud_tables(), ["txn_1", "txn_2"]
     loader = choose_loader(None, tables, lake=Lake(str(tmp_path / "lake"), name))
     loader.ensure()
-    if is_there:
-        loader.load([landing("txn_1")])
+    if there:
+        loader.load([landing(known) for known in there])
     old = loader._open(tables.transcripts)
     loader.load([landing("txn_1", text="newer", landed_at=NOW + timedelta(hours=1))])
-    rows = loader._read(loader._open(tables.transcripts), list(tables.transcripts.c.keys()), ["txn_1"])
+    rows = loader._read(loader._open(tables.transcripts), list(tables.transcripts.c.keys()), ids)
 
     with pytest.raises(loader._conflicts):
-        loader._replace(old, rows.cast(loader._schema(old)), ["txn_1"])
+        loader._replace(old, rows.cast(loader._schema(old)), ids)
 
 
 @pytest.mark.parametrize("name", ["iceberg", "delta", "parquet"])

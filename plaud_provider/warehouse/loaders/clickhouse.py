@@ -347,17 +347,17 @@ class ClickHouseLoader(OrderedLoader):
         [(count, last)] = self._run(partial(self._rows, query, ids=list(ids)), "could not be read")
         return datetime.fromisoformat(last[:26]).replace(tzinfo=UTC) if count else None
 
-    def _append_segments(self, columns: Columns) -> None:
-        self._insert(self._tables.segments, columns)
+    def _append_segments(self, columns: Columns, stamp: datetime) -> None:
+        self._insert(self._tables.segments, columns, {"landed_at": stamp})
 
     def _publish_transcripts(self, landings: Sequence[Landing]) -> None:
         self._insert(self._tables.transcripts, columns_of([landing.transcript_row() for landing in landings]))
 
-    def _insert(self, table: sa.Table, columns: Columns) -> None:
+    def _insert(self, table: sa.Table, columns: Columns, in_all: Mapping[str, Any] | None = None) -> None:
         self._run(
             lambda: self._client.insert_arrow(
                 _quoted(table.name),
-                arrow_table(columns, arrow_schema(self._columns(table).items())),
+                arrow_table(columns, arrow_schema(self._columns(table).items()), in_all),
                 database=None if self._tables.schema is None else _quoted(str(self._tables.schema)),
                 settings=_SETTINGS,
             ),

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from plaud_provider.database.arrow import arrow_schema
@@ -14,6 +14,7 @@ from plaud_provider.database.connections import kind_of, look_up
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
 from plaud_provider.warehouse.lake import folder_name
 from plaud_provider.warehouse.loaders.lake import LakeLoader, rows_of_ids
+from plaud_provider.warehouse.loaders.whole_landings import meant
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -26,8 +27,6 @@ CATALOG_FILE = "catalog.sqlite"
 _SQL = ("postgres", "mysql", "sqlite")
 #: How long commits of other tasks may keep the file of a local catalog locked.
 _LOCKED_SECONDS = 60
-#: Landings that a condition names at most.
-_STAMPS = 50
 #: Of other columns a table's metadata would have the least and the greatest value: the beginning of what was
 #: said.
 _PROPERTIES = {
@@ -223,8 +222,7 @@ class IcebergLoader(LakeLoader):
         """
         Return the condition for rows of these ids.
 
-        A file of which each row is meant is dropped unread if the condition names its landing: pyiceberg
-        knows the bounds of times, and none of a long list of ids.
+        pyiceberg knows the bounds of times, and none of a long list of ids.
 
         :param opened: The version of the table that the condition is for.
         :param ids: The ids.
@@ -232,24 +230,21 @@ class IcebergLoader(LakeLoader):
         """
         from pyiceberg.expressions import And, In, LessThan, Or
 
+        rows = self._read(opened, ("transcription_id", "landed_at"), ids)
+        found = meant(rows, partial(self._landed_between, opened), ids, before)
+        if found is None and before is not None:
+            return None
         these: Any = And(_between("transcription_id", min(ids), max(ids)), _in(ids))
-        names = ("transcription_id", "landed_at")
-        own = _counts(self._read(opened, names, ids))
         if before is not None:
-            own = {stamp: count for stamp, count in own.items() if stamp is None or stamp < before}
-            if not own:
-                return None
             these = And(these, LessThan("landed_at", before.isoformat()))
-        stamps = sorted(stamp for stamp in own if stamp is not None)
-        if not 0 < len(stamps) <= _STAMPS:
+        if found is None or not found.whole:
             return these
-        span = _between("landed_at", stamps[0].isoformat(), stamps[-1].isoformat())
-        landed = _counts(opened.scan(row_filter=span, selected_fields=names).to_arrow())
-        whole = [stamp for stamp in stamps if own[stamp] == landed[stamp]]
-        if not whole:
-            return these
-        of_landings = In("landed_at", [stamp.isoformat() for stamp in whole])
-        return of_landings if len(whole) == len(own) else Or(of_landings, these)
+        of_landings = In("landed_at", [stamp.isoformat() for stamp in found.whole])
+        return of_landings if found.are_all else Or(of_landings, these)
+
+    def _landed_between(self, opened: Any, first: datetime, last: datetime) -> Any:
+        span = _between("landed_at", first.isoformat(), last.isoformat())
+        return opened.scan(row_filter=span, selected_fields=("landed_at",)).to_arrow()
 
     @property
     def _conflicts(self) -> tuple[type[Exception], ...]:
@@ -268,11 +263,6 @@ def _between(column: str, least: str, greatest: str) -> Any:
     from pyiceberg.expressions import And, GreaterThanOrEqual, LessThanOrEqual
 
     return And(GreaterThanOrEqual(column, least), LessThanOrEqual(column, greatest))
-
-
-def _counts(rows: Any) -> dict[datetime | None, int]:
-    """Return how many rows each landing has."""
-    return {one["values"]: one["counts"] for one in rows["landed_at"].value_counts().to_pylist()}
 
 
 def iceberg_type(kind: Any) -> Any:

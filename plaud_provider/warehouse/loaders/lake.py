@@ -248,10 +248,10 @@ class LakeLoader(OrderedLoader):
 
         return max(filter(None, self._run(latest, "could not be read")), default=None)
 
-    def _append_segments(self, columns: Columns) -> None:
+    def _append_segments(self, columns: Columns, stamp: datetime) -> None:
         def append() -> None:
             opened = self._open(self._tables.segments)
-            self._append(opened, arrow_table(columns, self._schema(opened)))
+            self._append(opened, arrow_table(columns, self._schema(opened), {"landed_at": stamp}))
 
         self._run(lambda: self._retrying(append), "did not take what was to be landed")
 

@@ -49,8 +49,7 @@ class OrderedLoader(Loader):
         segments = segment_columns(landings)
         count = len(segments["text"])
         if count:
-            segments["landed_at"] = [stamp] * count
-            self._append_segments(segments)
+            self._append_segments(segments, stamp)
         self._publish_transcripts([landing._replace(landed_at=stamp) for landing in landings])
         if last is not None:
             self._remove_older(ids, stamp)
@@ -66,8 +65,8 @@ class OrderedLoader(Loader):
         """Return the latest ``landed_at`` of these ids in either table; ``None`` if there is none."""
 
     @abstractmethod
-    def _append_segments(self, columns: Columns) -> None:
-        """Add segments that no transcript names yet."""
+    def _append_segments(self, columns: Columns, stamp: datetime) -> None:
+        """Add segments, all with this ``landed_at``, which no transcript has yet."""
 
     @abstractmethod
     def _publish_transcripts(self, landings: Sequence[Landing]) -> None:

@@ -69,8 +69,10 @@ class ParquetLoader(FolderLoader):
         return data.to_table(columns=list(columns), filter=found)
 
     def _append(self, opened: Any, rows: Any) -> None:
+        import pyarrow.compute as pc
+
         stamps = rows["landed_at"]
-        stamp = max(stamps.to_pylist()) if len(stamps) else datetime.now(tz=UTC)
+        stamp = pc.max(stamps).as_py() or datetime.now(tz=UTC)
         # In the order of the landings.
         name = f"{stamp:%Y%m%dT%H%M%S.%fZ}-{uuid.uuid4().hex}.parquet"
         opened.path.fs.makedirs(opened.path.path, exist_ok=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -9,7 +8,7 @@ import pytest
 from plaud_provider.api.models import Status
 from plaud_provider.warehouse.rows import segment_columns
 from plaud_provider.warehouse.tables import plaud_tables
-from tests.unit.warehouse.warehouses import NOW, landing, segment
+from tests.unit.warehouse.warehouses import NOW, landing
 
 
 def test_transcript_row_has_what_the_answer_and_the_landing_say() -> None:
@@ -96,17 +95,6 @@ def test_fault_77_times_become_utc_and_naive_ones_are_taken_as_utc(moment: datet
         == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
     )
     assert row["completed_at"].tzinfo is UTC
-
-
-@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, None])
-def test_seconds_that_are_no_number_are_unknown(seconds: float | None) -> None:
-    odd = landing(
-        duration_seconds=seconds, segments=(segment(0, start_seconds=seconds, end_seconds=seconds),)
-    )
-
-    assert odd.transcript_row()["duration_seconds"] is None
-    assert segment_columns([odd])["start_seconds"] == [None]
-    assert segment_columns([odd])["end_seconds"] == [None]
 
 
 def test_representation_shows_no_transcript_text() -> None:

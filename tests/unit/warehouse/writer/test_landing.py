@@ -212,11 +212,9 @@ def test_seconds_are_64_bit_doubles_or_null(warehouse: Warehouse, seconds: float
 def test_only_unknown_seconds_land_as_null(warehouse: Warehouse) -> None:
     writer = warehouse.writer()
     writer.ensure_tables()
-    unknown = segment(0, start_seconds=float("nan"), end_seconds=None, speaker=None)
+    unknown = segment(0, start_seconds=None, end_seconds=None, speaker=None)
 
-    writer.replace(
-        [landing(language=None, duration_seconds=float("nan"), completed_at=None, segments=(unknown,))]
-    )
+    writer.replace([landing(language=None, duration_seconds=None, completed_at=None, segments=(unknown,))])
 
     nulls = "select count(*) from plaud_segments where start_seconds is null and end_seconds is null"
     assert warehouse.rows(nulls) == [(1,)]
