@@ -264,6 +264,15 @@ class Dialect:
         """
         return {}
 
+    def filled(self, inspector: sa.Inspector, table: sa.Table) -> Collection[str]:
+        """
+        Return columns that the database fills where a row leaves them out, and SQLAlchemy does not know of.
+
+        :param inspector: SQLAlchemy's inspector of the database.
+        :param table: The table.
+        """
+        return ()
+
     def unusable_keys(self, inspector: sa.Inspector, table: sa.Table) -> Collection[str | None]:
         """
         Return the names of a table's keys that do not keep two rows apart at once, as :meth:`upsert` needs.

@@ -146,8 +146,10 @@ def _problems(
             yield f"column {column.name!r} is {_shown(match['type'], inspector.dialect)}, {needed} is needed"
         elif column.nullable and not match["nullable"]:
             yield f"column {column.name!r} is NOT NULL, but not every row has a value"
-    for extra in there.values():
-        if not extra["nullable"] and not _has_default(extra):
+    unfilled = [one for one in there.values() if not one["nullable"] and not _has_default(one)]
+    filled = dialect.filled(inspector, table) if unfilled else ()
+    for extra in unfilled:
+        if extra["name"] not in filled:
             yield f"column {extra['name']!r} is NOT NULL without a default, and nothing here fills it"
 
 

@@ -45,6 +45,11 @@ _ENGINE = sa.text(
     "select engine from information_schema.tables "
     "where table_schema = coalesce(:schema, database()) and table_name = :name"
 )
+# Of an invisible column of MariaDB SQLAlchemy sees no default.
+_DEFAULTS = sa.text(
+    "select column_name from information_schema.columns where table_schema = coalesce(:schema, database()) "
+    "and table_name = :name and column_default is not null"
+)
 _PREFIX_KEYS = sa.text(
     "select distinct index_name from information_schema.statistics "
     "where table_schema = coalesce(:schema, database()) and table_name = :name and sub_part is not null"
@@ -162,6 +167,11 @@ class MySqlDialect(Dialect):
         there: Any = inspector
         names = there.bind.execute(_PREFIX_KEYS, {"schema": table.schema, "name": table.name}).scalars()
         return {None if name == "PRIMARY" else str(name) for name in names}
+
+    def filled(self, inspector: sa.Inspector, table: sa.Table) -> Collection[str]:
+        """Return the names of columns that have a default."""
+        there: Any = inspector
+        return set(there.bind.execute(_DEFAULTS, {"schema": table.schema, "name": table.name}).scalars())
 
     def is_passing(self, error: BaseException) -> bool:
         """Whether another writer of the same rows was in the way: a deadlock, or a lock held for long."""

@@ -5,7 +5,7 @@ statement as well, value by value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,13 @@ def _send(raw: Any, statement: str, rows: list[bytes]) -> None:
 
 
 def _rows(raw: Any, columns: Columns) -> Iterator[bytes]:
+    for row in zip(*(_literals(raw, values) for values in columns.values()), strict=True):
+        yield b"(%s)" % b",".join(row)
+
+
+def _literals(raw: Any, values: Sequence[Any]) -> Iterator[bytes]:
+    """Return values of a column as they stand in a statement."""
+
     def string(value: str) -> bytes:
         escaped: bytes = raw.string_literal(value.encode())
         return escaped
@@ -76,5 +83,12 @@ def _rows(raw: Any, columns: Columns) -> Iterator[bytes]:
         float: lambda value: (text if "e" in (text := repr(value)) else f"{text}e0").encode(),
         datetime: moment,
     }
-    for row in zip(*columns.values(), strict=True):
-        yield b"(%s)" % b",".join([writers.get(type(value), raw.literal)(value) for value in row])
+
+    def literal(value: Any) -> bytes:
+        return writers.get(type(value), raw.literal)(value)
+
+    different = set(values)
+    if len(different) * 2 > len(values):
+        return map(literal, values)
+    # Ids, speakers, languages and indexes come again and again.
+    return map({value: literal(value) for value in different}.__getitem__, values)

@@ -349,6 +349,12 @@ FITTING: dict[str, dict[str, Sequence[Change]]] = {
                 "add seen timestamp default current_timestamp on update current_timestamp"
             )
         ],
+        "invisible-beside": [
+            (
+                "alter table plaud_transcripts add source varchar(9) not null invisible default 'plaud', "
+                "add seen datetime not null invisible default current_timestamp, add note text invisible"
+            )
+        ],
         "partitions": ["alter table plaud_segments partition by key (transcription_id) partitions 3"],
         "foreign-keys": [
             (
