@@ -84,8 +84,9 @@ def _literals(raw: Any, values: Sequence[Any]) -> Iterator[bytes]:
         datetime: moment,
     }
 
-    def literal(value: Any) -> bytes:
-        return writers.get(type(value), raw.literal)(value)
+    def literal(value: object) -> bytes:
+        write: Callable[[Any], bytes] = writers.get(type(value), raw.literal)
+        return write(value)
 
     different = set(values)
     if len(different) * 2 > len(values):

@@ -135,6 +135,10 @@ def _delta(table: str, **options: Any) -> list[Change]:
     return [make]
 
 
+def _delta_check(table: str, condition: str) -> list[Change]:
+    return [lambda lake: lake._table(table).alter.add_constraint({"theirs": condition})]
+
+
 def _parquet_renamed(lake: OpenLake) -> None:
     import pyarrow.parquet as pq
 
@@ -247,6 +251,10 @@ UNFIT: dict[str, dict[str, Unfit]] = {
                 "plaud_transcripts", "engine = ReplacingMergeTree(segment_count) order by transcription_id"
             ),
         ),
+        "check": Unfit(
+            r"its constraints \(theirs\)",
+            ["alter table plaud_segments add constraint theirs check length(text) < 9"],
+        ),
         "view-of-others": Unfit(
             "'plaud_transcripts_current'.*of other people",
             [
@@ -279,6 +287,7 @@ UNFIT: dict[str, dict[str, Unfit]] = {
             "delta-rs cannot read it",
             _delta("plaud_segments", configuration={"delta.enableDeletionVectors": "true"}),
         ),
+        "check": Unfit(r"its constraints \(theirs\)", _delta_check("plaud_segments", "segment_index > 7")),
         "partition-of-speakers": Unfit(
             "column 'speaker' is a partition", _delta("plaud_segments", partition_by=["speaker"])
         ),
@@ -384,6 +393,9 @@ FITTING: dict[str, dict[str, Sequence[Change]]] = {
             "engine = MergeTree partition by transcription_id order by tuple() "
             "settings allow_nullable_key = 1",
         ),
+        "kept-for-a-region": [
+            "alter table plaud_transcripts add constraint theirs check region in ('us', 'ca')"
+        ],
         "projections": ["alter table plaud_segments add projection theirs (select * order by text)"],
         "replacing": _clickhouse(
             "plaud_segments",
@@ -397,6 +409,7 @@ FITTING: dict[str, dict[str, Sequence[Change]]] = {
     "delta": {
         "partitions": _delta("plaud_transcripts", partition_by=["region", "recording_date"]),
         "partitions-of-ids": _delta("plaud_segments", partition_by=["transcription_id"]),
+        "kept-for-a-region": _delta_check("plaud_transcripts", "region in ('us', 'ca')"),
         "change-feed": _delta("plaud_segments", configuration={"delta.enableChangeDataFeed": "true"}),
     },
     "parquet": {},

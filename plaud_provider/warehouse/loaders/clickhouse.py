@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,11 +30,13 @@ from plaud_provider.exceptions import (
 )
 from plaud_provider.warehouse.loaders.loader import Removed, Stored
 from plaud_provider.warehouse.loaders.ordered import OrderedLoader
+from plaud_provider.warehouse.loaders.trial import refused_by_constraints, rows_of_trial, try_out
 from plaud_provider.warehouse.speakers import speakers, speakers_name
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
+    from plaud_provider.api.regions import Region
     from plaud_provider.database.rows import Columns
     from plaud_provider.ledger.ledger import Ledger
     from plaud_provider.warehouse.loaders.loader import Landed
@@ -58,6 +61,8 @@ _COMPUTED = ("MATERIALIZED", "ALIAS", "EPHEMERAL")
 #: Engines that keep rows, or those that come last of a sorting key; the others of the family add rows up.
 _ENGINE = re.compile(r"(?:Replicated|Shared)?(Replacing)?MergeTree")
 _ENGINE_ARGUMENTS = re.compile(r"\w+MergeTree\((?P<arguments>[^)]*)\)")
+#: Names of constraints that refuse rows.
+_CHECK = re.compile(r"CONSTRAINT (\S+) CHECK ")
 #: In the catalog, the table with a name in our database.
 _NAMED = "= {table:String} and database = if({database:String} = '', currentDatabase(), {database:String})"
 _CODE = re.compile(r"\(([A-Z][A-Z_]+)\)")
@@ -311,6 +316,40 @@ class ClickHouseLoader(OrderedLoader):
                 f"{'; '.join(problems)}. Change it, move it away (it is then created anew), or name another "
                 f"one in {parameter}. Nothing was written."
             )
+        query = f"select create_table_query from system.tables where name {_NAMED}"
+        [(declared,)] = self._rows(query, **self._named(str(table.name)))
+        if names := _CHECK.findall(declared):
+            try_out(partial(self._refused, table, parameter, names))
+
+    def _refused(
+        self, table: sa.Table, parameter: str, names: Sequence[str], region: Region, is_plain: bool
+    ) -> PlaudTableMismatchError | None:
+        """Insert made-up rows into a temporary table with the constraints of a table."""
+        copy = f"plaud_trial_{secrets.token_hex(8)}"
+        try:
+            self._client.command(f"create temporary table {copy} as {self._name(table)}")
+        except Exception as error:
+            if "ACCESS_DENIED" not in _CODE.findall(str(error)):
+                raise
+            log.warning(
+                "Whether constraints of table %s (%s) refuse transcripts is not known: grant CREATE "
+                "TEMPORARY TABLE ON *.* to have them tried out before anything is paid for",
+                table.fullname,
+                ", ".join(names),
+            )
+            return None
+        columns = rows_of_trial(self._tables, region, is_plain=is_plain)[table]
+        schema = arrow_schema(self._columns(table).items())
+        rows = arrow_table(columns, schema, {"landed_at": datetime.now(tz=UTC)})
+        try:
+            self._client.insert_arrow(copy, rows, settings=_SETTINGS)
+        except Exception as error:
+            if "VIOLATED_CONSTRAINT" not in _CODE.findall(str(error)):
+                raise
+            return refused_by_constraints(table, parameter, f"warehouse {self.conn_id!r}", names)
+        finally:
+            self._client.command(f"drop temporary table {copy}")
+        return None
 
     def _problems_of_engine(self, table: sa.Table) -> Iterator[str]:
         query = f"select engine, engine_full, sorting_key from system.tables where name {_NAMED}"

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from plaud_provider.database.arrow import arrow_schema
+from plaud_provider.database.arrow import arrow_schema, arrow_table
 from plaud_provider.database.content import Content, content_of
 from plaud_provider.warehouse.lake import folder_name
 from plaud_provider.warehouse.loaders.folders import FolderLoader
 from plaud_provider.warehouse.loaders.lake import rows_of_ids
 from plaud_provider.warehouse.loaders.object_store import storage_options
+from plaud_provider.warehouse.loaders.trial import refused_by_constraints, rows_of_trial, try_out
 from plaud_provider.warehouse.loaders.whole_landings import Meant, meant
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from plaud_provider.api.regions import Region
+    from plaud_provider.exceptions import PlaudTableMismatchError
+
 #: Of other columns the log would have the least and the greatest value: the beginning of what was said.
 _PROPERTIES = {"delta.dataSkippingStatsColumns": "transcription_id,landed_at"}
 
+#: How properties that are constraints begin.
+_CONSTRAINT = "delta.constraints."
 _SAID = (Content.TEXT, Content.JSON)
 #: Texts that are a word, or not there.
 _WORDS = frozenset({"region", "language", "status", "dag_id", "api", "model"})
@@ -84,6 +91,42 @@ class DeltaLoader(FolderLoader):
         for field in opened.schema().fields:
             if field.name in ours and "delta.generationExpression" in field.metadata:
                 yield f"column {field.name!r} is generated, and takes no value"
+
+    def _check(self, table: sa.Table, parameter: str, opened: Any) -> None:
+        super()._check(table, parameter, opened)
+        told = opened.metadata().configuration
+        constraints = {
+            name.removeprefix(_CONSTRAINT): condition
+            for name, condition in told.items()
+            if name.startswith(_CONSTRAINT)
+        }
+        if constraints:
+            try_out(partial(self._refused, table, parameter, constraints))
+
+    def _refused(
+        self,
+        table: sa.Table,
+        parameter: str,
+        constraints: Mapping[str, str],
+        region: Region,
+        is_plain: bool,
+    ) -> PlaudTableMismatchError | None:
+        """Land made-up rows in a table of this host with the same constraints."""
+        from deltalake import DeltaTable, write_deltalake
+        from deltalake.exceptions import DeltaError
+
+        columns = rows_of_trial(self._tables, region, is_plain=is_plain)[table]
+        with TemporaryDirectory(prefix="plaud-") as folder:
+            schema = self._schema(self._open(table))
+            there = DeltaTable.create(folder, schema)
+            for name, condition in constraints.items():
+                there.alter.add_constraint({name: condition})
+            rows = arrow_table(columns, schema, {"landed_at": datetime.now(tz=UTC)})
+            try:
+                write_deltalake(there, rows, mode="append")
+            except DeltaError:
+                return refused_by_constraints(table, parameter, f"lake_path {self._lake.path!r}", constraints)
+        return None
 
     def _add_column(self, opened: Any, column: sa.Column[Any]) -> None:
         from deltalake import Schema

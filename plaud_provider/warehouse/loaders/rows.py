@@ -16,7 +16,7 @@ from plaud_provider.database.fit import keys
 from plaud_provider.database.rows import batches, columns_of
 from plaud_provider.exceptions import PlaudTableMismatchError
 from plaud_provider.warehouse.loaders.loader import Landed, Loader, Removed, Stored
-from plaud_provider.warehouse.loaders.trial import compare, trial_landings
+from plaud_provider.warehouse.loaders.trial import compare, trial_landings, try_out
 from plaud_provider.warehouse.rows import segment_parts
 from plaud_provider.warehouse.settling import settle, with_origins
 
@@ -91,19 +91,13 @@ class RowsLoader(Loader):
             )
 
     def _try_ids(self, endings: str) -> None:
-        """Land two whose ids end so. Tables may be kept for one region, and refuse the others."""
-        refused = None
-        for is_plain in (False, True):
-            for region in Region:
-                work = partial(self._land_trial, endings, region, is_plain)
-                found = self.database.try_out(work, self._tables)
-                if found is None:
-                    if is_plain and refused is not None:
-                        log.warning("Some transcriptions will not land: %s", refused)
-                    return
-                refused = found if refused is None or is_plain else refused
-        if refused is not None:
-            raise refused
+        """Land two whose ids end so."""
+
+        def attempt(region: Region, is_plain: bool) -> PlaudTableMismatchError | None:
+            work = partial(self._land_trial, endings, region, is_plain)
+            return self.database.try_out(work, self._tables)
+
+        try_out(attempt)
 
     def _land_trial(self, endings: str, region: Region, is_plain: bool, connection: sa.Connection) -> None:
         landings = trial_landings(self._tables, region.value, endings, is_plain=is_plain)

@@ -8,9 +8,10 @@ SQLAlchemy knows nothing have their say when rows come.
 from __future__ import annotations
 
 import json
+import logging
 import random
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -18,15 +19,18 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from plaud_provider.api.models import Segment, Status, Transcription
-from plaud_provider.database.rows import rows_of
+from plaud_provider.api.regions import Region
+from plaud_provider.database.rows import columns_of, rows_of
 from plaud_provider.database.types import JsonText
 from plaud_provider.exceptions import PlaudTableMismatchError
 from plaud_provider.recordings.description import Description
 from plaud_provider.warehouse.rows import Landing, segment_columns
 
 if TYPE_CHECKING:
-    from plaud_provider.database.rows import Row
+    from plaud_provider.database.rows import Columns, Row
     from plaud_provider.warehouse.tables import PlaudTables
+
+log = logging.getLogger(__name__)
 
 #: Of several scripts, with what SQL, formats and time zones mean something else by.
 _SHORT = 8 * "Plaud was here: \u00e9 e\u0301, \u65e5\u672c\u8a9e, \U0001f600 '\"`\\ %s :x $1 \t "
@@ -54,6 +58,61 @@ def trial_landings(tables: PlaudTables, region: str, endings: str, *, is_plain: 
     stem = f"plaud-trial-{secrets.token_hex(8)}"
     make = _plain if is_plain else _full
     return [make(f"{stem}-{letter}", number, tables, region) for number, letter in enumerate(endings)]
+
+
+def try_out(attempt: Callable[[Region, bool], PlaudTableMismatchError | None]) -> None:
+    """
+    Try made-up transcriptions out until tables take some of them.
+
+    Tables may be kept for one region, and refuse the others; or refuse what only some transcriptions have,
+    of which a warning tells.
+
+    :param attempt: Lands some of a region, plain ones or not (see :func:`trial_landings`); returns why they
+        were refused, if others may pass.
+    :raises PlaudTableMismatchError: if the tables take none.
+    """
+    refused = None
+    for is_plain in (False, True):
+        for region in Region:
+            found = attempt(region, is_plain)
+            if found is None:
+                if is_plain and refused is not None:
+                    log.warning("Some transcriptions will not land: %s", refused)
+                return
+            refused = found if refused is None or is_plain else refused
+    if refused is not None:
+        raise refused
+
+
+def rows_of_trial(tables: PlaudTables, region: Region, *, is_plain: bool) -> dict[sa.Table, Columns]:
+    """
+    Return the rows of :func:`trial_landings`.
+
+    :param tables: Tables that they are for.
+    :param region: Their region.
+    :param is_plain: See there.
+    """
+    landings = trial_landings(tables, region.value, "ab", is_plain=is_plain)
+    transcripts = columns_of([landing.transcript_row() for landing in landings])
+    return {tables.transcripts: transcripts, tables.segments: segment_columns(landings)}
+
+
+def refused_by_constraints(
+    table: sa.Table, parameter: str, title: str, names: Iterable[str]
+) -> PlaudTableMismatchError:
+    """
+    Return the error of a table whose constraints refuse what is landed.
+
+    :param table: The table.
+    :param parameter: Argument that names it.
+    :param title: What it is in.
+    :param names: Its constraints.
+    """
+    return PlaudTableMismatchError(
+        f"Table {table.fullname!r} of {title} does not take every transcription: of its constraints "
+        f"({', '.join(names)}) one refused a made-up row. Nothing was written. Drop it, or name another "
+        f"table in {parameter}."
+    )
 
 
 def compare(connection: sa.Connection, tables: PlaudTables, landings: Sequence[Landing], title: str) -> None:
