@@ -57,7 +57,7 @@ def describe(
     :param started_at: When it begins, if no field says so.
     :param day: On which day it was made, likewise.
     """
-    known = {str(name): plain(value) for name, value in fields.items()}
+    known: dict[str, Any] = plain(fields)
     told = [_moment(value, zone) for value in (*map(fields.get, STARTS), started_at)]
     started_at = next(filter(None, told), None)
     day = next(filter(None, map(_day, (*map(fields.get, DATES), day))), None)

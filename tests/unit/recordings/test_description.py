@@ -29,7 +29,7 @@ def test_fields_are_a_json_object_and_the_chosen_ones_are_text() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "a\ud800b", {"x": [float("-inf")]}, b"x"])
 def test_whatever_a_value_is_its_json_is_strict_and_utf8(value: Any) -> None:
-    found = described("value", value=value)
+    found = describe({"value": value, "n\ud800": {"m\udfff": value}}, ["value"], UTC)
 
     json.loads((found.json or "").encode(), parse_constant=pytest.fail)
 
