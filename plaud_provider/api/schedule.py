@@ -37,6 +37,8 @@ ASSUMED_PROBABLY = 1.5
 #: Later they are these quantiles of (time it took / time that was expected).
 MAY_BE = 0.10
 PROBABLY = 0.95
+#: Of so many last ones.
+REMEMBERED = 200
 #: The quantiles are multiplied by this, so that a look does not come just before the end.
 MARGIN = 1.05
 #: Guesses use at most this share of the unused quota.
@@ -52,7 +54,8 @@ UNKNOWN_A_MINUTE = 60.0
 #: the next look in any case when half of it has.
 GROWTH_OF_GUESS = 0.1
 GROWTH = 0.5
-#: Bounds of that pause, in seconds.
+#: Bounds of that pause, in seconds. With a tenth and the shortest one, what is done at any moment is seen
+#: within a tenth of its processing or five seconds; longer pauses would need fewer looks, and miss that.
 SHORTEST_PAUSE = 5.0
 LONGEST_PAUSE = 1800.0
 #: A shorter ``poke_interval`` would keep a core busy.
@@ -92,16 +95,30 @@ class Job(NamedTuple):
     looked_at: float | None = None
 
 
+class Taken(NamedTuple):
+    """
+    How long Plaud took for a recording.
+
+    :param audio_seconds: The recording's length; ``None``: unknown.
+    :param seconds: From its submit until it was done.
+    """
+
+    audio_seconds: float | None
+    seconds: float
+
+
 class ProcessingTimes:
     """
-    How long Plaud took for the last 200, and what to expect of the next one.
+    How long Plaud took for the last ones, and what to expect of the next one.
 
-    All schedules of a client may share it, so that each does not have to learn it anew.
+    All schedules of a client may share it, so that each does not have to learn it anew. What other processes
+    have seen can be added, and what this one has seen can be had for them.
     """
 
     def __init__(self) -> None:
-        self._known: deque[tuple[float | None, float]] = deque(maxlen=200)
+        self._known: deque[Taken] = deque(maxlen=REMEMBERED)
         self._news = 0
+        self._untold: deque[Taken] = deque(maxlen=REMEMBERED)
         self._called: deque[bool] = deque(maxlen=LAST_CALLS)
         #: Counts how often what is expected has changed.
         self.version = 0
@@ -109,11 +126,25 @@ class ProcessingTimes:
 
     def note(self, audio_seconds: float | None, seconds: float) -> None:
         """Remember that a recording of some length took so long."""
-        self._known.append((audio_seconds, seconds))
+        taken = Taken(audio_seconds, seconds)
+        self._known.append(taken)
+        self._untold.append(taken)
         self._news += 1
         # Only now and then: all moments are worked out again afterwards.
         if self._news > len(self._known) // 10:
             self._fit()
+
+    def learn(self, known: Iterable[Taken]) -> None:
+        """Take over what other processes have seen, if nothing is known."""
+        if not self._known:
+            self._known.extend(known)
+            self._fit()
+
+    def news(self) -> list[Taken]:
+        """Return what was noted since this was last asked for, for other processes."""
+        news = list(self._untold)
+        self._untold.clear()
+        return news
 
     def note_call(self, *, came: bool) -> None:
         """Remember whether Plaud has called when a transcription was final, where it is to."""
@@ -318,6 +349,10 @@ class Schedule:
             # By two clocks, which agree as far as the looks can tell.
             seconds = completed_at - one.began_at
         self._times.note(one.job.audio_seconds, min(at_most, max(at_least, seconds)))
+
+    def give_up(self, transcription_id: str) -> None:
+        """Take a transcription out whose result cannot be had: that tells nothing of how long Plaud takes."""
+        del self._waiting[transcription_id]
 
     def _next_guess(self) -> float:
         """Return when the next guess is allowed: by the unused quota, and at least one in each interval."""

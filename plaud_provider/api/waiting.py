@@ -485,7 +485,7 @@ def after_look(
     if isinstance(seen, PlaudError):
         log.warning("A look at transcription %s failed: %s", transcription_id, seen)
         if wait.on_error(transcription_id, seen, now=now, submitted_at=submitted_at):
-            schedule.seen(transcription_id, now=now)
+            schedule.give_up(transcription_id)
         else:
             schedule.again(transcription_id, now=now, answered=False)
         return

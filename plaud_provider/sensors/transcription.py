@@ -21,7 +21,7 @@ from airflow.sdk.exceptions import (
 
 from plaud_provider.api.arguments import TextArguments, validate_transcription_ids
 from plaud_provider.api.retry import ONE_LOOK
-from plaud_provider.api.schedule import Job, Schedule
+from plaud_provider.api.schedule import Job, ProcessingTimes, Schedule
 from plaud_provider.api.waiting import BACKSTOP, SUBMITTED_AT_KEY, Wait, WaitResult, after_look
 from plaud_provider.exceptions import (
     PlaudError,
@@ -97,6 +97,7 @@ class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
     _wait: Wait
     _record: WaitRecord
     _schedule: Schedule
+    _times: ProcessingTimes
     _submitted_at: Mapping[str, float]
 
     def __init__(
@@ -131,10 +132,12 @@ class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
         self._record = WaitRecord(context, ids, timeout=self.timeout)
         self._wait = self._record.open(now=time.time())
         self._submitted_at = self._told_by_submits(context)
+        self._times = ProcessingTimes()
         self._schedule = Schedule(
             [self._job(transcription_id) for transcription_id in self._wait.pending],
             interval=self.poke_interval,
             now=time.time(),
+            times=self._times,
         )
         if not self.deferrable:
             return super().execute(context)
@@ -238,6 +241,11 @@ class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
             self._ask(self._look_while_due, seconds=self._wait.deadline - time.time())
 
     async def _look_while_due(self, hook: PlaudAsyncHook) -> None:
+        from plaud_provider.handover.known_times import KnownTimes
+
+        # Only now: as long as nothing is known looks are due sooner than ever.
+        known_times = KnownTimes(hook.settings.account)
+        self._times.learn(known_times.load())
         while self._is_look_due():
             spare = await hook.spare_requests() if self._schedule.needs_spare else 0.0
             transcription_id = self._schedule.take(now=time.time(), spare=spare)
@@ -259,6 +267,7 @@ class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
                 submitted_at=self._submitted_at.get(transcription_id),
                 log=self.log,
             )
+            known_times.add(self._times.news())
 
     def _ask(self, work: Callable[[PlaudAsyncHook], Awaitable[None]], *, seconds: float) -> None:
         """

@@ -140,7 +140,8 @@ class TranscriptionTrigger(BaseTrigger):
     async def _wait(self, wait: Wait) -> WaitResult:
         # In a thread: no other trigger would run meanwhile.
         hooks = await asyncio.to_thread(import_module, "plaud_provider.hooks.plaud_async")
-        await asyncio.to_thread(import_module, "plaud_provider.handover.marks")
+        for name in ("known_times", "marks"):
+            await asyncio.to_thread(import_module, f"plaud_provider.handover.{name}")
         for attempt in range(1, CONNECTION_ATTEMPTS + 1):
             try:
                 results = await self._open_results()
@@ -213,8 +214,10 @@ class _Looks:
         account = hook.settings.account
         self._known = _KNOWN.setdefault((account.base_url, account.client_id), _Known())
         looked_at, wait.troubles = self._known.looked_at, self._known.troubles
+        from plaud_provider.handover.known_times import KnownTimes
         from plaud_provider.handover.marks import LOOK_SECONDS, mark_name, watch_marks
 
+        self._known_times = KnownTimes(account)
         webhooks = hook.settings.webhooks
         self._look_seconds = LOOK_SECONDS
         self._watch = None if webhooks is None else watch_marks(webhooks.path)
@@ -233,6 +236,8 @@ class _Looks:
 
     async def until_final(self) -> WaitResult:
         """Look until the wait has a result, or something to land."""
+        if not self._known.times:
+            self._known.times.learn(await asyncio.to_thread(self._known_times.load))
         try:
             while (result := self._wait.result(now=time.time())) is None:
                 if news := self._wait.news(now=time.time(), interval=self._trigger.poke_interval):
@@ -320,6 +325,8 @@ class _Looks:
             submitted_at=self._submitted_at.get(transcription_id),
             log=self._trigger.log,
         )
+        if news := self._known.times.news():
+            await asyncio.to_thread(self._known_times.add, news)
 
     async def _ask(self, transcription_id: str) -> Transcription:
         """Return what is kept, else ask Plaud and keep a final answer, before it counts as final."""
