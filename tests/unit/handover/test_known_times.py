@@ -123,8 +123,7 @@ def test_the_last_times_are_kept_of_each_client_for_itself(
 def test_a_damaged_file_tells_nothing_and_is_written_anew(plaud: EmulatorServer, content: str) -> None:
     known_times = KnownTimes(account())
     known_times.add([Taken(None, 20.0)])
-    [path] = PrivateFolder().path.glob("*.times")
-    path.write_text(content)
+    (PrivateFolder().path / f"{account().client_name}.times").write_text(content)
 
     assert known_times.load() == []
     known_times.add([Taken(None, 30.0)])
@@ -132,10 +131,10 @@ def test_a_damaged_file_tells_nothing_and_is_written_anew(plaud: EmulatorServer,
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_folder_that_cannot_be_used_holds_up_no_wait(
+def test_a_file_that_cannot_be_read_or_written_holds_up_no_wait(
     plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    monkeypatch.setattr("plaud_provider.private_folder.is_private", lambda folder: False)
+    (PrivateFolder().path / f"{account().client_name}.times").mkdir()
     transcription_id = submitted()
     plaud.advance(601)
 
