@@ -65,16 +65,16 @@ class PlaudNotFoundError(PlaudError, AirflowFailException):
     """Plaud does not know this transcription id (any more): results are kept for a few days only."""
 
 
-class PlaudRedirectError(PlaudError, AirflowFailException):
-    """The host answered with a redirect. None is followed: it would carry credentials to another host."""
+class PlaudRedirectError(PlaudError):
+    """The host answered with a redirect; may pass. None is followed, with the credentials in it."""
 
 
 class PlaudConnectionError(PlaudError):
     """The host could not be reached, or the connection broke; may pass."""
 
 
-class PlaudCertificateError(PlaudError, AirflowFailException):
-    """The host's certificate cannot be verified. There is no switch to go on without."""
+class PlaudCertificateError(PlaudError):
+    """The host's certificate cannot be verified; may pass. There is no switch to go on without."""
 
 
 class PlaudRateLimitError(PlaudError):

@@ -19,6 +19,7 @@ from plaud_provider.exceptions import (
     PlaudError,
     PlaudInputError,
     PlaudRateLimitError,
+    PlaudRedirectError,
     PlaudReplacedError,
     PlaudRequestError,
     PlaudServerError,
@@ -147,18 +148,11 @@ TROUBLES_OF_THE_CLIENT: list[tuple[list[Answer], type[PlaudError]]] = [
     ([answer(401), answer(404), answer(422)], PlaudAccessError),
     ([answer(401), token_answer("new"), *[answer(401)] * 6], PlaudTokenRejectedError),
     ([answer(401)] * 3, PlaudTokenRejectedError),
+    *(([answer(status)], PlaudRedirectError) for status in (301, 302, 307, 308)),
     ([NOT_SENT] * 6, PlaudConnectionError),
+    ([TransportFailure("its certificate has expired", sent=False, passing=False)], PlaudCertificateError),
     ([answer(429)] * 6, PlaudRateLimitError),
 ]
-
-
-def test_a_bad_certificate_is_never_the_recordings() -> None:
-    bad = TransportFailure("its certificate is bad", sent=False, passing=False)
-    memory = Recorder()
-
-    with pytest.raises(PlaudCertificateError):
-        run(world_with(bad), memory)
-    assert memory.told[-1] == "released"
 
 
 @pytest.mark.parametrize(("answers", "kind"), TROUBLES_OF_THE_CLIENT)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
+from airflow.sdk.exceptions import AirflowFailException
+
 from plaud_provider.api.effects import Operation, Request, Response, TransportFailure
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.api.terms import Terms
@@ -180,6 +182,9 @@ class Archive:
                 await Sender(self._ledger, owner, Stop()).send_all(claimed, hook)
         except PlaudError as error:
             self._ledger.release(owner, str(error))
+            if isinstance(error, AirflowFailException):
+                # Airflow would not try again.
+                raise
             return False
         return True
 

@@ -48,6 +48,7 @@ EVERYWHERE: dict[str, dict[str, Any]] = {
     "page 403 everywhere": {"status": 403, **HTML},
     "JSON 403 everywhere": {"status": 403, "body": '{"message": "Forbidden"}'},
     "JSON 401 everywhere": {"status": 401, "body": '{"message": "Unauthorized"}'},
+    "a redirect everywhere": {"status": 302, "headers": {"Location": "https://status.example/"}, **HTML},
     "hanging everywhere": {"hang": True, "effect": True},
 }
 #: Submits alone, or some of the requests only, with how many of 250 may be of unknown outcome: each of those
