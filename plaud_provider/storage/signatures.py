@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, unquote
 
 from plaud_provider.storage.kinds import KINDS
 from plaud_provider.storage.signed_paths import drawn_parts, marked, path_names, signed_parts
@@ -25,6 +25,9 @@ WEB = ("http", "https")
 #: What is shown for a secret in a path.
 HIDDEN = "***"
 
+_WEB_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+#: How many URLs may be in each other: a hostile one has thousands.
+_MOST_INSIDE = 4
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _PASSWORD = re.compile(r"(^|//)([^/?#@:]*):[^/?#@]*@")
 
@@ -42,7 +45,8 @@ def identity(url: str, parameters: Collection[str] | None = None) -> str:
     """
     scheme, colon, rest = url.partition("#")[0].partition(":")
     address, _, query = rest.partition("?")
-    found = parse_query(query)
+    address = "/".join(map(_unsigned_inside, address.split("/")))
+    found = parse_query(re.sub(r"(?<==)[^&]+", lambda value: _unsigned_inside(value[0]), query))
     # What may be a signature is none if nothing is left that names the recording.
     rest = marked(address, "*", signed_parts(address, is_named=True))
     if parameters is None:
@@ -53,6 +57,15 @@ def identity(url: str, parameters: Collection[str] | None = None) -> str:
     if not path_names(rest) and not any(map(names_recording, kept)):
         rest = marked(address, "*", signed_parts(address, is_named=False))
     return scheme.lower() + colon + rest + ("?" + "&".join(one.text for one in kept) if kept else "")
+
+
+def _unsigned_inside(text: str) -> str:
+    """Return a part of a URL, without a signature if it is a URL itself, as of what redirects."""
+    inside = unquote(text)
+    if not _WEB_ADDRESS.match(inside) or inside.count("://") > _MOST_INSIDE:
+        return text
+    clear = identity(inside)
+    return text if clear == inside else quote(clear, safe="")
 
 
 def shown_reference(reference: str) -> str:

@@ -15,6 +15,7 @@ from plaud_provider.storage.url_shapes import (
     ID,
     JWT,
     OWNER,
+    SIGNED_ID,
     is_any,
     is_drawn,
 )
@@ -30,8 +31,12 @@ _COLLECTION = re.compile(
 _OF_COLLECTION = re.compile(r"(?!v\d+(\.\d+)*\Z)(?=.*\d).{3,}")
 _SCRIPT = re.compile(r"\.(php\d?|aspx?|ashx|jsp|do|cgi|pl|py|action|cfm)\Z", re.IGNORECASE)
 _TOKEN_FOLLOWS = re.compile(
-    r"(access[-_]?|auth[-_]?)?token|sig|signature|jwt|sas|ks|secret|api[-_]?key|pwd|password", re.IGNORECASE
+    r"(access[-_]?|auth[-_]?)?token|sig|signature|jwt|sas|ks|secret|api[-_]?key|pwd|password"
+    r"|tokenpluginfile\.php",
+    re.IGNORECASE,
 )
+#: Where a token is the attachment's own for ever, as of Zendesk's.
+_ATTACHMENT = re.compile(r"attachments?", re.IGNORECASE)
 #: What may be a key behind such a part, or the link of a share, has capital letters or digits.
 _KEY_FOLLOWS = re.compile(r"auth|key|k|t|secure([-_]?link)?|signed|protected|private|hash|md5", re.IGNORECASE)
 _KEY = re.compile(r"(?=.*[A-Z0-9])[\w-]{6,}")
@@ -94,12 +99,12 @@ def signed_parts(path: str, *, is_named: bool) -> set[int]:
         is_oracle = before == "p" and after[:1] == ["n"] and after[2:3] == ["b"]
         if is_oracle or has_signature(part):
             found.add(index)
-        if not is_named or not after:
+        if not is_named or not after or SIGNED_ID.fullmatch(part):
             continue
         if (
             JWT.search(part)
             or _HASH_AND_TIME.fullmatch(part)
-            or _TOKEN_FOLLOWS.fullmatch(before)
+            or (_TOKEN_FOLLOWS.fullmatch(before) and not _ATTACHMENT.fullmatch(["", *parts][index - 1]))
             or _CLOUDINARY.fullmatch(part)
             or (len(part) >= _LONG and is_drawn(part) and _is_name(*after))
         ):
@@ -132,13 +137,18 @@ def drawn_parts(path: str) -> set[int]:
     for index, part in enumerate(parts):
         before = parts[index - 1] if index else ""
         stem = part.partition(".")[0]
-        # Of Box, SharePoint and Google Drive.
+        # Of Box, Seafile, SharePoint and Google Drive.
         is_share = (
-            parts[max(0, index - 2) : index] == ["shared", "static"]
+            parts[max(0, index - 2) : index] in (["shared", "static"], ["seafhttp", "files"])
             or (index == len(parts) - 1 and any(re.fullmatch(r":\w:", one) for one in parts))
             or parts[max(0, index - 2) : index] == ["file", "d"]
         )
-        if is_share or _SHARED_PART.fullmatch(part):
+        if (
+            is_share
+            or _TOKEN_FOLLOWS.fullmatch(before)
+            or _SHARED_PART.fullmatch(part)
+            or SIGNED_ID.match(part)
+        ):
             found.add(index)
         elif AUDIO_FILE.fullmatch(part) or HASH.fullmatch(stem) or ID.fullmatch(stem) or part.isdecimal():
             continue

@@ -41,8 +41,8 @@ _SIGNING = re.compile(
 #: A password or key of whoever may fetch it.
 _PASSING = re.compile(
     r".*(secret|passw|passc|credential|accesskey|apikey|(private|public)key|consumerkey|authoriz|tempauth|jwt|bearer).*"
-    r"|(access|auth|security|refresh|id|api|user|client|csrf)token|pwd|pass|auth|rlkey|resourcekey|otp"
-    r"|(j|php|asp)sess.*"
+    r"|(access|auth|security|refresh|id|api|user|client|csrf)token|pwd|pass|auth(id)?|rlkey"
+    r"|security|resourcekey|otp|(j|php|asp)sess.*"
 )
 #: A secret, or what a download is known by.
 _TOKEN = re.compile(r".*token.*|.*ticket|sess|sess(ion)?(id|key)|sid")
@@ -61,8 +61,8 @@ _NAMING = re.compile(
 )
 #: One request from another: what names none of its own, and may be all that names a recording.
 _REQUEST = re.compile(
-    r"(x.*)?(request|correlation|trace|tracking|visitor)(event)?(id|uuid)?|traceparent|state|cookie|rand(om)?|rnd|nocache"
-    r"|cache(buster|bust)?|cb"
+    r"(x.*)?(request|correlation|trace|tracking|visitor|invocation)(event)?(id|uuid)?|traceparent|state|cookie"
+    r"|rand(om)?|rnd|nocache|cache(buster|bust)?|cb"
 )
 #: How it is fetched, or for whom, which names no recording.
 _MANNER = re.compile(

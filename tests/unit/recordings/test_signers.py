@@ -151,6 +151,20 @@ SIGNERS = {
     "two parts of a path": "https://files.example/sig={hex}/exp={end}/calls/1.mp3",
     "time and hash in one": "https://files.example/calls/1.mp3?t={end}-{hex}",
     "hash and time in one": "https://files.example/calls/1.mp3?h={hex}:{end}",
+    "of what redirects": "https://proxy.example/fetch?url=https%3A%2F%2Fb.s3.amazonaws.com%2Fcalls%2F1.mp3%3F"
+    "X-Amz-Date%3D20260101T000000Z%26X-Amz-Signature%3D{sha256}",
+    "of what redirects, signed as well": "https://proxy.example/fetch?token={word}&src=https%3A%2F%2Fa.blob.core."
+    "windows.net%2Fc%2F1.mp3%3Fsv%3D2024-11-04%26sig%3D{b64}%26se%3D2026-03-24",
+    "of what redirects, not encoded": "https://proxy.example/fetch?url=https://files.example/calls/1.mp3?Expires={end}"
+    "&Signature={b64}&Key-Pair-Id=K{word}",
+    "of a path in a path": "https://proxy.example/unsafe/https%3A%2F%2Fb.s3.amazonaws.com%2Fcalls%2F1.mp3%3F"
+    "X-Amz-Signature%3D{sha256}",
+    "SharePoint, converted": "https://x.svc.ms/transform/audio?provider=spo&inputFormat=mp4&docid=https%3A%2F%2F"
+    "x.sharepoint.com%2F_api%2Fv2.0%2Fdrives%2Fb!x%2Fitems%2F01ABCD%3Fversion%3DPublished%26tempauth%3D{jwt}",
+    "Moodle": "https://moodle.example/tokenpluginfile.php/{hex}/123/mod_resource/content/1/1.mp3",
+    "Filestack": "https://cdn.filestackcontent.com/security=policy:{b64},signature:{sha256}/01ABCDeFgHiJkLmNoPqR",
+    "Panopto": "https://x.panopto.com/Panopto/Podcast/Download/1.mp3?mediaTargetType=audioPodcast&invocationId={uuid}",
+    "Bitrix24": "https://x.bitrix24.com/disk/1.mp3?AUTH_ID={b64}",
     "in a folder of its own": "https://files.example/1.mp3/recording.mp3?token={word}",
 }
 WORDS = "SECRET HIDDEN CANARY GEHEIM ABCDEF".split()  # noqa: SIM905
@@ -203,6 +217,7 @@ def test_another_recording_of_the_same_signer_is_another_one(template: str) -> N
     others = {"1.mp3": "2.mp3", "call.mp3": "memo.mp3", "/abc": "/abd", "id=5": "id=6", "id=1Bx": "id=1Cx"}
     others |= {
         "/r-1/": "/r-2/",
+        "01ABCD": "01ABCE",
         "objects/1/": "objects/2/",
         "5a4d9c2e": "5a4d9c2f",
         "RE0123456789abcdef0123456789abcdef.mp3": "RE" + "f" * 32 + ".mp3",
@@ -278,6 +293,14 @@ DIFFERENT: list[Callable[[Any], str]] = [
         f"https://files.example/2/meetings/{random.Random(n).randbytes(40).hex()}Ab1/recordings/"
         f"{base64.urlsafe_b64encode(random.Random(n).randbytes(60)).decode()}/content"
     ),
+    # What is signed once for ever names an attachment, and two may be called alike.
+    lambda n: (
+        "https://app.example/rails/active_storage/blobs/redirect/"
+        f"eyJf{base64.b64encode(str(n).encode() * 50).decode()}"
+        f"--{hashlib.sha1(str(n).encode()).hexdigest()}/interview.mp3"
+    ),
+    "https://x.zendesk.com/attachments/token/AbCd12EfGh34IjK{}/?name=Anna.mp3".format,
+    "https://www.google.com/url?q=https%3A%2F%2Ffiles.example%2Fcalls%2F{}.mp3%3FSignature%3Dabcdef&sa=D".format,
     # Ids of conversations look like secrets.
     lambda n: f"https://files.example/rec.php?sid=1&conversation={hashlib.md5(str(n).encode()).hexdigest()}",
     lambda n: f"https://files.example/a.mp3?interaction={hashlib.md5(str(n).encode()).hexdigest()}",
@@ -351,6 +374,9 @@ def test_what_names_a_file_is_shown(path: str) -> None:
         "T1AB-F2CD-{hex}",
         "auth/{word}{hextime}/1.mp3",
         "media/v1.{jwt}",
+        "seafhttp/files/{uuid}/call.mp3",
+        "attachments/token/{b64}/call.mp3",
+        "rails/active_storage/blobs/redirect/{b64}--{hex}{hex}/call.mp3",
     ],
 )
 def test_a_secret_in_a_path_that_names_what_it_gives_is_not_shown_but_counts(path: str) -> None:
