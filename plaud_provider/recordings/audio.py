@@ -24,9 +24,9 @@ from plaud_provider.recordings.samples import (
     MARKERS,
     PAGE,
     SAMPLE_BYTES,
+    STREAMED,
     VARYING_BYTES,
     VARYING_SAMPLE_BYTES,
-    VARYING_SAMPLES,
     Samples,
 )
 from plaud_provider.recordings.view import View
@@ -58,6 +58,8 @@ _CONSTANT_IN_WAV = ("pcm", "adpcm", "g72", "gsm", "truespeech")
 _PROBED_IN_RANGES = "24576"
 #: Between which factors a claim fits what samples say.
 _FITTING = 1.5
+#: Likewise what samples of a constant rate say of each other.
+_STEADY = 1.1
 #: How few bytes a second of sound can have, with room below the thinnest encodings that there are: WAV with
 #: G.723.1 has 667, MP3 at its lowest rate 1,000, silence in AAC at 8 kHz about 30 with its sample table.
 MIN_BYTES_PER_SECOND = {"wav": 400.0, "w64": 400.0, "mp3": 800.0, "m4a": 16.0}
@@ -175,8 +177,16 @@ class _Recording:
             raise _DamagedError("is a ZIP archive by its content. Unpack it")
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
             return self._movie()
-        if self._is_of_frames_only(head):
-            return self._frames(start, head)
+        container_format = self._container_format(head)
+        if container_format in ffmpeg.FRAMES_ONLY:
+            return self._frames(start, head, container_format)
+        samples = Samples(self._view, start, head, self.format)
+        if container_format in STREAMED and not self._is_whole:
+            # FFmpeg would read much more of the end for it.
+            end = samples.last_moment()
+            self._refuse_several(samples)
+            if end is not None:
+                return end, True
         options = {} if self._is_whole else {"probesize": _PROBED_IN_RANGES}
         with self._opened(self._view.again(start=start), **options) as (container, stream):
             if self._is_whole:
@@ -187,33 +197,36 @@ class _Recording:
                 self._not_cut_off(claim.seconds, there)
                 # Else the header was written when it was not that long yet.
                 return (claim.seconds, True) if there < claim.seconds * 2 else (there, False)
-            samples = Samples(self._view, start, head, self.format)
             if head[:4] == PAGE and self._is_chained(head):
                 return samples.by_head(), False
             if head[:4] == PAGE and claim is not None:
                 # By the time of its last page.
                 return claim.seconds, not self._is_guessed(claim, container, stream)
+            if container_format in STREAMED and claim is not None:
+                return claim.seconds, False
             end = samples.last_moment()
-            if end is not None or container.format.name in ("mpegts", "mpeg"):
-                self._refuse_several(samples)
             if end is not None:
-                return self._not_cut_off(claim.seconds if claim else None, end), True
+                self._refuse_several(samples)
+                if claim and not self._is_guessed(claim, container, stream):
+                    # What ends last may be a picture.
+                    last = samples.last.last if samples.last and claim.end is not None else end
+                    self._not_cut_off(claim.end or claim.seconds, last)
+                return end, True
             if claim is None:
                 return self._counted_in_part(container, stream)
             is_exact = claim.end is None or len(container.streams) == 1
             is_exact = is_exact and not self._is_guessed(claim, container, stream)
-            if container.format.name in ("mpegts", "mpeg"):
-                return claim.seconds, is_exact
             return self._confirmed(claim.seconds, is_exact, samples)
 
     @property
     def _name(self) -> str:
         return self.format.upper()
 
-    def _is_of_frames_only(self, head: bytes) -> bool:
+    def _container_format(self, head: bytes) -> str:
+        """Return FFmpeg's name of a container; empty if its beginning does not tell."""
         with suppress(_DamagedError), self._opened(io.BytesIO(head)) as (container, _):
-            return container.format.name in ffmpeg.FRAMES_ONLY
-        return False
+            return container.format.name
+        return ""
 
     @contextmanager
     def _opened(self, file: Any, **options: str) -> Iterator[tuple[InputContainer, AudioStream]]:
@@ -336,7 +349,7 @@ class _Recording:
 
     # Frames one after the other
 
-    def _frames(self, start: int, head: bytes) -> tuple[float, bool]:
+    def _frames(self, start: int, head: bytes, container_format: str) -> tuple[float, bool]:
         claim, claimed_bytes = self._mp3_claim(head)
         there = self._size - start
         is_whole = not claimed_bytes or there <= claimed_bytes * TOLERATED_CLAIM
@@ -348,19 +361,22 @@ class _Recording:
             return self._not_cut_off(claim if is_cut_off else None, count.seconds), True
         if claim and claimed_bytes and claimed_bytes > there * TOLERATED_CLAIM:
             return self._not_cut_off(claim, claim * there / claimed_bytes, claimed_bytes, there), True
-        samples = Samples(self._view, start, head, self.format)
+        samples = Samples(self._view, start, head, self.format, container_format)
         if claim and claimed_bytes and is_whole and _is_like(claim, samples.by_head()):
             return claim * min(1.0, there / claimed_bytes), True
         is_varying = samples.are_of_different_sizes()
         sampled = samples.seconds() if claim or not is_varying else 0.0
         if claim and is_whole and _is_like(claim, sampled):
             return claim, True
+        # It may begin with a long silence, whose frames are of one size.
+        is_varying = is_varying or not _is_like(samples.by_head(), sampled, within=_STEADY)
         if is_varying and there <= VARYING_BYTES:
+            self._view.part(0, self._size)
             with self._opened(self._view.again(start=start)) as (container, stream):
                 count, _ = ffmpeg.counted(container, stream)
             return count.seconds, True
         if is_varying:
-            sampled = samples.seconds(VARYING_SAMPLES, VARYING_SAMPLE_BYTES)
+            sampled = samples.seconds(VARYING_SAMPLE_BYTES)
         return sampled, False
 
     def _refuse_several(self, samples: Samples) -> None:
@@ -493,8 +509,8 @@ def _cut_off(
     return _DamagedError(f"is cut off: its {name} header speaks of {what}. Copy or record it again", seconds)
 
 
-def _is_like(claim: float, estimate: float) -> bool:
-    return claim / _FITTING < estimate < claim * _FITTING
+def _is_like(claim: float, estimate: float, within: float = _FITTING) -> bool:
+    return claim / within < estimate < claim * within
 
 
 def length_in_words(seconds: float) -> str:

@@ -31,6 +31,8 @@ WITH_TIMES_AT_END = frozenset({"ogg", "mpegts", "mpeg"})
 _LARGEST_FRAME = 8192
 #: Seconds that times go back or forth where another recording follows in the same file.
 JUMP = 1.0
+#: Seconds before 0, at most, that are there for the decoder to start with: FFmpeg gives one of what is trimmed.
+_LEAD = 2.0
 #: What FFmpeg's names for containers are called here.
 _NAMES = {"matroska": "webm", "amrnb": "amr", "amrwb": "amr"}
 #: What is an M4A, if there is no picture but that of its cover.
@@ -44,11 +46,14 @@ class UnreadableError(Exception):
 
 
 @contextmanager
-def opened(file: Any, **options: str) -> Iterator[tuple[InputContainer, AudioStream]]:
+def opened(
+    file: Any, container_format: str | None = None, **options: str
+) -> Iterator[tuple[InputContainer, AudioStream]]:
     """
     Open media, and find the first sound in it.
 
     :param file: An open file; it seeks, if it can.
+    :param container_format: FFmpeg's name of what it is; ``None``: FFmpeg finds out.
     :param options: FFmpeg's, beside those that keep it from opening other files.
     :raises UnreadableError: if there is none, or the file cannot be read, also while it is used.
     """
@@ -58,6 +63,7 @@ def opened(file: Any, **options: str) -> Iterator[tuple[InputContainer, AudioStr
         with av.open(
             file,
             "r",
+            format=container_format,
             options={**_OPTIONS, **options},
             metadata_errors="replace",
             buffer_size=4096,
@@ -94,6 +100,15 @@ def seconds(time: int, stream: AudioStream) -> float:
     return float(time * stream.time_base) if stream.time_base else 0.0
 
 
+def beginning(moment: float) -> float:
+    """
+    Return from when on sound counts: what is a little before 0 is there for the decoder to start with.
+
+    :param moment: When the first of it begins, in seconds. Far below 0 it is a clock that wraps around.
+    """
+    return 0.0 if -_LEAD <= moment < 0 else moment
+
+
 class Claim(NamedTuple):
     """
     What a file says about its length.
@@ -109,7 +124,7 @@ class Claim(NamedTuple):
 
 def claim(container: InputContainer, stream: AudioStream) -> Claim | None:
     """Return what a file says about its length."""
-    begin = max(0.0, seconds(stream.start_time or 0, stream))
+    begin = beginning(seconds(stream.start_time or 0, stream))
     if stream.duration and stream.duration > 0:
         length = seconds(stream.duration, stream)
         if container.format.name == "ogg" and stream.codec_context.name == "opus" and length > begin:
@@ -148,9 +163,9 @@ class Count:
         self._frame = int(frame / stream.time_base) if stream.time_base else 0
         self._jump = int(JUMP / stream.time_base) if stream.time_base else 0
         self._first: int | None = None
-        self._end = self._before = self._total = 0
+        self._end = self._total = self._last = 0
+        self._before = 0.0
         self._begin: int | None = None
-        self._last = 0
 
     def add(self, packet: Packet[Any]) -> None:
         """Count a packet."""
@@ -165,10 +180,10 @@ class Count:
         if packet.pts is None:
             return
         if self._first is not None and abs(packet.pts - self._end) > self._jump:
-            self._before += self._end - max(0, self._first)
-            self._first, self._end = None, 0
+            self._before += self._length()
+            self._first = None
+        self._end = packet.pts + length if self._first is None else max(self._end, packet.pts + length)
         self._first = packet.pts if self._first is None else self._first
-        self._end = max(self._end, packet.pts + length)
         self._begin = packet.pts if self._begin is None else self._begin
         self._last = max(self._last, self._end)
 
@@ -177,13 +192,17 @@ class Count:
         """All of it."""
         if self._first is None or self._is_of_frames:
             return seconds(self._total, self._stream)
-        # A first packet before 0 is there for the decoder to start with.
-        return seconds(self._before + self._end - max(0, self._first), self._stream)
+        return self._before + self._length()
 
     @property
     def span(self) -> float:
         """From the first to the last of it, with what is no sound."""
-        return max(self.seconds, seconds(self._last - max(0, self._begin or 0), self._stream))
+        begin = beginning(seconds(self._begin or 0, self._stream))
+        return max(self.seconds, seconds(self._last, self._stream) - begin)
+
+    def _length(self) -> float:
+        """Return how long the sound is since times went far back or forth."""
+        return seconds(self._end, self._stream) - beginning(seconds(self._first or 0, self._stream))
 
 
 def counted(container: InputContainer, stream: AudioStream) -> tuple[Count, float]:

@@ -247,7 +247,7 @@ class Fragments:
     def _last(self) -> Sound | None:
         """Return the last sound, unless the end of the file has none for long."""
         start = end = self._view.size
-        for window in _windows(end - self._boxes.first_fragment, LIMIT_BYTES):
+        for window in _windows(self._size_of_first() * 5 // 4, end - self._boxes.first_fragment):
             content = self._part(end - window, min(start + _TOP, end))
             start = end - window
             tops = _tops(content)
@@ -259,25 +259,27 @@ class Fragments:
                 break
         return None
 
+    def _size_of_first(self) -> int:
+        """Return how many bytes the first fragment has with its samples: others are about as large."""
+        start = self._boxes.first_fragment
+        return (
+            max(box.end for box in itertools.islice(boxes_between(self._view, start, self._view.size), 2))
+            - start
+        )
+
     def _is_one(self, first: Sound, last: Sound) -> bool:
         """Whether times rise from the first to the last fragment: else recordings follow each other."""
         begins = [first.begin]
+        window = min(max(NEXT_BYTES, self._size_of_first()), _CHECKED)
         for third in (1, 2):
             middle = first.offset + (last.offset - first.offset) * third // 3
             with suppress(_LostError):
-                place = self._next(middle, last.offset)
-                sound = next(self._sounds(place), None) if place is not None else None
+                tops = _tops(self._part(middle, middle + window))
+                place = middle + tops[0] if tops else last.offset
+                sound = next(self._sounds(place), None) if place < last.offset else None
                 begins += [sound.begin] if sound is not None else []
         begins.append(last.begin)
         return begins == sorted(begins)
-
-    def _next(self, position: int, end: int) -> int | None:
-        """Return where the next fragment is, if it is near and before an offset."""
-        for window in _windows(end - position, _CHECKED):
-            tops = _tops(self._part(position, position + window + _TOP))
-            if tops and position + tops[0] < end:
-                return position + tops[0]
-        return None
 
     def _there_of(self, sound: Sound) -> float:
         """Return which share of a fragment's samples is there: a stream may have broken off."""
@@ -293,14 +295,14 @@ class Fragments:
         return content
 
 
-def _windows(there: int, most: int) -> Iterator[int]:
+def _windows(first: int, there: int) -> Iterator[int]:
     """Yield how many bytes to look at, more and more, up to all that there are."""
-    window = NEXT_BYTES
-    while window < there:
-        if window > most:
-            raise _LostError
+    window = max(first, NEXT_BYTES)
+    while window < min(there, LIMIT_BYTES):
         yield window
-        window *= 2
+        window *= 4
+    if there > LIMIT_BYTES:
+        raise _LostError
     yield there
 
 

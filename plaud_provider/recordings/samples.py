@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
 from plaud_provider.recordings import ffmpeg
 from plaud_provider.recordings.view import View
@@ -18,18 +19,37 @@ HEAD_BYTES = 32 * 1024
 SAMPLE_BYTES = 11 * 1024
 SAMPLES = 3
 #: Frames of varying size tell little of those elsewhere: speech has ten times the bytes of silence. Such a
-#: file that does not say its length is read as a whole up to here, in one request; a larger one in samples.
+#: file that does not say its length is read as a whole up to here, in one request; of a larger one each
+#: sample has so much. docs/submit.md says what that costs and how far it is off.
 VARYING_BYTES = 3 * 1024 * 1024
-VARYING_SAMPLES, VARYING_SAMPLE_BYTES = 16, 64 * 1024
+VARYING_SAMPLE_BYTES = 1024 * 1024
 #: How much of a file's end is read to find a time in it.
 TAILS = (HEAD_BYTES, 256 * 1024, 1024 * 1024)
 PAGE = b"OggS"
 #: Where a stretch of a file can be read from, of which FFmpeg has to know the beginning.
-MARKERS = {"flac": b"\xff", "webm": b"\x1f\x43\xb6\x75", "ogg": PAGE, "opus": PAGE}
+MARKERS = {"asf": b"\x82\0\0", "flac": b"\xff", "webm": b"\x1f\x43\xb6\x75", "ogg": PAGE, "opus": PAGE}
+#: Of which any stretch says when it is, and can be read by itself.
+STREAMED = frozenset({"mpegts", "mpeg"})
 #: Of which the end tells when it ends.
-_WITH_TIMES = frozenset({"flac", "webm"})
+_WITH_TIMES = frozenset({"asf", "flac", "webm", *STREAMED})
+#: Between the beginning and the end: whether times rise there as well.
+_LOOKS = 2
 #: Seconds by which the times of a beginning may be above those of an end.
 _TOLERATED = 1.5
+
+
+class Moments(NamedTuple):
+    """
+    The times of a stretch.
+
+    :param begin: When its sound begins, in seconds.
+    :param end: When that ends.
+    :param last: When all ends that is in it, be it sound or a picture.
+    """
+
+    begin: float
+    end: float
+    last: float
 
 
 class Samples:
@@ -40,29 +60,35 @@ class Samples:
     :param start: Where it begins, behind tags.
     :param head: What is there.
     :param format: What it is called by its content.
+    :param container_format: FFmpeg's name of it, if it is nothing but frames one after the other.
     """
 
-    def __init__(self, view: View, start: int, head: bytes, format: str) -> None:
+    def __init__(
+        self, view: View, start: int, head: bytes, format: str, container_format: str | None = None
+    ) -> None:
         self._view = view
         self._start = start
         self._head = head
         self._behind = start + len(head)
         self._format = format
+        self._container_format = container_format
         self._of_head = _seconds_per_byte(head)
+        #: The times at the end, once :meth:`last_moment` has found them.
+        self.last: Moments | None = None
 
-    def seconds(self, count: int = SAMPLES, size: int = SAMPLE_BYTES) -> float:
+    def seconds(self, size: int = SAMPLE_BYTES) -> float:
         """
         Estimate the length by the beginning and some stretches of the rest, each standing for its part.
 
-        :param count: How many stretches.
         :param size: Bytes of each.
         """
         if self._format in ffmpeg.WITH_ONE_HEADER:
             return self.by_head()
         rates = []
-        for sample in self._parts(count, size):
+        for sample in self._parts(SAMPLES, size):
             if self._format not in MARKERS:
-                rates.append(_seconds_per_byte(sample))
+                # A few frames are not always enough for FFmpeg to know what they are.
+                rates.append(_seconds_per_byte(sample, self._container_format))
             elif rate := _seconds_per_byte(self._with_beginning(sample), is_sound=True):
                 rates.append(rate)
         rate = sum(rates) / len(rates) if rates else self._of_head
@@ -89,10 +115,9 @@ class Samples:
 
     def do_times_rise(self) -> bool:
         """Whether times rise from the beginning to the end: else recordings follow each other."""
-        moments = [
-            self._moments(self._with_beginning(sample)) for sample in self._parts(SAMPLES, SAMPLE_BYTES)
-        ]
-        begins = [begin for begin, end in moments if end > begin]
+        samples = self._parts(_LOOKS, SAMPLE_BYTES)
+        moments = [self._moments(self._with_beginning(sample)) for sample in samples]
+        begins = [found.begin for found in moments if found] + ([self.last.end] if self.last else [])
         return begins == sorted(begins)
 
     def _with_beginning(self, sample: bytes) -> bytes:
@@ -118,15 +143,19 @@ class Samples:
             return self._last_tag()
         if self._format not in _WITH_TIMES:
             return None
-        begin, of_head = self._moments(self._head)
-        size_of_all = self._view.size
-        for size in TAILS:
-            tail = self._view.part(max(self._behind, size_of_all - size), size_of_all)
-            of_tail, end = self._moments(self._with_beginning(tail))
-            if end > of_tail:
+        # A picture may come first.
+        first = self._moments(self._head) or self._moments(
+            self._view.part(self._start, self._start + TAILS[1])
+        )
+        for size in TAILS if first else ():
+            tail = self._view.part(max(self._behind, self._view.size - size), self._view.size)
+            last = self._moments(self._with_beginning(tail))
+            if first and last:
+                self.last = last
                 # Else its times are those of the stretch, or of another recording.
-                return end - max(0.0, begin) if of_tail >= of_head - _TOLERATED else None
-            if size > size_of_all:
+                is_later = last.begin >= first.end - _TOLERATED
+                return last.end - ffmpeg.beginning(first.begin) if is_later else None
+            if size > self._view.size:
                 break
         return None
 
@@ -137,25 +166,31 @@ class Samples:
         tag = self._view.part(size - 4 - length, size - 4 - length + 11)
         if length < 11 or len(tag) < 11 or int.from_bytes(tag[1:4]) != length - 11:
             return None
-        begin, _ = self._moments(self._head)
-        return (tag[7] << 24 | int.from_bytes(tag[4:7])) / 1000 - max(0.0, begin)
+        first = self._moments(self._head)
+        begin = ffmpeg.beginning(first.begin) if first else 0.0
+        return (tag[7] << 24 | int.from_bytes(tag[4:7])) / 1000 - begin
 
-    def _moments(self, part: bytes) -> tuple[float, float]:
-        """Return when the sound of a part begins and ends."""
-        times = []
+    def _moments(self, part: bytes) -> Moments | None:
+        """Return the times of a part; ``None`` if it has no sound, or does not say when."""
+        times, last = [], 0.0
         with suppress(ffmpeg.UnreadableError), ffmpeg.opened(io.BytesIO(part)) as (container, stream):
-            for packet in ffmpeg.packets(container, stream):
-                if packet.pts is not None:
-                    times += [packet.pts, packet.pts + (packet.duration or 0)]
-            return ffmpeg.seconds(min(times, default=0), stream), ffmpeg.seconds(
-                max(times, default=0), stream
+            for packet in ffmpeg.packets(container):
+                if packet.pts is None or not packet.time_base:
+                    continue
+                span = [packet.pts, packet.pts + (packet.duration or 0)]
+                last = max(last, float(span[1] * packet.time_base))
+                times += span if packet.stream_index == stream.index else []
+            begin, end = (
+                ffmpeg.seconds(time, stream) for time in (min(times, default=0), max(times, default=0))
             )
-        return 0.0, 0.0
+            return Moments(begin, end, last) if end > begin else None
+        return None
 
 
-def _seconds_per_byte(sample: bytes, *, is_sound: bool = False) -> float:
+def _seconds_per_byte(sample: bytes, container_format: str | None = None, *, is_sound: bool = False) -> float:
     covered, seconds = 0, 0.0
-    with suppress(ffmpeg.UnreadableError), ffmpeg.opened(io.BytesIO(sample)) as (container, stream):
+    opening = ffmpeg.opened(io.BytesIO(sample), container_format)
+    with suppress(ffmpeg.UnreadableError), opening as (container, stream):
         for packet in ffmpeg.packets(container):
             covered += packet.size
             if packet.stream_index == stream.index:

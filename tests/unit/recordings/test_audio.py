@@ -7,6 +7,7 @@ import os
 import struct
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from tests.unit.recordings.sounds import M4A, MP3, WAV, atom, chunk, m4a, wav
 HOUR = 3600
 #: What reading a recording in a storage may cost.
 REQUESTS, REQUESTED = 4, 66 * 1024
+#: A rate that varies, of the fourth and the ninth quality.
+VARYING, VARYING_LESS = ({"flags": "+qscale", "global_quality": str(118 * quality)} for quality in (4, 9))
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov", "frag_duration": "2000000"}
 
 
@@ -92,7 +95,7 @@ COVER = os.urandom(100_000)
         (encoded("mp3", "libmp3lame") * 5, 30.5),
         (encoded("mp3", "libmp3lame", rate=11025), 6.2),
         (encoded("mp3", "libmp3lame", rate=44100, layout="stereo", bit_rate=320_000), 6.05),
-        (encoded("mp3", "libmp3lame", codec_options={"q": "4"}, tags={"title": "x" * 3000}), 6.08),
+        (encoded("mp3", "libmp3lame", codec_options=VARYING, tags={"title": "x" * 3000}), 6.08),
     ],
     ids=[
         "no header",
@@ -124,7 +127,7 @@ def test_an_mp3_is_as_long_as_its_frames(content: bytes, seconds: float) -> None
 
 def test_an_estimate_of_a_variable_rate_takes_the_whole_file_into_account() -> None:
     silence = encoded("mp3", "libmp3lame", 60, bit_rate=8000, is_silent=True, options={"write_xing": "0"})
-    content = silence + encoded("mp3", "libmp3lame", 240, bit_rate=32_000, options={"write_xing": "0"})
+    content = silence + encoded("mp3", "libmp3lame", 240, bit_rate=128_000, options={"write_xing": "0"})
 
     on_disk, in_storage = both(content)
 
@@ -132,10 +135,30 @@ def test_an_estimate_of_a_variable_rate_takes_the_whole_file_into_account() -> N
     assert (in_storage.kind, in_storage.seconds) == ("estimated", pytest.approx(300, rel=0.1))
 
 
+def test_a_silence_at_the_beginning_is_not_taken_for_a_constant_rate() -> None:
+    begin = encoded(
+        "mp3", "libmp3lame", 100, is_silent=True, codec_options=VARYING, options={"write_xing": "0"}
+    )
+    talk = encoded(
+        "mp3",
+        "libmp3lame",
+        900,
+        is_noise=True,
+        has_pauses=True,
+        codec_options=VARYING,
+        options={"write_xing": "0"},
+    )
+
+    on_disk, in_storage = both(begin + talk * 2)
+
+    assert on_disk.seconds == pytest.approx(1900, abs=1)
+    assert in_storage.seconds == pytest.approx(1900, rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("container", "codec", "told"),
     [
-        ("mp3", "libmp3lame", {"codec_options": {"q": "6"}, "options": {"write_xing": "0"}}),
+        ("mp3", "libmp3lame", {"codec_options": VARYING, "options": {"write_xing": "0"}}),
         ("mp3", "libmp3lame", {"codec_options": {"abr": "1", "b": "48000"}, "options": {"write_xing": "0"}}),
         ("adts", "aac", {}),
         ("latm", "aac", {}),
@@ -421,6 +444,64 @@ def test_a_long_recording_in_a_storage_is_measured_in_few_requests(content: byte
     assert (len(reads.spans), reads.fetched < REQUESTED) == (requests, True)
 
 
+#: What does not say its length is read in as few requests, of more bytes.
+ODD = {
+    "MP3 of varying rate": (
+        lambda: encoded(
+            "mp3",
+            "libmp3lame",
+            1800,
+            is_noise=True,
+            has_pauses=True,
+            codec_options=VARYING,
+            options={"write_xing": "0"},
+        ),
+        (4, 3200),
+    ),
+    "a shorter one": (
+        lambda: encoded(
+            "mp3", "libmp3lame", 300, codec_options=VARYING, is_noise=True, options={"write_xing": "0"}
+        ),
+        (2, 3072),
+    ),
+    "AAC": (lambda: encoded("adts", "aac", 60), (2, 3072)),
+    "MPEG-TS": (lambda: encoded("mpegts", "aac", 60), (4, 90)),
+    "MPEG-TS with a picture": (lambda: encoded("mpegts", "aac", 60, video=True, moves_from=0), (4, 90)),
+    "MPEG-TS whose sound comes late": (
+        lambda: encoded("mpegts", "aac", 60, video=True, moves_from=0, begin=4),
+        (5, 320),
+    ),
+    "MPEG program stream": (
+        lambda: encoded("mpeg", "mp2", 60, rate=44100, video=True, moves_from=0),
+        (4, 90),
+    ),
+    "FLAC": (lambda: encoded("flac", "flac", 60, is_noise=True), (4, 90)),
+    "WebM": (lambda: encoded("webm", "libopus", 60, rate=48000, is_seekable=False), (4, 90)),
+    "fragments that are not listed": (
+        lambda: encoded(
+            "mp4",
+            "aac",
+            600,
+            options={"movflags": "frag_keyframe+empty_moov+skip_trailer", "frag_duration": "20000000"},
+        ),
+        (5, 320),
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "cost"), ODD.values(), ids=ODD)
+def test_what_does_not_say_its_length_is_measured_in_few_requests(
+    make: Callable[[], bytes], cost: tuple[int, int]
+) -> None:
+    content = make()
+    reads = Reads(content)
+
+    found = measure(reads.file, is_ranged=True)
+
+    assert found.seconds == pytest.approx(measured(content).seconds, rel=0.1)
+    assert (len(reads.spans) <= cost[0], reads.fetched <= cost[1] * 1024) == (True, True)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -568,10 +649,21 @@ def test_a_live_recording_that_does_not_say_its_length_is_measured_by_its_last_m
         assert found == Measured(pytest.approx(90, abs=0.1), "measured", "webm")
 
 
+@pytest.mark.parametrize("is_seekable", [True, False], ids=["finished", "piped"])
+@pytest.mark.parametrize("share", [1, 0.5])
+def test_a_wma_is_as_long_as_its_last_packet_says_whole_or_not(is_seekable: bool, share: float) -> None:
+    content = encoded("asf", "wmav2", 120, bit_rate=32_000, is_seekable=is_seekable)
+
+    on_disk, in_storage = both(content[: int(len(content) * share)])
+
+    assert on_disk == Measured(pytest.approx(120 * share, abs=0.5), "measured", "asf")
+    assert in_storage == Measured(pytest.approx(on_disk.seconds, abs=0.1), "measured", "asf")
+
+
 @pytest.mark.parametrize("frames", [100, 10_000_000])
 def test_an_mp3_with_all_the_bytes_it_claims_is_as_long_as_its_frames_whatever_it_says(frames: int) -> None:
-    content = encoded("mp3", "libmp3lame", 30, codec_options={"q": "4"}, options={"id3v2_version": "0"})
-    at = content.index(b"Info") + 8
+    content = encoded("mp3", "libmp3lame", 30, codec_options=VARYING, options={"id3v2_version": "0"})
+    at = content.index(b"Xing") + 8
     on_disk, in_storage = both(content[:at] + struct.pack(">I", frames) + content[at + 4 :])
 
     assert (on_disk.kind, on_disk.seconds) == ("measured", pytest.approx(30, abs=0.2))
@@ -588,7 +680,7 @@ def test_a_wav_with_a_wrong_byte_rate_is_as_long_as_its_packets(codec: str) -> N
 
 
 def test_an_mp3_of_varying_rate_in_a_wav_is_as_long_as_its_frames() -> None:
-    content = encoded("wav", "libmp3lame", 20, codec_options={"q": "9"}, bit_rate=None)
+    content = encoded("wav", "libmp3lame", 20, codec_options=VARYING_LESS, bit_rate=None)
 
     for found in both(content):
         assert found == Measured(pytest.approx(20, abs=0.2), "measured", "wav")
@@ -603,13 +695,26 @@ def test_a_trimmed_recording_is_as_long_as_what_is_played_of_it() -> None:
         assert found == Measured(pytest.approx(10, abs=0.1), "measured", "m4a")
 
 
-@pytest.mark.parametrize("container", ["mov", "asf"])
+@pytest.mark.parametrize("container", ["mov", "asf", "matroska", "mpegts"])
 def test_sound_that_ends_before_the_picture_is_not_cut_off(container: str) -> None:
-    codec = "pcm_s16le" if container == "mov" else "wmav2"
+    codec = {"mov": "pcm_s16le", "asf": "wmav2"}.get(container, "aac")
     on_disk, in_storage = both(encoded(container, codec, 12, video=True, video_seconds=20, bit_rate=32_000))
 
     assert (on_disk.kind, on_disk.seconds) == ("measured", pytest.approx(12, abs=0.2))
     assert in_storage.kind == "estimated" or in_storage.seconds == pytest.approx(12, abs=0.2)
+
+
+@pytest.mark.parametrize("begin", [HOUR, 2**33 / 90_000 - 15], ids=["late", "until the clock begins anew"])
+def test_a_stretch_of_a_broadcast_is_as_long_as_itself(begin: float) -> None:
+    for found in both(encoded("mpegts", "aac", 40, begin=begin)):
+        assert found == Measured(pytest.approx(40, abs=0.2), "measured", "mpegts")
+
+
+def test_few_frames_in_a_sample_are_known_for_what_they_are() -> None:
+    reads = Reads(encoded("mp2", "mp2", 40, rate=48000, layout="stereo", bit_rate=384_000))
+
+    assert measure(reads.file, is_ranged=True).seconds == pytest.approx(40, rel=0.05)
+    assert (len(reads.spans) <= REQUESTS, reads.fetched < REQUESTED) == (True, True)
 
 
 def test_an_apev2_tag_in_front_is_skipped_however_large() -> None:
