@@ -147,7 +147,8 @@ def validate_transcription_ids(value: object) -> list[str]:
         return [validate_transcription_id(value)]
     if not isinstance(value, Iterable) or isinstance(value, (bytes, Mapping)):
         raise PlaudInputError(
-            f"transcription_id: takes an id or a list of ids, not a {type(value).__name__}. Nothing was sent."
+            f"transcription_id: takes an id or a list of ids, not a {type(value).__name__}. Pass what "
+            "SubmitTranscriptionOperator returned (submit.output); a sensor returns counts. Nothing was sent."
         )
     return list(dict.fromkeys(validate_transcription_id(item) for item in value))
 

@@ -31,7 +31,7 @@ WITH_TIMES_AT_END = frozenset({"ogg", "mpegts", "mpeg"})
 _LARGEST_FRAME = 8192
 #: Seconds that times go back or forth where another recording follows in the same file.
 JUMP = 1.0
-#: Seconds before 0, at most, that are there for the decoder to start with: FFmpeg gives one of what is trimmed.
+#: Seconds before 0, at most, that are there for the decoder to start with: one of what is trimmed.
 _LEAD = 2.0
 #: What FFmpeg's names for containers are called here.
 _NAMES = {"matroska": "webm", "amrnb": "amr", "amrwb": "amr"}

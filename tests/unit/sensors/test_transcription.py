@@ -361,6 +361,7 @@ def test_an_empty_list_is_nothing_to_wait_for(plaud: EmulatorServer) -> None:
         ("../oauth", "is not a transcription id"),
         (["txn_1", None], "a NoneType"),
         (7, "takes an id or a list of ids, not a int"),
+        ({"version": 1, "completed": 1}, "not a dict. Pass what SubmitTranscriptionOperator returned"),
     ],
 )
 def test_what_is_no_id_is_told_before_any_request(plaud: EmulatorServer, ids: Any, message: str) -> None:
