@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         "that is there and differs is left as it is, unless --overwrite is given.",
         _DAGS_EXAMPLES,
     )
-    dags.add_argument("folder", type=Path, metavar="DIR", help="made if it is not there")
+    dags.add_argument("folder", type=_folder, metavar="DIR", help="made if it is not there")
     dags.add_argument("names", nargs="*", metavar="DAG", help=f"any of {', '.join(dag_names())}; default all")
     dags.add_argument("--overwrite", action="store_true", help="replace files that differ")
 
@@ -193,6 +193,13 @@ def dag_names() -> list[str]:
     return sorted(
         file.stem for file in (PACKAGE / "example_dags").glob("*.py") if not file.stem.startswith("_")
     )
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():
+        # A variable of the shell that is not set; the folder that one is in is named ".".
+        raise argparse.ArgumentTypeError("is empty. Name the folder, as in ~/airflow/dags")
+    return Path(text)
 
 
 def copy_dags(folder: Path, names: Sequence[str] = (), *, overwrite: bool = False) -> int:

@@ -14,7 +14,12 @@ from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from plaud_provider.exceptions import PlaudError
+from plaud_provider.exceptions import (
+    PlaudConnectionError,
+    PlaudError,
+    PlaudRateLimitError,
+    PlaudServerError,
+)
 
 if TYPE_CHECKING:
     from plaud_provider.hooks.plaud import PlaudHook
@@ -129,6 +134,8 @@ class Subject:
                     hook.drive(verify_api_key(elsewhere, hook.retry_policy), in_turn=False)
                 else:
                     hook.drive(verify_credentials(elsewhere, hook.retry_policy), in_turn=False)
+            except (PlaudConnectionError, PlaudServerError, PlaudRateLimitError) as away:
+                raise _NotLookedAtError(f"whether {other.name} takes this client as well: {away}") from None
             except PlaudError as refused:
                 return f"{own.name}; {other.name} at {base_url} does not take this client: {refused}"
         if self._is_accepted:

@@ -107,3 +107,16 @@ def test_docs_has_every_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == page_names()
     assert main(["docs", "archive"]) == 0
     assert capsys.readouterr().out.startswith("# Archives and backfills")
+
+
+@pytest.mark.parametrize("folder", ["", " "])
+def test_dags_takes_no_folder_that_has_no_name(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SystemExit):
+        main(["dags", folder])
+
+    assert "Name the folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

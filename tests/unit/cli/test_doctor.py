@@ -171,6 +171,18 @@ def test_the_other_api_is_asked_whether_it_knows_the_client(
     assert plaud.ledger(kind="submit") == []
 
 
+def test_an_api_that_cannot_be_reached_is_not_said_to_refuse_the_client(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, plaud: EmulatorServer
+) -> None:
+    connection = {**json.loads(plaud.airflow_connection), "host": "http://127.0.0.1:9"}
+    monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
+    _, lines, _ = examined(capsys)
+
+    assert lines["token"][0] == "✗"
+    assert lines["api"][0] == "-"
+    assert "not looked at: whether embedded takes this client" in lines["api"][1]
+
+
 def test_a_client_of_the_other_api_is_told_so(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, plaud: EmulatorServer
 ) -> None:
