@@ -95,6 +95,10 @@ class _DamagedError(Exception):
         self.seconds = None if seconds is None else round(seconds, 3)
 
 
+class _ByPartsError(_DamagedError):
+    """The same of a file that can only be measured by reading all of it."""
+
+
 def measure(path_or_file: str | os.PathLike[str] | BinaryIO, *, is_ranged: bool = False) -> Measured:
     """
     Find out what a file is and how long it lasts.
@@ -119,7 +123,14 @@ def _measured(file: BinaryIO, *, is_ranged: bool) -> Measured:
     try:
         if not size:
             raise _DamagedError("is empty")
-        seconds, is_exact = recording.length()
+        try:
+            seconds, is_exact = recording.length()
+        except _ByPartsError:
+            if size > VARYING_BYTES:
+                raise
+            view.part(0, size)
+            recording = _Recording(view, is_whole=True)
+            seconds, is_exact = recording.length()
         recording.check(seconds)
     except _DamagedError as damage:
         return Measured(damage.seconds, "not measurable", recording.format, str(damage))
@@ -339,7 +350,7 @@ class _Recording:
         fragments = Fragments(self._view, boxes)
         length = fragments.length()
         if length is None:
-            raise _DamagedError(
+            raise _ByPartsError(
                 f"is an {self._name} file in fragments, whose first and last sound cannot be found in few "
                 "reads. Write it anew in one piece (ffmpeg -i FILE -c copy NEW.mp4)"
             )
@@ -381,7 +392,7 @@ class _Recording:
 
     def _refuse_several(self, samples: Samples) -> None:
         if not samples.do_times_rise():
-            raise _DamagedError(
+            raise _ByPartsError(
                 f"is a {self._name} file of several recordings, which cannot be measured by parts of it. "
                 "Split it or convert it into one"
             )
