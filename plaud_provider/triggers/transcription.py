@@ -264,6 +264,9 @@ class _Looks:
             for under_way in self._under_way:
                 under_way.cancel()
             await asyncio.gather(*self._under_way, return_exceptions=True)
+            # Not at each look: of a thousand that is a thousand files.
+            if times := self._known.times.news():
+                await asyncio.to_thread(self._known_times.add, times)
 
     def _now(self) -> float:
         return time.monotonic() + self._clock_offset
@@ -325,8 +328,6 @@ class _Looks:
             submitted_at=self._submitted_at.get(transcription_id),
             log=self._trigger.log,
         )
-        if news := self._known.times.news():
-            await asyncio.to_thread(self._known_times.add, news)
 
     async def _ask(self, transcription_id: str) -> Transcription:
         """Return what is kept, else ask Plaud and keep a final answer, before it counts as final."""
