@@ -98,7 +98,8 @@ class Shell(ABC, Generic[AnyTurn]):
             case Send(request, within):
                 if self._turn is not None:
                     if self._taken_at is not None and time.monotonic() - self._taken_at > NOTE_SECONDS:
-                        # Stopped, or held up by the ledger: the slot may be someone else's by now.
+                        # Stopped, or held up by the ledger: the slot may be someone else's by now. Ahead of
+                        # submits, and past the breaker: it had its turn, and is noted as being sent.
                         await self._give_back(self._turn, ReturnSlot(sent=False))
                         await self._take(self._turn, Operation.GET)
                     self._turn.has_sent = True
