@@ -249,6 +249,8 @@ class Database:
                         connection.exec_driver_sql(self.dialect.begin)
                     result = work(connection)
                     if is_rolled_back:
+                        if self.dialect.check_late is not None:
+                            connection.exec_driver_sql(self.dialect.check_late)
                         transaction.rollback()
             for call in after_commit:
                 call()

@@ -102,6 +102,8 @@ class Dialect:
     wait_seconds = 60.0
     #: What begins a transaction, after what the driver itself does.
     begin: ClassVar[str | None] = None
+    #: What looks now at constraints and triggers that wait for the commit.
+    check_late: ClassVar[str | None] = None
     #: Whether names of columns and tables that differ in upper and lower case are different ones.
     tells_cases_apart = False
     #: Whether it takes one writer at a time.

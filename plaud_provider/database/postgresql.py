@@ -58,6 +58,7 @@ class PostgresDialect(Dialect):
     """What PostgreSQL does in its own way."""
 
     tells_cases_apart = True
+    check_late = "SET CONSTRAINTS ALL IMMEDIATE"
     # Who has waited for a lock has to see what the other one wrote.
     isolation_level = "READ COMMITTED"
 

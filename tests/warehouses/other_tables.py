@@ -98,6 +98,7 @@ def _partition(field: str, transform: str) -> Callable[[Any], None]:
         kinds = {
             "void": transforms.VoidTransform(),
             "bucket": transforms.BucketTransform(4),
+            "hour": transforms.HourTransform(),
             "identity": transforms.IdentityTransform(),
         }
         with table.update_spec() as update:
@@ -160,6 +161,16 @@ UNFIT: dict[str, dict[str, Unfit]] = {
         "trigger-changes": Unfit(_OTHER_TEXT, _postgres_trigger("new.text := upper(new.text); return new;")),
         "trigger-drops": Unfit(_LOST, _postgres_trigger("return null;")),
         "trigger-raises": Unfit("not this one", _postgres_trigger("raise exception 'not this one';")),
+        "trigger-raises-late": Unfit(
+            "not this one",
+            [
+                _postgres_trigger("raise exception 'not this one';")[0],
+                (
+                    "create constraint trigger theirs after insert on plaud_segments "
+                    "initially deferred for each row execute function theirs()"
+                ),
+            ],
+        ),
         "rule-keeps": Unfit(
             _NOT_TAKEN, ["create rule theirs as on delete to plaud_segments do instead nothing"]
         ),
@@ -265,6 +276,13 @@ UNFIT: dict[str, dict[str, Unfit]] = {
     },
     "iceberg": {
         "orc": Unfit("write.format.default", _iceberg("plaud_segments", _set(write__format__default="orc"))),
+        "two-partitions": Unfit(
+            "column 'landed_at' has more than one partition",
+            _iceberg("plaud_transcripts", _partition("landed_at", "hour")),
+        ),
+        "partition-of-texts": Unfit(
+            "column 'text' is a partition", _iceberg("plaud_segments", _partition("text", "identity"))
+        ),
         "void": Unfit("transform void", _iceberg("plaud_transcripts", _partition("region", "void"))),
         "other-case": Unfit("column 'Language' is not 'language'", _iceberg("plaud_transcripts", _renamed)),
     },

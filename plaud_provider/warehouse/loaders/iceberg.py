@@ -25,6 +25,8 @@ NAMESPACE = "plaud"
 CATALOG_FILE = "catalog.sqlite"
 #: Types of connections that lead to a database for a SQL catalog.
 _SQL = ("postgres", "mysql", "sqlite")
+#: Columns whose values may be longer than the name of a folder.
+_LONG = frozenset({"audio_uri", "text", "error", "run_id", "raw", "metadata"})
 #: How long commits of other tasks may keep the file of a local catalog locked.
 _LOCKED_SECONDS = 60
 #: Of other columns a table's metadata would have the least and the greatest value: the beginning of what was
@@ -126,12 +128,18 @@ class IcebergLoader(LakeLoader):
 
     def _own_problems(self, table: sa.Table, opened: Any) -> Iterator[str]:
         """Yield what pyiceberg does not write; see the base class."""
-        from pyiceberg.transforms import UnknownTransform, VoidTransform
+        from pyiceberg.transforms import IdentityTransform, UnknownTransform, VoidTransform
 
         kind = opened.properties.get("write.format.default", "parquet")
         if kind.lower() != "parquet":
             yield f"write.format.default is {kind!r}, and pyiceberg writes 'parquet'"
-        for field in opened.spec().fields:
+        fields = opened.spec().fields
+        sources = [opened.schema().find_column_name(field.source_id) for field in fields]
+        for name in sorted({str(name) for name in sources if sources.count(name) > 1}):
+            yield f"column {name!r} has more than one partition, which pyiceberg does not write"
+        for field, name in zip(fields, sources, strict=True):
+            if name in _LONG and isinstance(field.transform, IdentityTransform):
+                yield f"column {name!r} is a partition, and may be longer than the name of a folder"
             if isinstance(field.transform, (VoidTransform, UnknownTransform)):
                 yield (
                     f"partition {field.name!r} has the transform {field.transform}, which pyiceberg does not "
