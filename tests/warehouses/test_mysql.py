@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudTableMismatchError, PlaudWarehouseError
-from tests.unit.warehouse.warehouses import landing
+from plaud_provider.ledger.ledger import open_ledger
+from tests.unit.warehouse.warehouses import CONN_ID, landing
 from tests.warehouses.lakes import KINDS, MySqlLake
 from tests.warehouses.mariadb_server import MariaDbServer
 
@@ -39,6 +42,27 @@ def test_table_that_would_cut_or_lose_is_refused_with_its_column(
 
     with pytest.raises(PlaudTableMismatchError, match=complaint):
         lake.writer()
+
+
+def test_the_rights_of_the_docs_page_are_enough_to_create_to_land_and_to_remove(lake: MySqlLake) -> None:
+    database = lake.warehouse.values["schema"]  # type: ignore[attr-defined]
+    page = Path("docs/mysql.md").read_text()
+    [told] = re.findall(r"grant (.*) on calls\.\* to plaud;", page)
+    [least] = re.findall(r"are there already, `(.*)` is enough", page)
+    for login, rights in (("creates", told), ("writes", least)):
+        lake.warehouse.run(
+            f"create user {login}_{database} identified by 'secret'",
+            f"grant {rights} on {database}.* to {login}_{database}",
+        )
+        lake.reconnect(login=f"{login}_{database}", password="secret")
+
+        writer = lake.writer()
+        open_ledger(CONN_ID)
+        for _ in range(2):
+            writer.replace([landing("txn_1", segments=2)])
+        writer.try_out()
+
+        assert writer.loader.remove(["txn_1"]) == (1, 2)
 
 
 def test_ids_that_differ_in_case_are_two(lake: MySqlLake) -> None:
