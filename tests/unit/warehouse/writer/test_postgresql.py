@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -323,6 +325,36 @@ def test_permission_that_is_missing_is_told(
     with pytest.raises(PlaudWarehouseError, match=r"permission was denied \(42501\).*Grant select"):
         reader.writer().replace([landing()])
     postgres_warehouse.run(f"drop owned by {role}", f"drop role {role}")
+
+
+def test_the_rights_of_the_docs_page_are_enough_to_create_to_land_and_to_remove(
+    postgres_warehouse: PostgresWarehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path("docs/load.md").read_text()
+    [told] = re.findall(r"grant (.*) on schema calls to plaud;", page)
+    [least] = re.findall(r"`usage` on the schema and `(.*)` on them is enough", page)
+    makes, writes = (f"{postgres_warehouse.values['schema']}_{verb}" for verb in ("makes", "writes"))
+    rights = {
+        makes: [f"grant {told} on schema calls to {makes}"],
+        writes: [
+            f"grant usage on schema calls to {writes}",
+            f"grant {least} on calls.plaud_transcripts, calls.plaud_segments to {writes}",
+        ],
+    }
+    postgres_warehouse.run("create schema calls")
+    for role, grants in rights.items():
+        postgres_warehouse.run(f"create role {role} login", *grants)
+        there = connected_postgres(postgres_warehouse.values | {"login": role}, monkeypatch)
+
+        writer = there.writer(schema="calls")
+        writer.ensure_tables()
+        for _ in range(2):
+            writer.replace([landing("txn_1", segments=2)])
+        writer.try_out()
+
+        assert writer.loader.remove(["txn_1"]) == (1, 2)
+    for role in rights:
+        postgres_warehouse.run(f"drop owned by {role}", f"drop role {role}")
 
 
 def test_options_of_the_connection_reach_the_server(
