@@ -188,13 +188,15 @@ class Samples:
 
 
 def _seconds_per_byte(sample: bytes, container_format: str | None = None, *, is_sound: bool = False) -> float:
-    covered, seconds = 0, 0.0
+    covered, seconds, last = 0, 0.0, (0, 0.0)
     opening = ffmpeg.opened(io.BytesIO(sample), container_format)
     with suppress(ffmpeg.UnreadableError), opening as (container, stream):
         for packet in ffmpeg.packets(container):
-            covered += packet.size
-            if packet.stream_index == stream.index:
-                seconds += ffmpeg.seconds(packet.duration or 0, stream)
+            # The last one may be a part of a frame, and says all the same how long that is.
+            covered, seconds = covered + last[0], seconds + last[1]
+            is_of_sound = packet.stream_index == stream.index
+            last = packet.size, ffmpeg.seconds(packet.duration or 0, stream) if is_of_sound else 0.0
+    covered, seconds = (covered, seconds) if covered else last
     if not covered:
         return 0.0
     # What is left out at both ends are parts of frames, unless it is much: then it is no sound.
