@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from plaud_provider.api.limits import MAX_HOURS
@@ -11,6 +14,7 @@ from plaud_provider.recordings.ffmpeg import JUMP
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
+    from av.container import InputContainer
 
 Convert = Literal["mp3"]
 
@@ -65,25 +69,33 @@ def to_mp3(source: Any, target: Any, *, max_hours: float = MAX_HOURS) -> float:
         with av.open(target, "w", format="mp3", options=options) as output:
             encoder = output.add_stream("libmp3lame", rate=rate, layout=layout)
             encoder.bit_rate = _BIT_RATE * (2 if layout == "stereo" else 1)
-            resampler = av.AudioResampler(format="s16p", layout=layout, rate=rate)
-            samples, due = 0, None
-            decoder = _decoder(stream)
-            for packet in container.demux(stream):
-                for frame in _decoded(packet, decoder):
-                    missing = 0 if due is None or frame.time is None else round((frame.time - due) * rate)
-                    due = None if frame.time is None else frame.time + frame.samples / frame.sample_rate
-                    silence = _silence(missing, rate, layout) if _GAP * rate < missing <= JUMP * rate else []
-                    for resampled in [*silence, *resampler.resample(frame)]:
-                        # Of its own clock: larger gaps and jumps of the source's times are none in the sound.
-                        resampled.pts = samples
-                        samples += resampled.samples
-                        output.mux(encoder.encode(resampled))
+            samples = 0
+            due: float | None = None
+            resampler: av.AudioResampler | None = None
+            kind = None
+
+            def write(frames: Iterable[Any]) -> int:
+                written = 0
+                for frame in frames:
+                    # Of its own clock: larger gaps and jumps of the source's times are none in the sound.
+                    frame.pts = samples + written
+                    written += frame.samples
+                    output.mux(encoder.encode(frame))
+                return written
+
+            for frame in _frames(container, stream):
+                missing = 0 if due is None or frame.time is None else round((frame.time - due) * rate)
+                due = None if frame.time is None else frame.time + frame.samples / frame.sample_rate
+                its_kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+                if resampler is None or its_kind != kind:
+                    # At the beginning, and where another recording follows in the same file.
+                    samples += write(resampler.resample(None)) if resampler else 0
+                    resampler, kind = av.AudioResampler(format="s16p", layout=layout, rate=rate), its_kind
+                silence = _silence(missing, rate, layout) if _GAP * rate < missing <= JUMP * rate else []
+                samples += write([*silence, *resampler.resample(frame)])
                 if samples > max_hours * 3600 * rate:
                     raise ffmpeg.UnreadableError(f"has more than {max_hours:g} hours of sound in it")
-            for resampled in resampler.resample(None):
-                resampled.pts = samples
-                samples += resampled.samples
-                output.mux(encoder.encode(resampled))
+            samples += write(resampler.resample(None)) if resampler else 0
             output.mux(encoder.encode(None))
     return samples / rate
 
@@ -118,10 +130,11 @@ def _decoder(stream: AudioStream) -> Any:
     return decoder
 
 
-def _decoded(packet: Any, decoder: Any) -> list[Any]:
+def _frames(container: InputContainer, stream: AudioStream) -> Iterator[Any]:
+    """Yield what can be decoded, up to where the file ends or cannot be read any more."""
     import av
 
-    try:
-        return list(decoder.decode(packet if packet.size else None))
-    except av.FFmpegError:
-        return []
+    decoder = _decoder(stream)
+    for packet in itertools.chain(ffmpeg.packets(container, stream), [None]):
+        with suppress(av.FFmpegError):
+            yield from list(decoder.decode(packet))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import tracemalloc
 from typing import Any
 
@@ -83,6 +84,19 @@ def test_of_what_is_cut_off_the_rest_is_converted_and_its_length_told() -> None:
     content = encoded("ogg", "libopus", rate=48000)
 
     assert to_mp3(io.BytesIO(content[: len(content) // 2]), Pipe()) == pytest.approx(3, abs=0.5)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("flv", "aac"), ("mpegts", "aac"), ("wv", "wavpack")])
+def test_what_lies_behind_the_sound_is_left_out(container: str, codec: str) -> None:
+    content = encoded(container, codec, rate=44100) + random.Random(1).randbytes(3000)
+
+    assert to_mp3(io.BytesIO(content), Pipe()) == pytest.approx(6, abs=0.2)
+
+
+def test_recordings_in_one_file_may_be_of_different_kinds() -> None:
+    content = encoded("adts", "aac", 6, rate=16000) + encoded("adts", "aac", 4, rate=44100, layout="stereo")
+
+    assert to_mp3(io.BytesIO(content), Pipe()) == pytest.approx(10, abs=0.3)
 
 
 def test_what_has_no_sound_is_told() -> None:
