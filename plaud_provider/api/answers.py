@@ -14,7 +14,8 @@ status              ``task_status``, ``status``, ``state``, the innermost first;
 text                ``text``, ``transcript``
 language            ``language``
 duration            ``duration``, ``duration_seconds``
-segments            ``segments``, ``results``, or a list of them as ``data``; see :mod:`.segments`
+segments            ``segments``, ``results``, or a list of them as ``data`` or where the text is to be;
+                    see :mod:`.segments`
 error               ``error``, ``detail``, ``message``, ``reason``, ``errors``, ``msg``, ``error_message``,
                     ``fail_reason``; text, object or list; ``code``
 created, completed  ``createdAt``, ``completedAt``; ISO 8601, as in HTTP, or since 1970 in seconds, ms or µs
@@ -68,7 +69,7 @@ _ERROR = ("error", "detail", "message", "reason", "errors", "msg", "errormessage
 _CODE = ("code", "errorcode")
 _CODES_OF_SUCCESS = frozenset(("", "0", "200", "201", "202", "ok", "success", "none"))
 #: What an answer may be wrapped in, also twice.
-_WRAPPERS = ("data", "result", "results", "transcription", "task", "response", "output")
+_WRAPPERS = ("data", "result", "results", "transcription", "transcript", "task", "response", "output")
 #: Objects that are looked at in one answer.
 _MOST_PLACES = 8
 #: Values of an answer among which a transcript is looked for that has none of the names above.
@@ -260,7 +261,7 @@ def _transcription(
         transcription_id=transcription_id,
         status=status,
         reported_status=_shown_word(reported),
-        text=as_text(first(places, segments.TEXT)),
+        text=_text(places),
         language=as_text(first(places, segments.LANGUAGE)),
         duration_seconds=as_seconds(first(places, _DURATION)),
         segments=_segments(places, transcription_id),
@@ -334,13 +335,24 @@ def _unnamed_transcript(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _has_transcript(places: Sequence[Mapping[str, Any]]) -> bool:
-    return bool(first(places, segments.TEXT)) or bool(_listed_segments(places))
+    return bool(_text(places)) or bool(_listed_segments(places))
+
+
+def _text(places: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the text of a transcript; what else stands in its place, as its segments, is none."""
+    texts = [as_text(place.get(name)) for place in places for name in segments.TEXT]
+    return max((text for text in texts if text is not None), key=bool, default=None)
 
 
 def _listed_segments(places: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Return the segments of an answer as they are in it; none, if something else is in their place."""
     found = [_listed(place[name]) for place in places for name in _SEGMENTS if place.get(name) is not None]
-    found += [place["data"] for place in places if segments.are_segments(place.get("data"))]
+    found += [
+        value
+        for place in places
+        for name in ("data", *segments.TEXT)
+        if segments.are_segments(value := place.get(name))
+    ]
     return next((value for value in found if isinstance(value, list) and value), [])
 
 

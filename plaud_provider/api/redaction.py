@@ -30,6 +30,8 @@ _SECRET = (
     r"|(?:access|refresh|security|session)[_-]?token|(?:client[_-]?)?secret(?:[_-]?key)?|password|api[_-]?key"
 )
 
+#: Text without any of these has no secret.
+_SIGNS = (*"=@%\\?:&<", "',", '",', "earer ")
 _WORD = re.compile(r"\S+")
 _MARK = re.compile(_spellings("?"), re.IGNORECASE)
 _EQUALS_SIGN = re.compile(_EQUALS, re.IGNORECASE)
@@ -38,10 +40,13 @@ _USER = re.compile(rf"(https?)?({_COLON}{_SLASHES})([^\s{_END}/]{{1,256}}){_AT}"
 _BARE_USER = re.compile(
     rf"(?<![\w.%+/-])[\w.%+-]{{1,64}}{_COLON}[^\s{_END}/@:]{{1,256}}@(?=[\w\[])", re.IGNORECASE
 )
-_PARAMETER = re.compile(rf"\b({_SECRET}|policy|token|credential)({_EQUALS}[\"']?){_VALUE}", re.IGNORECASE)
-# As a header, or a member of an object. "Signature: does not match" is neither.
+# A line may have been broken behind the sign.
+_PARAMETER = re.compile(
+    rf"\b({_SECRET}|policy|token|credential)({_EQUALS}\s{{0,2}}[\"']?){_VALUE}", re.IGNORECASE
+)
+# As a header, a member of an object, or a pair. "Signature: does not match" is none.
 _MEMBER = re.compile(
-    rf"\b((?:{_SIGNING})[\"']?\s{{0,2}}:\s{{0,2}}[\[\"']{{0,2}}|(?:{_SECRET})[\"']\s{{0,2}}:\s{{0,2}}\[?[\"']){_VALUE}",
+    rf"\b((?:{_SIGNING})[\"']?\s{{0,2}}:\s{{0,2}}[\[\"']{{0,2}}|(?:{_SECRET})[\"']\s{{0,2}}[:,]\s{{0,2}}\[?[\"']){_VALUE}",
     re.IGNORECASE,
 )
 # Of S3's errors, which are XML. "SignatureProvided" is one, too.
@@ -63,7 +68,7 @@ def without_secrets(text: str) -> str:
     """Return text of somebody else without query strings, passwords in URLs, tokens, and signatures."""
     if "eyJ" in text:
         text = _JWT.sub("<removed>", text)
-    if not any(mark in text for mark in "=@%\\?:&<") and "earer " not in text:
+    if not any(mark in text for mark in _SIGNS):
         return text
     text = _WORD.sub(lambda word: _without_query(word[0]), text)
     text = _USER.sub(_without_user, text)

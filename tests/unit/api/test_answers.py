@@ -89,9 +89,15 @@ LINES = [{"start": 0, "end": 4.2, "text": "Good", "speaker": "A"}]
         (None, {"data": {"payload": [{"x": {"utterances": LINES}}, {}]}}),
         (None, {"data": {"content": json.dumps({"lines": LINES})}}),
         ("Good", {"data": {"payload": {"text": "Good", "lines": LINES}}}),
+        (None, {"transcript": LINES}),
+        (None, {"text": LINES}),
+        ("Good", {"text": "Good", "transcript": LINES}),
+        (None, {"result": {"transcript": LINES}}),
+        ("Good", {"transcript": {"text": "Good", "segments": LINES}}),
+        (None, {"text": [], "transcript": [{"segments": LINES}]}),
     ],
 )
-def test_a_transcript_is_read_below_names_that_nobody_has_told_of(
+def test_a_transcript_is_read_below_names_that_nobody_has_told_of_and_in_place_of_its_text(
     text: str | None, payload: dict[str, Any]
 ) -> None:
     read = parse_transcription(encoded({"transcriptionId": "txn_1", "status": "completed", **payload}))
@@ -362,6 +368,8 @@ LEAKS = [
     "SignatureDoesNotMatch: Signature=canary",
     "Signature='canary'",
     "{'X-Amz-Signature': ['canary']}",
+    "[('X-Amz-Signature', 'canary')]",
+    "a.wav has X-Amz-Signature=\ncanary",
     "X-Amz-Signature: canary",
     "X-Amz-Signature&#61;canary",
     "x_amz_Signature=canary",
