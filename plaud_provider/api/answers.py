@@ -17,7 +17,7 @@ duration            ``duration``, ``duration_seconds``
 segments            ``segments``, ``results``, or a list of them as ``data`` or where the text is to be;
                     see :mod:`.segments`
 error               ``error``, ``detail``, ``message``, ``reason``, ``errors``, ``msg``, ``error_message``,
-                    ``fail_reason``; text, object or list; ``code``
+                    ``fail_reason``; text, object or list; ``code``; see :mod:`.reasons`
 created, completed  ``createdAt``, ``completedAt``; ISO 8601, as in HTTP, or since 1970 in seconds, ms or µs
 model               ``model``
 ==================  ==================================================================================
@@ -36,14 +36,13 @@ once in a wait (:mod:`.waiting`).
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from plaud_provider.api import segments
+from plaud_provider.api import reasons, segments
 from plaud_provider.api.arguments import as_transcription_id
 from plaud_provider.api.json_text import clean, decoded, objects_in, parsed, written
 from plaud_provider.api.members import as_seconds, as_text, as_time, by_plain_name, first, is_said, plain
@@ -53,7 +52,6 @@ from plaud_provider.exceptions import PlaudResponseError
 
 log = logging.getLogger(__name__)
 
-MAX_ERROR_CHARACTERS = 500
 #: Larger answers are parsed in a thread by the asynchronous hook. No refusal and no token is as large.
 LARGE_BYTES = 256 * 1024
 
@@ -63,11 +61,6 @@ _ID = (*_NAMING, "taskid", "jobid", "id")
 _STATUS = ("taskstatus", "status", "state")
 _DURATION = ("duration", "durationseconds")
 _SEGMENTS = ("segments", "results")
-#: Which errors say by themselves that something is wrong; a ``message`` may also be a friendly one.
-_REFUSING = ("error", "detail", "errors")
-_ERROR = ("error", "detail", "message", "reason", "errors", "msg", "errormessage", "failreason")
-_CODE = ("code", "errorcode")
-_CODES_OF_SUCCESS = frozenset(("", "0", "200", "201", "202", "ok", "success", "none"))
 #: What an answer may be wrapped in, also twice.
 _WRAPPERS = ("data", "result", "results", "transcription", "transcript", "task", "response", "output")
 #: Objects that are looked at in one answer.
@@ -82,7 +75,7 @@ _COMPLETED = ("completedat",)
 _KNOWN_KEYS = frozenset(
     (
         *(*_ID, *_STATUS, *segments.TEXT, *segments.LANGUAGE, *_DURATION, *_SEGMENTS, *_MODEL),
-        *(*_CREATED, *_COMPLETED, *_ERROR, *_CODE, *_WRAPPERS),
+        *(*_CREATED, *_COMPLETED, *reasons.NAMES, *reasons.CODES, *_WRAPPERS),
         *("success", "embeddings", "audiourl", "webhookurl", "speakerdiarization"),
     )
 )
@@ -231,12 +224,7 @@ def refusal(body: bytes) -> str:
     # A status that is a number is that of HTTP.
     if is_named or _status_word(places) is not None:
         return ""
-    is_refused = (
-        any(is_said(place.get(name)) for place in places for name in _REFUSING)
-        or any(place.get("success") is False for place in places)
-        or str(first(places[:1], _CODE) or "").strip().lower() not in _CODES_OF_SUCCESS
-    )
-    return _error(places) if is_refused else ""
+    return reasons.reason(places) if reasons.is_refused(places) else ""
 
 
 def _transcription(
@@ -255,7 +243,7 @@ def _transcription(
     if status is Status.COMPLETED and not _has_transcript(places):
         places = [*places, *_unnamed_transcript(payload)]
     # First of all, as the segments are used up.
-    redact(payload, transcripts=segments.TEXT, errors=_ERROR)
+    redact(payload, transcripts=segments.TEXT, errors=reasons.NAMES)
     raw = written(payload, text)
     return Transcription(
         transcription_id=transcription_id,
@@ -265,7 +253,7 @@ def _transcription(
         language=as_text(first(places, segments.LANGUAGE)),
         duration_seconds=as_seconds(first(places, _DURATION)),
         segments=_segments(places, transcription_id),
-        error=_error(places) if status is Status.FAILED else None,
+        error=reasons.reason(places) if status is Status.FAILED else None,
         created_at=as_time(first(places, _CREATED)),
         completed_at=as_time(first(places, _COMPLETED)),
         raw=raw,
@@ -433,29 +421,3 @@ def _segments(places: Sequence[Mapping[str, Any]], transcription_id: str) -> tup
         segments.KNOWN_KEYS,
     )
     return tuple(segments.used_up(listed))
-
-
-def _error(places: Sequence[Mapping[str, Any]]) -> str:
-    """Return the error as one line; its inner shape is not documented, so take text, an object or a list."""
-    said = (_words(place.get(name)) for place in places for name in _ERROR)
-    # Around it may stand that the request was a success.
-    text = next((words for words in said if words.lower() not in _CODES_OF_SUCCESS), "")
-    code = str(first(places, _CODE) or "")
-    if code.strip().lower() not in _CODES_OF_SUCCESS and code not in text:
-        text = f"{code}: {text}" if text else code
-    text = without_secrets(clean(" ".join(text.split())))
-    return text[:MAX_ERROR_CHARACTERS] or "no reason given"
-
-
-def _words(error: object, depth: int = 0) -> str:
-    """Return what an error says; of an object its known members, of a list (FastAPI) what each one says."""
-    if error is None or isinstance(error, bool) or depth > 4:
-        return ""
-    if isinstance(error, list):
-        return "; ".join(filter(None, (_words(one, depth + 1) for one in error[:10])))
-    if isinstance(error, Mapping):
-        members = by_plain_name(error)
-        names = ("code", "message", "msg", "reason", "detail", "error", "errors")
-        said = filter(None, (_words(members.get(name), depth + 1) for name in names))
-        return ": ".join(said) or (json.dumps(error, default=str) if error else "")
-    return str(error)
