@@ -10,9 +10,10 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 
 from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.recordings import ffmpeg
-from plaud_provider.recordings.audio import TOLERATED_CLAIM, Measured, length_in_words
+from plaud_provider.recordings.audio import Measured
 from plaud_provider.recordings.convert import to_mp3
 from plaud_provider.recordings.local_files import is_served
+from plaud_provider.recordings.media import TOLERATED_CLAIM, length_in_words
 from plaud_provider.recordings.reference import AudioReference, refused
 from plaud_provider.recordings.sources import audio_source
 from plaud_provider.storage.folder import LocalFolder, StoredFolder, parse_folder

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal
 
 from plaud_provider.api.limits import MAX_HOURS
 from plaud_provider.exceptions import PlaudInputError
-from plaud_provider.recordings.audio import Measured, length_in_words, measure
+from plaud_provider.recordings.audio import Measured, measure
+from plaud_provider.recordings.media import length_in_words
 from plaud_provider.recordings.reference import refused
 
 if TYPE_CHECKING:
