@@ -58,6 +58,8 @@ GROWTH = 0.5
 #: within a tenth of its processing or five seconds; longer pauses would need fewer looks, and miss that.
 SHORTEST_PAUSE = 5.0
 LONGEST_PAUSE = 1800.0
+#: Seconds that times of Plaud's may be rounded by.
+ROUNDED = 2.0
 #: A shorter ``poke_interval`` would keep a core busy.
 SHORTEST_INTERVAL = 0.05
 #: A look that failed is repeated after the shortest pause, then after twice as long each time, up to so many
@@ -124,11 +126,12 @@ class ProcessingTimes:
         self.version = 0
         self._fit()
 
-    def note(self, audio_seconds: float | None, seconds: float) -> None:
-        """Remember that a recording of some length took so long."""
+    def note(self, audio_seconds: float | None, seconds: float, *, is_for_others: bool = True) -> None:
+        """Remember that a recording of some length took so long, and whether to tell other processes."""
         taken = Taken(audio_seconds, seconds)
         self._known.append(taken)
-        self._untold.append(taken)
+        if is_for_others:
+            self._untold.append(taken)
         self._news += 1
         # Only now and then: all moments are worked out again afterwards.
         if self._news > len(self._known) // 10:
@@ -348,7 +351,11 @@ class Schedule:
         elif completed_at is not None and at_least <= completed_at - one.began_at <= at_most:
             # By two clocks, which agree as far as the looks can tell.
             seconds = completed_at - one.began_at
-        self._times.note(one.job.audio_seconds, min(at_most, max(at_least, seconds)))
+        # Else its clock is faster than ours, as that of the emulator can be: no time to be kept for long.
+        is_contradicted = seconds > at_most + ROUNDED
+        self._times.note(
+            one.job.audio_seconds, min(at_most, max(at_least, seconds)), is_for_others=not is_contradicted
+        )
 
     def give_up(self, transcription_id: str) -> None:
         """Take a transcription out whose result cannot be had: that tells nothing of how long Plaud takes."""

@@ -94,6 +94,19 @@ def test_one_that_was_given_up_tells_nothing_of_how_long_plaud_takes(
     assert KnownTimes(account()).load() == []
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_what_plaud_says_took_longer_than_it_was_waited_for_is_not_kept(
+    plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """As of an emulator whose clock is fast: later waits would look too late for as long as it is kept."""
+    transcription_id = submitted()
+    plaud.advance(601)
+
+    wait_for(transcription_id, mode, monkeypatch, age=60)
+
+    assert KnownTimes(account()).load() == []
+
+
 def test_the_last_times_are_kept_of_each_client_for_itself(
     plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
