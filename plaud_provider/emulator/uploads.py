@@ -35,8 +35,8 @@ FILE_TYPES = ("mp3", "opus", "m4a")
 #: What all files together may have.
 KEPT_BYTES = 4 * 1024**3
 
-_PART_PATH = re.compile(r"/uploads/(?P<id>[0-9a-f]{32})/(?P<number>\d{1,5})")
-_FILE_PATH = re.compile(r"/uploads/(?P<id>[0-9a-f]{32})\.[a-z0-9]+")
+_PART_PATH = re.compile(r"/uploads/(?P<id>file_[0-9a-f]{32})/(?P<number>\d{1,5})")
+_FILE_PATH = re.compile(r"/uploads/(?P<id>file_[0-9a-f]{32})\.[a-z0-9]+")
 
 
 @dataclass(slots=True)
@@ -179,7 +179,9 @@ class UploadBook:
             return _refusal("FILE_TYPE_INVALID")
         if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= self._max_bytes:
             return _refusal("FILE_SIZE_INVALID")
-        upload = Upload(secrets.token_hex(16), secrets.token_hex(24), client_id, filetype, size, self._now())
+        # Its path ends with a part's number: an order for that part's faults ("/2") is for no other one.
+        file_id = f"file_{secrets.token_hex(16)}"
+        upload = Upload(file_id, secrets.token_hex(24), client_id, filetype, size, self._now())
         with self._lock:
             # Now, as several parts may be the first to come.
             self._directory()
