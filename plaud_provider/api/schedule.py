@@ -352,10 +352,9 @@ class Schedule:
             # By two clocks, which agree as far as the looks can tell.
             seconds = completed_at - one.began_at
         # Else its clock is faster than ours, as that of the emulator can be: no time to be kept for long.
-        is_contradicted = seconds > at_most + ROUNDED
-        self._times.note(
-            one.job.audio_seconds, min(at_most, max(at_least, seconds)), is_for_others=not is_contradicted
-        )
+        is_for_others = seconds <= at_most + ROUNDED
+        seconds = min(at_most, max(at_least, seconds))
+        self._times.note(one.job.audio_seconds, seconds, is_for_others=is_for_others)
 
     def give_up(self, transcription_id: str) -> None:
         """Take a transcription out whose result cannot be had: that tells nothing of how long Plaud takes."""

@@ -24,7 +24,15 @@ from airflow.sdk import DAG, Param
 from plaud_provider.operators.list_recordings import ListRecordingsOperator
 from plaud_provider.operators.plan_recordings import PlanRecordingsOperator
 from plaud_provider.operators.report_recordings import ReportRecordingsOperator
-from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params, results_folder
+from plaud_provider.task_groups.form import (
+    LAKE,
+    TERMS,
+    UPLOAD,
+    chunk_size_param,
+    lake_params,
+    option_params,
+    results_folder,
+)
 
 with DAG(
     dag_id="plaud_plan_archive",
@@ -64,14 +72,7 @@ with DAG(
         "speaker_diarization": Param(
             True, type="boolean", title="Speakers", description="Tell speakers apart and label them"
         ),
-        "chunk_size": Param(
-            None,
-            type=["null", "integer"],
-            minimum=1,
-            maximum=1000,
-            title="Recordings per chunk",
-            description="Empty: as the quota has it, 200 at 60 requests a minute, up to 1,000",
-        ),
+        "chunk_size": chunk_size_param(),
         "ledger_conn_id": Param(
             "warehouse_default",
             type="string",

@@ -37,7 +37,15 @@ from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 
 from plaud_provider.task_groups.archive import transcribe_archive
 from plaud_provider.task_groups.consent import folder_to_pay_for
-from plaud_provider.task_groups.form import LAKE, TERMS, UPLOAD, lake_params, option_params, results_folder
+from plaud_provider.task_groups.form import (
+    LAKE,
+    TERMS,
+    UPLOAD,
+    chunk_size_param,
+    lake_params,
+    option_params,
+    results_folder,
+)
 
 # Empty in a run that has no interval, and where the whole folder is asked for.
 IN_INTERVAL = (
@@ -117,14 +125,7 @@ with DAG(
         "speaker_diarization": Param(
             True, type="boolean", title="Speakers", description="Tell speakers apart and label them"
         ),
-        "chunk_size": Param(
-            None,
-            type=["null", "integer"],
-            minimum=1,
-            maximum=1000,
-            title="Recordings per chunk",
-            description="Empty: as the quota has it, 200 at 60 requests a minute, up to 1,000",
-        ),
+        "chunk_size": chunk_size_param(),
         "sql_conn_id": Param("warehouse_default", type=["null", "string"], title="Warehouse connection"),
         **lake_params(),
         "ledger_conn_id": Param(

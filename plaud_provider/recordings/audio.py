@@ -237,11 +237,9 @@ class _Recording(Media):
         there = self.size - start
         is_whole = not claimed_bytes or there <= claimed_bytes * TOLERATED_CLAIM
         if self.is_whole:
-            with self.opened(self.view.again(start=start)) as (container, stream):
-                count, _ = ffmpeg.counted(container, stream)
             # Where all bytes are there, it is the number of frames that is wrong.
             is_cut_off = not claimed_bytes or claimed_bytes > there * TOLERATED_CLAIM
-            return self.not_cut_off(claim if is_cut_off else None, count.seconds), True
+            return self.not_cut_off(claim if is_cut_off else None, self._all_frames(start)), True
         if claim and claimed_bytes and claimed_bytes > there * TOLERATED_CLAIM:
             return self.not_cut_off(claim, claim * there / claimed_bytes, claimed_bytes, there), True
         samples = Samples(self.view, start, head, self.format, container_format)
@@ -255,12 +253,16 @@ class _Recording(Media):
         is_varying = is_varying or not _is_like(samples.by_head(), sampled, within=_STEADY)
         if is_varying and there <= VARYING_BYTES:
             self.view.part(0, self.size)
-            with self.opened(self.view.again(start=start)) as (container, stream):
-                count, _ = ffmpeg.counted(container, stream)
-            return count.seconds, True
+            return self._all_frames(start), True
         if is_varying:
             sampled = samples.seconds(VARYING_SAMPLE_BYTES)
         return sampled, False
+
+    def _all_frames(self, start: int) -> float:
+        """Return how long all frames are."""
+        with self.opened(self.view.again(start=start)) as (container, stream):
+            count, _ = ffmpeg.counted(container, stream)
+        return count.seconds
 
     def _refuse_several(self, samples: Samples) -> None:
         if not samples.do_times_rise():

@@ -246,6 +246,12 @@ class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
         # Only now: as long as nothing is known looks are due sooner than ever.
         known_times = KnownTimes(hook.settings.account)
         self._times.learn(known_times.load())
+        try:
+            await self._look_at_what_is_due(hook)
+        finally:
+            known_times.add(self._times.news())
+
+    async def _look_at_what_is_due(self, hook: PlaudAsyncHook) -> None:
         while self._is_look_due():
             spare = await hook.spare_requests() if self._schedule.needs_spare else 0.0
             transcription_id = self._schedule.take(now=time.time(), spare=spare)
@@ -267,7 +273,6 @@ class TranscriptionSensor(TextArguments, HarmlessLabel, BaseSensorOperator):
                 submitted_at=self._submitted_at.get(transcription_id),
                 log=self.log,
             )
-            known_times.add(self._times.news())
 
     def _ask(self, work: Callable[[PlaudAsyncHook], Awaitable[None]], *, seconds: float) -> None:
         """

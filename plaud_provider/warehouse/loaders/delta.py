@@ -167,11 +167,11 @@ class DeltaLoader(FolderLoader):
         from deltalake import write_deltalake
 
         condition, found = _these(ids), self._meant(opened, ids)
-        stamps = rows["landed_at"].unique().to_pylist()
-        is_used = self._landed_between(opened, min(stamps), max(stamps)).num_rows
-        if found is not None and found.are_all and not is_used:
-            # delta-rs has the new rows match as well.
-            condition = _of_landings([*found.whole, *stamps])
+        if found is not None and found.are_all:
+            stamps = rows["landed_at"].unique().to_pylist()
+            if not self._landed_between(opened, min(stamps), max(stamps)).num_rows:
+                # delta-rs has the new rows match as well.
+                condition = _of_landings([*found.whole, *stamps])
         write_deltalake(opened, rows, mode="overwrite", predicate=condition)
 
     def _delete(self, opened: Any, ids: Sequence[str], before: datetime) -> None:
