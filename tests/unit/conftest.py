@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from plaud_provider.emulator.server import EmulatorServer
 from plaud_provider.emulator.settings import Settings
@@ -37,6 +38,19 @@ def plaud(plaud_server: EmulatorServer, monkeypatch: pytest.MonkeyPatch, tmp_pat
     # Tokens are kept there: none of another test.
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
     return plaud_server
+
+
+@pytest.fixture
+def statements() -> Iterator[list[str]]:
+    """The SQL statements that SQLAlchemy has sent, of all databases."""
+    sent: list[str] = []
+
+    def listen(connection: object, cursor: object, statement: str, *others: object) -> None:
+        sent.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", listen)
+    yield sent
+    event.remove(Engine, "before_cursor_execute", listen)
 
 
 def call_webhook(plaud: EmulatorServer, path: Path, monkeypatch: pytest.MonkeyPatch) -> Marks:

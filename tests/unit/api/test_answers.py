@@ -6,7 +6,6 @@ import gc
 import json
 import logging
 import threading
-import time
 import tracemalloc
 from typing import Any
 
@@ -444,15 +443,8 @@ def test_keys_that_differ_in_their_queries_only_are_all_kept() -> None:
     "piece", ["\\", "a?", "%3A%2F%2Fa", "a:", "x-amz-", "%25", "&#", "?='", "eyJa", "/p/a"]
 )
 def test_the_time_to_find_secrets_grows_with_the_length_only(piece: str) -> None:
-    """Twenty times the text may take a hundred times as long, not four hundred."""
-
-    def seconds(times: int) -> float:
-        text = piece * times + " =@"
-        began = time.process_time()
-        without_secrets(text)
-        return time.process_time() - began
-
-    assert seconds(40_000) < 100 * min(seconds(2_000) for _ in range(3)) + 0.05
+    """If it grew with the square, pytest's timeout would be over long before."""
+    assert len(without_secrets(piece * 200_000 + " =@")) > 200_000
 
 
 @pytest.mark.parametrize("given", ["https://b.example/a.wav?sig=canary", "user:canary@b.example/ 1"])

@@ -8,7 +8,6 @@ import gzip
 import json
 import socket
 import threading
-import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -263,10 +262,11 @@ def test_a_name_that_hangs_keeps_nobody_longer_than_the_deadline(
     connect("https://gateway.invalid", extra={"region": "us", "allowed_hosts": "gateway.invalid"})
     is_over = threading.Event()
     look_up = socket.getaddrinfo
+    waited_for: list[str] = []
 
     def hang(host: Any, *args: Any, **kwargs: Any) -> Any:
-        if host == "gateway.invalid":
-            is_over.wait(60)
+        if host == "gateway.invalid" and not is_over.wait(60):
+            waited_for.append(host)
         return look_up(host, *args, **kwargs)
 
     async def ask() -> None:
@@ -275,13 +275,12 @@ def test_a_name_that_hangs_keeps_nobody_longer_than_the_deadline(
                 await hook.get_transcription("txn_1")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    began = time.monotonic()
     try:
         # As a sensor does in a task: it waits for the threads of its event loop.
         asyncio.run(ask())
-        assert time.monotonic() - began < 20
     finally:
         is_over.set()
+    assert not waited_for
 
 
 def test_an_error_without_an_answer_has_no_status(connect: Connect, open_client: OpenClient) -> None:

@@ -1,15 +1,16 @@
-"""What the page of the ledger asks, and how long that takes with a million recordings."""
+"""What the page of the ledger asks, and how much of a million recordings is read for it."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from plaud_provider.ledger.entry import Owner, Recording, State
 from plaud_provider.ledger.ledger import Ledger
@@ -281,24 +282,39 @@ QUESTIONS: dict[str, Callable[[Overview, Choice], Any]] = {
 }
 
 
+#: Instructions of SQLite's virtual machine, for a million recordings. Sums read an index from end to end; all
+#: else looks at a part of one, but for a folder, whose references are read. Without indexes each takes 10 to
+#: 40 million.
+MOST_STEPS = {"states": 20_000_000}
+FEW_STEPS = 4_000_000
+STEP = 1000
+
+
+@pytest.fixture
+def steps() -> Iterator[list[int]]:
+    """How often SQLite has taken a thousand steps, which is the same on each machine."""
+    taken: list[int] = []
+
+    def connect(connection: Any, record: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.set_progress_handler(lambda: taken.append(STEP), STEP)
+
+    event.listen(Engine, "connect", connect)
+    yield taken
+    event.remove(Engine, "connect", connect)
+
+
 @pytest.mark.large
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
-@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
-def test_a_million_recordings_are_answered_within_a_second(
-    million: Path,
-    question: Callable[[Overview, Choice], Any],
-    choice: Choice,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_million_recordings_are_answered_from_the_indexes(
+    million: Path, question: str, choice: Choice, monkeypatch: pytest.MonkeyPatch, steps: list[int]
 ) -> None:
     warehouse = Warehouse("sqlite", million)
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DEFAULT", warehouse.connection)
-    overview = Overview(warehouse.database)
 
-    # Of processor time: what else the machine does is no fault of a query.
-    started = time.process_time()
-    found = question(overview, choice)
-    taken = time.process_time() - started
+    found = QUESTIONS[question](Overview(warehouse.database), choice)
 
-    assert taken < 1.0
     assert found or choice.state is not None
+    assert sum(steps) <= MOST_STEPS.get(question, FEW_STEPS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -151,7 +150,7 @@ def test_file_that_was_refused_unpaid_may_be_replaced_however_many_they_are(arch
     assert ({*names}, counts.get("changed")) == ({*NAMES}, None)
 
 
-def test_fifty_thousand_are_looked_up_in_seconds(archive: Archive) -> None:
+def test_fifty_thousand_are_looked_up_in_bulk(archive: Archive, statements: list[str]) -> None:
     ledger = archive.ledger
     rows = 50_000
     archive.warehouse.run(
@@ -163,9 +162,9 @@ def test_fifty_thousand_are_looked_up_in_seconds(archive: Archive) -> None:
         "'t', 0, 1, '2026-01-01 00:00:00.000000+00:00', '2026-01-01 00:00:00.000000+00:00' from n"
     )
     uris = [f"s3://calls/2024/{number}.mp3" for number in range(rows + 5)]
-    started = time.process_time()
+    statements.clear()
 
     found = ledger.paid_uris(uris, region="us", client_id="c", language=None, speaker_diarization=False)
 
     assert len(found) == rows
-    assert time.process_time() - started < 20
+    assert 0 < len(statements) <= 200

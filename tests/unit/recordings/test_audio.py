@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import struct
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -519,14 +518,12 @@ def test_what_does_not_say_its_length_is_measured_in_few_requests(
     ],
     ids=["WAV", "M4A", "small atoms", "MP3", "tags", "zeros"],
 )
-def test_a_strange_file_is_given_up_after_some_megabytes_and_seconds(content: bytes) -> None:
+def test_a_strange_file_is_given_up_after_some_megabytes(content: bytes) -> None:
     reads = Reads(content)
-    began = time.process_time()
 
     assert measure(reads.file, is_ranged=True).kind == "not measurable"
     assert measured(content).kind == "not measurable"
     assert reads.fetched <= LIMIT_BYTES
-    assert time.process_time() - began < 20
 
 
 def test_an_index_that_claims_a_billion_samples_takes_no_memory() -> None:

@@ -81,21 +81,20 @@ def test_a_timeout_of_the_task_ends_a_chunk_in_order(archive: Archive) -> None:
     check_nothing_is_lost(archive, sent=len(archive.posted()))
 
 
+@pytest.mark.timeout(50, func_only=True)  # The next turn is a minute away.
 def test_what_waits_for_its_turn_is_not_waited_for(
     archive: Archive, plaud: EmulatorServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connection = json.loads(os.environ["AIRFLOW_CONN_PLAUD_DEFAULT"])
-    connection["extra"]["requests_per_minute"] = 3
+    connection["extra"]["requests_per_minute"] = 1
     monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
     archive.add(*NAMES)
     archive.list()
     task = archive.submit_task()
 
-    began = time.monotonic()
     with as_soon_as(lambda: len(archive.posted()) > 0, task.on_kill), pytest.raises(PlaudStoppedError):
         task.execute(archive.context(SUBMIT))
 
-    assert time.monotonic() - began < 15, "a turn is 20 s away"
     check_nothing_is_lost(archive, sent=len(archive.posted()))
 
 
