@@ -20,6 +20,7 @@ SCRIPTS = (
     "upload",
     "waiting",
     "one_recording",
+    "processes",
     "archive",
 )
 
