@@ -50,7 +50,7 @@ class PlaudAuthenticationError(PlaudError, AirflowFailException):
 
 
 class PlaudTokenRejectedError(PlaudError):
-    """Plaud kept rejecting tokens that it had just issued; may pass. Nothing was accepted."""
+    """Plaud kept rejecting tokens that it had just issued, or a key that it took before; may pass."""
 
 
 class PlaudRequestError(PlaudError, AirflowFailException):

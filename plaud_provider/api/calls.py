@@ -23,6 +23,7 @@ from plaud_provider.api.effects import (
     Do,
     Effect,
     Note,
+    NoteKeyAccepted,
     Operation,
     ReadToken,
     Request,
@@ -35,6 +36,7 @@ from plaud_provider.api.effects import (
     Token,
     TransportFailure,
     TrialDue,
+    WasKeyAccepted,
 )
 from plaud_provider.api.members import as_time
 from plaud_provider.api.models import Status, Transcription
@@ -95,11 +97,11 @@ def get_transcription(account: Account, transcription_id: str, policy: RetryPoli
         else:
             if answer.status in SUCCESS and not refusal(answer.body):
                 try:
-                    return (
-                        yield from _parsed(
-                            answer, partial(parse_transcription, requested_id=transcription_id)
-                        )
-                    )
+                    parse = partial(parse_transcription, requested_id=transcription_id)
+                    transcription = yield from _parsed(answer, parse)
+                    if not account.dialect.sends_token:
+                        yield NoteKeyAccepted()
+                    return transcription
                 except PlaudResponseError as malformed:
                     failure, attempts = malformed, policy.malformed_attempts
                     if answer.is_page or not answer.body.strip():
@@ -171,6 +173,8 @@ def submit_transcription(
                 raise failure from None
         else:
             if outcome.transcription is not None:
+                if not account.dialect.sends_token:
+                    yield NoteKeyAccepted()
                 return _with_time(outcome.transcription, answer)
             if not outcome.is_said:
                 raise failures.unknown_outcome(
@@ -224,7 +228,9 @@ def _authorized(
 
     Where there cannot be another one yet (:mod:`plaud_provider.api.tokens` decides), the same is tried again
     after a pause: what Plaud has just issued it may accept a little later. The answer is 401 if that did not
-    help.
+    help. An API key cannot be renewed; one that Plaud has accepted before is tried again in the same way.
+
+    :raises PlaudTokenRejectedError: if such a key is still refused.
     """
     token = (yield from access_token(account, policy)) if account.dialect.sends_token else None
     rejections = 0
@@ -255,19 +261,29 @@ def _authorized(
             refused_for=policy.retry_after(answer.headers, attempt) if refused else None,
             is_answered=None if outgoing.repeatable else outcome.is_said,
         )
-        if token is None or answer.status != 401 or rejections >= policy.attempts:
+        if token is not None:
+            if answer.status != 401 or rejections >= policy.attempts:
+                return answer, outcome
+        elif (
+            not failures.refuses_client(answer)
+            or not (outgoing.repeatable or outcome.is_refusal)
+            or not (yield WasKeyAccepted())
+        ):
             return answer, outcome
         if not outgoing.repeatable:
             yield Note(SubmitPhase.NOT_ACCEPTED)
         rejections += 1
-        rejected = token
-        token = yield from access_token(account, policy, rejected=rejected)
-        if token.access_token == rejected.access_token:
-            # Together long enough for another one to be asked for.
-            shortest = min(policy.max_delay, KEPT_MINUTES * policy.minute / RetryPolicy().attempts)
-            yield Sleep(
-                max(policy.backoff(rejections), shortest), "Plaud rejects a token that it has just issued"
-            )
+        if token is not None:
+            rejected = token
+            token = yield from access_token(account, policy, rejected=rejected)
+            if token.access_token != rejected.access_token:
+                continue
+        elif rejections >= policy.attempts:
+            raise failures.key_rejected(account, answer)
+        # Together long enough for another token to be asked for.
+        shortest = min(policy.max_delay, KEPT_MINUTES * policy.minute / RetryPolicy().attempts)
+        what = "an API key that it has taken before" if token is None else "a token that it has just issued"
+        yield Sleep(max(policy.backoff(rejections), shortest), f"Plaud rejects {what}")
 
 
 def _slot(account: Account, policy: RetryPolicy, operation: Operation, token: Token | None) -> Call[None]:
@@ -339,6 +355,11 @@ class _Outcome(NamedTuple):
     transcription: Transcription | None = None
     is_said: bool = False
     but: str = ""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it says that nothing was made of it."""
+        return self.is_said and self.transcription is None
 
 
 def _outcome(answer: Response) -> Call[_Outcome]:

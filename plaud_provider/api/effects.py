@@ -211,6 +211,14 @@ class ReadToken:
     """Return the :class:`TokenState` that this process knows, or else the stored one."""
 
 
+class NoteKeyAccepted:
+    """Remember on this host that Plaud has let this client's API key in."""
+
+
+class WasKeyAccepted:
+    """Return whether Plaud has let this client's API key in before, as far as this host knows."""
+
+
 class LockToken:
     """
     Wait until no other call of this host renews this client's token.
@@ -283,6 +291,8 @@ Effect = (
     | SendAll
     | Sleep
     | ReadToken
+    | NoteKeyAccepted
+    | WasKeyAccepted
     | StoreToken
     | LockToken
     | UnlockToken

@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from plaud_provider.api.account import Account
-from plaud_provider.api.answers import LARGE_BYTES, places_in
-from plaud_provider.api.effects import OF_WHAT_IS_ASKED, Response, is_of_client
+from plaud_provider.api.answers import LARGE_BYTES, places_in, refusal
+from plaud_provider.api.effects import OF_WHAT_IS_ASKED, SUCCESS, Response, is_of_client
 from plaud_provider.api.tokens import redirected
 from plaud_provider.exceptions import (
     PlaudAccessError,
@@ -122,6 +122,13 @@ def names_client(answer: Response) -> bool:
     return answer.status < 500 and _NO_CLIENT.search(code) is not None
 
 
+def refuses_client(answer: Response) -> bool:
+    """Whether an answer refuses who asks, and not what is asked for."""
+    if answer.status in SUCCESS and not refusal(answer.body):
+        return False
+    return answer.status == 401 or names_client(answer)
+
+
 def is_missing(answer: Response) -> bool:
     """Whether a refusal says that there is no such transcription."""
     is_said = 200 <= answer.status < 300 and _NOT_FOUND.search(error_code(answer.body)) is not None
@@ -154,6 +161,17 @@ def _client_refused(account: Account, what: str, status: int, code: str) -> Plau
         f"'{account.dialect.name}'. Check login, password, api_key, region and api of the connection. "
         "Nothing was accepted.",
         status_code=status,
+    )
+
+
+def key_rejected(account: Account, answer: Response) -> PlaudTokenRejectedError:
+    """Say that an API key is refused that was accepted before."""
+    return PlaudTokenRejectedError(
+        f"{account.base_url} kept refusing client {account.client_id} and its {account.dialect.credentials} "
+        f"with {answer.status}{error_code(answer.body)}, although it has accepted them before on this host: "
+        "a gateway may be in trouble, or the client has lost its access or its key. Nothing was accepted. A "
+        "retry may pass.",
+        status_code=answer.status,
     )
 
 

@@ -51,9 +51,9 @@ BACKSTOP = timedelta(minutes=10)
 #: everybody for a moment, or shows a certificate of its own.
 _REFUSALS = (PlaudAuthenticationError, PlaudTokenRejectedError, PlaudCertificateError)
 REFUSED_SECONDS = 300.0
-#: For so many seconds this is taken for an outage: rejected tokens of a client that was let in before, a
-#: certificate that is bad (as it has expired) of a host that has answered before, and 404 for all that is
-#: asked for.
+#: For so many seconds this is taken for an outage: rejected tokens or keys of a client that was let in
+#: before, a certificate that is bad (as it has expired) of a host that has answered before, and 404 for all
+#: that is asked for.
 OUTAGE_SECONDS = 7200.0
 #: Looks that are made at once end within so many seconds of each other.
 SAME_TIME_SECONDS = 30.0
@@ -219,8 +219,9 @@ class Wait:
     an answer that cannot be read               confirmed, see :data:`UNREADABLE`, it is given up as failed
     an id that cannot be asked for              it is given up as failed
     refused credentials, a bad certificate      they end the wait after :data:`REFUSED_SECONDS`
-    rejected tokens, the bad certificate of a   they end the wait after :data:`OUTAGE_SECONDS`
-    host that has answered before
+    rejected tokens or keys that were good,     they end the wait after :data:`OUTAGE_SECONDS`
+    the bad certificate of a host that has
+    answered before
     a wrong connection                          ends the wait
     ==========================================  ==========================================================
 

@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -65,6 +65,8 @@ class _Known(NamedTuple):
 
 #: What this process knows, by the file's path.
 _KNOWN: dict[str, _Known] = {}
+#: API keys that Plaud has let in, by the file that says so.
+_ACCEPTED: set[str] = set()
 #: Those of this process that hold or wait for a client's lock, by process and path: a fork starts with none.
 #: The result is whether the lock could be had.
 _HOLDERS: dict[tuple[int, str], Future[bool]] = {}
@@ -93,6 +95,8 @@ class TokenStore:
         self.path = folder / f"{name}-{named_by(account.secret_key)}.token"
         self.calls_path = folder / f"{name}.calls"
         self.lock_path = folder / f"{name}.lock"
+        # Empty: that it is there says that Plaud has let this API key in.
+        self.accepted_path = folder / f"{name}-{named_by(account.api_key)}.accepted"
         self._lock = FileLock(
             self.lock_path,
             seconds=LOCK_SECONDS,
@@ -145,6 +149,19 @@ class TokenStore:
             )
         else:
             _KNOWN[str(self.path)] = _Known(state, is_stored=True)
+
+    def was_key_accepted(self) -> bool:
+        """Whether Plaud has let this client's API key in before, as far as this host knows."""
+        return str(self.accepted_path) in _ACCEPTED or (
+            self._folder.is_private and self.accepted_path.exists()
+        )
+
+    def note_key_accepted(self) -> None:
+        """Remember that Plaud has let this client's API key in; in this process at least."""
+        if not self.was_key_accepted():
+            with suppress(OSError):
+                self._folder.replace(self.accepted_path, b"")
+        _ACCEPTED.add(str(self.accepted_path))
 
     @contextmanager
     def lock(self) -> Iterator[tuple[TokenState, bool]]:

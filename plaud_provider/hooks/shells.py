@@ -25,6 +25,7 @@ from plaud_provider.api.effects import (
     Effect,
     LockToken,
     Note,
+    NoteKeyAccepted,
     Operation,
     ReadToken,
     Request,
@@ -39,6 +40,7 @@ from plaud_provider.api.effects import (
     TokenState,
     TransportFailure,
     UnlockToken,
+    WasKeyAccepted,
 )
 from plaud_provider.quota.turns import NOTE_SECONDS, AsyncTurn, Turn
 from plaud_provider.recordings.reference import AudioReference
@@ -117,6 +119,10 @@ class Shell(ABC, Generic[AnyTurn]):
                 await self._sleep(seconds)
             case ReadToken():
                 return self._store.known() or await self._do(self._store.read)
+            case NoteKeyAccepted():
+                await self._do(self._store.note_key_accepted)
+            case WasKeyAccepted():
+                return await self._do(self._store.was_key_accepted)
             case LockToken():
                 return await self._lock_token()
             case StoreToken(state):

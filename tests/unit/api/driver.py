@@ -14,6 +14,7 @@ from plaud_provider.api.effects import (
     Effect,
     LockToken,
     Note,
+    NoteKeyAccepted,
     Operation,
     ReadToken,
     Request,
@@ -30,6 +31,7 @@ from plaud_provider.api.effects import (
     TransportFailure,
     TrialDue,
     UnlockToken,
+    WasKeyAccepted,
 )
 from plaud_provider.api.regions import Region
 from plaud_provider.api.retry import RetryPolicy
@@ -73,6 +75,7 @@ class World:
     :param while_sending: What happens while a token request is under way.
     :param while_queuing: What others do while the call waits for its turn.
     :param is_trial: Whether the first submit is to find out whether Plaud answers again.
+    :param was_key_accepted: Whether Plaud has let the client's API key in before.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class World:
         while_sending: Callable[[World], None] = lambda world: None,
         while_queuing: Callable[[World], None] = lambda world: None,
         is_trial: bool = False,
+        was_key_accepted: bool = False,
         **policy: Any,
     ) -> None:
         self.answers = deque(answers)
@@ -94,6 +98,7 @@ class World:
         self.while_sending = while_sending
         self.while_queuing = while_queuing
         self.is_trial = is_trial
+        self.was_key_accepted = was_key_accepted
         self.clock = NOW
         self.policy = RetryPolicy(now=lambda: self.clock, rng=random.Random(7), **policy)
         self.sent: list[Request] = []
@@ -168,6 +173,10 @@ class World:
                 self.clock += seconds
             case ReadToken():
                 return self.state
+            case NoteKeyAccepted():
+                self.was_key_accepted = True
+            case WasKeyAccepted():
+                return self.was_key_accepted
             case StoreToken(state):
                 assert self.locked, "the state is stored without the lock"
                 self.state = state

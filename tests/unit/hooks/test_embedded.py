@@ -185,3 +185,38 @@ def test_without_a_host_requests_go_to_the_region_s_platform(
     hook = PlaudHook()
     assert hook.settings.account.base_url == f"https://platform-{where}.plaud.ai/developer/api"
     assert API_KEY not in repr(hook.settings)
+
+
+def test_a_key_that_plaud_has_accepted_on_this_host_outlasts_an_outage_of_its_gateway(
+    embedded: EmulatorServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = client.submit()
+    # Another process of the host.
+    monkeypatch.setattr("plaud_provider.auth.token_store._ACCEPTED", set())
+    embedded.inject({"match": {"kind": "submit"}, "action": "status", "status": 401, "times": 3})
+    second = client.submit()
+    monkeypatch.setattr("plaud_provider.auth.token_store._ACCEPTED", set())
+    embedded.inject({"match": {"kind": "get"}, "action": "status", "status": 401, "times": 3})
+
+    assert client.get(first.transcription_id).status is Status.PROCESSING
+    assert client.get(second.transcription_id).status is Status.PROCESSING
+    assert outcomes(embedded) == [
+        ("submit", 200),
+        *[("submit", 401)] * 3,
+        ("submit", 200),
+        *[("get", 401)] * 3,
+        *[("get", 200)] * 2,
+    ]
+
+
+def test_another_key_of_the_same_client_was_not_accepted(
+    embedded: EmulatorServer, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.submit()
+    connection = json.loads(embedded.airflow_connection)
+    connection["extra"]["api_key"] = "wrong-canary"
+    monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
+
+    with pytest.raises(PlaudAuthenticationError):
+        client.submit()
+    assert outcomes(embedded) == [("submit", 200), ("submit", 401)]
