@@ -26,7 +26,8 @@ Names count in any letter case, with underscores or without: ``transcription_id`
 may also stand below ``data``, ``result`` and the like (:data:`_WRAPPERS`), which is an object, a list of one,
 or either as JSON text. Where a name is there and empty, the next one is read. Where what is completed has no
 transcript by these names, one is read below any other name. The id of a submit counts below any other name,
-too, in what is cut off, or as ``data`` itself. Whatever stands around the JSON is left out; of several
+too, in what is cut off, or as ``data`` itself; one of a documented form (``txn_1``) wherever it stands.
+Whatever stands around the JSON is left out; of several
 objects the last one counts that has an id or a status.
 
 Bytes that are not UTF-8 become U+FFFD; numbers that no warehouse takes (NaN, Infinity, more than 4,300
@@ -87,6 +88,9 @@ _NAMED_ID = re.compile(
 )
 #: What may be an id although nothing calls it one: no word, which would say how it went.
 _BARE_ID = re.compile(r"(?=.*\d)[\w.:-]{6,}", re.ASCII)
+#: An id of the forms that Plaud's pages show: wherever one stands, and no other, that is what was made. What
+#: follows it says that it is whole.
+_DOCUMENTED_ID = re.compile(r"(?<![\w-])(?:txn|task_exec)_[\w-]*\d[\w-]*(?=[^\w.:=-])", re.ASCII)
 _warned: set[str] = set()
 
 
@@ -185,6 +189,8 @@ def parse_submission(body: bytes, *, must_be_named: bool = False) -> Transcripti
     except PlaudResponseError:
         found = {match[match.lastindex or 0] for match in _NAMED_ID.finditer(text)}
         usable = set(filter(_is_usable_id, found))
+        if not usable and not must_be_named:
+            usable = set(_DOCUMENTED_ID.findall(text))
         if len(usable) != 1 or _is_page(text):
             raise
         return Transcription(usable.pop(), Status.PROCESSING, Status.PROCESSING.value)

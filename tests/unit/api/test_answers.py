@@ -201,6 +201,42 @@ def test_an_id_that_is_paid_for_is_kept_whatever_is_wrong_around_it(broken: byte
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        *(b'"txn_1"', b'["txn_1"]', b"txn_1\n", b"accepted: txn_1\n"),
+        *(b'{"data": "txn_1"}', b'{"uuid": "txn_1"}', b'{"transcriptionIds": ["txn_1"]}'),
+        *(b'{"txn_1": {"status": "PENDING"}}', b"transcriptionId=txn_1&status=processing"),
+        *(
+            b'{"transcriptionId": "txn_1?region=us"}',
+            b'{"transcriptionId": "/transcriptions/txn_1?sig=canary"}',
+        ),
+        *(
+            b'"https://h.example/open/partner/ai/transcriptions/txn_1"',
+            b'{"url": "/txn_1/", "self": "txn_1"}',
+        ),
+    ],
+)
+def test_an_id_of_a_documented_form_is_kept_wherever_it_stands(answer: bytes) -> None:
+    assert parse_submission(answer).transcription_id == "txn_1"
+    assert parse_submission(answer.replace(b"txn_1", b"task_exec_a-1")).transcription_id == "task_exec_a-1"
+    with pytest.raises(PlaudResponseError):
+        # That of an error may be another's.
+        parse_submission(answer, must_be_named=True)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(b'"txn_1', b"txn_1", b'"txn_1."', b'"txn_MTIz=="', b'"xtxn_1"', b'"accepted"', b"12345"),
+        *(b'["txn_1", "txn_2"]', b'{"detail": "txn_failed"}', b"<a href=/transcriptions/txn_1>"),
+    ],
+)
+def test_what_may_be_part_of_an_id_or_a_word_or_one_of_several_is_none(answer: bytes) -> None:
+    with pytest.raises(PlaudResponseError):
+        parse_submission(answer)
+
+
+@pytest.mark.parametrize(
     "cut",
     [
         b'{"transcriptionId": "txn_1',

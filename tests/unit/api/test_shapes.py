@@ -91,6 +91,8 @@ ACCEPTED: list[tuple[object, str]] = [
     ({"Data": {"TaskId": "t"}}, "t"),
     ({"job_id": "t", "status": "PENDING"}, "t"),
     ([{"transcription_id": "t"}], "t"),
+    (["task_exec_1"], "task_exec_1"),
+    ("txn_1", "txn_1"),
     ({"data": '{"transcription_id": "t"}'}, "t"),
     ({"transcription_id": {"id": "t"}}, "t"),
     ({"transcription_id": ["t"]}, "t"),
@@ -137,7 +139,6 @@ REFUSED: list[tuple[int, object, type[PlaudError]]] = [
     (200, {"status": "PENDING", "data": {}}, PlaudSubmitOutcomeUnknownError),
     (200, {"status": "PENDING", "detail": "queued"}, PlaudSubmitOutcomeUnknownError),
     (200, {"detail": None}, PlaudSubmitOutcomeUnknownError),
-    (200, ["task_exec_1"], PlaudSubmitOutcomeUnknownError),
     (500, {"detail": "Internal Server Error"}, PlaudSubmitOutcomeUnknownError),
     (500, {"id": "req-1", "message": "boom"}, PlaudSubmitOutcomeUnknownError),
 ]
