@@ -19,6 +19,8 @@ from plaud_provider.exceptions import PlaudConfigurationError
 _LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 # A name that ends in a number is an address in disguise (2130706433, 0x7f.1).
 _HOST_NAME = rf"({_LABEL}\.)*(?!\d+$|0x){_LABEL}"
+#: The paths of requests, which follow a base URL.
+_API_PATH = re.compile("/(open|oauth)/partner(/|$)")
 #: Whose a public host of Plaud's is.
 _OWNERS = {
     urlsplit(url).hostname: (dialect, region)
@@ -36,7 +38,8 @@ def resolve_base_url(
     :param region: The region that the credentials belong to.
     :param host: A base URL or host name instead of the region's own; empty for the region's own.
         ``https`` unless it is on loopback, where ``http`` is the default.
-    :param allowed_hosts: Exact names of private gateways that may receive this region's requests.
+    :param allowed_hosts: Exact names of private gateways that may receive this region's requests; of a URL
+        or a name with a port, the name counts.
     :param dialect: The API that is spoken there.
     :raises PlaudConfigurationError: if requests for ``region`` may not go to ``host``, or if the API is not
         offered there.
@@ -51,13 +54,15 @@ def resolve_base_url(
         raise _refused(shown, "is not a plain ASCII host name")
     try:
         url = urlsplit(host if "://" in host else f"//{host}")
-        name, port = url.hostname or "", url.port
+        name, port = _compared(url.hostname or ""), url.port
     except ValueError:
         name, port = "", None
     if not _is_host_name(name):
         raise _refused(shown, "is not a URL or host name")
-    if url.query or url.fragment or ".." in url.path:
-        raise _refused(name, "has a query, a fragment or '..' in it")
+    if url.query or url.fragment or not {".", ".."}.isdisjoint(url.path.split("/")):
+        raise _refused(name, "has a query, a fragment, '.' or '..' in it")
+    if _API_PATH.search(url.path):
+        raise _refused(shown, "has a path of the API itself in it, which is added to it: name what is before")
 
     loopback = is_loopback(name)
     scheme = url.scheme or ("http" if loopback else "https")
@@ -87,8 +92,32 @@ def resolve_base_url(
     return f"{scheme}://{netloc}{url.path.rstrip('/')}"
 
 
+def _compared(name: str) -> str:
+    """Return a host's name as it is compared, and asked for: without a dot at its end, addresses in short."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name.removesuffix(".")
+
+
+def _named_in(allowed: str) -> str:
+    """Return the host that an entry of the allowed hosts names; empty if it names none."""
+    entry = allowed.strip().lower()
+    try:
+        return str(ipaddress.ip_address(entry))
+    except ValueError:
+        pass
+    try:
+        return _compared(urlsplit(entry if "://" in entry else f"//{entry}").hostname or "")
+    except ValueError:
+        return ""
+
+
 def _is_host_name(name: str) -> bool:
     """Whether it is a host name or an address that is written as one."""
+    if name in ("http", "https"):
+        # Of "https:/host" and "https://https://host".
+        return False
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -105,7 +134,7 @@ def _is_allowed(name: str, allowed_hosts: Collection[str]) -> bool:
         # Cloud metadata services live on link-local addresses: never a gateway.
         if (getattr(address, "ipv4_mapped", None) or address).is_link_local:
             return False
-    return name in {allowed.strip().lower() for allowed in allowed_hosts}
+    return name in set(map(_named_in, allowed_hosts))
 
 
 def _refused(shown: str, why: str) -> PlaudConfigurationError:

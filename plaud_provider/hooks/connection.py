@@ -287,8 +287,8 @@ def _host(connection: Connection) -> str:
         authority = f"[{authority}]"
     if connection.port and ":" not in authority.rpartition("]")[2]:
         authority = f"{authority}:{connection.port}"
-    if not mark and connection.schema:
-        scheme, mark = connection.schema, "://"
+    if not mark and (schema := (connection.schema or "").strip()):
+        scheme, mark = schema, "://"
     return f"{scheme}{mark}{authority}{slash}{path}"
 
 

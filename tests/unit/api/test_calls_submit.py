@@ -100,7 +100,7 @@ UNKNOWN = [
     answer(200, {}),
     answer(200, {"transcriptionId": None, "status": "processing"}),
     answer(200, {"transcriptionId": "a\nb", "status": "processing"}),
-    answer(200, ["txn_1"]),
+    answer(200, ["txn_1", "txn_2"]),
     answer(201, b""),
     answer(202, {"status": "processing"}),
     answer(204, b""),

@@ -27,13 +27,13 @@ def test_without_a_host_requests_go_to_the_region_s_own(region: Region, host: st
 
 @pytest.mark.parametrize("region", Region)
 @pytest.mark.parametrize(
-    "written", ["{}", "https://{}", "https://{}/", "HTTPS://{}", "{}:443", "https://{}:443"]
+    "written",
+    ["{}", "https://{}", "https://{}/", "HTTPS://{}", "{}:443", "https://{}:443", "{}.", "https://{}.:443//"],
 )
 def test_the_region_s_own_host_may_be_written_out(region: Region, written: str) -> None:
-    resolved = resolve_base_url(region, written.format(HOSTS[region]))
-
-    assert urlsplit(resolved).hostname == HOSTS[region]
-    assert urlsplit(resolved).scheme == "https"
+    """However it is written, it is one client: one token, one quota."""
+    for host in (HOSTS[region], HOSTS[region].upper()):
+        assert resolve_base_url(region, written.format(host)) == OWN[region]
 
 
 @pytest.mark.parametrize("region", Region)
@@ -68,7 +68,12 @@ def test_another_region_s_host_is_refused_even_where_it_is_listed(
         "https://openapi.plaud.eu@evil.com",
         "https://openapi.plaud.eu:443@evil.com",
         "https://openapi.plaud.eu.evil.com",
-        "https://openapi.plaud.eu.",
+        "https://openapi.plaud.eu..",
+        "https:/openapi.plaud.eu",
+        "https://https://openapi.plaud.eu",
+        "https://openapi.plaud.eu/open/partner/ai/transcriptions/",
+        "openapi.plaud.eu/oauth/partner",
+        "https://openapi.plaud.eu/./",
         "https://evilopenapi.plaud.eu",
         "https://plaud.eu",
         "https://api.plaud.eu",
@@ -110,7 +115,7 @@ def test_another_region_s_host_is_refused_even_where_it_is_listed(
         "http://0x7f.1",
         "http://127.1",
         "http://0177.0.0.1",
-        "http://localhost.",
+        "http://localhost..",
         "http://localhost.evil.com",
         "http://127.0.0.1.evil.com",
         "http://0.0.0.0",
@@ -179,6 +184,8 @@ def test_the_message_does_not_repeat_credentials(host: str) -> None:
         ("http://127.8.9.10", "http://127.8.9.10"),
         ("localhost:1", "http://localhost:1"),
         ("LOCALHOST", "http://localhost"),
+        ("localhost.:80", "http://localhost"),
+        ("http://[0:0:0:0:0:0:0:1]:8080", "http://[::1]:8080"),
         ("http://[::1]:8080", "http://[::1]:8080"),
         ("[::1]", "http://[::1]"),
         ("http://127.0.0.1:8080/base/", "http://127.0.0.1:8080/base"),
@@ -198,16 +205,21 @@ def test_loopback_is_open_to_every_region_and_needs_no_tls(host: str, base_url: 
         ("https://[fd00::7]:443", "https://[fd00::7]"),
         ("http://127.0.0.1:80", "http://127.0.0.1"),
         ("https://127.0.0.1:80", "https://127.0.0.1:80"),
+        ("gateway.corp.example.", "https://gateway.corp.example"),
+        ("https://[FD00:0:0::7]:443", "https://[fd00::7]"),
+        ("https://[fd00::8]", "https://[fd00::8]"),
+        *((f"{name}.example", f"https://{name}.example") for name in ("dot", "url", "port")),
     ],
 )
 def test_a_listed_gateway_may_receive_requests_over_https(host: str, base_url: str) -> None:
-    listed = [" GATEWAY.corp.example ", "10.1.2.3", "fd00::7"]
+    listed = [" GATEWAY.corp.example ", "10.1.2.3", "fd00::7", "[fd00:0::8]"]
+    listed += ["dot.example.", "https://url.example/plaud", "port.example:8443"]
 
     assert resolve_base_url(Region.JP, host, allowed_hosts=listed) == base_url
 
 
 @pytest.mark.parametrize(
-    "host", ["http://gateway.example", "https://sub.gateway.example", "gateway.example."]
+    "host", ["http://gateway.example", "https://sub.gateway.example", "gateway.example.."]
 )
 def test_a_listed_gateway_is_listed_by_its_exact_name_and_takes_https_only(host: str) -> None:
     with pytest.raises(PlaudConfigurationError):
