@@ -163,11 +163,11 @@ def parse_transcription(body: bytes, *, requested_id: str | None = None) -> Tran
     places, names = _walk(payload)
     if requested_id is None:
         return _transcription(payload, places, names, _usable_id(places), text)
-    named = first(places, _NAMING)
-    if named is not None and str(named).strip(" \t\r\n") != requested_id:
-        raise PlaudResponseError(
-            f"Plaud answered with transcription {_shown(named)} where {requested_id} was asked for."
-        )
+    for named in (_named(place[name]) for place in places for name in _NAMING if name in place):
+        if is_said(named) and str(named) != requested_id:
+            raise PlaudResponseError(
+                f"Plaud answered with transcription {_shown(named)} where {requested_id} was asked for."
+            )
     return _transcription(payload, places, names, requested_id, text)
 
 
@@ -271,11 +271,11 @@ def _status(reported: str, places: Sequence[Mapping[str, Any]]) -> Status | None
     """
     Return where a transcription stands; ``None`` if the answer does not say it.
 
-    By its word, if it has one; else a transcript is completed, if it has the time of that or nothing says
+    By its word, if that is known; else a transcript is completed, if it has the time of that or nothing says
     anything else.
     """
-    if _is_word(reported):
-        return WORDS.get(reported.lower(), Status.PROCESSING)
+    if (known := WORDS.get(reported.lower())) is not None:
+        return known
     if _has_transcript(places) and (not reported or as_time(first(places, _COMPLETED)) is not None):
         return Status.COMPLETED
     return Status.PROCESSING if reported else None
@@ -410,11 +410,7 @@ def _warn_of_unknown(what: str, names: Iterable[str], known: AbstractSet[str]) -
 
 def _shown_word(reported: str) -> str:
     """Return a status word as it may be logged: what is no word may be anything, even text."""
-    return reported[:80] if _is_word(reported) else "(not a word)"
-
-
-def _is_word(reported: str) -> bool:
-    return re.fullmatch(r"[\w.-]+", reported, re.ASCII) is not None
+    return reported[:80] if re.fullmatch(r"[\w.-]+", reported, re.ASCII) else "(not a word)"
 
 
 def _segments(places: Sequence[Mapping[str, Any]], transcription_id: str) -> tuple[Segment, ...]:

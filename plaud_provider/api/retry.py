@@ -74,20 +74,20 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
     """
     Return the seconds that a ``Retry-After`` header asks for; ``None`` if it says nothing usable.
 
-    :param value: Seconds or an HTTP date (RFC 9110, section 10.2.3); of several with commas between them, as
-        a server and a proxy may each send one, the longest counts.
+    :param value: Seconds, also with decimals, or an HTTP date (RFC 9110, section 10.2.3); of several with
+        commas between them, as a server and a proxy may each send one, the longest counts.
     :param now: Epoch seconds.
     """
     if value is None:
         return None
     # A date has a comma too, behind its weekday.
-    several = re.split(r",\s*(?=\d+\s*(?:,|$)|[A-Z][a-z]+,)", value)
+    several = re.split(r",\s*(?=[\d.]+\s*(?:,|$)|[A-Z][a-z]+,)", value)
     waits = [wait for one in several if (wait := _wait(one.strip(), now=now)) is not None]
     return max(waits, default=None)
 
 
 def _wait(text: str, *, now: float) -> float | None:
-    if text.isascii() and text.isdigit():
+    if re.fullmatch(r"\d+(\.\d*)?", text, re.ASCII):
         return float(text[:9])
     try:
         moment = parsedate_to_datetime(text)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -134,6 +135,23 @@ def _unpacked(body: bytes, window: int, limits: Limits) -> bytes:
         # A gzip file may have several members, and something behind them.
         body = unpack.unused_data if is_gzip and unpack.unused_data.startswith(_GZIP) else b""
     return bytes(unpacked)
+
+
+def readable(received: bytes) -> bytes:
+    """
+    Return what has come of a body that was cut off or spoilt, decompressed as far as it goes.
+
+    As far as the answer to a submit may be large: of any other one it is of no use.
+    """
+    unpack = zlib.decompressobj(32 + zlib.MAX_WBITS)
+    unpacked = bytearray()
+    with suppress(zlib.error):
+        # One byte at a time: what is wrong further on takes nothing away.
+        for byte in received[:CHUNK_BYTES]:
+            unpacked += unpack.decompress(bytes([byte]), CHUNK_BYTES)
+            if len(unpacked) > CHUNK_BYTES:
+                break
+    return bytes(unpacked) or received
 
 
 def class_of(failure: Exception) -> str:

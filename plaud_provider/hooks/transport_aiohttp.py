@@ -28,6 +28,7 @@ from plaud_provider.hooks.transport import (
     decoded,
     is_packed,
     proxies_for,
+    readable,
     too_large,
     too_slow,
 )
@@ -146,7 +147,7 @@ async def send_with_aiohttp(
     except TimeoutError:
         raise too_slow(limits, sent=True) from None
     except (aiohttp.ClientError, OSError, zlib.error) as failure:
-        raise TransportFailure(class_of(failure), sent=True, received=bytes(received)) from None
+        raise TransportFailure(class_of(failure), sent=True, received=readable(bytes(received))) from None
 
 
 def _whole(part: Part) -> bytes:

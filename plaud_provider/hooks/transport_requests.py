@@ -28,6 +28,7 @@ from plaud_provider.hooks.transport import (
     class_of,
     decoded,
     proxies_for,
+    readable,
     too_large,
     too_slow,
 )
@@ -302,7 +303,10 @@ def _exchange(session: Session, request: Request, body: _Body | None, limits: Li
         zlib.error,
     ) as failure:
         sent = body is None or body.has_left
-        raise _failure(failure, sent=sent, received=bytes(received)) from None
+        # Of a chunk that was cut off.
+        partial = getattr(failure.args[-1], "partial", b"") if failure.args else b""
+        received += partial if isinstance(partial, bytes) else b""
+        raise _failure(failure, sent=sent, received=readable(bytes(received))) from None
 
 
 def _failure(failure: Exception, *, sent: bool, received: bytes) -> TransportFailure:

@@ -299,9 +299,11 @@ AT = "2026-03-24T10:02:14Z"
         # What has begun may have a part of its text.
         ({"status": "处理中", "text": "Hello."}, Status.PROCESSING),
         ({"status": "处理中", "completedAt": AT}, Status.PROCESSING),
-        ({"status": "reticulating", "text": "Hello.", "completedAt": AT}, Status.PROCESSING),
+        ({"status": "reticulating", "text": "Hello."}, Status.PROCESSING),
+        ({"status": "processing", "text": "Hello.", "completedAt": AT}, Status.PROCESSING),
+        ({"status": "ready", "text": "Hello.", "completedAt": AT}, Status.COMPLETED),
         *(({"status": word}, Status.COMPLETED) for word in ("DONE", "finished", "complete")),
-        *(({"status": word}, Status.FAILED) for word in ("canceled", "CANCELLED", "aborted")),
+        *(({"status": word}, Status.FAILED) for word in ("canceled", "CANCELLED", "aborted", "error")),
     ],
 )
 def test_a_final_word_is_seen_also_where_there_is_none(members: dict[str, Any], status: Status) -> None:
@@ -577,3 +579,29 @@ def test_a_status_that_is_no_word_is_not_shown() -> None:
 
     assert read.has_unknown_status
     assert "canary" not in read.reported_status
+
+
+COMPLETED = {"status": "completed", "text": "Hello."}
+
+
+@pytest.mark.parametrize(
+    "given", ["txn_1", " txn_1\n", "", None, [], {}, ["txn_1"], {"id": "txn_1"}, {"transcriptionId": "txn_1"}]
+)
+def test_an_id_in_another_form_does_not_keep_its_result_from_being_read(given: object) -> None:
+    read = parse_transcription(encoded({"transcriptionId": given, **COMPLETED}), requested_id="txn_1")
+
+    assert (read.transcription_id, read.status, read.text) == ("txn_1", Status.COMPLETED, "Hello.")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"transcriptionId": "txn_1", "data": {"transcriptionId": "txn_2", **COMPLETED}},
+        {"transcriptionId": "txn_2", "data": {"transcriptionId": "txn_1", **COMPLETED}},
+        {"transcriptionId": {"id": "txn_2"}, **COMPLETED},
+        {"transcriptionId": 1, **COMPLETED},
+    ],
+)
+def test_a_result_that_any_part_says_is_another_s_is_refused(answer: dict[str, Any]) -> None:
+    with pytest.raises(PlaudResponseError, match="where txn_1 was asked for"):
+        parse_transcription(encoded(answer), requested_id="txn_1")

@@ -205,7 +205,7 @@ def test_completed_without_text_is_silence() -> None:
 
 @pytest.mark.parametrize("word", ["reticulating", "x" * 200])
 def test_an_unknown_status_word_counts_as_processing_and_is_kept(word: str) -> None:
-    transcription = parse(status=word)
+    transcription = parse(status=word, completedAt=None)
 
     assert transcription.status is Status.PROCESSING
     assert not transcription.is_final

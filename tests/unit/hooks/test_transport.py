@@ -406,6 +406,11 @@ ANSWERS = {
     + f"{len(ACCEPTED):x}\r\n".encode()
     + ACCEPTED
     + b"\r\n",
+    "cut off in a chunk": head("Transfer-Encoding: chunked") + b"fff\r\n" + ACCEPTED,
+    "gzip, cut off": head("Content-Encoding: gzip", "Content-Length: 4000") + GZIP[:-9],
+    "gzip, cut off by itself": head("Content-Encoding: gzip") + GZIP[:-9],
+    "gzip in chunks, cut off": head("Transfer-Encoding: chunked") + b"fff\r\n" + GZIP[:-4],
+    "gzip with another checksum": head("Content-Encoding: gzip") + GZIP[:-8] + bytes(8),
     "a header names it": head("Location: /open/partner/ai/transcriptions/txn_1", status="201 Created"),
     "elsewhere": head("Location: https://x.example/v1/transcriptions/txn_1?a=b", status="303 See Other"),
 }
