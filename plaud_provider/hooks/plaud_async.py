@@ -18,6 +18,7 @@ from plaud_provider.api.regions import refuse_other_region
 from plaud_provider.api.retry import RetryPolicy
 from plaud_provider.api.terms import checked_terms
 from plaud_provider.auth.token_store import TokenStore
+from plaud_provider.exceptions import PlaudConfigurationError
 from plaud_provider.hooks.connection import DEFAULT_CONN_ID, PlaudSettings, no_connection, read_connection
 from plaud_provider.hooks.shells import AsyncShell, tell_of_submit
 from plaud_provider.hooks.transport import Limits
@@ -112,6 +113,23 @@ class PlaudAsyncHook(BaseHook):
         region = self._given_settings.account.region
         refuse_other_region(region, self._asserted_region, self.plaud_conn_id)
         return self._given_settings
+
+    async def take_new_secrets(self) -> None:
+        """
+        Take the secret key and API key that the connection has by now: they may have been changed.
+
+        A connection that cannot be read now, or is of another client, changes nothing.
+        """
+        try:
+            settings = await self._read_settings()
+        except (AirflowNotFoundException, PlaudConfigurationError) as unreadable:
+            self.log.warning("The connection could not be read again: %s", unreadable)
+            return
+        account, known = settings.account, self.settings.account
+        if account != known and account.client_name == known.client_name:
+            self.log.info("Connection %r has other secrets now; they are used.", self.plaud_conn_id)
+            self._store = await asyncio.to_thread(TokenStore, account)
+            self.settings = self.settings._replace(account=account)
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._transport.close()

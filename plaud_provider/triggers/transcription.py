@@ -15,7 +15,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from plaud_provider.api.retry import ONE_LOOK
 from plaud_provider.api.schedule import Job, ProcessingTimes, Schedule
 from plaud_provider.api.waiting import PROGRESS_SECONDS, Troubles, Wait, WaitResult, after_look
-from plaud_provider.exceptions import PlaudError
+from plaud_provider.exceptions import PlaudAuthenticationError, PlaudError, PlaudTokenRejectedError
 
 if TYPE_CHECKING:
     from plaud_provider.api.models import Transcription
@@ -28,6 +28,8 @@ MAX_CONCURRENT_LOOKS = 8
 LAST_LOOKS_SECONDS = 10.0
 #: For how long what the quota has to spare is taken to be the same.
 SPARE_SECONDS = 2.0
+#: So often the connection is read again while credentials are refused.
+SECRETS_SECONDS = 60.0
 #: After so many seconds the worker that has deferred has ended, and the scheduler knows. An event before that
 #: meets the worker's end: Airflow takes the task, which runs again, for one that was killed, and fails it.
 WORKER_SECONDS = 3.0
@@ -232,6 +234,7 @@ class _Looks:
         )
         self._spare = 0.0
         self._spare_until = 0.0
+        self._same_secrets_until = 0.0
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def until_final(self) -> WaitResult:
@@ -319,6 +322,8 @@ class _Looks:
             seen = await self._ask(transcription_id)
         except PlaudError as error:
             seen = error
+            if isinstance(error, (PlaudAuthenticationError, PlaudTokenRejectedError)):
+                await self._take_new_secrets()
         after_look(
             transcription_id,
             seen,
@@ -328,6 +333,12 @@ class _Looks:
             submitted_at=self._submitted_at.get(transcription_id),
             log=self._trigger.log,
         )
+
+    async def _take_new_secrets(self) -> None:
+        """Read the connection again, which may have new secrets: poke and reschedule mode do so each time."""
+        if (now := self._now()) >= self._same_secrets_until:
+            self._same_secrets_until = now + SECRETS_SECONDS
+            await self._hook.take_new_secrets()
 
     async def _ask(self, transcription_id: str) -> Transcription:
         """Return what is kept, else ask Plaud and keep a final answer, before it counts as final."""

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from airflow.triggers.base import TriggerEvent
 from plaud_provider.api import waiting
 from plaud_provider.api.waiting import WaitResult
 from plaud_provider.emulator.server import EmulatorServer
+from plaud_provider.emulator.settings import Settings
 from plaud_provider.hooks.plaud import PlaudHook
 from plaud_provider.triggers.transcription import TranscriptionTrigger
 
@@ -180,3 +183,33 @@ def test_survives_serialization_whole() -> None:
 
     assert path == f"{TranscriptionTrigger.__module__}.{TranscriptionTrigger.__qualname__}"
     assert TranscriptionTrigger(**stored).serialize() == (path, arguments)
+
+
+@pytest.mark.parametrize(
+    ("api", "stale"), [("openapi", {"password": "old"}), ("embedded", {"extra": {"api_key": "old"}})]
+)
+async def test_secrets_that_are_changed_while_it_waits_are_taken_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, api: str, stale: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    monkeypatch.setattr("plaud_provider.triggers.transcription.SECRETS_SECONDS", 0.0)
+    settings = Settings(
+        clients={"client": "secret"},
+        api=api,
+        api_keys={"client": "key"},
+        processing_seconds=0,
+        fetch_audio=False,
+    )
+    with EmulatorServer(settings) as server:
+        connection = json.loads(server.airflow_connection)
+        monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
+        ids = submitted(1)
+        old = {**connection, **stale, "extra": {**connection["extra"], **stale.get("extra", {})}}
+        monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(old))
+        under_way = asyncio.create_task(ending(trigger(ids, lasts=60)))
+        async with asyncio.timeout(20):
+            while server.ledger()[-1]["status"] != 401:  # noqa: ASYNC110  the emulator runs in another thread
+                await asyncio.sleep(0.01)
+        monkeypatch.setenv("AIRFLOW_CONN_PLAUD_DEFAULT", json.dumps(connection))
+
+        assert (await under_way).outcome == "done"
