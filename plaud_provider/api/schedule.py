@@ -23,6 +23,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 #: Until so many processing times are known, 15 s and 0.12 s per second of audio are expected, and 600 s of
@@ -44,9 +45,8 @@ MARGIN = 1.05
 #: Guesses use at most this share of the unused quota.
 SHARE = 0.4
 #: A schedule of at most so many is one that a person waits for: its guesses may always use 30 requests a
-#: minute, and while nothing is known they begin at 5 % of the expected time.
+#: minute, and while nothing is known they begin at once.
 FEW = 4
-FEW_MAY_BE = 0.05
 FEW_A_MINUTE = 30.0
 #: Guesses a minute of a larger schedule as long as nothing is known, however much of the quota is unused.
 UNKNOWN_A_MINUTE = 60.0
@@ -58,8 +58,6 @@ GROWTH = 0.5
 #: within a tenth of its processing or five seconds; longer pauses would need fewer looks, and miss that.
 SHORTEST_PAUSE = 5.0
 LONGEST_PAUSE = 1800.0
-#: Seconds that times of Plaud's may be rounded by.
-ROUNDED = 2.0
 #: A shorter ``poke_interval`` would keep a core busy.
 SHORTEST_INTERVAL = 0.05
 #: A look that failed is repeated after the shortest pause, then after twice as long each time, up to so many
@@ -207,8 +205,8 @@ class _Waiting:
     :param not_before: There is no look before, because the last one failed.
     :param failures: How many looks in a row have failed.
     :param is_under_way: Whether it is being looked at.
-    :param moments: When the next guess is due, and when the next look is due in any case.
-    :param version: The version of :class:`ProcessingTimes` that they come from; 0: work them out again.
+    :param guess_at: When the next guess is due.
+    :param look_at: When the next look is due in any case.
     """
 
     job: Job
@@ -218,8 +216,8 @@ class _Waiting:
     not_before: float = -math.inf
     failures: int = 0
     is_under_way: bool = False
-    moments: tuple[float, float] = (0.0, 0.0)
-    version: int = 0
+    guess_at: float = 0.0
+    look_at: float = 0.0
 
 
 class Schedule:
@@ -252,6 +250,8 @@ class Schedule:
             self._waiting.setdefault(job.transcription_id, _begin(job, now))
         self._is_called = is_called
         self._is_few = len(self._waiting) <= FEW
+        # That of the times that all moments come from; none yet.
+        self._version = 0
         # None yet: the first guess waits for nothing, so that something is known soon.
         self._guessed_at: float | None = None
         self._spare = 0.0
@@ -267,12 +267,13 @@ class Schedule:
 
     def next_at(self) -> float | None:
         """Return when to call :meth:`take` again; ``None`` while all are being looked at."""
-        free = [one.moments for one in self._free()]
+        free = self._free()
         if not free:
             return None
         # By then more of the quota may be unused, and the next guess be allowed earlier.
-        guess_at = max(min(self._next_guess(), self._now + RECHECK), min(moments[0] for moments in free))
-        return min(guess_at, *(moments[1] for moments in free))
+        allowed_at = min(self._next_guess(), self._now + RECHECK)
+        guess_at = max(allowed_at, min(one.guess_at for one in free))
+        return min(guess_at, *(one.look_at for one in free))
 
     @property
     def needs_spare(self) -> bool:
@@ -290,10 +291,10 @@ class Schedule:
         free = self._free()
         if not free:
             return None
-        one = min(free, key=lambda one: one.moments[1])
-        if one.moments[1] > now:
-            one = min(free, key=lambda one: one.moments[0])
-            if one.moments[0] > now or self._next_guess() > now:
+        one = min(free, key=attrgetter("look_at"))
+        if one.look_at > now:
+            one = min(free, key=attrgetter("guess_at"))
+            if one.guess_at > now or self._next_guess() > now:
                 return None
             self._guessed_at = now
         one.is_under_way = True
@@ -307,7 +308,8 @@ class Schedule:
         :param now: The time.
         """
         if (one := self._waiting.get(transcription_id)) is not None:
-            one.called_at, one.version = now, 0
+            one.called_at = now
+            self._plan(one)
 
     def again(self, transcription_id: str, *, now: float, answered: bool = True) -> None:
         """
@@ -319,12 +321,12 @@ class Schedule:
         """
         one = self._waiting[transcription_id]
         one.is_under_way = False
-        one.version = 0
         if answered:
             one.looked_at, one.failures = now, 0
         else:
             one.not_before = now + min(self._shortest * 2 ** min(one.failures, 10), LONGEST_RETRY)
             one.failures += 1
+        self._plan(one)
 
     def seen(self, transcription_id: str, *, now: float, completed_at: float | None = None) -> None:
         """
@@ -352,7 +354,7 @@ class Schedule:
             # By two clocks, which agree as far as the looks can tell.
             seconds = completed_at - one.began_at
         # Else its clock is faster than ours, as that of the emulator can be: no time to be kept for long.
-        is_for_others = seconds <= at_most + ROUNDED
+        is_for_others = seconds <= at_most
         seconds = min(at_most, max(at_least, seconds))
         self._times.note(one.job.audio_seconds, seconds, is_for_others=is_for_others)
 
@@ -374,31 +376,27 @@ class Schedule:
 
     def _free(self) -> list[_Waiting]:
         """Return what is not being looked at, with moments that are up to date."""
-        free = [one for one in self._waiting.values() if not one.is_under_way]
-        version = self._times.version
-        for one in free:
-            if one.version != version:
-                one.moments, one.version = self._moments(one), version
-        return free
+        if self._version != self._times.version:
+            self._version = self._times.version
+            for one in self._waiting.values():
+                self._plan(one)
+        return [one for one in self._waiting.values() if not one.is_under_way]
 
-    def _moments(self, one: _Waiting) -> tuple[float, float]:
-        """Return when the next guess at a transcription is due, and when the next look in any case."""
+    def _plan(self, one: _Waiting) -> None:
+        """Work out when the next guess at a transcription is due, and when the next look in any case."""
         may_be, probably = self._times.within(one.job.audio_seconds)
-        if (due := self._due_by_calls(one, probably)) is not None:
-            return max(one.not_before, due), max(one.not_before, due)
-        if self._is_few and len(self._times) < ENOUGH:
-            audio_seconds = one.job.audio_seconds
-            may_be = 0.0 if audio_seconds is None else FEW_MAY_BE * self._times.expected(audio_seconds)
-        guess = one.began_at + max(self._shortest, may_be)
-        if one.job.submitted_at is None:
-            # It may be done already.
-            guess = one.began_at
-        certain = one.began_at + min(max(self._shortest, probably), max(self._interval, LONGEST_PAUSE))
-        if one.looked_at is not None:
-            age = one.looked_at - one.began_at
-            guess = max(guess, one.looked_at + _pause(self._shortest, GROWTH_OF_GUESS * age))
-            certain = max(certain, one.looked_at + _pause(self._interval, GROWTH * age))
-        return max(one.not_before, min(guess, certain)), max(one.not_before, certain)
+        guess_at = look_at = self._due_by_calls(one, probably)
+        if guess_at is None or look_at is None:
+            if one.job.submitted_at is None or (self._is_few and len(self._times) < ENOUGH):
+                # It may be done already, or somebody waits and nothing is known.
+                may_be = 0.0
+            guess_at = one.began_at + (0.0 if one.job.submitted_at is None else max(self._shortest, may_be))
+            look_at = one.began_at + _pause(self._shortest, probably)
+            if one.looked_at is not None:
+                age = one.looked_at - one.began_at
+                guess_at = max(guess_at, one.looked_at + _pause(self._shortest, GROWTH_OF_GUESS * age))
+                look_at = max(look_at, one.looked_at + _pause(self._interval, GROWTH * age))
+        one.guess_at, one.look_at = max(one.not_before, guess_at), max(one.not_before, look_at)
 
     def _due_by_calls(self, one: _Waiting, probably: float) -> float | None:
         """Return when the next look is due where Plaud calls; ``None`` where that is not relied upon."""
