@@ -233,6 +233,19 @@ def refusal(body: bytes) -> str:
     return reasons.reason(places) if reasons.is_refused(places) else ""
 
 
+def meant_status(status: int, body: bytes) -> int:
+    """
+    Return the HTTP status that an answer means.
+
+    A gateway may answer 200 to everything, and say inside that it is busy or broken: that passes, and is no
+    refusal of what was asked for.
+    """
+    if not 200 <= status < 300 or not refusal(body):
+        return status
+    said = str(first(places_in(parse_json(body))[:1], (*reasons.CODES, *_STATUS)))
+    return int(said) if re.fullmatch("408|425|429|5[0-9][0-9]", said) else status
+
+
 def _transcription(
     payload: dict[str, Any],
     places: Sequence[Mapping[str, Any]],

@@ -16,7 +16,13 @@ from urllib.parse import unquote
 
 from plaud_provider.api import failures
 from plaud_provider.api.account import Account
-from plaud_provider.api.answers import LARGE_BYTES, parse_submission, parse_transcription, refusal
+from plaud_provider.api.answers import (
+    LARGE_BYTES,
+    meant_status,
+    parse_submission,
+    parse_transcription,
+    refusal,
+)
 from plaud_provider.api.arguments import as_transcription_id, validate_transcription_id
 from plaud_provider.api.effects import (
     SUCCESS,
@@ -251,6 +257,7 @@ def _authorized(
             raise
         try:
             answer: Response = yield Send(outgoing)
+            answer.status = meant_status(answer.status, answer.body)
         except TransportFailure as broken:
             is_lost = broken.sent and not outgoing.repeatable
             yield ReturnSlot(sent=broken.sent, is_answered=False if is_lost else None)
@@ -323,6 +330,7 @@ def _free_look(account: Account, policy: RetryPolicy, token: Token | None) -> Ca
     access_token = token.access_token if token is not None else ""
     try:
         answer: Response = yield Send(account.dialect.get_request(account, access_token, NO_TRANSCRIPTION))
+        answer.status = meant_status(answer.status, answer.body)
     except TransportFailure as broken:
         yield ReturnSlot(sent=broken.sent)
         raise unreachable(account, broken) from None

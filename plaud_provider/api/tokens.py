@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from plaud_provider.api.account import Account
-from plaud_provider.api.answers import LARGE_BYTES, parse_json, places_in, refusal
+from plaud_provider.api.answers import LARGE_BYTES, meant_status, parse_json, places_in, refusal
 from plaud_provider.api.effects import (
     SUCCESS,
     Effect,
@@ -213,6 +213,7 @@ def _renew(
     token = None
     try:
         answer: Response = yield Send(_request(account, old), within=REQUEST_SECONDS)
+        answer.status = meant_status(answer.status, answer.body)
         status, headers = answer.status, answer.headers
         if answer.is_page and status != 429 and (status in SUCCESS or 400 <= status < 500):
             # A proxy's or a firewall's: as little Plaud's word about the credentials as no answer is.

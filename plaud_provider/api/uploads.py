@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from plaud_provider.api.account import Account
+from plaud_provider.api.answers import meant_status
 from plaud_provider.api.calls import Call
 from plaud_provider.api.dialects.embedded_uploads import (
     BegunUpload,
@@ -329,6 +330,7 @@ def _answered(
         failure: PlaudError
         try:
             answer: Response = yield Send(request(token))
+            answer.status = meant_status(answer.status, answer.body)
         except TransportFailure as broken:
             yield ReturnSlot(sent=broken.sent)
             failure, pause = unreachable(account, broken), policy.backoff(attempt)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from plaud_provider.api.answers import meant_status
 from plaud_provider.api.calls import (
     get_transcription,
     submit_transcription,
@@ -29,7 +30,7 @@ from plaud_provider.exceptions import (
     PlaudServerError,
     PlaudSubmitOutcomeUnknownError,
 )
-from tests.unit.api.driver import ACCOUNT, World, answer, token
+from tests.unit.api.driver import ACCOUNT, World, answer, token, token_answer
 
 KEYED = replace(
     ACCOUNT,
@@ -384,6 +385,35 @@ def test_a_result_that_cannot_be_used_is_refused(
 
     if error in (PlaudResponseError, PlaudNotFoundError):
         assert "t1" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("code", int), ("code", str), ("errorCode", int), ("status", int)]
+)
+def test_what_passes_is_no_refusal_although_it_comes_with_a_200(name: str, kind: type) -> None:
+    def said(status: int) -> Response:
+        return answer(200, {"error": "busy", name: kind(status)})
+
+    done = answer(200, {"transcriptionId": "t1", "status": "completed", "text": "Hello."})
+    for status in (429, 500, 503):
+        here = World([said(status), done], stored=token("stored"))
+        assert here.run(get_transcription(ACCOUNT, "t1", here.policy)).text == "Hello."
+        assert (here.returned[0].refused_for is not None) is (status == 429)
+        # The token service, too.
+        here = World([said(status), token_answer("t"), done])
+        assert here.run(get_transcription(ACCOUNT, "t1", here.policy)).text == "Hello."
+    # What was sent to a service that broke may have been accepted; what it was too busy for, was not.
+    for status in (408, 500, 503):
+        with pytest.raises(PlaudSubmitOutcomeUnknownError):
+            submit(ACCOUNT, said(status))
+    assert submit(ACCOUNT, said(429), answer(200, {"transcriptionId": "t1"})).transcription_id == "t1"
+
+
+@pytest.mark.parametrize(
+    "body", [{"code": 0, "status": 500}, {"transcriptionId": "t1", "code": 500}, {"code": 500_01}]
+)
+def test_a_number_in_what_is_no_refusal_or_of_the_api_s_own_is_no_status(body: dict[str, Any]) -> None:
+    assert meant_status(200, json.dumps(body).encode()) == 200
 
 
 def test_a_key_is_tried_without_a_submit() -> None:
