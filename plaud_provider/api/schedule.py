@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
@@ -220,6 +220,11 @@ class _Waiting:
     look_at: float = 0.0
 
 
+# No functions of Python's: each look asks for these moments of all that wait.
+_guess_at: Callable[[_Waiting], float] = attrgetter("guess_at")
+_look_at: Callable[[_Waiting], float] = attrgetter("look_at")
+
+
 class Schedule:
     """
     Says which transcription to look at next, and when. The quota may delay any look.
@@ -272,8 +277,7 @@ class Schedule:
             return None
         # By then more of the quota may be unused, and the next guess be allowed earlier.
         allowed_at = min(self._next_guess(), self._now + RECHECK)
-        guess_at = max(allowed_at, min(one.guess_at for one in free))
-        return min(guess_at, *(one.look_at for one in free))
+        return min(max(allowed_at, min(map(_guess_at, free))), *map(_look_at, free))
 
     @property
     def needs_spare(self) -> bool:
@@ -291,9 +295,9 @@ class Schedule:
         free = self._free()
         if not free:
             return None
-        one = min(free, key=attrgetter("look_at"))
+        one = min(free, key=_look_at)
         if one.look_at > now:
-            one = min(free, key=attrgetter("guess_at"))
+            one = min(free, key=_guess_at)
             if one.guess_at > now or self._next_guess() > now:
                 return None
             self._guessed_at = now
