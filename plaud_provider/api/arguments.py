@@ -54,7 +54,7 @@ _TEXTS = frozenset(
 _OPTIONAL_TEXTS = frozenset(
     [
         *("path", "results_path", "folder", "pattern", "sql_conn_id", "ledger_conn_id", "region", "schema"),
-        *("language", "webhook_url", "model", "detection_level"),
+        *("language", "webhook_url", "model", "detection_level", "recording_id"),
         *("metadata_pattern", "metadata_path", "metadata_timezone"),
         *("lake_path", "lake_catalog_conn_id"),
     ]

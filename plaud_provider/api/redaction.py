@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from plaud_provider.api.url_shapes import AUDIO_FILE, BOT, is_drawn
+
 
 def _spellings(character: str) -> str:
     """Return a pattern of a character as itself, percent-encoded, or as an escape of JSON, Python or HTML."""
@@ -58,6 +60,8 @@ _AUTHORIZATION = re.compile(
 _SECRET_NAME = re.compile(_SECRET, re.IGNORECASE)
 _JWT = re.compile(r"(?<![\w-])eyJ[\w=-]{6,1024}(?:\.[\w=-]{0,2048}){1,2}")
 _PATH_SLASH = _spellings("/")
+#: A part of a path that may be a secret by itself, as of Box, Dropbox, Airtable and Telegram.
+_PATH_PART = re.compile(r"(?:(?<=/)|(?<=%2[Ff]))[\w!~.:=-]{19,}[\w=-]")
 #: Oracle's links have their secret in the path.
 _PRE_AUTHENTICATED = re.compile(
     rf"({_PATH_SLASH}p{_PATH_SLASH})[\w.~-]{{1,256}}(?={_PATH_SLASH}n{_PATH_SLASH})", re.IGNORECASE
@@ -74,6 +78,7 @@ def without_secrets(text: str) -> str:
     text = _USER.sub(_without_user, text)
     text = _BARE_USER.sub("<removed>@", text)
     text = _PRE_AUTHENTICATED.sub(r"\1<removed>", text)
+    text = _PATH_PART.sub(_without_drawn, text)
     text = _PARAMETER.sub(r"\1\2<removed>", text)
     for pattern in (_MEMBER, _ELEMENT, _AUTHORIZATION):
         text = pattern.sub(r"\1<removed>", text)
@@ -148,6 +153,12 @@ def _without_query(word: str) -> str:
     if not any(character.isalnum() for character in word[mark.end() : end]):
         return word
     return f"{word[: mark.end()]}<query removed>{word[end:]}"
+
+
+def _without_drawn(part: re.Match[str]) -> str:
+    """Return a part of a path if it names what lies there: a hash, a UUID, the name of a file."""
+    is_name = AUDIO_FILE.fullmatch(part[0]) or not (BOT.match(part[0]) or is_drawn(part[0]))
+    return part[0] if is_name else "<removed>"
 
 
 def _without_user(url: re.Match[str]) -> str:

@@ -69,6 +69,8 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
     :param identity_params: Names of the parameters in the query of an ``https://`` URL that tell recordings
         apart, such as ``["id"]``, and no others; ``[]`` for none of them (templated). By default all do but
         those that look like a signature, a secret or an expiry.
+    :param recording_id: What you know the recording by, where its links have nothing in common, such as the
+        id of an attachment of Airtable's (templated). Whatever is given the same id is the same recording.
     :param on_unknown_submit: ``fail``: fail, without retries, and say what to do. ``resubmit``: send the
         recording again and accept that it may be paid twice (templated).
     :param ledger_conn_id: Connection of the ledger (templated): PostgreSQL, MySQL, SQLite or DuckDB. With
@@ -105,6 +107,7 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
         "url_validity",
         "public_urls",
         "identity_params",
+        "recording_id",
         "on_unknown_submit",
         "ledger_conn_id",
         "resubmit",
@@ -125,6 +128,7 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
         url_validity: timedelta | float = timedelta(hours=6),
         public_urls: Mapping[str, str] | None = None,
         identity_params: Sequence[str] | None = None,
+        recording_id: str | None = None,
         on_unknown_submit: OnUnknownSubmit = "fail",
         ledger_conn_id: str | None = None,
         resubmit: Sequence[str] = (),
@@ -142,6 +146,7 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
         self.url_validity = url_validity
         self.public_urls = public_urls
         self.identity_params = identity_params
+        self.recording_id = recording_id
         self.on_unknown_submit = on_unknown_submit
         self.ledger_conn_id = ledger_conn_id
         self.resubmit = resubmit
@@ -176,7 +181,7 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
 
         policy, audio = self._checked_policy(), self._checked_audio()
         terms = self._terms(self.webhook_url)
-        rules = rules_of(self, self._resubmittable())
+        rules = rules_of(self, self._resubmittable(), recording_id=self.recording_id)
         settings = PlaudConnection(self.plaud_conn_id, self.region).settings
         self._refuse_unserved_warehouses(context)
         terms = terms._replace(webhook_url=settings.webhook_url(terms.webhook_url))

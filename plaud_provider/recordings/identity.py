@@ -24,6 +24,7 @@ def recording_key(
     region: str,
     client_id: str,
     identity_params: Collection[str] | None = None,
+    recording_id: str | None = None,
     options: Collection[str] = (),
 ) -> str:
     r"""
@@ -39,12 +40,14 @@ def recording_key(
     :param region: Plaud region.
     :param client_id: Plaud client id: another client pays on another account.
     :param identity_params: What :func:`validate_identity_params` returned.
+    :param recording_id: What its user knows it by; ``None``: its reference.
     :param options: What else is asked for (:attr:`plaud_provider.api.terms.Terms.identity`); without any, the
         key is what it was before there were such options.
     :raises PlaudInputError: if a part contains ``\x00``.
     """
     parts = (
-        audio.identified_by(identity_params),
+        # No reference begins so: there is no "_" in a scheme.
+        audio.identified_by(identity_params) if recording_id is None else f"recording_id:{recording_id}",
         version or "",
         language or "",
         "diarization" if speaker_diarization else "",

@@ -17,6 +17,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, quote, unquote
 
+from plaud_provider.api.url_shapes import SIGNED_TEXT, said_by
 from plaud_provider.storage.kinds import KINDS
 from plaud_provider.storage.signed_paths import drawn_parts, marked, path_names, signed_parts
 from plaud_provider.storage.signed_queries import names_recording, parse_query, unsigned
@@ -56,7 +57,9 @@ def identity(url: str, parameters: Collection[str] | None = None) -> str:
         kept = [one for one in found if one.name in counting]
     if not path_names(rest) and not any(map(names_recording, kept)):
         rest = marked(address, "*", signed_parts(address, is_named=False))
-    return scheme.lower() + colon + rest + ("?" + "&".join(one.text for one in kept) if kept else "")
+    named = rest + ("?" + "&".join(one.text for one in kept) if kept else "")
+    # A token that names the recording is another one at each signing, but says the same.
+    return scheme.lower() + colon + SIGNED_TEXT.sub(lambda token: said_by(token) or token[0], named)
 
 
 def _unsigned_inside(text: str) -> str:

@@ -6,9 +6,9 @@ import re
 from itertools import pairwise
 from urllib.parse import unquote
 
-from plaud_provider.storage.signed_queries import has_signature
-from plaud_provider.storage.url_shapes import (
+from plaud_provider.api.url_shapes import (
     AUDIO_FILE,
+    BOT,
     DIGEST,
     EPOCH,
     HASH,
@@ -19,6 +19,7 @@ from plaud_provider.storage.url_shapes import (
     is_any,
     is_drawn,
 )
+from plaud_provider.storage.signed_queries import has_signature
 
 #: What a folder of one recording may be called, as ``call-17``; the version of an API is shorter.
 _WITH_NUMBER = re.compile(r"(?=.*\d).{5,}")
@@ -43,10 +44,10 @@ _KEY = re.compile(r"(?=.*[A-Z0-9])[\w-]{6,}")
 _SHARE_FOLLOWS = re.compile(r"s|share|shared|sharing|static", re.IGNORECASE)
 _SHARE = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9]{12,}")
 _CLOUDINARY = re.compile(r"s--[\w-]{8,32}--")
-#: Before the name of a file no id is that long.
-_LONG = 60
-#: A share of OneDrive's, Box's or Slack's; the key of a bot of Telegram's.
-_SHARED_PART = re.compile(r"[a-z]\d?![\w-]{8,}|T[A-Z0-9]+-F[A-Z0-9]+-\w{6,}|bot\d+:[\w-]{20,}")
+#: A share of OneDrive's, Box's or Slack's.
+_SHARED_PART = re.compile(r"[a-z]\d?![\w-]{8,}|T[A-Z0-9]+-F[A-Z0-9]+-\w{6,}")
+#: What is before a secret in the same part of a path, and no secret.
+_BEFORE_SECRET = re.compile(r"[^;=]*;|bot\d+:")
 #: A time in a signed path, where it is not in epoch seconds: as in 202405011000, or hexadecimal.
 _TIME_IN_PATH = re.compile(r"20\d{10}|[0-9a-f]{8}", re.IGNORECASE)
 _HASH_AND_TIME = re.compile(
@@ -71,12 +72,6 @@ def path_names(address: str) -> bool:
         for owner, part in pairwise(["", *parts[:-1]])
         if not re.fullmatch(f"{OWNER}s?", owner, re.IGNORECASE)
     )
-
-
-def _is_name(*parts: str) -> bool:
-    """Whether parts of a path are the name of a file that others are not called by."""
-    audio = AUDIO_FILE.fullmatch(parts[0])
-    return len(parts) == 1 and audio is not None and not is_any(audio["stem"])
 
 
 def _parts(path: str) -> list[str]:
@@ -106,7 +101,7 @@ def signed_parts(path: str, *, is_named: bool) -> set[int]:
             or _HASH_AND_TIME.fullmatch(part)
             or (_TOKEN_FOLLOWS.fullmatch(before) and not _ATTACHMENT.fullmatch(["", *parts][index - 1]))
             or _CLOUDINARY.fullmatch(part)
-            or (len(part) >= _LONG and is_drawn(part) and _is_name(*after))
+            or BOT.fullmatch(part)
         ):
             found.add(index)
         # What is last is the recording's name, whatever is before it.
@@ -147,6 +142,7 @@ def drawn_parts(path: str) -> set[int]:
             is_share
             or _TOKEN_FOLLOWS.fullmatch(before)
             or _SHARED_PART.fullmatch(part)
+            or BOT.fullmatch(part)
             or SIGNED_ID.match(part)
         ):
             found.add(index)
@@ -162,9 +158,9 @@ def drawn_parts(path: str) -> set[int]:
 
 
 def marked(path: str, mark: str, places: set[int]) -> str:
-    """Return a path with a mark in place of some of its parts; of a name with parameters the name stays."""
+    """Return a path with a mark in place of some of its parts; whose a secret is stays."""
     parts = path.split("/")
     for index in places:
-        name, semicolon, _ = parts[index].partition(";")
-        parts[index] = f"{name};{mark}" if semicolon and "=" not in name else mark
+        before = _BEFORE_SECRET.match(parts[index])
+        parts[index] = f"{before[0]}{mark}" if before else mark
     return "/".join(parts)

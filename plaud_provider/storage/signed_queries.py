@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from plaud_provider.storage.url_shapes import (
+from plaud_provider.api.url_shapes import (
     AUDIO_FILE,
     FILE,
     HASH,
@@ -72,7 +72,7 @@ _MANNER = re.compile(
     rf"|{OWNER}(id|name|number|uuid|guid|version)?"
 )
 #: How what a path names is handed out: a link is often copied with them and without.
-_HANDED_OUT = re.compile(r"dl|download|raw|inline|attachment|xid|web|confirm|utm.*")
+_HANDED_OUT = re.compile(r"dl|download|raw|inline|attachment|xid|web|confirm|usp|utm.*")
 _YES_OR_NO = re.compile(r"[01]?|t|true|false|yes|no")
 _AZURE_PARAMETERS = (
     "sig sv ss srt sr sp st se spr sip si skoid sktid skt ske sks skv sdd ses saoid suoid scid "
@@ -204,7 +204,7 @@ def _is_handed_out(one: Parameter) -> bool:
     """Whether a parameter says how what the path names is handed out: shown or downloaded, say."""
     if not one.name:
         return _HANDED_OUT.fullmatch(one.value) is not None
-    is_free = one.plain.startswith(("utm", "xid"))
+    is_free = one.plain.startswith(("utm", "xid", "usp"))
     return one.is_named(_HANDED_OUT) and (is_free or _YES_OR_NO.fullmatch(one.value.lower()) is not None)
 
 

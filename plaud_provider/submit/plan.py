@@ -54,6 +54,7 @@ class Rules(NamedTuple):
     :param target: Where transcripts are to be landed, as the ledger says it.
     :param identity_params: Which parameters of a URL's query tell recordings apart; ``None``: whatever does
         not look like a signature, a secret or an expiry.
+    :param recording_id: What the user knows the one recording by; ``None``: its reference.
     :param unreadable: What to do with recordings that cannot be measured.
     :param convert: To what recordings are converted that Plaud does not take; ``None``: they are not.
     :param results_path: Where what is converted is kept, and what was uploaded remembered.
@@ -67,6 +68,7 @@ class Rules(NamedTuple):
     max_recording_hours: float | None = None
     target: str | None = None
     identity_params: Collection[str] | None = None
+    recording_id: str | None = None
     unreadable: Unreadable = "refuse"
     convert: Convert | None = None
     results_path: str | None = None
@@ -137,6 +139,7 @@ class Plan:
             region=self.account.region.value,
             client_id=self.account.client_id,
             identity_params=self._rules.identity_params,
+            recording_id=self._rules.recording_id,
             options=self.terms.identity,
         )
 

@@ -461,6 +461,11 @@ def test_what_is_no_secret_stays(harmless: str) -> None:
         "https:%2F%2Fobjectstorage.example%2Fp%2Fcanary%2Fn%2Fns%2Fb%2Fcalls",
         "https://files.example/eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjE5fQ.canary/1.mp3",
         "The token eyJhbGciOiJIUzI1NiJ9.canary.canary is not valid",
+        # Of Telegram, Box and Dropbox.
+        "404 of https://api.telegram.org/file/bot123456789:AAcanarycanarycanarycanary/voice/file_1.oga",
+        "404 of https://dl.boxcloud.com/d/1/b1!Y5CcanaryMqqt3mOhS4jjvC2AeQmhxM9OhK5Tv3Yal0X/download.",
+        r"404 of https:\/\/x.example\/cd\/0\/get\/DHT6V0canaryBG0KJq55UaFGJiCAEnsJA5kzj\/file",
+        "404 of https%3A%2F%2Fx.example%2Fcd%2F0%2Fget%2FDHT6V0canaryBG0KJq55UaFGJiCAEnsJA5kzj%2Ffile",
     ],
 )
 def test_a_secret_in_a_path_is_not_kept_either(secret: str) -> None:
@@ -471,6 +476,22 @@ def test_a_secret_in_a_path_is_not_kept_either(secret: str) -> None:
     assert "<removed>" in str(read.error)
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "2024-05-01/Interview-with-Anna-Schmidt-final-v2.m4a",
+        "calls/n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg.m4a",
+        "5a4d9c2e-77aa-4a3c-9d3b-1b2c3d4e5f60/9e107d9d372bb6826bd81d3542a419d6",
+        "customer_support-call-2024-05-01-14-30-agent42",
+    ],
+)
+def test_what_names_a_recording_in_a_path_is_kept(path: str) -> None:
+    said = f"https://files.example/{path}: 404"
+    read = parse_transcription(encoded({"transcriptionId": "t", "status": "failed", "error": said}))
+
+    assert read.error == said
+
+
 def test_keys_that_differ_in_their_queries_only_are_all_kept() -> None:
     answer = {"transcriptionId": "t", "status": "failed", "b/a.wav?sig=1": 1, "b/a.wav?sig=2": 2}
 
@@ -478,7 +499,7 @@ def test_keys_that_differ_in_their_queries_only_are_all_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["\\", "a?", "%3A%2F%2Fa", "a:", "x-amz-", "%25", "&#", "?='", "eyJa", "/p/a"]
+    "piece", ["\\", "a?", "%3A%2F%2Fa", "a:", "x-amz-", "%25", "&#", "?='", "eyJa", "/p/a", "/aB1"]
 )
 def test_the_time_to_find_secrets_grows_with_the_length_only(piece: str) -> None:
     """If it grew with the square, pytest's timeout would be over long before."""

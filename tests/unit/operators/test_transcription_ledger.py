@@ -107,6 +107,23 @@ def test_the_parameters_that_are_named_tell_recordings_apart(
     assert paid(plaud) == 5
 
 
+def test_an_id_of_the_users_tells_recordings_apart_whose_links_do_not(
+    plaud: EmulatorServer, warehouse: Warehouse
+) -> None:
+    def told(link: str, recording_id: Any) -> str:
+        url = f"https://v5.airtableusercontent.com/v3/u/38/38/{link}"
+        return submit(TaskStateStore(), audio_url=url, recording_id=recording_id)
+
+    first = told("one", "attHd9sanAvr8PwGk")
+
+    assert told("another", "attHd9sanAvr8PwGk") == first
+    assert told("one", "attOfSomethingElse") != first
+    assert paid(plaud) == 2
+    for unset in ("", "None", None):
+        assert told("one", unset) != first
+    assert paid(plaud) == 3
+
+
 def test_what_has_landed_is_attached_to(plaud: EmulatorServer, archive: Archive) -> None:
     first = submit(TaskStateStore())
     open_ledger(CONN_ID).landed([first], region="us")

@@ -41,6 +41,7 @@ def test_a_key_is_the_same_in_every_process_and_version() -> None:
         {"speaker_diarization": True},
         {"region": "eu"},
         {"client_id": "another"},
+        {"recording_id": URL},
         {"reference": URL + "?id=1"},
     ],
     ids=lambda change: next(iter(change)),

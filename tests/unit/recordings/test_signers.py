@@ -134,7 +134,7 @@ SIGNERS = {
     "jQuery": "https://files.example/calls/1.mp3?_={end}000&token={b64}",
     "random number": "https://files.example/calls/1.mp3?rand=0.{end}&token={b64}",
     "Wangsu, with a session": "https://files.example/calls/1.mp3?wsSession={hextime}-{end}&wsSecret={hex}",
-    "OneDrive, its files": "https://public.dm.files.1drv.com/y4m{b64}{b64}/1.mp3?download&psid=1",
+    "Telegram": "https://api.telegram.org/file/bot123456789:{b64}/voice/1.mp3",
     "nginx, MD5 in the path": "https://files.example/s/{md5}/{end}/1.mp3",
     "lower case and digits": "https://files.example/calls/1.mp3?w={base36}",
     "Medianova": "https://files.example/calls/1.mp3?mnsec={hex}&mnexp={end}",
@@ -229,7 +229,15 @@ def test_another_recording_of_the_same_signer_is_another_one(template: str) -> N
 
 @pytest.mark.parametrize(
     "other",
-    ["&x-id=GetObject", "&dl=1", "&download=true", "&raw=1", "&inline", "&utm_source=mail&utm_medium=link"],
+    [
+        "&x-id=GetObject",
+        "&dl=1",
+        "&download=true",
+        "&raw=1",
+        "&inline",
+        "&utm_source=mail&utm_medium=link",
+        "&usp=sharing",
+    ],
 )
 @pytest.mark.parametrize("query", ["", "X-Amz-Signature=abcdef123", "token=abcdef", "rlkey=abcdef"])
 def test_how_a_link_hands_out_what_it_names_makes_no_other_recording(query: str, other: str) -> None:
@@ -299,6 +307,12 @@ DIFFERENT: list[Callable[[Any], str]] = [
         f"eyJf{base64.b64encode(str(n).encode() * 50).decode()}"
         f"--{hashlib.sha1(str(n).encode()).hexdigest()}/interview.mp3"
     ),
+    # However long what is before a name, others may be called the same.
+    lambda n: (
+        "https://public.dm.files.1drv.com/y4m"
+        f"{base64.urlsafe_b64encode(random.Random(n).randbytes(60)).decode()}/Voice%20001.m4a?download"
+    ),
+    "https://api.telegram.org/file/bot12345678{}:AbCdEfGhIjKlMnOpQrStUvWxYz/voice/file_1.oga".format,
     "https://x.zendesk.com/attachments/token/AbCd12EfGh34IjK{}/?name=Anna.mp3".format,
     "https://www.google.com/url?q=https%3A%2F%2Ffiles.example%2Fcalls%2F{}.mp3%3FSignature%3Dabcdef&sa=D".format,
     # Ids of conversations look like secrets.
@@ -334,6 +348,68 @@ def test_different_recordings_are_not_taken_for_one(url: Callable[[Any], str]) -
     identities = {AudioReference(url(number)).identity for number in range(1, 9)}
 
     assert len(identities) == 8
+
+
+def encoded(said: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(said).encode()).decode()
+
+
+def jwt(seed: int, recording: int) -> str:
+    claims = {"sub": f"recording-{recording}", "exp": 1_900_000_000 + seed, "iat": 1_800_000_000 + seed}
+    parts = [encoded({"alg": "RS256", "typ": "JWT"}), encoded(claims), encoded([seed] * 20)]
+    return ".".join(part.rstrip("=") for part in parts)
+
+
+def rails(seed: int, recording: int, **more: Any) -> str:
+    purpose = {"exp": f"20{30 + seed}-10-22T16:49:40.051Z", "pur": "blob_key"}
+    data = {"data": {"key": f"{recording}ln03r6w5nw7h3xp3d9l1jsxi5yh", "disposition": "inline"}}
+    return f"{encoded({'_rails': {**data, **purpose}})}--{hashlib.sha1(bytes(seed)).hexdigest()}"
+
+
+def rails_before_7_1(seed: int, recording: int) -> str:
+    message = base64.b64encode(b'\x04\b{\bI:\bkeyI"!ln03r6w5nw7h3xp3d9l1jsxi5yh' + bytes([recording]))
+    said = {"message": message.decode(), "exp": f"20{30 + seed}-10-22T16:49:40.051Z", "pur": "blob_key"}
+    return f"{encoded({'_rails': said})}--{hashlib.sha1(bytes(seed)).hexdigest()}".replace("=", "%3D")
+
+
+def itsdangerous(seed: int, recording: int) -> str:
+    moment = base64.urlsafe_b64encode((1_900_000_000 + seed).to_bytes(4)).decode().rstrip("=")
+    signature = base64.urlsafe_b64encode(hashlib.sha1(bytes(seed)).digest()).decode().rstrip("=")
+    return f"{encoded({'recording': recording}).rstrip('=')}.{moment}.{signature}"
+
+
+def django(seed: int, recording: int) -> str:
+    return itsdangerous(seed, recording).replace(".", ":")
+
+
+@pytest.mark.parametrize(
+    ("signer", "place"),
+    [
+        (jwt, "https://files.example/download?token={}"),
+        (jwt, "https://customer-x.cloudflarestream.com/{}/downloads/default.mp4"),
+        (rails, "https://app.example/rails/active_storage/disk/{}/voice.mp3"),
+        (rails, "https://app.example/rails/active_storage/blobs/redirect/{}/voice.mp3"),
+        (rails_before_7_1, "https://app.example/rails/active_storage/disk/{}/voice.mp3?disposition=inline"),
+        (itsdangerous, "https://files.example/download/{}"),
+        (django, "https://files.example/download?t={}"),
+    ],
+)
+def test_a_token_that_says_what_it_is_for_is_as_good_as_a_name(
+    signer: Callable[[int, int], str], place: str
+) -> None:
+    def identity(seed: int, recording: int) -> str:
+        return AudioReference(place.format(signer(seed, recording))).identity
+
+    assert len({identity(seed, 1) for seed in range(1, 21)}) == 1
+    assert len({identity(1, recording) for recording in range(1, 21)}) == 20
+
+
+def test_a_token_that_says_nothing_else_than_when_it_ends_counts_whole() -> None:
+    tokens = [f"{encoded({'alg': 'none'})}.{encoded({'exp': n})}.{'a' * 40}".replace("=", "") for n in (1, 2)]
+
+    one, other = (AudioReference(f"https://files.example/download?token={token}") for token in tokens)
+
+    assert one.identity != other.identity
 
 
 @pytest.mark.parametrize(
@@ -372,6 +448,7 @@ def test_what_names_a_file_is_shown(path: str) -> None:
         "u/s!{b64}",
         ":u:/g/personal/me/E{word}{hextime}",
         "T1AB-F2CD-{hex}",
+        "v3/u/38/38/{end}000/{md5}/{b64}{b64}/{b64}",
         "auth/{word}{hextime}/1.mp3",
         "media/v1.{jwt}",
         "seafhttp/files/{uuid}/call.mp3",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from itertools import pairwise
+from typing import Any
+from urllib.parse import unquote
 
 #: Letters of a signature or secret, at least.
 SHORTEST = 6
@@ -12,9 +16,21 @@ OWNER = (
     r"(api|app|client|user|account|acct|tenant|customer|org|organi[sz]ation|company|team|workspace|partner"
     r"|project|domain|site|region|agent|host|server)"
 )
-#: What Rails signs once, and calls an attachment by for ever.
-SIGNED_ID = re.compile(r"[\w=-]{4,}--[0-9a-f]{40,}")
+#: What Rails signs, and calls an attachment by.
+SIGNED_ID = re.compile(r"[\w=+/-]{4,}--[0-9a-f]{40,}")
 JWT = re.compile(rf"(?<![A-Za-z0-9])(?!{SIGNED_ID.pattern})eyJ[A-Za-z0-9_=-]{{6,}}(\.[A-Za-z0-9_=-]*)*")
+#: JSON, twice in a JWT; maybe when it was signed; the signature. As JWT, Rails, Django, itsdangerous have it.
+_JSON = r"eyJ(?:[\w+-]|%2[BbFf])+"
+SIGNED_TEXT = re.compile(
+    rf"(?<![\w+-])(?P<said>{_JSON}(?:\.{_JSON})?(?:=|%3[Dd]){{0,2}})"
+    r"(?:[.:][\w-]{6,7})?(?:[.:][\w-]{20,}|--[0-9a-f]{40,})"
+)
+_URL_SAFE = str.maketrans("+/", "-_")
+#: What says how a token is signed or encrypted, not what for.
+_HEADER = frozenset(["alg", "enc"])
+_TIME_OF_TOKEN = re.compile(r"exp|iat|nbf|auth_time|.*expir.*", re.IGNORECASE)
+#: A bot of Telegram's with its key, which can be changed.
+BOT = re.compile(r"bot\d+:[\w-]{20,}")
 KNOWN_TOKEN = re.compile(
     r"xox[a-z]-|ya29\.|gh[opsu]_|sk[-_]|(bearer|basic)\s|.*[~&](hmac|sig|signature|token)=", re.IGNORECASE
 )
@@ -41,6 +57,35 @@ EPOCH = r"[1-3]\d{9}(\d{3})?"
 #: When a signature ends, or was made, and the signature.
 SIGNED_TIME = re.compile(rf"{EPOCH}[-_,~:][\w-]{{20,}}|(?=.*\d)[\w-]{{20,}}[-_,~:]{EPOCH}")
 MOMENT = re.compile(rf"{EPOCH}(\D.*)?|20\d\d-?[01]\d-?[0-3]\d[T ][0-2]\d:?[0-5]\d.*")
+
+
+def said_by(token: re.Match[str]) -> str | None:
+    """
+    Return what a signed token says, without when it was made and when it ends.
+
+    Two tokens that say the same are of the same recording: who made them has nothing else to know it by.
+
+    :param token: What :data:`SIGNED_TEXT` found.
+    :return: JSON; ``None`` if it says nothing that others can read.
+    """
+    said = []
+    for part in unquote(token["said"]).rstrip("=").split("."):
+        try:
+            read = json.loads(base64.urlsafe_b64decode(part.translate(_URL_SAFE) + "=" * (-len(part) % 4)))
+        except (ValueError, RecursionError):
+            return None
+        if isinstance(read, dict) and not _HEADER & read.keys() and (rest := _without_times(read)):
+            said.append(rest)
+    return json.dumps(said, sort_keys=True) if said else None
+
+
+def _without_times(said: dict[str, Any]) -> dict[str, Any]:
+    clear = {}
+    for name, value in said.items():
+        inner = _without_times(value) if isinstance(value, dict) else value
+        if inner != {} and not _TIME_OF_TOKEN.fullmatch(name):
+            clear[name] = inner
+    return clear
 
 
 def is_any(name: str) -> bool:
