@@ -34,6 +34,7 @@ with DAG(
             None,
             type=["null", "number"],
             minimum=0,
+            maximum=1_000_000,
             title="Older than days",
             description="Submitted more than so many days ago; empty: of any age",
         ),

@@ -90,6 +90,7 @@ with DAG(
             None,
             type=["null", "number"],
             minimum=0,
+            maximum=1_000_000,
             title="Audio hours at most",
             description="What goes beyond is not submitted; empty: no limit",
         ),
@@ -105,6 +106,7 @@ with DAG(
             0.1,
             type=["null", "number"],
             minimum=0,
+            maximum=1_000_000,
             title="Bad recordings allowed",
             description="Of a run: a number, or below 1 a share; empty: any number",
         ),
@@ -112,6 +114,7 @@ with DAG(
             20,
             type=["null", "number"],
             minimum=0,
+            maximum=1_000_000,
             title="Changed recordings allowed",
             description="Paid for before, and their files have another version now: a number, or below 1 a "
             "share; 0: never; empty: any number",

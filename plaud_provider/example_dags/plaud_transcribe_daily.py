@@ -91,6 +91,7 @@ with DAG(
             0.1,
             type=["null", "number"],
             minimum=0,
+            maximum=1_000_000,
             title="Bad recordings allowed",
             description="Of a run: a number, or below 1 a share; empty: any number",
         ),

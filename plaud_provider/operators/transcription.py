@@ -253,11 +253,11 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
         audio: object = self.audio_url
         if isinstance(audio, list) and len(audio) == 1:
             [audio] = audio
-        if isinstance(audio, AudioReference):
-            return audio
         if isinstance(audio, str):
-            return AudioReference(audio)
-        if audio is None or audio == []:
+            audio = AudioReference(audio)
+        if isinstance(audio, AudioReference) and audio.reveal():
+            return audio
+        if audio is None or audio == [] or isinstance(audio, AudioReference):
             raise PlaudInputError(
                 "audio_url: it is empty. Pass a pre-signed https:// URL of the recording, a storage "
                 "reference or a path. Nothing was sent, nothing is paid for."

@@ -52,6 +52,9 @@ WHOLE_RANGED_BYTES = 48 * 1024
 #: No file takes longer; a hostile one may try.
 MAX_SECONDS = 60.0
 
+#: How a Windows Media file begins, and what in its header says how it is encrypted.
+_ASF = b"\x30\x26\xb2\x75"
+_ASF_ENCRYPTION = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e")
 #: How much FFmpeg looks at to know what a file is, if each read is a request: not more than the first has.
 _PROBED_IN_RANGES = "24576"
 #: Between which factors a claim fits what samples say.
@@ -151,6 +154,8 @@ class _Recording(Media):
         if head[:4] == b"PK\3\4":
             # FFmpeg would look for sound in there.
             raise DamagedError("is a ZIP archive by its content. Unpack it")
+        if head[:4] == _ASF and _ASF_ENCRYPTION in head:
+            raise DamagedError(ffmpeg.ENCRYPTED)
         if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
             return self._movie()
         container_format = self.container_format(head)

@@ -38,6 +38,9 @@ _NAMES = {"matroska": "webm", "amrnb": "amr", "amrwb": "amr"}
 #: What is an M4A, if there is no picture but that of its cover.
 _M4A_CODECS = frozenset({"aac", "alac", "mp3", "mp3float"})
 
+#: What sound is called in an MP4 that is encrypted: Common Encryption, FairPlay, Audible.
+_ENCRYPTED_TAGS = frozenset({"enca", "drms", "aavd"})
+ENCRYPTED = "is encrypted (DRM), so that nobody can play it without its key. Save it without that protection"
 _NONE = "is no WAV, MP3 or M4A recording by its content, whatever its name, nor has it any other sound"
 
 
@@ -74,6 +77,8 @@ def opened(
             stream = container.streams.audio[0]
             if stream.codec_context is None:
                 raise UnreadableError("has its sound in an encoding that FFmpeg does not know")
+            if _tag(stream) in _ENCRYPTED_TAGS:
+                raise UnreadableError(ENCRYPTED)
             yield container, stream
     except (av.FFmpegError, ValueError, OverflowError, MemoryError) as error:
         raise UnreadableError(_NONE) from error
@@ -214,6 +219,13 @@ def counted(container: InputContainer, stream: AudioStream) -> tuple[Count, floa
         if packet.stream_index == stream.index:
             count.add(packet)
     return count, last
+
+
+def _tag(stream: AudioStream) -> str:
+    """Return the four letters that a container calls an encoding by; of a WAV they are a number."""
+    with suppress(UnicodeDecodeError):
+        return stream.codec_context.codec_tag
+    return ""
 
 
 def _open_nothing(url: str, flags: int, options: object) -> Any:

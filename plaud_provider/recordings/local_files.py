@@ -59,7 +59,7 @@ def is_served(audio: AudioReference, public_urls: Mapping[str, str]) -> bool:
     :param audio: The reference; of another kind than a local file it needs no folder to be served.
     :param public_urls: What :func:`validate_public_urls` returned.
     """
-    return not audio.is_local or _served_folder(_path(audio), public_urls) is not None
+    return not audio.is_local or _served_folder(audio.path, public_urls) is not None
 
 
 class LocalFile:
@@ -79,12 +79,12 @@ class LocalFile:
         self, audio: AudioReference, public_urls: Mapping[str, str], *, is_uploadable: bool = False
     ) -> None:
         self.audio = audio
-        path = _path(audio)
+        path = audio.path
         if not path.startswith("/"):
             raise refused(audio, "names no absolute path; write file:///folder/name.wav")
         if ".." in path.split("/") or "\x00" in path:
             raise refused(audio, "contains '..'; pass the path itself")
-        self._path = str(Path(path))
+        self._path = path
         self._root = _served_folder(path, public_urls)
         self._base = public_urls.get(self._root or "", "")
         if self._root is None and not is_uploadable:
@@ -214,10 +214,6 @@ class _Status(NamedTuple):
 
     def is_settled(self, *, now: float) -> bool:
         return now - self.changed_ns / 1e9 > SETTLED_SECONDS
-
-
-def _path(audio: AudioReference) -> str:
-    return audio.reveal().removeprefix(_SCHEME)
 
 
 def _served_folder(path: str, public_urls: Mapping[str, str]) -> str | None:

@@ -41,6 +41,7 @@ CONVERTED_EXTENSIONS = (
     ".webm",
     ".wma",
 )
+_FILE = re.compile(r"\Afile://", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _EXTENSION = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}\Z")
 
@@ -100,7 +101,15 @@ class AudioReference:
         :param parameters: Names of the parameters that count in the query of a URL, and no others; ``None``:
             all but what looks like a signature, a secret or an expiry.
         """
+        if self.is_local:
+            return self.path
         return identity(self._value, parameters) if self.scheme in WEB else self._value
+
+    @property
+    def path(self) -> str:
+        """The path of a local file, however its reference is spelled."""
+        path = _FILE.sub("", self._value)
+        return str(PurePosixPath(path)) if path.startswith("/") else path
 
     @property
     def host(self) -> str:

@@ -145,7 +145,9 @@ class Plan:
 
     def is_told_by_its_uri(self, audio: AudioReference) -> bool:
         """Whether what is stored of a reference tells its recording from others."""
-        return audio.identified_by(self._rules.identity_params) == audio.uri
+        return audio.uri == (
+            audio.reveal() if audio.is_local else audio.identified_by(self._rules.identity_params)
+        )
 
     def source(self, audio: AudioReference) -> AudioSource:
         """

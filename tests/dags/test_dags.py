@@ -179,6 +179,19 @@ def test_a_form_asks_for_recordings_and_has_valid_defaults_for_the_rest(dag: DAG
             param.resolve()
 
 
+def test_a_form_takes_no_number_that_airflow_cannot_hand_to_a_task(dag: DAG) -> None:
+    """The task would end without a word in its log: a whole number above 64 bits cannot be sent to it."""
+    numbers = [
+        schema
+        for schema in (dag.params.get_param(name).schema for name in dag.params)
+        if {"number", "integer"}.intersection(
+            schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        )
+    ]
+
+    assert [schema["title"] for schema in numbers if not schema.get("maximum", 2**64) < 2**63] == []
+
+
 def test_the_languages_of_a_form_are_those_that_the_operator_takes(dag: DAG) -> None:
     if dag.dag_id == FORGET:
         return

@@ -266,7 +266,7 @@ def test_an_id_that_cannot_be_noted_is_still_returned_and_not_paid_again(
             r"audio_url: 'ftp://files.example/a.mp3' has the scheme 'ftp'",
         ),
         ({"audio_url": "a.mp3"}, "is not a URL"),
-        ({"audio_url": ""}, "is not a URL"),
+        ({"audio_url": ""}, "audio_url: it is empty"),
         ({"audio_url": []}, "audio_url: it is empty"),
         ({"audio_url": "http://files.example/a.mp3"}, "https://"),
         ({"audio_url": "https://user:pw-canary@files.example/a.mp3"}, "user name or password"),

@@ -23,6 +23,9 @@ from tests.unit.recordings.media import encoded
 from tests.unit.recordings.sounds import M4A, MP3, WAV, atom, chunk, m4a, wav
 
 HOUR = 3600
+#: How a WMA begins, and how what says how it is encrypted does.
+ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+ASF_ENCRYPTION = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e")
 #: What reading a recording in a storage may cost.
 REQUESTS, REQUESTED = 4, 66 * 1024
 #: A rate that varies, of the fourth and the ninth quality.
@@ -69,8 +72,13 @@ def tagged(size: int, *, synchsafe: bool = True) -> bytes:
     return b"ID3\x04\x00\x00" + length + bytes(size)
 
 
-def without_header(seconds: float = 6.0) -> bytes:
-    return encoded("mp3", "libmp3lame", seconds, options={"write_xing": "0", "id3v2_version": "0"})
+def without_header(seconds: float = 6.0, **told: Any) -> bytes:
+    return encoded("mp3", "libmp3lame", seconds, options={"write_xing": "0", "id3v2_version": "0"}, **told)
+
+
+def speech(seconds: float) -> bytes:
+    """Return an MP3 of varying rate that does not say how long it is."""
+    return without_header(seconds, is_noise=True, has_pauses=True, codec_options=VARYING)
 
 
 PLAIN = without_header()
@@ -126,30 +134,18 @@ def test_an_mp3_is_as_long_as_its_frames(content: bytes, seconds: float) -> None
 
 
 def test_an_estimate_of_a_variable_rate_takes_the_whole_file_into_account() -> None:
-    silence = encoded("mp3", "libmp3lame", 60, bit_rate=8000, is_silent=True, options={"write_xing": "0"})
-    content = silence + encoded("mp3", "libmp3lame", 240, bit_rate=128_000, options={"write_xing": "0"})
+    silence = without_header(60, bit_rate=8000, is_silent=True)
 
-    on_disk, in_storage = both(content)
+    on_disk, in_storage = both(silence + without_header(240, bit_rate=128_000))
 
     assert (on_disk.kind, on_disk.seconds) == ("measured", pytest.approx(300, abs=0.5))
     assert (in_storage.kind, in_storage.seconds) == ("estimated", pytest.approx(300, rel=0.1))
 
 
 def test_a_silence_at_the_beginning_is_not_taken_for_a_constant_rate() -> None:
-    begin = encoded(
-        "mp3", "libmp3lame", 100, is_silent=True, codec_options=VARYING, options={"write_xing": "0"}
-    )
-    talk = encoded(
-        "mp3",
-        "libmp3lame",
-        900,
-        is_noise=True,
-        has_pauses=True,
-        codec_options=VARYING,
-        options={"write_xing": "0"},
-    )
+    begin = without_header(100, is_silent=True, codec_options=VARYING)
 
-    on_disk, in_storage = both(begin + talk * 2)
+    on_disk, in_storage = both(begin + speech(900) * 2)
 
     assert on_disk.seconds == pytest.approx(1900, abs=1)
     assert in_storage.seconds == pytest.approx(1900, rel=0.1)
@@ -376,6 +372,21 @@ def test_the_sample_recordings(name: str, content: bytes, tmp_path: Path) -> Non
 # What cannot be measured
 
 
+def encrypted_wma() -> bytes:
+    """Return a WMA whose header speaks of what it is encrypted with, in the place of what pads it."""
+    content = encoded("asf", "libmp3lame", 6)
+    assert content[:16] == ASF_HEADER
+    (length, count) = struct.unpack("<QI", content[16:28])
+    objects = content[30:length] + ASF_ENCRYPTION + struct.pack("<Q", 24 + 16) + bytes(16)
+    return (
+        ASF_HEADER
+        + struct.pack("<QI", 30 + len(objects), count + 1)
+        + content[28:30]
+        + objects
+        + content[length:]
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [
@@ -404,6 +415,12 @@ def test_the_sample_recordings(name: str, content: bytes, tmp_path: Path) -> Non
         (MP3[: len(MP3) // 2], "is cut off: its MP3 header speaks of"),
         (m4a(26 * HOUR, sound=50_000), "has no sound in it"),
         (atom(b"ftyp", b"M4A ") + atom(b"moov", atom(b"mvhd", b"\x07")), "is "),
+        # FairPlay, Common Encryption, Audible, Windows Media
+        (M4A.replace(b"mp4a", b"drms", 1), "is encrypted"),
+        (M4A.replace(b"mp4a", b"enca", 1), "is encrypted"),
+        (M4A.replace(b"mp4a", b"aavd", 1), "is encrypted"),
+        (encoded("mp4", "aac", 60, options=FRAGMENTS).replace(b"mp4a", b"enca", 1), "is encrypted"),
+        (encrypted_wma(), "is encrypted"),
     ],
 )
 def test_what_cannot_be_measured_says_why(content: bytes, why: str) -> None:
@@ -450,24 +467,8 @@ def test_a_long_recording_in_a_storage_is_measured_in_few_requests(content: byte
 
 #: What does not say its length is read in as few requests, of more bytes.
 ODD = {
-    "MP3 of varying rate": (
-        lambda: encoded(
-            "mp3",
-            "libmp3lame",
-            1800,
-            is_noise=True,
-            has_pauses=True,
-            codec_options=VARYING,
-            options={"write_xing": "0"},
-        ),
-        (4, 3200),
-    ),
-    "a shorter one": (
-        lambda: encoded(
-            "mp3", "libmp3lame", 300, codec_options=VARYING, is_noise=True, options={"write_xing": "0"}
-        ),
-        (2, 3072),
-    ),
+    "MP3 of varying rate": (lambda: speech(1800), (4, 3200)),
+    "a shorter one": (lambda: speech(300), (2, 3072)),
     "AAC": (lambda: encoded("adts", "aac", 60), (2, 3072)),
     "MPEG-TS": (lambda: encoded("mpegts", "aac", 60), (4, 90)),
     "MPEG-TS with a picture": (lambda: encoded("mpegts", "aac", 60, video=True, moves_from=0), (4, 90)),

@@ -57,6 +57,7 @@ def test_paths_are_taken() -> None:
         ({"a": 1}, "takes a list, not a dict"),
         ([OBJECT, None], "number 2 of the list is empty"),
         ([OBJECT, "  "], "number 2 of the list is empty"),
+        ([AudioReference(OBJECT), AudioReference("  ")], "number 2 of the list is empty"),
         ([OBJECT, 7.5], "number 2 of the list is a float"),
         ([[OBJECT, SIGNED]], "number 1 of the list is a row of 2 columns"),
     ],

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -219,7 +220,7 @@ def test_a_url_with_a_slip_in_it_is_not_shown_with_its_secrets_either(value: str
         "s3://aws_default@bucket/calls/a.wav",
         "gs://bucket/a.wav",
         "abfs://container@account.dfs.core.windows.net/a.wav",
-        "file:///recordings/a.wav",
+        "/recordings/a.wav",
         "s3://bucket/?id=7.wav",
     ],
 )
@@ -227,6 +228,17 @@ def test_a_storage_reference_is_shown_and_identified_as_it_is(value: str) -> Non
     audio = AudioReference(value)
 
     assert (audio.uri, audio.identity) == (value, value)
+
+
+@pytest.mark.parametrize(
+    "spelled", ["file:///data/a b.wav", "FILE:///data/a b.wav", "/data//a b.wav", "file:///data/./a b.wav"]
+)
+def test_a_local_file_is_the_same_recording_however_it_is_spelled(spelled: str) -> None:
+    audio = AudioReference(spelled)
+
+    assert audio.identity == "/data/a b.wav"
+    assert audio.identity != AudioReference(spelled + " ").identity
+    assert audio.uri == spelled
 
 
 @pytest.mark.parametrize(
@@ -352,7 +364,9 @@ def test_a_name_that_is_no_text_is_shown_as_text_and_identified_as_it_is() -> No
 def test_a_name_in_storage_is_taken_as_it_is(root: str, name: str) -> None:
     audio = AudioReference(f" \n{root}{name}")
 
-    assert audio.reveal() == audio.identity == root + name
+    assert audio.reveal() == root + name
+    # A path has the same file in it with "/./" and "//" for "/".
+    assert audio.identity == (str(Path(f"/data/{name}")) if audio.is_local else root + name)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +375,7 @@ def test_a_name_in_storage_is_taken_as_it_is(root: str, name: str) -> None:
 def test_white_space_is_part_of_a_name_and_not_of_what_is_before_or_of_a_url(space: str) -> None:
     for root in ("s3://bucket", "/data", "file:///data"):
         audio = AudioReference(f"{space}{root}/{space}a.wav{space}")
-        assert audio.identity == f"{root}/{space}a.wav{space}"
+        assert audio.identity == f"{root.removeprefix('file://')}/{space}a.wav{space}"
         assert audio.extension == ""
         assert audio.is_local == (not root.startswith("s3"))
     assert AudioReference(f"{space}https://h.example/a.wav{space}").identity == "https://h.example/a.wav"
