@@ -746,9 +746,9 @@ class IcebergLake(OpenLake):
             update.delete_column(column)
 
     def steps(self) -> list[tuple[Any, str]]:
-        from pyiceberg.table import Table
+        from pyiceberg.table import Transaction
 
-        return [(Table, name) for name in ("append", "overwrite", "delete")]
+        return [(Transaction, "commit_transaction")]
 
 
 class DeltaLake(OpenLake):

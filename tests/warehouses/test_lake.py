@@ -43,6 +43,39 @@ def test_a_commit_on_an_old_version_of_the_rows_is_refused(
         loader._replace(old, rows.cast(loader._schema(old)), ids)
 
 
+def test_iceberg_reads_texts_of_no_file_but_those_that_are_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pyiceberg.io.pyarrow import ArrowScan
+
+    writer = open_warehouse(None, lake=Lake(str(tmp_path / "lake"), "iceberg"))
+    for ids in (("txn_1", "txn_5"), ("txn_2", "txn_6"), ("txn_3", "txn_7")):
+        writer.replace([landing(known, segments=2) for known in ids])
+    read, texts = ArrowScan.to_record_batches, []
+
+    def reading(scan: Any, tasks: Any) -> Any:
+        some = [*tasks]
+        texts.extend(task.file for task in some if "text" in scan._projected_schema.column_names)
+        return read(scan, some)
+
+    monkeypatch.setattr(ArrowScan, "to_record_batches", reading)
+
+    # Each file may have the id, by its bounds.
+    writer.replace([landing("txn_4", segments=2)])
+    assert texts == []
+    # Of both tables the one file that has another id as well.
+    writer.replace([landing("txn_2", segments=3)])
+    assert len(texts) == 2
+    # A whole file.
+    writer.replace([landing("txn_4", segments=1)])
+    assert len(texts) == 2
+
+    loader: Any = writer.loader
+    counts = {one.transcription_id: one.segment_count for one in loader.stored(bool)}
+    assert counts == {f"txn_{number}": {2: 3, 4: 1}.get(number, 2) for number in range(1, 8)}
+    assert loader._read(loader._open(plaud_tables().segments), ("text",), None).num_rows == 14
+
+
 @pytest.mark.parametrize("name", ["iceberg", "delta", "parquet"])
 def test_the_later_landing_stays_though_the_earlier_one_publishes_after_it(name: str, tmp_path: Path) -> None:
     tables = plaud_tables()

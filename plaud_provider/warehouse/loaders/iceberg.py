@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from plaud_provider.database.arrow import arrow_schema
@@ -14,7 +13,6 @@ from plaud_provider.database.connections import kind_of, look_up
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
 from plaud_provider.warehouse.lake import folder_name
 from plaud_provider.warehouse.loaders.lake import LakeLoader, rows_of_ids
-from plaud_provider.warehouse.loaders.whole_landings import meant
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -184,10 +182,7 @@ class IcebergLoader(LakeLoader):
         if ids is None:
             return opened.scan(selected_fields=tuple(columns)).to_arrow()
         names = dict.fromkeys((*columns, "transcription_id"))
-        # With a list of more than 200 ids pyiceberg skips no file by its bounds, and it makes a literal of
-        # each id anew at every step.
-        span = _between("transcription_id", min(ids, default=""), max(ids, default=""))
-        rows = opened.scan(row_filter=span, selected_fields=tuple(names))
+        rows = opened.scan(row_filter=self._span(ids), selected_fields=tuple(names))
         with rows.to_arrow_batch_reader() as batches:
             return rows_of_ids(batches, columns, ids, batches.schema)
 
@@ -195,27 +190,57 @@ class IcebergLoader(LakeLoader):
         opened.append(rows)
 
     def _replace(self, opened: Any, rows: Any, ids: Sequence[str]) -> None:
-        with warnings.catch_warnings():
-            # It warns where there is nothing to replace yet.
-            warnings.filterwarnings("ignore", "Delete operation did not match", UserWarning)
-            opened.overwrite(rows, overwrite_filter=self._these(opened, ids))
+        self._swap(opened, self._span(ids), ids, None, rows)
 
     def _delete(self, opened: Any, ids: Sequence[str], before: datetime) -> None:
-        if (found := self._these(opened, ids, before)) is not None:
-            self._delete_where(opened, found)
+        from pyiceberg.expressions import And, LessThan
 
-    def _delete_where(self, opened: Any, found: Any) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Delete operation did not match", UserWarning)
-            opened.delete(found)
+        span = And(self._span(ids), LessThan("landed_at", before.isoformat()))
+        self._swap(opened, span, ids, before, None)
+
+    def _swap(self, opened: Any, span: Any, ids: Sequence[str], before: datetime | None, rows: Any) -> None:
+        """
+        Delete the rows of these ids, and add others, in one commit.
+
+        It reads the texts only of files that have rows of both kinds: pyiceberg's own ``overwrite`` reads
+        those of each file whose bounds an id lies in, so in the end of all.
+
+        :param opened: The version of the table that it is for.
+        :param span: A condition that the rows meet, by bounds that files have. A commit of others that adds
+            or removes a file that may have such rows is in the way of this one.
+        :param ids: The ids.
+        :param before: Only rows with an earlier ``landed_at``.
+        :param rows: What is added; ``None``: nothing.
+        """
+        from pyiceberg.io.pyarrow import _dataframe_to_data_files
+
+        from plaud_provider.warehouse.loaders.iceberg_files import changed_files
+
+        changed = list(changed_files(opened, span, ids, before))
+        if rows is None and not changed:
+            return
+        added = [kept for _, kept in changed if kept is not None]
+        if rows is not None:
+            added.append(rows)
+        with opened.transaction() as transaction, transaction.update_snapshot().overwrite() as files:
+            files.delete_by_predicate(span)
+            for file, _ in changed:
+                files.delete_data_file(file)
+            for some in added:
+                for file in _dataframe_to_data_files(opened.metadata, some, opened.io):
+                    files.append_data_file(file)
 
     def _forget(self, table: sa.Table, ids: Sequence[str]) -> None:
+        from pyiceberg.expressions import In
+
         from plaud_provider.warehouse.loaders.iceberg_files import expire
 
-        opened, found = self._open(table), _in(ids)
+        opened = self._open(table)
         for name, ref in opened.refs().items():
             of_ref = opened.scan(
-                row_filter=found, selected_fields=("transcription_id",), snapshot_id=ref.snapshot_id
+                row_filter=In("transcription_id", ids),
+                selected_fields=("transcription_id",),
+                snapshot_id=ref.snapshot_id,
             )
             if name != "main" and of_ref.to_arrow().num_rows:
                 raise PlaudWarehouseError(
@@ -223,54 +248,27 @@ class IcebergLoader(LakeLoader):
                     "with rows that are to be removed. Drop it, then retry; nothing was removed from this "
                     "table."
                 )
-        self._delete_where(opened, found)
+        self._swap(opened, self._span(ids), ids, None, None)
         expire(self._open(table))
 
-    def _these(self, opened: Any, ids: Sequence[str], before: datetime | None = None) -> Any:
+    def _span(self, ids: Sequence[str]) -> Any:
         """
-        Return the condition for rows of these ids.
+        Return the condition for rows with an id from the first to the last of these.
 
-        pyiceberg knows the bounds of times, and none of a long list of ids.
-
-        :param opened: The version of the table that the condition is for.
-        :param ids: The ids.
-        :param before: Only rows with an earlier ``landed_at``; those there are. ``None`` if there is none.
+        With a list of more than 200 ids pyiceberg skips no file by its bounds, and it makes a literal of each
+        id anew at every step.
         """
-        from pyiceberg.expressions import And, In, LessThan, Or
+        from pyiceberg.expressions import And, GreaterThanOrEqual, LessThanOrEqual
 
-        rows = self._read(opened, ("transcription_id", "landed_at"), ids)
-        found = meant(rows, partial(self._landed_between, opened), ids, before)
-        if found is None and before is not None:
-            return None
-        these: Any = And(_between("transcription_id", min(ids), max(ids)), _in(ids))
-        if before is not None:
-            these = And(these, LessThan("landed_at", before.isoformat()))
-        if found is None or not found.whole:
-            return these
-        of_landings = In("landed_at", [stamp.isoformat() for stamp in found.whole])
-        return of_landings if found.are_all else Or(of_landings, these)
-
-    def _landed_between(self, opened: Any, first: datetime, last: datetime) -> Any:
-        span = _between("landed_at", first.isoformat(), last.isoformat())
-        return opened.scan(row_filter=span, selected_fields=("landed_at",)).to_arrow()
+        least, greatest = min(ids, default=""), max(ids, default="")
+        name = "transcription_id"
+        return And(GreaterThanOrEqual(name, least), LessThanOrEqual(name, greatest))
 
     @property
     def _conflicts(self) -> tuple[type[Exception], ...]:
         from pyiceberg.exceptions import CommitFailedException, ValidationException
 
         return CommitFailedException, ValidationException
-
-
-def _in(ids: Sequence[str]) -> Any:
-    from pyiceberg.expressions import In
-
-    return In("transcription_id", ids)
-
-
-def _between(column: str, least: str, greatest: str) -> Any:
-    from pyiceberg.expressions import And, GreaterThanOrEqual, LessThanOrEqual
-
-    return And(GreaterThanOrEqual(column, least), LessThanOrEqual(column, greatest))
 
 
 def iceberg_type(kind: Any) -> Any:
