@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from plaud_provider.database.dialect import Dialect, code_of, locked_for_too_long, tell_each_connection
 from plaud_provider.database.mysql_values import insert_values
+from plaud_provider.database.rows import columns_of
 from plaud_provider.database.types import UtcTime
 from plaud_provider.exceptions import PlaudConfigurationError, PlaudWarehouseError
 
@@ -91,6 +92,9 @@ class MySqlDialect(Dialect):
 
     def insert(self, connection: sa.Connection, table: sa.Table, columns: Columns) -> None:
         """Insert rows; see the base class."""
+        self._insert(connection, table, columns)
+
+    def _insert(self, connection: sa.Connection, table: sa.Table, columns: Columns, ending: str = "") -> None:
         keys = columns[next(iter(table.primary_key)).name]
         # Asked for by the first long row.
         limit = cache(partial(_longest_statement, connection))
@@ -99,6 +103,7 @@ class MySqlDialect(Dialect):
             table,
             columns,
             lambda number, size: _refuse_larger(table, keys[number], size, limit()),
+            ending,
         )
 
     def upsert(
@@ -112,15 +117,14 @@ class MySqlDialect(Dialect):
         """Insert rows, or replace those that may be; see the base class."""
         if not rows:
             return
-        self._refuse_too_large(connection, table, rows)
         insert = mysql.insert(table)
         keys = [column.name for column in table.primary_key]
         others = [column.name for column in table.c if column.name not in keys]
         if may_replace is None:
-            connection.execute(
-                insert.on_duplicate_key_update({name: insert.inserted[name] for name in others}), rows
-            )
+            replace = insert.on_duplicate_key_update({name: insert.inserted[name] for name in others})
+            self._insert(connection, table, columns_of(rows), _after_values(connection, replace))
             return
+        self._refuse_too_large(connection, table, rows)
         # Of an upsert MySQL assigns one column after the other, and a condition would see what is assigned
         # already. Nothing happens to a row that is there; not IGNORE, which would cut what is too long.
         connection.execute(insert.on_duplicate_key_update({keys[0]: table.c[keys[0]]}), rows)
@@ -233,6 +237,14 @@ class MySqlDialect(Dialect):
         if not self.engine_stays_good:
             options["read_default_group"] = "enable-cleartext-plugin"
         return options
+
+
+def _after_values(connection: sa.Connection, insert: mysql.Insert) -> str:
+    """Return what an insert says after its rows, which MySQL and MariaDB spell in different ways."""
+    compiled = insert.compile(dialect=connection.dialect)
+    rows = f"VALUES ({', '.join(['%s'] * len(compiled.params))})"
+    # In a statement without parameters %% stands for itself.
+    return str(compiled).partition(rows)[2].replace("%%", "%")
 
 
 def _longest_statement(connection: sa.Connection) -> int:

@@ -5,7 +5,7 @@ statement as well, value by value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,11 @@ _STATEMENT = 1_000_000
 
 
 def insert_values(
-    connection: sa.Connection, table: sa.Table, columns: Columns, refuse_too_large: Callable[[int, int], None]
+    connection: sa.Connection,
+    table: sa.Table,
+    columns: Columns,
+    refuse_too_large: Callable[[int, int], None],
+    ending: str = "",
 ) -> None:
     """
     Insert rows in the transaction of a connection.
@@ -31,41 +35,41 @@ def insert_values(
     :param table: The table.
     :param columns: The rows, as the values of each column.
     :param refuse_too_large: Called with the number and the bytes of a row that is a statement of its own.
+    :param ending: What the statement says after the rows.
     """
     statement = f"INSERT INTO {into(connection, table, columns)} VALUES "
     raw: Any = connection.connection.dbapi_connection
+
+    def send(rows: list[bytes]) -> None:
+        cursor = raw.cursor()
+        try:
+            cursor.execute(b"%s(%s)%s" % (statement.encode(), b"),(".join(rows), ending.encode()))
+        finally:
+            cursor.close()
 
     def send_all() -> None:
         batch: list[bytes] = []
         size = 0
         for number, row in enumerate(_rows(raw, columns)):
             if batch and size + len(row) > _STATEMENT:
-                _send(raw, statement, batch)
+                send(batch)
                 batch, size = [], 0
             if len(row) > _STATEMENT:
                 refuse_too_large(number, len(row))
             batch.append(row)
             size += len(row)
         if batch:
-            _send(raw, statement, batch)
+            send(batch)
 
     run_on_driver(connection, statement, send_all)
 
 
-def _send(raw: Any, statement: str, rows: list[bytes]) -> None:
-    cursor = raw.cursor()
-    try:
-        cursor.execute(statement.encode() + b",".join(rows))
-    finally:
-        cursor.close()
+def _rows(raw: Any, columns: Columns) -> Iterable[bytes]:
+    """Return rows without their brackets."""
+    return map(b",".join, zip(*(_literals(raw, values) for values in columns.values()), strict=True))
 
 
-def _rows(raw: Any, columns: Columns) -> Iterator[bytes]:
-    for row in zip(*(_literals(raw, values) for values in columns.values()), strict=True):
-        yield b"(%s)" % b",".join(row)
-
-
-def _literals(raw: Any, values: Sequence[Any]) -> Iterator[bytes]:
+def _literals(raw: Any, values: Sequence[Any]) -> Iterable[bytes]:
     """Return values of a column as they stand in a statement."""
 
     def string(value: str) -> bytes:
@@ -89,7 +93,8 @@ def _literals(raw: Any, values: Sequence[Any]) -> Iterator[bytes]:
         return write(value)
 
     different = set(values)
-    if len(different) * 2 > len(values):
-        return map(literal, values)
-    # Ids, speakers, languages and indexes come again and again.
-    return map({value: literal(value) for value in different}.__getitem__, values)
+    if len(different) * 2 <= len(values):
+        # Ids, speakers, languages and indexes come again and again.
+        return map({value: literal(value) for value in different}.__getitem__, values)
+    kinds = set(map(type, different))
+    return map(writers.get(kinds.pop(), literal) if len(kinds) == 1 else literal, values)
