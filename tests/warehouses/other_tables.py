@@ -266,6 +266,25 @@ UNFIT: dict[str, dict[str, Unfit]] = {
             r"its constraints \(theirs\)",
             ["alter table plaud_segments add constraint theirs check length(text) < 9"],
         ),
+        "materialized-view-fails": Unfit(
+            r"materialized view default\.theirs.*fails at a made-up row \(CANNOT_PARSE_TEXT\)",
+            [
+                (
+                    "create materialized view theirs engine = MergeTree order by number as "
+                    "select toUInt8(text) as number from plaud_segments"
+                )
+            ],
+        ),
+        "materialized-view-into-other-types": Unfit(
+            r"materialized view default\.theirs.*fails at a made-up row",
+            [
+                "create table numbers (speaker UInt8) engine = MergeTree order by speaker",
+                (
+                    "create materialized view theirs to numbers as "
+                    "select concat('Speaker ', ifNull(speaker, '?')) as speaker from plaud_segments"
+                ),
+            ],
+        ),
         "view-of-others": Unfit(
             "'plaud_transcripts_current'.*of other people",
             [
@@ -413,6 +432,18 @@ FITTING: dict[str, dict[str, Sequence[Change]]] = {
         ),
         "kept-for-a-region": [
             "alter table plaud_transcripts add constraint theirs check region in ('us', 'ca')"
+        ],
+        "materialized-views": [
+            (
+                "create materialized view words engine = SummingMergeTree order by language as "
+                "select ifNull(language, '') as language, count() as segments from plaud_segments "
+                "group by language"
+            ),
+            "create table of_regions (region String, day Date) engine = MergeTree order by region",
+            (
+                "create materialized view theirs to of_regions as "
+                "select region, toDate(landed_at) as day from plaud_transcripts"
+            ),
         ],
         "projections": ["alter table plaud_segments add projection theirs (select * order by text)"],
         "replacing": _clickhouse(
