@@ -17,6 +17,10 @@ from plaud_provider.warehouse.loaders.lake import LakeLoader, rows_of_ids
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from plaud_provider.warehouse.lake import Lake
+    from plaud_provider.warehouse.loaders.iceberg_rows import Found
+    from plaud_provider.warehouse.tables import PlaudTables
+
 #: Namespace of the tables where ``schema`` names none.
 NAMESPACE = "plaud"
 #: Catalog where a local lake names none, below ``lake_path``.
@@ -40,6 +44,11 @@ class IcebergLoader(LakeLoader):
     """Lands in Iceberg tables of a catalog, partitioned by the day of ``landed_at``."""
 
     needs = "pyiceberg"
+
+    def __init__(self, lake: Lake, tables: PlaudTables) -> None:
+        super().__init__(lake, tables)
+        # By table: what was looked for last, and in which version, and what was found.
+        self._looked: dict[Any, tuple[Any, list[Found]]] = {}
 
     @cached_property
     def _catalog(self) -> Any:
@@ -181,26 +190,57 @@ class IcebergLoader(LakeLoader):
     def _read(self, opened: Any, columns: Sequence[str], ids: Sequence[str] | None) -> Any:
         if ids is None:
             return opened.scan(selected_fields=tuple(columns)).to_arrow()
+        if {*columns} <= {"transcription_id", "landed_at"}:
+            return self._looked_at(opened, columns, ids)
         names = dict.fromkeys((*columns, "transcription_id"))
         rows = opened.scan(row_filter=self._span(ids), selected_fields=tuple(names))
         with rows.to_arrow_batch_reader() as batches:
             return rows_of_ids(batches, columns, ids, batches.schema)
 
+    def _looked_at(self, opened: Any, columns: Sequence[str], ids: Sequence[str]) -> Any:
+        import pyarrow as pa
+
+        schema = self._schema(opened)
+        nothing = pa.schema([schema.field(name) for name in columns]).empty_table()
+        found = [one.rows.select(list(columns)) for one in self._look(opened, ids)]
+        return pa.concat_tables([*found, nothing], promote_options="permissive")
+
+    def _look(self, opened: Any, ids: Sequence[str]) -> list[Found]:
+        """Return the files that have rows of these ids; a landing asks for the same ones again."""
+        from plaud_provider.warehouse.loaders.iceberg_rows import look
+
+        what = (opened.metadata.current_snapshot_id, tuple(ids))
+        looked = self._looked.get(opened.metadata.table_uuid)
+        if looked is None or looked[0] != what:
+            looked = (what, look(opened, self._span(ids), ids, None))
+            self._looked[opened.metadata.table_uuid] = looked
+        return looked[1]
+
     def _append(self, opened: Any, rows: Any) -> None:
         opened.append(rows)
 
     def _replace(self, opened: Any, rows: Any, ids: Sequence[str]) -> None:
-        self._swap(opened, self._span(ids), ids, None, rows)
+        self._swap(opened, self._span(ids), self._look(opened, ids), ids, None, rows)
 
     def _delete(self, opened: Any, ids: Sequence[str], before: datetime) -> None:
         from pyiceberg.expressions import And, LessThan
 
-        span = And(self._span(ids), LessThan("landed_at", before.isoformat()))
-        self._swap(opened, span, ids, before, None)
+        from plaud_provider.warehouse.loaders.iceberg_rows import look
 
-    def _swap(self, opened: Any, span: Any, ids: Sequence[str], before: datetime | None, rows: Any) -> None:
+        span = And(self._span(ids), LessThan("landed_at", before.isoformat()))
+        self._swap(opened, span, look(opened, span, ids, before), ids, before, None)
+
+    def _swap(
+        self,
+        opened: Any,
+        span: Any,
+        found: Sequence[Found],
+        ids: Sequence[str],
+        before: datetime | None,
+        rows: Any,
+    ) -> None:
         """
-        Delete the rows of these ids, and add others, in one commit.
+        Delete rows and add others, in one commit.
 
         It reads the texts only of files that have rows of both kinds: pyiceberg's own ``overwrite`` reads
         those of each file whose bounds an id lies in, so in the end of all.
@@ -208,24 +248,22 @@ class IcebergLoader(LakeLoader):
         :param opened: The version of the table that it is for.
         :param span: A condition that the rows meet, by bounds that files have. A commit of others that adds
             or removes a file that may have such rows is in the way of this one.
-        :param ids: The ids.
+        :param found: The files that have rows which are deleted.
+        :param ids: Ids of these rows.
         :param before: Only rows with an earlier ``landed_at``.
         :param rows: What is added; ``None``: nothing.
         """
         from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
-        from plaud_provider.warehouse.loaders.iceberg_files import changed_files
+        from plaud_provider.warehouse.loaders.iceberg_rows import kept
 
-        changed = list(changed_files(opened, span, ids, before))
-        if rows is None and not changed:
+        if rows is None and not found:
             return
-        added = [kept for _, kept in changed if kept is not None]
-        if rows is not None:
-            added.append(rows)
+        added = [*kept(opened, found, ids, before), *([] if rows is None else [rows])]
         with opened.transaction() as transaction, transaction.update_snapshot().overwrite() as files:
             files.delete_by_predicate(span)
-            for file, _ in changed:
-                files.delete_data_file(file)
+            for one in found:
+                files.delete_data_file(one.task.file)
             for some in added:
                 for file in _dataframe_to_data_files(opened.metadata, some, opened.io):
                     files.append_data_file(file)
@@ -248,7 +286,7 @@ class IcebergLoader(LakeLoader):
                     "with rows that are to be removed. Drop it, then retry; nothing was removed from this "
                     "table."
                 )
-        self._swap(opened, self._span(ids), ids, None, None)
+        self._swap(opened, self._span(ids), self._look(opened, ids), ids, None, None)
         expire(self._open(table))
 
     def _span(self, ids: Sequence[str]) -> Any:
