@@ -295,6 +295,10 @@ UNFIT: dict[str, dict[str, Unfit]] = {
     },
     "iceberg": {
         "orc": Unfit("write.format.default", _iceberg("plaud_segments", _set(write__format__default="orc"))),
+        "snapshot-isolation": Unfit(
+            "write.delete.isolation-level is 'snapshot'",
+            _iceberg("plaud_transcripts", _set(**{"write.delete.isolation-level": "snapshot"})),
+        ),
         "two-partitions": Unfit(
             "column 'landed_at' has more than one partition",
             _iceberg("plaud_transcripts", _partition("landed_at", "hour")),

@@ -140,6 +140,12 @@ class IcebergLoader(LakeLoader):
         kind = opened.properties.get("write.format.default", "parquet")
         if kind.lower() != "parquet":
             yield f"write.format.default is {kind!r}, and pyiceberg writes 'parquet'"
+        level = opened.properties.get("write.delete.isolation-level", "serializable")
+        if level.lower() != "serializable":
+            yield (
+                f"write.delete.isolation-level is {level!r}, by which two tasks that land the same recording "
+                "at once both add it; 'serializable' is needed"
+            )
         fields = opened.spec().fields
         sources = [opened.schema().find_column_name(field.source_id) for field in fields]
         for name in sorted({str(name) for name in sources if sources.count(name) > 1}):
