@@ -160,6 +160,16 @@ UNFIT: dict[str, dict[str, Unfit]] = {
     "postgres": {
         "trigger-changes": Unfit(_OTHER_TEXT, _postgres_trigger("new.text := upper(new.text); return new;")),
         "trigger-drops": Unfit(_LOST, _postgres_trigger("return null;")),
+        "trigger-keeps-what-was-there": Unfit(
+            r"'plaud_transcripts'.*column 'text'.* has another value",
+            [
+                "create function theirs() returns trigger language plpgsql as $$ begin return old; end $$",
+                (
+                    "create trigger theirs before update on plaud_transcripts "
+                    "for each row execute function theirs()"
+                ),
+            ],
+        ),
         "trigger-raises": Unfit("not this one", _postgres_trigger("raise exception 'not this one';")),
         "trigger-raises-late": Unfit(
             "not this one",
@@ -207,6 +217,15 @@ UNFIT: dict[str, dict[str, Unfit]] = {
                 )
             ],
         ),
+        "trigger-keeps-what-was-there": Unfit(
+            "'plaud_transcripts'.*column 'text' has another value",
+            [
+                (
+                    "create trigger theirs before update on plaud_transcripts for each row "
+                    "set new.text = old.text"
+                )
+            ],
+        ),
         "other-key": Unfit(_ONE_ID, ["alter table plaud_transcripts add unique theirs (language(10))"]),
         "32-bits": Unfit(
             "column 'duration_seconds' has another value",
@@ -231,6 +250,15 @@ UNFIT: dict[str, dict[str, Unfit]] = {
         "trigger-drops": Unfit(
             _LOST,
             ["create trigger theirs before insert on plaud_segments begin select raise(ignore); end"],
+        ),
+        "trigger-keeps-what-was-there": Unfit(
+            "'plaud_transcripts'.*column 'raw' has another value",
+            [
+                (
+                    "create trigger theirs after update on plaud_transcripts begin update plaud_transcripts "
+                    "set raw = old.raw where rowid = new.rowid; end"
+                )
+            ],
         ),
         "replaces-others": Unfit(
             _ONE_ID, _again("plaud_transcripts", "language text unique on conflict replace")

@@ -16,7 +16,7 @@ from plaud_provider.database.fit import keys
 from plaud_provider.database.rows import batches, columns_of
 from plaud_provider.exceptions import PlaudTableMismatchError
 from plaud_provider.warehouse.loaders.loader import Landed, Loader, Removed, Stored
-from plaud_provider.warehouse.loaders.trial import compare, trial_landings, try_out
+from plaud_provider.warehouse.loaders.trial import compare, earlier, trial_landings, try_out
 from plaud_provider.warehouse.rows import segment_parts
 from plaud_provider.warehouse.settling import settle, with_origins
 
@@ -101,8 +101,8 @@ class RowsLoader(Loader):
 
     def _land_trial(self, endings: str, region: Region, is_plain: bool, connection: sa.Connection) -> None:
         landings = trial_landings(self._tables, region.value, endings, is_plain=is_plain)
-        self.load_in(connection, landings)
-        # Of two ids that are one to a table, this would remove the other.
+        self.load_in(connection, [earlier(landings[0]), landings[1]])
+        # It has to replace what is there. Of two ids that are one to a table, it would remove the other.
         self.load_in(connection, landings[:1])
         compare(connection, self._tables, landings, self.database.title)
 

@@ -12,7 +12,8 @@ import logging
 import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,19 @@ def trial_landings(tables: PlaudTables, region: str, endings: str, *, is_plain: 
     stem = f"plaud-trial-{secrets.token_hex(8)}"
     make = _plain if is_plain else _full
     return [make(f"{stem}-{letter}", number, tables, region) for number, letter in enumerate(endings)]
+
+
+def earlier(landing: Landing) -> Landing:
+    """Return what may have been landed before under the same id, with as much of it told, and shorter."""
+    answer = landing.transcription
+    said = "Plaud was here earlier."
+    other = replace(
+        answer,
+        text=answer.text and said,
+        segments=tuple(replace(segment, text=said) for segment in answer.segments[:1]),
+        raw=json.dumps({"text": said}),
+    )
+    return landing._replace(transcription=other, landed_at=landing.landed_at - timedelta(days=1))
 
 
 def try_out(attempt: Callable[[Region, bool], PlaudTableMismatchError | None]) -> None:
