@@ -65,14 +65,14 @@ def _reference(item: object, at: int) -> AudioReference:
         # A row of a query.
         [item] = item
     if isinstance(item, AudioReference):
-        # It may have been wrapped before anybody looked at it.
-        item = item if item.reveal() else None
+        if item.reveal():
+            return item
+        # It was wrapped before anybody looked at it.
+        item = None
     # A template of native values makes a number of a name of digits.
     is_number = isinstance(item, int) and not isinstance(item, bool)
     if is_path(item) or is_number or (isinstance(item, str) and item.strip()):
         return AudioReference(str(item))
-    if isinstance(item, AudioReference):
-        return item
     if isinstance(item, str) or item is None:
         what = "is empty"
     elif isinstance(item, Sequence):
