@@ -29,8 +29,8 @@ class Status(StrEnum):
 #: Status words of all of Plaud's pages, in lower case. Any other counts as processing.
 WORDS: Mapping[str, Status] = {
     **dict.fromkeys(("completed", "complete", "success", "succeeded", "done", "finished"), Status.COMPLETED),
-    **dict.fromkeys(("failed", "failure", "error", "revoked"), Status.FAILED),
-    **dict.fromkeys(("canceled", "cancelled", "aborted"), Status.FAILED),
+    # Not "error": a gateway in trouble says so for a while, of a transcription that goes on.
+    **dict.fromkeys(("failed", "failure", "revoked", "canceled", "cancelled", "aborted"), Status.FAILED),
     **dict.fromkeys(("processing", "pending", "received", "started", "progress"), Status.PROCESSING),
 }
 

@@ -300,10 +300,12 @@ AT = "2026-03-24T10:02:14Z"
         ({"status": "处理中", "text": "Hello."}, Status.PROCESSING),
         ({"status": "处理中", "completedAt": AT}, Status.PROCESSING),
         ({"status": "reticulating", "text": "Hello."}, Status.PROCESSING),
+        # Of a gateway in trouble.
+        ({"status": "error"}, Status.PROCESSING),
         ({"status": "processing", "text": "Hello.", "completedAt": AT}, Status.PROCESSING),
         ({"status": "ready", "text": "Hello.", "completedAt": AT}, Status.COMPLETED),
         *(({"status": word}, Status.COMPLETED) for word in ("DONE", "finished", "complete")),
-        *(({"status": word}, Status.FAILED) for word in ("canceled", "CANCELLED", "aborted", "error")),
+        *(({"status": word}, Status.FAILED) for word in ("canceled", "CANCELLED", "aborted")),
     ],
 )
 def test_a_final_word_is_seen_also_where_there_is_none(members: dict[str, Any], status: Status) -> None:
