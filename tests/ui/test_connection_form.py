@@ -88,6 +88,9 @@ def test_the_test_button_says_where_the_credentials_are_good_and_how_long(
     open_extra_fields(form)
     screenshot(page, "connection-region", height=930)
     save(page, form)
+    # Not those whose paths are of this machine.
+    page.get_by_placeholder("Search Connections").fill("plaud")
+    expect(page.get_by_text("warehouse_default")).to_be_hidden()
 
     message = press_test(page, "plaud_added")
 
