@@ -58,6 +58,7 @@ IN_PART: dict[str, tuple[dict[str, Any], int]] = {
     "422 on submits": ({"calls": ["submit"], "status": 422, "body": "{}"}, 0),
     "refused with 200": ({"calls": ["submit"], "status": 200, "body": '{"success": false}'}, 0),
     "an envelope's error": ({"status": 200, "calls": ["submit", "get"], "body": '{"status": "error"}'}, 8),
+    "a 200 that says 503": ({"status": 200, "calls": ["submit", "get"], "body": '{"code": 503}'}, 8),
     "every second 503": ({"status": 503, "share": 0.5}, 55),
     "every second hangs": ({"calls": ["submit"], "hang": True, "share": 0.5, "effect": True}, 65),
     "every second 429": ({"calls": ["submit", "get"], "status": 429, "share": 0.5}, 0),
