@@ -100,7 +100,9 @@ class Gate:
         access_key = re.search(r"Credential=([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
         if self.is_forbidden or not access_key or access_key.group(1) != ACCESS_KEY:
             return "403 Forbidden", "AccessDenied"
-        if self.is_read_only and environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        # Glue is asked by POST, too.
+        asks_glue = environ.get("HTTP_X_AMZ_TARGET", "").startswith("AWSGlue.Get")
+        if self.is_read_only and environ["REQUEST_METHOD"] not in ("GET", "HEAD") and not asks_glue:
             return "403 Forbidden", "AccessDenied"
         if environ["REQUEST_METHOD"] == "GET" and "list-type" not in query:
             return self.read_refusal

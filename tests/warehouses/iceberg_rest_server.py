@@ -9,9 +9,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
+from urllib.parse import unquote
 
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.exceptions import CommitFailedException, NoSuchNamespaceError, NoSuchTableError
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    NamespaceAlreadyExistsError,
+    NoSuchNamespaceError,
+    NoSuchTableError,
+)
 from pyiceberg.exceptions import TableAlreadyExistsError as TableThereError
 from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.schema import Schema
@@ -19,7 +25,13 @@ from pyiceberg.table import CommitTableRequest
 
 CLIENT, SECRET, TOKEN = "a-client", "a-client-secret", "a-token"
 _PATH = re.compile(r"/v1/namespaces(?:/(?P<namespace>[^/]+)(?:/tables(?:/(?P<table>[^/]+))?)?)?")
-_STATUS = {NoSuchNamespaceError: 404, NoSuchTableError: 404, TableThereError: 409, CommitFailedException: 409}
+_STATUS = {
+    NoSuchNamespaceError: 404,
+    NoSuchTableError: 404,
+    NamespaceAlreadyExistsError: 409,
+    TableThereError: 409,
+    CommitFailedException: 409,
+}
 
 
 class RestCatalog:
@@ -88,7 +100,7 @@ class RestCatalog:
             return json.dumps({"defaults": {}, "overrides": {}})
         found = _PATH.fullmatch(path)
         assert found, path
-        namespace, table = found["namespace"], found["table"]
+        namespace, table = found["namespace"], found["table"] and unquote(found["table"])
         asked: dict[str, Any] = json.loads(body or b"{}")
         if namespace is None:
             self._catalog.create_namespace(tuple(asked["namespace"]))
