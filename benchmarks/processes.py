@@ -57,12 +57,14 @@ class Run:
         name = task_id.rpartition(".")[2]
         work: tuple[str, Any] = ("execute", {})
         while True:
-            end, *told = self._in_process(name, partial(self._part, task_id, attributes, *work))
+            (end, *told), pushed = self._in_process(name, partial(self._part, task_id, attributes, *work))
+            for key, value in pushed:
+                self._pushed[task_id, key].append(value)
             if end == "done":
                 return told[0]
             trigger, arguments, method, kwargs = told
             event = self._in_process("its trigger", partial(_event, trigger, arguments))
-            work, name = (method, {**kwargs, "event": event}), f"{task_id.rpartition('.')[2]} goes on"
+            work, name = (method, {**kwargs, "event": event}), f"{name.removesuffix(' goes on')} goes on"
 
     def _part(self, task_id: str, attributes: dict[str, Any], method: str, kwargs: dict[str, Any]) -> Any:
         from airflow.sdk.exceptions import TaskDeferred
@@ -84,7 +86,7 @@ class Run:
         except TaskDeferred as deferred:
             trigger, arguments = deferred.trigger.serialize()
             ended = ("deferred", trigger, arguments, deferred.method_name, dict(deferred.kwargs or {}))
-        return (ended, [(task_id, *one) for one in pushed])
+        return ended, pushed
 
     def _in_process(self, name: str, work: Callable[[], Any]) -> Any:
         with tempfile.NamedTemporaryFile() as file:
@@ -101,12 +103,7 @@ class Run:
                 raise RuntimeError(f"{name} has ended with {os.waitstatus_to_exitcode(status)}")
             answer = pickle.loads(Path(file.name).read_bytes())
         self.took.append((name, used.ru_utime + used.ru_stime))
-        if name == "its trigger":
-            return answer
-        ended, pushed = answer
-        for task_id, key, value in pushed:
-            self._pushed[task_id, key].append(value)
-        return ended
+        return answer
 
 
 def _event(trigger: str, arguments: dict[str, Any]) -> Any:

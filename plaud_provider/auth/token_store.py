@@ -150,11 +150,14 @@ class TokenStore:
         else:
             _KNOWN[str(self.path)] = _Known(state, is_stored=True)
 
+    @property
+    def is_key_known(self) -> bool:
+        """Whether Plaud has let this client's API key in before, as far as this process knows."""
+        return str(self.accepted_path) in _ACCEPTED
+
     def was_key_accepted(self) -> bool:
         """Whether Plaud has let this client's API key in before, as far as this host knows."""
-        return str(self.accepted_path) in _ACCEPTED or (
-            self._folder.is_private and self.accepted_path.exists()
-        )
+        return self.is_key_known or (self._folder.is_private and self.accepted_path.exists())
 
     def note_key_accepted(self) -> None:
         """Remember that Plaud has let this client's API key in; in this process at least."""

@@ -120,9 +120,10 @@ class Shell(ABC, Generic[AnyTurn]):
             case ReadToken():
                 return self._store.known() or await self._do(self._store.read)
             case NoteKeyAccepted():
-                await self._do(self._store.note_key_accepted)
+                if not self._store.is_key_known:
+                    await self._do(self._store.note_key_accepted)
             case WasKeyAccepted():
-                return await self._do(self._store.was_key_accepted)
+                return self._store.is_key_known or await self._do(self._store.was_key_accepted)
             case LockToken():
                 return await self._lock_token()
             case StoreToken(state):

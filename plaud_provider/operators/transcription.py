@@ -255,9 +255,11 @@ class SubmitTranscriptionOperator(TellsLineage, EndsInOrder, TextArguments, Harm
             [audio] = audio
         if isinstance(audio, str):
             audio = AudioReference(audio)
-        if isinstance(audio, AudioReference) and audio.reveal():
-            return audio
-        if audio is None or audio == [] or isinstance(audio, AudioReference):
+        if isinstance(audio, AudioReference):
+            if audio.reveal():
+                return audio
+            audio = None
+        if audio is None or audio == []:
             raise PlaudInputError(
                 "audio_url: it is empty. Pass a pre-signed https:// URL of the recording, a storage "
                 "reference or a path. Nothing was sent, nothing is paid for."

@@ -218,7 +218,6 @@ class _Status(NamedTuple):
 
 def _served_folder(path: str, public_urls: Mapping[str, str]) -> str | None:
     """Return the innermost of the served folders that a path is in."""
-    path = str(Path(path))
     return max((folder for folder in public_urls if _is_below(path, folder)), key=len, default=None)
 
 

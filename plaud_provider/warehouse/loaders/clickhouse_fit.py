@@ -53,29 +53,12 @@ _HOLD: Mapping[str, re.Pattern[str]] = {
 }
 
 
-class View(NamedTuple):
-    """
-    A materialized view that each insert into a table goes through as well.
-
-    :param database: Database that it is in.
-    :param name: Its name.
-    :param query: What it makes of the rows.
-    :param declared: The statement that would create it.
-    :param columns: Names of what it makes.
-    """
-
-    database: str
-    name: str
-    query: str
-    declared: str
-    columns: list[str]
-
-
 class There(NamedTuple):
     """
     A table or view that is there.
 
     :param database: Database that it is in.
+    :param name: Its name.
     :param columns: Its columns, with their types.
     :param computed: Those that an insert gives no value, and how they come by one.
     :param engine: Its engine.
@@ -87,6 +70,7 @@ class There(NamedTuple):
     """
 
     database: str
+    name: str
     columns: dict[str, str]
     computed: dict[str, str]
     engine: str
@@ -124,6 +108,7 @@ def look(client: Any, database: str, name: str) -> There | None:
     )
     return There(
         own,
+        name,
         {column: kind for column, kind, _ in columns},
         {column: computed for column, _, computed in columns if computed in _COMPUTED},
         engine,
@@ -208,7 +193,7 @@ class Trial:
         """
         checks = _CHECK.findall(self._there.declared)
         views = [
-            View(database, name, found.query, found.declared, list(found.columns))
+            found
             for database, name in self._there.inserts_into
             if (found := look(self._client, database, name)) is not None
         ]
@@ -245,7 +230,7 @@ class Trial:
             self._client.command(f"drop temporary table {name}")
 
     def _refused(
-        self, checks: Sequence[str], views: Sequence[View], region: Region, is_plain: bool
+        self, checks: Sequence[str], views: Sequence[There], region: Region, is_plain: bool
     ) -> PlaudTableMismatchError | None:
         columns = rows_of_trial(self._tables, region, is_plain=is_plain)[self._table]
         schema = arrow_schema(self._columns.items())
@@ -263,16 +248,15 @@ class Trial:
                     return refusal
         return None
 
-    def _refused_by(self, view: View, copy: str) -> PlaudTableMismatchError | None:
+    def _refused_by(self, view: There, copy: str) -> PlaudTableMismatchError | None:
         """Insert what a view makes of the rows into a temporary table of the columns that it goes to."""
         query = self._over(view.query, copy)
         if query is None:
             return None
         into = _TARGET.match(view.declared)
+        name_of_view = f"{quoted(view.database)}.{quoted(view.name)}"
         code = None
-        with self._temporary(
-            f"as {into[1] if into else f'{quoted(view.database)}.{quoted(view.name)}'}"
-        ) as target:
+        with self._temporary(f"as {into[1] if into else name_of_view}") as target:
             there = {name for name, *_ in rows_of(self._client, f"describe table {target}")}
             names = ", ".join(quoted(name) for name in view.columns if name in there)
             try:

@@ -226,7 +226,7 @@ class IcebergLoader(LakeLoader):
         opened.append(rows)
 
     def _replace(self, opened: Any, rows: Any, ids: Sequence[str]) -> None:
-        self._swap(opened, self._span(ids), self._look(opened, ids), ids, None, rows)
+        self._swap(opened, self._span(ids), self._look(opened, ids), rows)
 
     def _delete(self, opened: Any, ids: Sequence[str], before: datetime) -> None:
         from pyiceberg.expressions import And, LessThan
@@ -234,17 +234,9 @@ class IcebergLoader(LakeLoader):
         from plaud_provider.warehouse.loaders.iceberg_rows import look
 
         span = And(self._span(ids), LessThan("landed_at", before.isoformat()))
-        self._swap(opened, span, look(opened, span, ids, before), ids, before, None)
+        self._swap(opened, span, look(opened, span, ids, before), None)
 
-    def _swap(
-        self,
-        opened: Any,
-        span: Any,
-        found: Sequence[Found],
-        ids: Sequence[str],
-        before: datetime | None,
-        rows: Any,
-    ) -> None:
+    def _swap(self, opened: Any, span: Any, found: Sequence[Found], rows: Any) -> None:
         """
         Delete rows and add others, in one commit.
 
@@ -255,8 +247,6 @@ class IcebergLoader(LakeLoader):
         :param span: A condition that the rows meet, by bounds that files have. A commit of others that adds
             or removes a file that may have such rows is in the way of this one.
         :param found: The files that have rows which are deleted.
-        :param ids: Ids of these rows.
-        :param before: Only rows with an earlier ``landed_at``.
         :param rows: What is added; ``None``: nothing.
         """
         from pyiceberg.io.pyarrow import _dataframe_to_data_files
@@ -265,7 +255,7 @@ class IcebergLoader(LakeLoader):
 
         if rows is None and not found:
             return
-        added = [*kept(opened, found, ids, before), *([] if rows is None else [rows])]
+        added = [*kept(opened, found), *([] if rows is None else [rows])]
         with opened.transaction() as transaction, transaction.update_snapshot().overwrite() as files:
             files.delete_by_predicate(span)
             for one in found:
@@ -292,7 +282,7 @@ class IcebergLoader(LakeLoader):
                     "with rows that are to be removed. Drop it, then retry; nothing was removed from this "
                     "table."
                 )
-        self._swap(opened, self._span(ids), self._look(opened, ids), ids, None, None)
+        self._swap(opened, self._span(ids), self._look(opened, ids), None)
         expire(self._open(table))
 
     def _span(self, ids: Sequence[str]) -> Any:

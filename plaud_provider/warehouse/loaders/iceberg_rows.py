@@ -24,12 +24,12 @@ class Found(NamedTuple):
 
     :param task: How pyiceberg reads it.
     :param rows: :data:`LOOKED_AT` of these rows; a table of Arrow.
-    :param is_whole: Whether it has no other rows.
+    :param others: Which rows of the file are other ones; an array of Arrow.
     """
 
     task: Any
     rows: Any
-    is_whole: bool
+    others: Any
 
 
 def look(opened: Any, span: Any, ids: Sequence[str], before: datetime | None) -> list[Found]:
@@ -44,27 +44,24 @@ def look(opened: Any, span: Any, ids: Sequence[str], before: datetime | None) ->
 
     def find(task: Any) -> Found:
         rows = _read(opened, task, opened.schema().select(*LOOKED_AT))
-        found = rows.filter(_are_meant(rows, ids, before))
-        return Found(task, found, found.num_rows == rows.num_rows)
+        meant = _are_meant(rows, ids, before)
+        return Found(task, rows.filter(meant), pc.invert(meant))
 
     tasks = list(opened.scan(row_filter=span).plan_files())
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return [found for found in pool.map(find, tasks) if found.rows.num_rows]
 
 
-def kept(opened: Any, found: Sequence[Found], ids: Sequence[str], before: datetime | None) -> Iterator[Any]:
+def kept(opened: Any, found: Sequence[Found]) -> Iterator[Any]:
     """
     Yield what else is in the files: a table of Arrow for each that has other rows as well.
 
     :param opened: The version of the table.
-    :param found: What :func:`look` has found.
-    :param ids: As there.
-    :param before: As there.
+    :param found: What :func:`look` has found in this version.
     """
     for one in found:
-        if not one.is_whole:
-            rows = _read(opened, one.task, opened.schema())
-            yield rows.filter(pc.invert(_are_meant(rows, ids, before)))
+        if pc.any(one.others).as_py():
+            yield _read(opened, one.task, opened.schema()).filter(one.others)
 
 
 def _read(opened: Any, task: Any, columns: Any) -> Any:
